@@ -1,0 +1,67 @@
+# make setup   a virtual environment with everything (done once; needs CPython >= 3.11 and pip)
+# make bench   train and score every method against known ground truth; ARGS="..." are passed on
+# make test    the unmarked tests, on two cores
+# make check   format, lint, types, house rules
+# make test-slow | test-compile | test-gpu   the marked tests
+# make clean   remove the environment and every cache
+
+.DEFAULT_GOAL := help
+.PHONY: help setup bench test test-slow test-compile test-gpu check format import-cost clean
+
+SUITABLE := import sys, venv, pip; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14 python; do \
+	"$$p" -c '$(SUITABLE)' >/dev/null 2>&1 && { echo "$$p"; break; }; done)
+TORCH ?= torch==2.13.0
+WORKERS ?= 2
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup-done
+PIP = $(PYTHON) -m pip --disable-pip-version-check --python $(BIN)/python install --quiet
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "no CPython >= 3.11 with pip found; name one: make setup PYTHON=/path/to/python3"; exit 1; }
+	@echo "setting up $(VENV) with $$($(PYTHON) --version) and $(TORCH)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv --without-pip $(VENV)
+	@$(PIP) "$(TORCH)"
+	@$(PIP) "$(TORCH)" --editable ".[dev]"
+	@touch $@
+
+bench: setup
+	$(BIN)/monosem bench $(ARGS)
+
+test: setup
+	$(PYTEST) -q -n $(WORKERS) --dist worksteal $(ARGS)
+
+test-slow: setup
+	$(PYTEST) -q -m slow $(ARGS)
+
+test-compile: setup
+	MONOSEM_NO_TYPECHECK=1 $(PYTEST) -q -m compile $(ARGS)
+
+test-gpu: setup
+	$(PYTEST) -q -m gpu $(ARGS)
+
+check: setup
+	$(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --diff .; exit 1; }
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	$(PYTEST) -q tests/house
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+import-cost: setup
+	$(BIN)/python tools/import_cost.py
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
