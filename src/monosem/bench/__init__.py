@@ -1,0 +1,3 @@
+"""The Linear Representation Bench: worlds with known features, tasks, metrics, baselines and records."""
+
+__all__: list[str] = []

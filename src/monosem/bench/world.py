@@ -1,0 +1,235 @@
+"""The linear world: sparse features x >= 0 and representations x_s = W_s x, the same bits in any process."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from monosem.base.errors import DataError, check
+from monosem.base.seeds import philox
+from monosem.base.spec import digest
+from monosem.bench.generator import Directions, feature_directions
+
+__all__ = ["BLOCK", "FeatureLaw", "Independent", "SparseFeatures", "Truth", "World", "WorldSpec"]
+
+BLOCK = 1024  # rows are generated in whole blocks of this many
+
+
+class FeatureLaw(ABC):
+    """How features fire and how large they are. A new law is a new frozen dataclass; the world needs nothing else."""
+
+    @abstractmethod
+    def draw(self, rng: np.random.Generator, rows: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Active cells of a [rows, n] block: increasing flat positions (int64) and positive values (float64)."""
+
+
+@dataclass(frozen=True)
+class Independent(FeatureLaw):
+    """The paper's law: independent firing, shifted exponential magnitudes; beta is the scale (the mean).
+
+    Equation:
+        x_d = m_d (c_min + Exp(beta)),  m_d ~ Bernoulli(1 - sparsity)
+    Source:
+        Tang et al. (arXiv 2512.05534), appendix C; c_min = 0 and beta = 1 are ours (not given there).
+    """
+
+    sparsity: float = 0.99
+    c_min: float = 0.0
+    beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        check(0.0 <= self.sparsity < 1.0, f"sparsity S = {self.sparsity} must lie in [0, 1); it is Pr(x_d = 0)")
+        check(self.c_min >= 0.0, f"c_min = {self.c_min} must not be negative; features are nonnegative")
+        check(self.beta > 0.0, f"beta = {self.beta} must be positive; it is the scale of the exponential")
+
+    def draw(self, rng: np.random.Generator, rows: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Gaps between active cells are geometric, which is exactly independent Bernoulli firing, without a mask."""
+        cells, rate = rows * n, 1.0 - self.sparsity
+        chunk = int(cells * rate + 6.0 * np.sqrt(cells * rate)) + 16
+        positions, last = [], -1
+        while last < cells:
+            positions.append(last + np.cumsum(rng.geometric(rate, chunk)))
+            last = int(positions[-1][-1])
+        active = np.concatenate(positions)
+        active = active[active < cells]
+        return active, self.c_min + self.beta * rng.standard_exponential(active.size)
+
+
+@dataclass(frozen=True)
+class WorldSpec:
+    """A world: n features, one representation of `widths[s]` dimensions per source, a law, and how many rows.
+
+    `rows` is the size of a fixed set of samples, or None for an endless stream. The first rows of the
+    two are the same.
+    """
+
+    n: int
+    widths: tuple[int, ...]
+    max_interference: float = 0.1
+    law: FeatureLaw = Independent()
+    rows: int | None = None
+    seed: int = 0
+    eps: float = 1e-3
+    lam: float = 1e-3
+
+    def __post_init__(self) -> None:
+        check(self.n >= 1 and len(self.widths) >= 1, f"n = {self.n} and widths = {self.widths} must not be empty")
+        check(self.rows is None or self.rows >= 1, f"rows = {self.rows} must be at least 1, or None for a stream")
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the specification."""
+        return digest(self)
+
+
+@dataclass(frozen=True)
+class SparseFeatures:
+    """Feature vectors as CSR: row r holds `value[crow[r]:crow[r + 1]]` at columns `col[...]` of n."""
+
+    crow: Int[Tensor, " rows_plus_1"]
+    col: Int[Tensor, " nnz"]
+    value: Float[Tensor, " nnz"]
+    n: int
+
+    def __len__(self) -> int:
+        return self.crow.numel() - 1
+
+    @property
+    def l0(self) -> Int[Tensor, " rows"]:
+        """The number of active features of each row."""
+        return self.crow.diff()
+
+    def dense(self) -> Float[Tensor, "rows n"]:
+        """The [rows, n] matrix."""
+        x = torch.zeros(len(self), self.n)
+        x[torch.repeat_interleave(torch.arange(len(self)), self.l0), self.col] = self.value
+        return x
+
+    def take(self, index: Int[Tensor, " batch"]) -> "SparseFeatures":
+        """The rows of `index`, in its order."""
+        start, length = self.crow[index], self.l0[index]
+        crow = torch.cat([length.new_zeros(1), length.cumsum(0)])
+        where = torch.repeat_interleave(start - crow[:-1], length) + torch.arange(int(crow[-1]))
+        return SparseFeatures(crow, self.col[where], self.value[where], self.n)
+
+    def map(self, columns: Float[Tensor, "n width"]) -> Float[Tensor, "rows width"]:
+        """x @ columns, summed row by row in order, so that its bits do not depend on the other rows."""
+        return torch.nn.functional.embedding_bag(
+            self.col, columns, self.crow, mode="sum", per_sample_weights=self.value, include_last_offset=True
+        )
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Rows of the world: `features` x and one representation x_s = W_s x [rows, width_s] per source asked for."""
+
+    features: SparseFeatures
+    sources: tuple[Tensor, ...]
+
+
+class World:
+    """The realised world of a specification.
+
+    Example:
+        >>> world = World(WorldSpec(n=24, widths=(16,), law=Independent(sparsity=0.9), rows=100))
+        >>> truth = world.take(torch.tensor([3, 1]))
+        >>> truth.features.dense().shape, truth.sources[0].shape
+        (torch.Size([2, 24]), torch.Size([2, 16]))
+    """
+
+    def __init__(self, spec: WorldSpec) -> None:
+        self.spec = spec
+        self._block = lru_cache(maxsize=16)(self._draw)
+
+    def directions(self, source: int) -> Directions:
+        """W_s and its interference, built on first use, each source from a stream of its own."""
+        s = self.spec
+        check(0 <= source < len(s.widths), f"source {source} of {len(s.widths)}; choose one in range")
+        return _directions(s.n, s.widths[source], s.max_interference, s.eps, s.lam, s.seed, source)
+
+    @property
+    def W(self) -> tuple[Tensor, ...]:
+        """The true feature matrices, one [width_s, n] per source."""
+        return tuple(self.directions(s).W for s in range(len(self.spec.widths)))
+
+    @property
+    def realised_interference(self) -> tuple[float, ...]:
+        """max over i != j of <w_i, w_j> for each source."""
+        return tuple(self.directions(s).interference for s in range(len(self.spec.widths)))
+
+    def rows(self, start: int, stop: int, sources: Sequence[int] | None = None) -> Truth:
+        """Rows start..stop - 1."""
+        return self.take(torch.arange(start, stop), sources)
+
+    def take(self, index: Int[Tensor, " batch"], sources: Sequence[int] | None = None) -> Truth:
+        """The rows of `index` in its order; representations of `sources` only (None: all).
+
+        Raises:
+            DataError: a row is negative or beyond the fixed set.
+        """
+        if index.numel():
+            low, high = int(index.min()), int(index.max())
+            stop = self.spec.rows
+            if low < 0 or (stop is not None and high >= stop):
+                have = "an endless stream" if stop is None else f"{stop} rows"
+                raise DataError(f"index holds rows {low} to {high} but the world has {have} from 0 on; index inside it")
+        if self.spec.rows is not None:
+            return self._truth(self._fixed.take(index), sources)
+        blocks, place = torch.unique(index // BLOCK, return_inverse=True)
+        drawn = _concatenate([self._block("features", b) for b in blocks.tolist()], self.spec.n)
+        return self._truth(drawn.take(place * BLOCK + index % BLOCK), sources)
+
+    def held_out(self, rows: int, *, start: int = 0, sources: Sequence[int] | None = None) -> Truth:
+        """Rows start..start + rows - 1 of the evaluation stream, which training never sees."""
+        first, last = start // BLOCK, (start + rows - 1) // BLOCK
+        drawn = _concatenate([self._draw("features/eval", b) for b in range(first, last + 1)], self.spec.n)
+        return self._truth(drawn.take(torch.arange(start, start + rows) - first * BLOCK), sources)
+
+    def data_digest(self, rows: int = BLOCK, sources: Sequence[int] | None = None) -> str:
+        """sha256 of the realised bits: the directions, and features and representations of the first `rows` rows."""
+        which = range(len(self.spec.widths)) if sources is None else sources
+        truth = self.rows(0, rows if self.spec.rows is None else min(rows, self.spec.rows), which)
+        parts = [self.directions(s).W for s in which]
+        parts += [truth.features.crow, truth.features.col, truth.features.value, *truth.sources]
+        total = hashlib.sha256()
+        for part in parts:
+            total.update(f"{part.dtype}{tuple(part.shape)}".encode())
+            total.update(part.contiguous().numpy().tobytes())
+        return total.hexdigest()
+
+    @cached_property
+    def _fixed(self) -> SparseFeatures:
+        count = -(-(self.spec.rows or 0) // BLOCK)
+        return _concatenate([self._draw("features", b) for b in range(count)], self.spec.n)
+
+    def _draw(self, stream: str, block: int) -> SparseFeatures:
+        """One block of rows, from its own key."""
+        n = self.spec.n
+        cells, values = self.spec.law.draw(philox(self.spec.seed, stream, block), BLOCK, n)
+        ends = np.searchsorted(cells, np.arange(BLOCK + 1) * n)
+        crow, col, value = (torch.from_numpy(part) for part in (ends, cells % n, values.astype(np.float32)))
+        return SparseFeatures(crow, col, value, n)
+
+    def _truth(self, features: SparseFeatures, sources: Sequence[int] | None) -> Truth:
+        which = range(len(self.spec.widths)) if sources is None else sources
+        return Truth(features, tuple(features.map(self.directions(s).W.T) for s in which))
+
+
+@lru_cache(maxsize=16)
+def _directions(n: int, width: int, cap: float, eps: float, lam: float, seed: int, source: int) -> Directions:
+    """Directions are remembered per process: many runs share a world."""
+    return feature_directions(n, width, cap, eps=eps, lam=lam, seed=seed, stream=f"directions/{source}")
+
+
+def _concatenate(blocks: Sequence[SparseFeatures], n: int) -> SparseFeatures:
+    if not blocks:
+        return SparseFeatures(torch.zeros(1, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0), n)
+    lengths = torch.cat([block.l0 for block in blocks])
+    crow = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+    return SparseFeatures(crow, torch.cat([b.col for b in blocks]), torch.cat([b.value for b in blocks]), n)
