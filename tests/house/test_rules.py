@@ -1,0 +1,121 @@
+"""The whole package keeps the house rules, and each rule refuses a module that breaks it."""
+
+import importlib
+
+import pytest
+
+from tests.house import rules
+from tests.house.rules import RULES, Rule
+from tests.house.source import Source, modules
+
+__all__: list[str] = []
+
+MODULES = modules()
+START = '"""A module."""\n'
+NONE = START + "__all__: list[str] = []\n"
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_package_keeps(rule: Rule) -> None:
+    wrong = [sentence for module in MODULES for sentence in rule(module)]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_package_is_seen() -> None:
+    assert {"monosem.base.errors", "monosem.base"} <= {module.name for module in MODULES}
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.name)
+def test_every_exported_name_is_there(module: Source) -> None:
+    if module.name == "monosem.__main__":
+        assert "__name__" in module.text, "importing monosem.__main__ must not run it"
+    loaded = importlib.import_module(module.name)
+    absent = [name for name in loaded.__all__ if not hasattr(loaded, name)]
+    assert not absent, f"{module.name}.__all__ names {absent}, which cannot be reached"
+
+
+LONG = "x = 1\n" * (rules.MAX_LINES + 1)
+CLASS = '\n\nclass A:\n    """It is."""\n'
+BREAKS: list[tuple[Rule, str, str]] = [
+    (rules.layer_order, "monosem.base.x", "import monosem.core.model"),
+    (rules.layer_order, "monosem.core.x", "from monosem.losses import objective"),
+    (rules.layer_order, "monosem.core.x", "def f():\n    from monosem.train.loop import fit"),
+    (rules.layer_order, "monosem.core.x", "if True:\n    from ..losses import objective"),
+    (rules.layer_order, "monosem.train.x", "from monosem.theory import loss"),
+    (rules.layer_order, "monosem.theory", "from monosem.train import loop"),
+    (rules.layer_order, "monosem.dictionary.x", "from monosem.bench import world"),
+    (rules.layer_order, "monosem.interop.x", "from monosem.bench import world"),
+    (rules.layer_order, "monosem.methods", "from monosem import SDL"),
+    (rules.layer_order, "monosem.methods", "import monosem"),
+    (rules.layer_order, "monosem.elsewhere.x", ""),
+    (rules.small_files, "monosem.core.x", LONG),
+    (rules.complete_all, "monosem.core.x", "X = 1"),
+    (rules.complete_all, "monosem.core.x", "__all__ = sorted(['X'])\nX = 1"),
+    (rules.complete_all, "monosem.core.x", "__all__: list[str] = []\nX: int = 1"),
+    (rules.complete_all, "monosem.core.x", "__all__: list[str] = []\nX, _y = 1, 2"),
+    (rules.complete_all, "monosem.core.x", "__all__: list[str] = []\ntry:\n    X = 1\nfinally:\n    pass"),
+    (rules.complete_all, "monosem.core.x", "__all__: list[str] = []\ndef f(): ..."),
+    (rules.complete_all, "monosem.core.x", "__all__: list[str] = []\nclass A: ..."),
+    (rules.complete_all, "monosem.core.x", "__all__ = ['gone']"),
+    (rules.complete_all, "monosem.core.x", "__all__ = ['X', 'X']\nX = 1"),
+    (rules.docstrings, "monosem.core.x", "X = 1"),
+    (rules.docstrings, "monosem.core.x", '"""No sentence"""'),
+    (rules.docstrings, "monosem.core.x", START + "def f(): ..."),
+    (rules.docstrings, "monosem.core.x", START + "class A: ..."),
+    (rules.plain_imports, "monosem.core.x", "from __future__ import annotations"),
+    (rules.plain_imports, "monosem.core.x", "from math import *"),
+    (rules.light_imports, "monosem.core.x", "import scipy.linalg"),
+    (
+        rules.light_imports,
+        "monosem.bench.x",
+        "try:\n    from sklearn import linear_model\nexcept ImportError:\n    pass",
+    ),
+    (rules.light_imports, "monosem.core.x", "class A:\n    import typer"),
+    (rules.named_silences, "monosem.core.x", "x = 1  # type: ignore"),
+    (rules.named_silences, "monosem.core.x", "x = 1  # noqa"),
+    (rules.safe_loading, "monosem.core.x", "import pickle"),
+    (rules.safe_loading, "monosem.core.x", "from joblib import load"),
+    (rules.safe_loading, "monosem.core.x", "torch.load(path)"),
+    (rules.safe_loading, "monosem.core.x", "torch.load(path, weights_only=False)"),
+    (rules.safe_loading, "monosem.core.x", "np.load(path, allow_pickle=True)"),
+]
+KEEPS: list[tuple[Rule, str, str]] = [
+    (rules.layer_order, "monosem", "from monosem.cli import main"),
+    (
+        rules.layer_order,
+        "monosem.losses.x",
+        "from monosem.core import model\nimport torch\nfrom monosem.losses import y",
+    ),
+    (rules.layer_order, "monosem.bench.x", "from monosem import dictionary"),
+    (rules.layer_order, "monosem.bench.x", "from .world import World"),
+    (rules.small_files, "monosem.core.x", "x = 1\n" * rules.MAX_LINES),
+    (rules.complete_all, "monosem.core.x", "__all__ = ['A', 'X']\n_y = 1\nX: int = 2" + CLASS),
+    (rules.complete_all, "monosem.core.x", "from typing import TypeVar\n__all__: list[str] = []\nT = TypeVar('T')"),
+    (rules.complete_all, "monosem.core.x", "__all__ = ['sqrt']\nfrom math import sqrt\n_a = {}\n_a['b'] = 1"),
+    (rules.complete_all, "monosem", "__all__ = ['late']\ndef __getattr__(name): ..."),
+    (rules.docstrings, "monosem.core.x", NONE + "def _f(): ..." + CLASS),
+    (rules.docstrings, "monosem.core.x", '"""One sentence.\n\nThen more"""'),
+    (rules.light_imports, "monosem.core.x", "import numpy\ndef f():\n    import scipy"),
+    (rules.light_imports, "monosem.core.x", "if TYPE_CHECKING:\n    import scipy"),
+    (rules.light_imports, "monosem.report.x", "import matplotlib"),
+    (rules.named_silences, "monosem.core.x", "x = '# type: ignore'  # type: ignore[assignment]\ny = 1  # noqa: E501"),
+    (rules.safe_loading, "monosem.core.x", "torch.load(path, weights_only=True)\nnp.load(path, allow_pickle=False)"),
+]
+
+
+def _source(name: str, text: str) -> Source:
+    return Source(name, text, is_package=name.count(".") < 2)
+
+
+@pytest.mark.parametrize(("rule", "name", "text"), BREAKS, ids=lambda value: getattr(value, "__name__", None))
+def test_rule_refuses(rule: Rule, name: str, text: str) -> None:
+    assert rule(_source(name, text))
+
+
+@pytest.mark.parametrize(("rule", "name", "text"), KEEPS, ids=lambda value: getattr(value, "__name__", None))
+def test_rule_allows(rule: Rule, name: str, text: str) -> None:
+    assert rule(_source(name, text)) == []
+
+
+def test_every_rule_can_fail() -> None:
+    assert {rule for rule, _, _ in BREAKS} == set(RULES)
