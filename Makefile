@@ -6,7 +6,7 @@
 # make clean   remove the environment and every cache
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench test test-slow test-compile test-gpu check format import-cost clean
+.PHONY: help setup bench test test-slow test-compile test-gpu check check-format check-lint check-types check-house format import-cost clean
 
 SUITABLE := import sys, venv, pip; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14 python; do \
@@ -49,10 +49,18 @@ test-compile: setup
 test-gpu: setup
 	$(PYTEST) -q -m gpu $(ARGS)
 
-check: setup
-	$(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --diff .; exit 1; }
+check: check-format check-lint check-types check-house
+
+check-format: setup
+	@$(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --diff --quiet .; exit 1; }
+
+check-lint: setup
 	$(BIN)/ruff check --quiet .
+
+check-types: setup
 	$(BIN)/mypy
+
+check-house: setup
 	$(PYTEST) -q tests/house
 
 format: setup
