@@ -1,0 +1,147 @@
+"""Tasks of the bench: frozen, versioned worlds with a pairing, a dictionary size and a rule for what is scored."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from types import MappingProxyType
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from monosem.base.errors import ArgumentError, check
+from monosem.base.registry import Registry
+from monosem.base.seeds import philox
+from monosem.base.spec import digest
+from monosem.bench.world import Independent, Truth, World, WorldSpec
+
+__all__ = ["SIDES", "TASKS", "Task", "TaskSource", "task"]
+
+SIDES: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] = MappingProxyType(
+    {"sae": ((0,), (0,)), "transcoder": ((0,), (1,)), "crosscoder": ((0, 1), (0, 1))}
+)
+"""Pairings of a task: which sources of the world are read and which are written."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A benchmark task. Changing any number makes a new version.
+
+    `anchors` is the usual number of anchored features; `held_out` names the rule for what is scored: "after_anchors"
+    scores every feature after the first k of `anchor_order`, in plain and anchored runs alike.
+    """
+
+    name: str
+    version: int
+    world: WorldSpec
+    n_q: int
+    anchors: int
+    pairing: str = "sae"
+    held_out: str = "after_anchors"
+
+    def __post_init__(self) -> None:
+        check(self.pairing in SIDES, f"unknown pairing {self.pairing!r} of a task; known: {', '.join(SIDES)}")
+        check(self.held_out == "after_anchors", f"unknown rule {self.held_out!r}; known: after_anchors")
+        check(
+            0 <= self.anchors < self.world.n,
+            f"anchors = {self.anchors} of n = {self.world.n} features leave none to score; ask for fewer",
+        )
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        """Sources that make x_p."""
+        return SIDES[self.pairing][0]
+
+    @property
+    def writes(self) -> tuple[int, ...]:
+        """Sources that make x_r."""
+        return SIDES[self.pairing][1]
+
+    @property
+    def digest(self) -> str:
+        """sha256 of everything above."""
+        return digest(self)
+
+    def with_seed(self, seed: int) -> "Task":
+        """The same task in the world of another seed."""
+        return replace(self, world=replace(self.world, seed=seed))
+
+    def anchor_order(self) -> Int[Tensor, " n"]:
+        """A permutation of the features by the world's seed alone: anchoring takes them in this order."""
+        return torch.from_numpy(philox(self.world.seed, "anchors").permutation(self.world.n))
+
+    def scored(self, k: int | None = None) -> Int[Tensor, " scored"]:
+        """The features that are scored when the first k are set aside (None: the usual number), in increasing order."""
+        k = self.anchors if k is None else k
+        if not 0 <= k < self.world.n:
+            raise ArgumentError(f"k = {k} anchors of n = {self.world.n} features leave none to score; ask for fewer")
+        return self.anchor_order()[k:].sort().values
+
+
+class TaskSource:
+    """A task's rows for training: `take(index) -> (x_p, x_r)`, and its truth for scoring."""
+
+    def __init__(self, task: Task) -> None:
+        self.task, self.world = task, World(task.world)
+        self.p_widths = tuple(task.world.widths[s] for s in task.reads)
+        self.r_widths = tuple(task.world.widths[s] for s in task.writes)
+        self.rows = task.world.rows
+        self._needed = tuple(sorted({*task.reads, *task.writes}))
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the realised data: directions and first rows of the sources in use."""
+        return self.world.data_digest(sources=self._needed)
+
+    @cached_property
+    def W_p(self) -> Float[Tensor, "n_p n"]:
+        """True directions of the sources read, side by side, a unit column in each."""
+        return torch.cat([self.world.directions(s).W for s in self.task.reads])
+
+    @cached_property
+    def W_r(self) -> Float[Tensor, "n_r n"]:
+        """True directions of the sources written, side by side, a unit column in each."""
+        return torch.cat([self.world.directions(s).W for s in self.task.writes])
+
+    def take(self, index: Int[Tensor, " batch"]) -> tuple[Float[Tensor, "batch n_p"], Float[Tensor, "batch n_r"]]:
+        """Training rows by number: (x_p, x_r)."""
+        return self.pair(self.world.take(index, self._needed))
+
+    def held_out(self, rows: int, *, start: int = 0) -> Truth:
+        """Evaluation rows, from a stream that training never sees; only the sources in use."""
+        return self.world.held_out(rows, start=start, sources=self._needed)
+
+    def pair(self, truth: Truth) -> tuple[Float[Tensor, "batch n_p"], Float[Tensor, "batch n_r"]]:
+        """(x_p, x_r) of rows that hold the sources in use."""
+        sources = dict(zip(self._needed, truth.sources, strict=True))
+        x_p = _side_by_side([sources[s] for s in self.task.reads])
+        if self.task.reads == self.task.writes:
+            return x_p, x_p
+        return x_p, _side_by_side([sources[s] for s in self.task.writes])
+
+
+TASKS: Registry[Task] = Registry("task")
+
+
+def _add(name: str, version: int, world: WorldSpec, n_q: int, anchors: int) -> None:
+    TASKS.add(name, Task(name, version, world, n_q, anchors))
+
+
+_add("lrb/nano", 1, WorldSpec(24, (16, 16), 0.2, Independent(0.9), rows=2048), n_q=48, anchors=4)
+_add("lrb/mini", 1, WorldSpec(125, (96, 96), 0.1, Independent(0.99), rows=100_000), n_q=2000, anchors=12)
+_add("lrb/mini-hard", 0, WorldSpec(1000, (96, 96), 0.15, Independent(0.98), rows=None), n_q=2000, anchors=100)
+_add("lrb/paper", 1, WorldSpec(1000, (768, 768), 0.1, Independent(0.99), rows=100_000), n_q=16_000, anchors=100)
+
+
+def task(name: str, pairing: str = "sae", seed: int = 0) -> Task:
+    """A registered task with one of its pairings, in the world of one seed.
+
+    Example:
+        >>> task("lrb/mini", "crosscoder").reads
+        (0, 1)
+    """
+    return replace(TASKS[name], pairing=pairing).with_seed(seed)
+
+
+def _side_by_side(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
