@@ -1,0 +1,130 @@
+"""Anchors: directions that some latents are tied to, from true features, class means or a file."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from monosem.base.errors import CheckpointError, DataError, ShapeError, check
+from monosem.base.files import write_atomic
+
+__all__ = ["AnchorWarning", "Anchors", "class_means", "load_anchors", "true_features"]
+
+COINCIDENT = 0.95
+"""Anchors whose |cosine| exceeds this are reported: two latents would be asked to be the same feature."""
+
+
+class AnchorWarning(UserWarning):
+    """Anchors that are likely not what was meant."""
+
+
+def _unit(columns: Tensor) -> Tensor:
+    return columns / columns.norm(dim=0, keepdim=True).clamp(min=1e-12)
+
+
+@dataclass(frozen=True, eq=False)
+class Anchors:
+    """k pairs of directions, unit columns, for the first k latents.
+
+    Shapes: p [n_p, k] for encoder rows, r [n_r, k] for decoder columns.
+    Warns: AnchorWarning when two decoder anchors nearly coincide.
+    """
+
+    p: Float[Tensor, "n_p k"]
+    r: Float[Tensor, "n_r k"]
+    kind: str = "given"
+
+    def __post_init__(self) -> None:
+        check(
+            self.p.shape[1] == self.r.shape[1],
+            f"p holds {self.p.shape[1]} anchors and r holds {self.r.shape[1]}; they come in pairs",
+            ShapeError,
+        )
+        finite = bool(torch.isfinite(self.p).all() and torch.isfinite(self.r).all())
+        check(finite, "anchors hold NaN or infinity; remove those columns", DataError)
+        object.__setattr__(self, "p", _unit(self.p.detach().float()))
+        object.__setattr__(self, "r", _unit(self.r.detach().float()))
+        self._warn()
+
+    def _warn(self) -> None:
+        cosine = (self.r.T @ self.r).abs().fill_diagonal_(0.0)
+        if self.k > 1 and float(cosine.max()) > COINCIDENT:
+            i, j = divmod(int(cosine.argmax()), self.k)
+            pairs = int((cosine > COINCIDENT).sum()) // 2
+            warnings.warn(
+                f"anchors {i} and {j} have cosine {float(cosine[i, j]):.3f}, and {pairs} pairs exceed {COINCIDENT}: "
+                "latents would share one direction; centre the representations before taking means, or drop one",
+                AnchorWarning,
+                stacklevel=4,
+            )
+
+    @property
+    def k(self) -> int:
+        """Number of anchors."""
+        return self.p.shape[1]
+
+    def save(self, path: str | Path) -> Path:
+        """Write to a safetensors file, atomically."""
+        tensors = {"p": self.p.contiguous(), "r": self.r.contiguous()}
+        return write_atomic(
+            path, lambda part: save_file(tensors, str(part), {"format": "monosem.anchors/1", "kind": self.kind})
+        )
+
+
+def load_anchors(path: str | Path) -> Anchors:
+    """Read anchors from a file that `Anchors.save` wrote."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            meta = file.metadata() or {}
+            if not meta.get("format", "").startswith("monosem.anchors/"):
+                raise CheckpointError(f"{path} holds no anchors (its format says {meta.get('format')!r})")
+            return Anchors(file.get_tensor("p"), file.get_tensor("r"), meta.get("kind", "file"))
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(f"{path} cannot be read as anchors ({error}); write it with Anchors.save") from None
+
+
+def true_features(W_p: Float[Tensor, "n_p n"], W_r: Float[Tensor, "n_r n"], features: Int[Tensor, " k"]) -> Anchors:
+    """Anchors at chosen true features. Source: Tang et al. 2025, section 4, kind (a)."""
+    return Anchors(W_p[:, features], W_r[:, features], "true_features")
+
+
+def class_means(
+    x_p: Float[Tensor, "rows n_p"],
+    labels: Int[Tensor, " rows"],
+    x_r: Float[Tensor, "rows n_r"] | None = None,
+    centre: bool = True,
+    classes: Int[Tensor, " k"] | None = None,
+) -> Anchors:
+    """Anchors at normalised class means.
+
+    Equation: a_c = mean of x over rows of class c (minus the mean of all class means with `centre`), over its norm;
+        for x_p and x_r alike. In order of `classes`, by default every label that occurs, ascending.
+    Source: Tang et al. 2025, eq 23-24, which do not centre: raw means of a space that is not centred nearly
+        coincide (a warning says so), so that centring is the default here.
+    Raises: DataError when labels and rows differ in number or a class has no row.
+    """
+    check(
+        labels.shape[0] == x_p.shape[0],
+        f"{labels.shape[0]} labels for {x_p.shape[0]} rows; give one per row",
+        DataError,
+    )
+    names, index = torch.unique(labels, return_inverse=True)
+    means = []
+    for x in (x_p, x_p if x_r is None else x_r):
+        check(x.shape[0] == x_p.shape[0], f"x_r has {x.shape[0]} rows, x_p {x_p.shape[0]}", DataError)
+        total = torch.zeros(names.numel(), x.shape[1], dtype=torch.float64).index_add(0, index, x.double())
+        mean = total / torch.bincount(index, minlength=names.numel())[:, None]
+        means.append((mean - mean.mean(0) if centre else mean).float())
+    if classes is not None:
+        where = torch.searchsorted(names, classes).clamp(max=names.numel() - 1)
+        missing = classes[names[where] != classes]
+        check(missing.numel() == 0, f"classes {missing.tolist()} have no row among the labels", DataError)
+        means = [mean[where] for mean in means]
+    return Anchors(means[0].T, means[1].T, "class_means")

@@ -1,0 +1,67 @@
+"""The errors monosem raises.
+
+Drawn as a tree::
+
+    MonosemError
+    ├── ArgumentError      (ValueError)   an argument's value is wrong
+    │   ├── ShapeError                    two shapes that must agree do not
+    │   ├── DataError                     data hold NaN, infinity, no rows, the wrong type ...
+    │   └── UnknownNameError (KeyError)   a name is in no registry
+    ├── RefusedError       (ValueError)   a combination that the mathematics forbids
+    ├── GeneratorError     (RuntimeError) a data generator cannot reach what was asked
+    └── CheckpointError    (RuntimeError) a file is damaged, newer, or from another machine
+
+Every message says what is wrong with both numbers in the paper's names, then the remedy.
+"""
+
+__all__ = [
+    "ArgumentError",
+    "CheckpointError",
+    "DataError",
+    "GeneratorError",
+    "MonosemError",
+    "RefusedError",
+    "ShapeError",
+    "UnknownNameError",
+    "check",
+]
+
+
+class MonosemError(Exception):
+    """Any error that monosem raises on purpose."""
+
+
+class ArgumentError(MonosemError, ValueError):
+    """An argument's value is wrong."""
+
+
+class ShapeError(ArgumentError):
+    """Two shapes that must agree do not."""
+
+
+class DataError(ArgumentError):
+    """Data cannot be used: NaN, infinity, wrong rank, no rows, not numbers."""
+
+
+class UnknownNameError(ArgumentError, KeyError):
+    """A name is in no registry."""
+
+    __str__ = Exception.__str__  # KeyError would print the repr of the message
+
+
+class RefusedError(MonosemError, ValueError):
+    """A combination of values that the mathematics forbids; the message says why."""
+
+
+class GeneratorError(MonosemError, RuntimeError):
+    """A data generator cannot reach what its specification asks."""
+
+
+class CheckpointError(MonosemError, RuntimeError):
+    """A saved file is damaged, too new, or was written under other conditions."""
+
+
+def check(condition: bool, message: str, error: type[MonosemError] = ArgumentError) -> None:
+    """Raise `error(message)` unless `condition` holds."""
+    if not condition:
+        raise error(message)

@@ -1,0 +1,55 @@
+"""A registry: names to values, with a suggestion for a misspelt name."""
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Generic, TypeVar
+
+from monosem.base.errors import ArgumentError, UnknownNameError
+
+__all__ = ["Registry"]
+
+T = TypeVar("T")
+
+
+class Registry(Mapping[str, T], Generic[T]):
+    """An ordered mapping from names to values of one kind.
+
+    Example:
+        >>> shapes = Registry[int]("shape")
+        >>> shapes.add("square", 4)
+        4
+        >>> shapes["square"]
+        4
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._items: dict[str, T] = {}
+
+    def add(self, name: str, value: T) -> T:
+        """Register `value` as `name` and return it; a name is registered once."""
+        if name in self._items:
+            raise ArgumentError(f"the {self.kind} {name!r} is registered already; choose another name")
+        self._items[name] = value
+        return value
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """The same as a decorator."""
+        return lambda value: self.add(name, value)
+
+    def __getitem__(self, name: str) -> T:
+        try:
+            return self._items[name]
+        except KeyError:
+            near = difflib.get_close_matches(name, self._items, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(self._items)}"
+            raise UnknownNameError(f"unknown {self.kind} {name!r}; {hint}") from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._items
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)

@@ -1,0 +1,190 @@
+"""Codes: latents of a batch, sparse or dense, with one interface.
+
+A `Positions` says which cells (row, latent) of a [batch, n_q] code are carried; a `SparseCode`
+adds their values. A `DenseCode` carries every cell. Loss terms read either through the same
+members, so each term is written once:
+
+    values      the carried cells: [nnz] or [batch, n_q]
+    along(v)    a per-latent vector [n_q], laid along `values`
+    row_sum(e)  entries laid along `values`, summed over the latents of each row -> [batch]
+    latent_sum  the same, summed over the rows of each latent -> [n_q]
+    keep(m)     only the latents where m [n_q] holds
+    to_dense()  [batch, n_q], zeros elsewhere
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+__all__ = ["Code", "DenseCode", "Positions", "SparseCode"]
+
+
+@dataclass(frozen=True, eq=False)
+class Positions:
+    """Cells of a [batch, n_q] array in row order: row pointers `crow` and latent numbers `col`.
+
+    Shapes: crow [batch + 1] and col [nnz], both int64. A row may be empty; a cell stands at most once.
+    """
+
+    crow: Int[Tensor, " rows_and_1"]
+    col: Int[Tensor, " nnz"]
+    n_q: int
+
+    @property
+    def batch(self) -> int:
+        """Number of rows."""
+        return self.crow.numel() - 1
+
+    @property
+    def nnz(self) -> int:
+        """Number of cells."""
+        return self.col.numel()
+
+    @cached_property
+    def row(self) -> Int[Tensor, " nnz"]:
+        """The row of every cell."""
+        return torch.repeat_interleave(torch.arange(self.batch, device=self.col.device), self.crow.diff())
+
+    @cached_property
+    def latent_major(self) -> tuple[Int[Tensor, " nnz"], Int[Tensor, " n_q_and_1"]]:
+        """(order, offsets): cells sorted by latent (stable in rows), and where each latent's run starts.
+
+        On the CPU numpy sorts: torch's parallel radix sort meets many barriers and stalls on a busy machine.
+        """
+        counts = torch.bincount(self.col, minlength=self.n_q)
+        offsets = torch.zeros(self.n_q + 1, dtype=torch.int64, device=self.col.device)
+        torch.cumsum(counts, 0, out=offsets[1:])
+        if self.col.is_cuda:
+            return torch.argsort(self.col, stable=True), offsets
+        small = np.uint16 if self.n_q <= 2**16 else np.int64  # 16 bits sort by radix, in linear time
+        order = np.argsort(self.col.numpy().astype(small, copy=False), kind="stable")
+        return torch.from_numpy(order), offsets
+
+    def mask(self) -> Bool[Tensor, "batch n_q"]:
+        """The same cells as a dense mask."""
+        mask = torch.zeros(self.batch, self.n_q, dtype=torch.bool, device=self.col.device)
+        mask[self.row, self.col] = True
+        return mask
+
+    def subset(self, chosen: Bool[Tensor, " nnz"]) -> "Positions":
+        """Only the cells where `chosen` holds."""
+        counts = torch.zeros(self.batch + 1, dtype=torch.int64, device=self.col.device)
+        running = torch.cumsum(chosen, 0)
+        ends = self.crow[1:]
+        counts[1:] = torch.where(ends > 0, running[(ends - 1).clamp(min=0)], 0) if self.nnz else 0
+        return Positions(counts, self.col[chosen], self.n_q)
+
+    @staticmethod
+    def from_mask(mask: Bool[Tensor, "batch n_q"]) -> "Positions":
+        """The cells where `mask` holds. numpy finds them several times faster than torch on the CPU."""
+        batch, n_q = mask.shape
+        if mask.is_cuda:
+            row, col = mask.nonzero(as_tuple=True)
+        else:
+            flat = torch.from_numpy(np.flatnonzero(mask.numpy()))
+            row = torch.div(flat, max(n_q, 1), rounding_mode="floor")
+            col = flat - row * n_q
+        crow = torch.zeros(batch + 1, dtype=torch.int64, device=mask.device)
+        torch.cumsum(torch.bincount(row, minlength=batch), 0, out=crow[1:])
+        return Positions(crow, col, n_q)
+
+    @staticmethod
+    def from_rows(index: Int[Tensor, "batch k"], n_q: int) -> "Positions":
+        """Exactly k cells per row, their latents given row by row."""
+        batch, k = index.shape
+        crow = torch.arange(0, batch * k + 1, k, device=index.device) if k else index.new_zeros(batch + 1)
+        return Positions(crow, index.reshape(-1), n_q)
+
+
+@dataclass(frozen=True, eq=False)
+class SparseCode:
+    """Latents at some positions; zero elsewhere. `values` [nnz] may hold explicit zeros."""
+
+    at: Positions
+    values: Float[Tensor, " nnz"]
+    is_sparse: bool = field(default=True, init=False)
+
+    @property
+    def batch(self) -> int:
+        """Number of rows."""
+        return self.at.batch
+
+    @property
+    def n_q(self) -> int:
+        """Number of latents."""
+        return self.at.n_q
+
+    def along(self, per_latent: Float[Tensor, " n_q"]) -> Float[Tensor, " nnz"]:
+        """A per-latent vector, laid along `values`."""
+        return per_latent[self.at.col]
+
+    def row_sum(self, entries: Tensor) -> Float[Tensor, " batch"]:
+        """Entries laid along `values`, summed over each row."""
+        return entries.new_zeros(self.batch).index_add(0, self.at.row, entries)
+
+    def latent_sum(self, entries: Tensor) -> Tensor:
+        """Entries laid along `values`, summed over each latent; [n_q]."""
+        return entries.new_zeros(self.n_q).index_add(0, self.at.col, entries)
+
+    def with_values(self, values: Tensor) -> "SparseCode":
+        """The same cells with other values."""
+        return SparseCode(self.at, values)
+
+    def keep(self, latents: Bool[Tensor, " n_q"]) -> "SparseCode":
+        """Only the latents where the mask holds."""
+        chosen = latents[self.at.col]
+        return SparseCode(self.at.subset(chosen), self.values[chosen])
+
+    def to_dense(self) -> Float[Tensor, "batch n_q"]:
+        """[batch, n_q], zeros elsewhere."""
+        dense = self.values.new_zeros(self.batch, self.n_q)
+        return dense.index_put((self.at.row, self.at.col), self.values)
+
+
+@dataclass(frozen=True, eq=False)
+class DenseCode:
+    """Latents of every cell; cells that were not selected hold zero."""
+
+    values: Float[Tensor, "batch n_q"]
+    is_sparse: bool = field(default=False, init=False)
+
+    @property
+    def batch(self) -> int:
+        """Number of rows."""
+        return self.values.shape[0]
+
+    @property
+    def n_q(self) -> int:
+        """Number of latents."""
+        return self.values.shape[1]
+
+    def along(self, per_latent: Float[Tensor, " n_q"]) -> Float[Tensor, "1 n_q"]:
+        """A per-latent vector, laid along `values`."""
+        return per_latent[None, :]
+
+    def row_sum(self, entries: Tensor) -> Float[Tensor, " batch"]:
+        """Entries laid along `values`, summed over each row."""
+        return entries.sum(1)
+
+    def latent_sum(self, entries: Tensor) -> Tensor:
+        """Entries laid along `values`, summed over each latent; [n_q]."""
+        return entries.sum(0)
+
+    def with_values(self, values: Tensor) -> "DenseCode":
+        """The same cells with other values."""
+        return DenseCode(values)
+
+    def keep(self, latents: Bool[Tensor, " n_q"]) -> "DenseCode":
+        """Only the latents where the mask holds."""
+        return DenseCode(self.values * latents)
+
+    def to_dense(self) -> Float[Tensor, "batch n_q"]:
+        """The values themselves."""
+        return self.values
+
+
+Code = SparseCode | DenseCode

@@ -1,0 +1,119 @@
+"""Constraints on the weights: applied at the start, to gradients, and after every optimiser step."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+
+from monosem.base.errors import RefusedError, check
+from monosem.core.model import SDL
+
+__all__ = ["Constraint", "Fixed", "Tied", "UnitNorm"]
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What every constraint shares; each step does nothing unless said otherwise."""
+
+    name: ClassVar[str] = "free"
+
+    def start(self, model: SDL) -> None:
+        """Bring a fresh model into the constraint."""
+
+    def project_gradient(self, model: SDL) -> None:
+        """Change gradients in place, before clipping."""
+
+    def after_step(self, model: SDL) -> None:
+        """Bring the weights back after an optimiser step."""
+
+
+@dataclass(frozen=True)
+class UnitNorm(Constraint):
+    """||W_D[:, j]|| = 1 for every latent.
+
+    Equation: before the step g_j <- g_j - <g_j, w_j> w_j / ||w_j||^2 (the part along the column cannot help);
+        after it w_j <- w_j / ||w_j||. `per="source"` does both within each target source instead of over
+        all of them, for crosscoders.
+    Source: Bricken et al. 2023.
+    """
+
+    per: Literal["latent", "source"] = "latent"
+    name: ClassVar[str] = "unit_norm"
+
+    def start(self, model: SDL) -> None:
+        """Normalise the columns."""
+        self.after_step(model)
+
+    @torch.no_grad()
+    def project_gradient(self, model: SDL) -> None:
+        """Remove each gradient's component along its column."""
+        if self.per == "latent" and len(model.decoder.blocks) == 1:
+            weight = model.decoder.weights[0]
+            if weight.grad is not None:
+                along = torch.linalg.vecdot(weight.grad, weight) / torch.linalg.vecdot(weight, weight).clamp(min=1e-30)
+                weight.grad.addcmul_(weight, along[:, None], value=-1)
+            return
+        for columns in self._groups(model):
+            dot = model.b_E.new_zeros(model.n_q)
+            parts = list(self._parts(model, columns))
+            for block, weight, inside in parts:
+                if weight.grad is not None:
+                    dot[block.latents] += torch.linalg.vecdot(weight.grad[:, inside], weight[:, inside])
+            dot /= model.decoder.squared_norms(columns).clamp(min=1e-30)
+            for block, weight, inside in parts:
+                if weight.grad is not None:
+                    weight.grad[:, inside] -= dot[block.latents, None] * weight[:, inside]
+
+    @torch.no_grad()
+    def after_step(self, model: SDL) -> None:
+        """Normalise the columns."""
+        if self.per == "latent":
+            model.decoder.scale_rows(1.0 / model.decoder_norm())
+            return
+        for columns in self._groups(model):
+            norms = model.decoder.squared_norms(columns).clamp(min=1e-30).sqrt()
+            for block, weight, inside in self._parts(model, columns):
+                weight[:, inside] /= norms[block.latents, None]
+
+    def _groups(self, model: SDL) -> tuple[slice, ...]:
+        return (slice(0, model.layout.n_r),) if self.per == "latent" else model.layout.r_slices
+
+    def _parts(self, model: SDL, columns: slice):  # type: ignore[no-untyped-def]
+        for block, weight in zip(model.decoder.blocks, model.decoder.weights, strict=True):
+            left, right = max(columns.start, block.left), min(columns.stop, block.right)
+            if left < right:
+                yield block, weight, slice(left - block.left, right - block.left)
+
+
+@dataclass(frozen=True)
+class Tied(Constraint):
+    """W_D = W_E^T: one parameter, used twice. Needs the same blocks on both sides."""
+
+    name: ClassVar[str] = "tied"
+
+    def start(self, model: SDL) -> None:
+        """Let the encoder use the decoder's parameters."""
+        if model.encoder.blocks != model.decoder.blocks:
+            raise RefusedError(
+                f"tied weights need W_E and W_D over the same columns, here n_p={model.layout.n_p}, "
+                f"n_r={model.layout.n_r} or their blocks differ; use init 'tied' for a tied start only"
+            )
+        model.encoder.weights = model.decoder.weights
+
+
+@dataclass(frozen=True)
+class Fixed(Constraint):
+    """Parameters that do not train; names among encoder, decoder, b_E, b_D, W_skip."""
+
+    parameters: tuple[str, ...] = ("decoder",)
+    name: ClassVar[str] = "fixed"
+
+    def start(self, model: SDL) -> None:
+        """Take the parameters out of training."""
+        known = {"encoder", "decoder", "b_E", "b_D", "W_skip"}
+        for name in self.parameters:
+            check(name in known, f"parameters={self.parameters}: {name!r} is none of {sorted(known)}")
+            part = getattr(model, name)
+            for parameter in part.parameters() if isinstance(part, torch.nn.Module) else [part]:
+                if parameter is not None:
+                    parameter.requires_grad_(False)

@@ -1,0 +1,76 @@
+"""How a model starts: decoder directions, the encoder's relation to them, biases from a data sample."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from monosem.base.errors import check
+from monosem.base.seeds import philox
+from monosem.core.model import SDL
+
+__all__ = ["Init", "geometric_median"]
+
+
+def geometric_median(x: Float[Tensor, "rows width"], steps: int = 100, tol: float = 1e-7) -> Float[Tensor, " width"]:
+    """argmin_m sum over rows of ||x_b - m||, by Weiszfeld's iteration in float64.
+
+    Source: Weiszfeld 1937; used for b_D by Bricken et al. 2023.
+    """
+    rows = x.double()
+    median = rows.mean(0)
+    for _ in range(steps):
+        weight = 1.0 / (rows - median).norm(dim=1).clamp(min=1e-12)
+        new = (weight[:, None] * rows).sum(0) / weight.sum()
+        done = (new - median).norm() <= tol * median.norm().clamp(min=1e-12)
+        median = new
+        if done:
+            break
+    return median.to(x.dtype)
+
+
+@dataclass(frozen=True)
+class Init:
+    """Where training starts.
+
+    Equation: W_D[:, j] ~ uniform direction of norm `decoder_norm` (within the latent's blocks);
+        W_E[j] = encoder_scale W_D[:, j]^T / decoder_norm ("tied") or its own direction of norm encoder_scale ("random");
+        b_D = 0, mean of x_r, or its geometric median; a free b_in = the same of x_p.
+    "tied" pairs each encoder block with the decoder's columns where the shapes allow it and is "random" elsewhere.
+    """
+
+    encoder: Literal["tied", "random"] = "tied"
+    decoder_norm: float = 1.0
+    encoder_scale: float = 1.0
+    b_E: float = 0.0
+    b_D: Literal["zero", "mean", "geometric_median"] = "zero"
+
+    def __post_init__(self) -> None:
+        check(self.decoder_norm > 0, f"decoder_norm={self.decoder_norm}; it must be positive")
+
+    def __call__(self, model: SDL, x_p: Tensor, x_r: Tensor, seed: int) -> None:
+        """Fill a model in place; x_p, x_r are a sample of the data, only read for the biases."""
+        with torch.no_grad():
+            for name, weights in (("decoder", model.decoder.weights), ("encoder", model.encoder.weights)):
+                for number, weight in enumerate(weights):
+                    draw = philox(seed, f"init/{name}", number).standard_normal(tuple(weight.shape), dtype="float32")
+                    weight.copy_(torch.from_numpy(draw))
+            model.decoder.scale_rows(self.decoder_norm / model.decoder_norm())
+            self._encode_from(model)
+            model.encoder.scale_rows(self.encoder_scale / model.encoder.squared_norms().clamp(min=1e-30).sqrt())
+            model.b_E.fill_(self.b_E)
+            for bias, rows in ((model.b_D, x_r), (model._b_in, x_p)):
+                if bias is not None and self.b_D != "zero":
+                    bias.copy_(rows.mean(0) if self.b_D == "mean" else geometric_median(rows))
+
+    def _encode_from(self, model: SDL) -> None:
+        if self.encoder != "tied":
+            return
+        pairs = zip(
+            model.encoder.blocks, model.encoder.weights, model.decoder.blocks, model.decoder.weights, strict=False
+        )
+        for block, weight, target, decoder in pairs:
+            if block.shape == target.shape:
+                weight.copy_(decoder)

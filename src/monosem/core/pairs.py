@@ -1,0 +1,198 @@
+"""Pairings: what is read and what is written, and which latents may meet which columns."""
+
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from monosem.base.errors import ArgumentError, DataError, ShapeError, check
+from monosem.base.registry import Registry
+from monosem.kernels.blocks import Block
+
+__all__ = ["PAIRINGS", "SAE", "CrossLayer", "Crosscoder", "Layout", "Pairing", "Source", "TensorSource", "Transcoder"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Widths of the sources on both sides, and the blocks of W_E and W_D (a block mask).
+
+    `shared` says that x_p and x_r are the same space, so that biases and anchors may be shared.
+    """
+
+    n_q: int
+    p_widths: tuple[int, ...]
+    r_widths: tuple[int, ...]
+    encoder: tuple[Block, ...]
+    decoder: tuple[Block, ...]
+    shared: bool = False
+    skip: bool = False
+
+    @property
+    def n_p(self) -> int:
+        """Width of x_p: all sources side by side."""
+        return sum(self.p_widths)
+
+    @property
+    def n_r(self) -> int:
+        """Width of x_r."""
+        return sum(self.r_widths)
+
+    @property
+    def r_slices(self) -> tuple[slice, ...]:
+        """The columns of each target source."""
+        return tuple(
+            slice(stop - width, stop) for stop, width in zip(accumulate(self.r_widths), self.r_widths, strict=True)
+        )
+
+
+def _whole(n_q: int, width: int) -> tuple[Block, ...]:
+    return (Block(0, n_q, 0, width),)
+
+
+@dataclass(frozen=True)
+class SAE:
+    """Sparse autoencoder: x_r = x_p, one source. Source: Tang et al. 2025, 2.3."""
+
+    def layout(self, n_q: int, p_widths: tuple[int, ...], r_widths: tuple[int, ...]) -> Layout:
+        """One encoder and one decoder block over the one source."""
+        check(len(p_widths) == 1, f"an SAE reads one source, the data have {len(p_widths)}; use crosscoder")
+        check(
+            p_widths == r_widths,
+            f"an SAE needs x_r = x_p but n_p={p_widths} and n_r={r_widths}; use transcoder",
+            ShapeError,
+        )
+        return Layout(n_q, p_widths, r_widths, _whole(n_q, p_widths[0]), _whole(n_q, p_widths[0]), shared=True)
+
+
+@dataclass(frozen=True)
+class Transcoder:
+    """x_p enters an MLP block, x_r leaves it; `skip` adds W_skip x_p. Source: Dunefsky et al. 2024; Paulo et al. 2025."""
+
+    skip: bool = False
+
+    def layout(self, n_q: int, p_widths: tuple[int, ...], r_widths: tuple[int, ...]) -> Layout:
+        """Dense encoder and decoder; sources, if several, lie side by side."""
+        n_p, n_r = sum(p_widths), sum(r_widths)
+        return Layout(n_q, p_widths, r_widths, _whole(n_q, n_p), _whole(n_q, n_r), skip=self.skip)
+
+
+@dataclass(frozen=True)
+class Crosscoder:
+    """Reads and writes m sources at once; `private` is the share of latents that belong to each single source.
+
+    With private = 0 every latent meets every source. Otherwise the first latents are common and
+    each source then has floor(private * n_q) latents that read and write that source alone.
+    Source: Lindsey et al. 2024 (crosscoders); private latents: model diffing with dedicated features.
+    """
+
+    private: float = 0.0
+
+    def layout(self, n_q: int, p_widths: tuple[int, ...], r_widths: tuple[int, ...]) -> Layout:
+        """A common block, and one block per source for its private latents."""
+        check(
+            p_widths == r_widths,
+            f"a crosscoder writes the sources that it reads, but n_p={p_widths} and n_r={r_widths}; use transcoder",
+            ShapeError,
+        )
+        own, m = int(self.private * n_q), len(p_widths)
+        check(
+            0 <= own * m < n_q, f"private={self.private} for {m} sources leaves no common latent of n_q={n_q}; lower it"
+        )
+        blocks = list(_whole(n_q - own * m, sum(p_widths)))
+        if own:
+            for source, (stop, width) in enumerate(zip(accumulate(p_widths), p_widths, strict=True)):
+                first = n_q - own * (m - source)
+                blocks.append(Block(first, first + own, stop - width, stop))
+        return Layout(n_q, p_widths, r_widths, tuple(blocks), tuple(blocks), shared=True)
+
+
+@dataclass(frozen=True)
+class CrossLayer:
+    """Cross-layer transcoder: latents that read layer l write to the targets of all layers >= l.
+
+    Latents are split evenly over the layers. Source: Ameisen et al. 2025 (circuit tracing).
+    """
+
+    def layout(self, n_q: int, p_widths: tuple[int, ...], r_widths: tuple[int, ...]) -> Layout:
+        """Block-diagonal encoder, block-triangular decoder."""
+        layers = len(p_widths)
+        check(
+            layers == len(r_widths),
+            f"a cross-layer transcoder needs one target per layer, got {layers} inputs and {len(r_widths)} targets",
+            ShapeError,
+        )
+        check(n_q >= layers, f"n_q={n_q} latents cannot be split over {layers} layers; raise n_q")
+        edges = [n_q * layer // layers for layer in range(layers + 1)]
+        p_edges, r_edges = [0, *accumulate(p_widths)], [0, *accumulate(r_widths)]
+        encoder = tuple(Block(edges[i], edges[i + 1], p_edges[i], p_edges[i + 1]) for i in range(layers))
+        decoder = tuple(Block(edges[i], edges[i + 1], r_edges[i], r_edges[-1]) for i in range(layers))
+        return Layout(n_q, p_widths, r_widths, encoder, decoder)
+
+
+Pairing = SAE | Transcoder | Crosscoder | CrossLayer
+
+PAIRINGS: Registry[Pairing] = Registry("pairing")
+PAIRINGS.add("sae", SAE())
+PAIRINGS.add("transcoder", Transcoder())
+PAIRINGS.add("skip_transcoder", Transcoder(skip=True))
+PAIRINGS.add("crosscoder", Crosscoder())
+PAIRINGS.add("cross_layer", CrossLayer())
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Where training rows come from. `rows` None means an endless stream: row r exists for every r >= 0."""
+
+    p_widths: tuple[int, ...]
+    r_widths: tuple[int, ...]
+    rows: int | None
+    digest: str
+
+    def take(self, index: Int[Tensor, " batch"]) -> tuple[Float[Tensor, "batch n_p"], Float[Tensor, "batch n_r"]]:
+        """Rows by number: (x_p, x_r), float32."""
+        ...
+
+
+class TensorSource:
+    """Rows of one or two tensors in memory (or mapped from disk).
+
+    Shapes: x_p [rows, n_p]; x_r [rows, n_r], or None for x_r = x_p. Several sources lie side by side; their
+    widths are given by p_widths and r_widths.
+    Raises: DataError for wrong rank, no rows, mismatched rows, a non-numeric type.
+    """
+
+    def __init__(
+        self,
+        x_p: Tensor,
+        x_r: Tensor | None = None,
+        p_widths: tuple[int, ...] | None = None,
+        r_widths: tuple[int, ...] | None = None,
+        digest: str = "",
+    ) -> None:
+        for name, x in (("x_p", x_p), ("x_r", x_r)):
+            if x is None:
+                continue
+            check(x.ndim == 2, f"{name} has shape {tuple(x.shape)}; give a table [rows, width]", DataError)
+            check(x.shape[0] > 0 and x.shape[1] > 0, f"{name} is empty, shape {tuple(x.shape)}", DataError)
+            check(x.is_floating_point(), f"{name} has type {x.dtype}; convert it to float32", DataError)
+        if x_r is not None and x_r.shape[0] != x_p.shape[0]:
+            raise DataError(
+                f"x_p has {x_p.shape[0]} rows, x_r has {x_r.shape[0]}; they must be rows of the same inputs"
+            )
+        self._x_p, self._x_r = x_p, x_r
+        self.rows: int | None = x_p.shape[0]
+        self.p_widths = p_widths or (x_p.shape[1],)
+        target = x_p if x_r is None else x_r
+        self.r_widths = r_widths or (self.p_widths if x_r is None else (target.shape[1],))
+        self.digest = digest
+        for name, widths, x in (("p_widths", self.p_widths, x_p), ("r_widths", self.r_widths, target)):
+            if sum(widths) != x.shape[1]:
+                raise ArgumentError(f"{name}={widths} sum to {sum(widths)}, the data have {x.shape[1]} columns")
+
+    def take(self, index: Int[Tensor, " batch"]) -> tuple[Float[Tensor, "batch n_p"], Float[Tensor, "batch n_r"]]:
+        """Rows by number."""
+        x_p = self._x_p[index].to(torch.float32)
+        return x_p, x_p if self._x_r is None else self._x_r[index].to(torch.float32)

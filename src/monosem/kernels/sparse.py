@@ -1,0 +1,196 @@
+"""Both operations on active cells only, with their own gradients.
+
+The encoder's product is the one dense product; its values are taken at the selected cells. All
+gradients are sums over cells: a weight's gradient is a bag per latent (cells in latent-major
+order), a value's gradient is the inner product of its row's output gradient with its decoder row.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+from monosem.base.sparse import Positions
+from monosem.kernels.blocks import Block
+
+__all__ = ["inner", "read_cells", "scatter", "write_cells"]
+
+
+def _bag(table: Tensor, index: Tensor, offsets: Tensor, values: Tensor) -> Tensor:
+    """out[i] = sum over the i-th run of values * table[index]; empty runs give zero."""
+    if index.numel() == 0:
+        return table.new_zeros(offsets.numel() - 1, table.shape[1])
+    return embedding_bag(index, table, offsets, mode="sum", per_sample_weights=values, include_last_offset=True)
+
+
+def _block_cells(at: Positions, block: Block) -> tuple[Positions, Tensor | None]:
+    """The cells whose latent lies in the block, renumbered from 0, and which cells those are (None: all)."""
+    if (block.first, block.last) == (0, at.n_q):
+        return at, None
+    chosen = (at.col >= block.first) & (at.col < block.last)
+    inside = at.subset(chosen)
+    return Positions(inside.crow, inside.col - block.first, block.last - block.first), chosen
+
+
+def scatter(
+    at: Positions, values: Float[Tensor, " nnz"], width: int, blocks: Sequence[Block], weights: Sequence[Tensor]
+) -> Tensor:
+    """out[b, columns] = sum over the row's cells of values * W_block[latent]; no gradient of its own. Shape [batch, width]."""
+    out: Tensor | None = None
+    for block, weight in zip(blocks, weights, strict=True):
+        cells, chosen = _block_cells(at, block)
+        part = _bag(weight, cells.col, cells.crow, values if chosen is None else values[chosen])
+        if block.shape[1] == width and len(blocks) == 1:
+            return part
+        out = values.new_zeros(at.batch, width) if out is None else out
+        out[:, block.columns] += part
+    assert out is not None
+    return out
+
+
+def inner(
+    at: Positions, x: Float[Tensor, "batch width"], blocks: Sequence[Block], weights: Sequence[Tensor]
+) -> Float[Tensor, " nnz"]:
+    """values[cell] = sum over blocks of <x[row, columns], W_block[latent]>; no gradient of its own."""
+    values: Tensor | None = None
+    for block, weight in zip(blocks, weights, strict=True):
+        cells, chosen = _block_cells(at, block)
+        part = _inner_full(cells, x[:, block.columns], weight)
+        if chosen is None:
+            values = part if values is None else values + part
+        else:
+            values = x.new_zeros(at.nnz) if values is None else values
+            values[chosen] += part
+    assert values is not None
+    return values
+
+
+def _inner_full(at: Positions, x: Tensor, weight: Tensor) -> Tensor:
+    if at.nnz == 0:
+        return x.new_zeros(0)
+    # embedding_bag's gradient for its per-sample weights is exactly this product, without gathering rows
+    return torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        x.contiguous(), weight.contiguous(), at.col, at.crow[:-1].contiguous(), at.row, 0
+    )
+
+
+def _weight_gradients(at: Positions, values: Tensor, x: Tensor, blocks: Sequence[Block]) -> list[Tensor]:
+    """For each block: gradient[j] = sum over the latent's cells of values * x[row, columns]."""
+    order, offsets = at.latent_major
+    row, values = at.row[order], values[order]
+    gradients = []
+    for block in blocks:
+        runs = offsets[block.first : block.last + 1]
+        start, stop = int(runs[0]), int(runs[-1])
+        gradients.append(_bag(x[:, block.columns], row[start:stop], runs - start, values[start:stop]))
+    return gradients
+
+
+class _WriteCells(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, at: Positions, width: int, blocks: Sequence[Block], values: Tensor, *weights: Tensor
+    ) -> Tensor:
+        ctx.at, ctx.blocks = at, blocks
+        ctx.save_for_backward(values, *weights)
+        return scatter(at, values, width, blocks, weights)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        values, *weights = ctx.saved_tensors
+        g_out = gradients[0].contiguous()
+        g_values = inner(ctx.at, g_out, ctx.blocks, weights) if ctx.needs_input_grad[3] else None
+        g_weights: list[Tensor | None] = [None] * len(weights)
+        if any(ctx.needs_input_grad[4:]):
+            g_weights = list(_weight_gradients(ctx.at, values, g_out, ctx.blocks))
+        return None, None, None, g_values, *g_weights
+
+
+class _ReadCells(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        z: Tensor,
+        ats: Sequence[Positions],
+        dense: bool,
+        blocks: Sequence[Block],
+        x: Tensor,
+        b_in: Tensor,
+        bias: Tensor,
+        *weights: Tensor,
+    ) -> tuple[Tensor, ...]:
+        ctx.ats, ctx.blocks, ctx.dense = ats, blocks, dense
+        ctx.save_for_backward(x, *weights)
+        values = tuple(z[at.row, at.col] for at in ats)
+        return (*values, z.clone()) if dense else values
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, *weights = ctx.saved_tensors
+        blocks, sparse = ctx.blocks, gradients[: len(ctx.ats)]
+        n_q = ctx.ats[0].n_q if ctx.ats else gradients[-1].shape[1]
+        needs_x, needs_b_in, needs_bias, *needs_weight = ctx.needs_input_grad[4:]
+        needs_weights = any(needs_weight)
+        g_x = torch.zeros_like(x) if needs_x else None
+        g_bias = x.new_zeros(n_q) if needs_bias or needs_b_in else None
+        g_weights: list[Tensor] = []
+        for at, g in zip(ctx.ats, sparse, strict=True):
+            if g_bias is not None:
+                g_bias.index_add_(0, at.col, g)
+            if g_x is not None:
+                g_x += scatter(at, g.contiguous(), x.shape[1], blocks, weights)
+            if needs_weights:
+                parts = _weight_gradients(at, g, x, blocks)
+                g_weights = [a.add_(b) for a, b in zip(g_weights, parts, strict=True)] if g_weights else parts
+        if ctx.dense:
+            g = gradients[-1]
+            if g_bias is not None:
+                g_bias += g.sum(0)
+            if g_x is not None:
+                for block, weight in zip(blocks, weights, strict=True):
+                    g_x[:, block.columns] += g[:, block.latents] @ weight
+            if needs_weights:
+                parts = [g[:, b.latents].T @ x[:, b.columns] for b in blocks]
+                g_weights = [a.add_(b) for a, b in zip(g_weights, parts, strict=True)] if g_weights else parts
+        g_b_in = None
+        if needs_b_in and g_bias is not None:  # summed over rows first: a vector times W, not one more product
+            g_b_in = torch.zeros_like(x[0])
+            for block, weight in zip(blocks, weights, strict=True):
+                g_b_in[block.columns] -= g_bias[block.latents] @ weight
+        return None, None, None, None, g_x, g_b_in, g_bias, *(g_weights or [None] * len(weights))
+
+
+def write_cells(
+    at: Positions, values: Float[Tensor, " nnz"], width: int, blocks: Sequence[Block], weights: Sequence[Tensor]
+) -> Float[Tensor, "batch n_r"]:
+    """What a sparse code writes, without bias.
+
+    Equation: out[b, columns] = sum over blocks and the row's cells of values[cell] * W_block[latent].
+    Gradient: dL/dvalues = <dL/dout[row], W[latent]>, dL/dW[j] = sum over j's cells of values * dL/dout[row].
+    """
+    return _WriteCells.apply(at, width, blocks, values, *weights)  # type: ignore[no-any-return]
+
+
+def read_cells(
+    z: Float[Tensor, "batch n_q"],
+    ats: Sequence[Positions],
+    dense: bool,
+    x: Float[Tensor, "batch n_p"],
+    b_in: Float[Tensor, " n_p"],
+    bias: Float[Tensor, " n_q"],
+    blocks: Sequence[Block],
+    weights: Sequence[Tensor],
+) -> tuple[Tensor, ...]:
+    """Differentiable pre-activations at each set of cells (and, if `dense`, of every cell, last).
+
+    `z` are the values already computed, without gradient, from x (b_in subtracted already), bias
+    and weights.
+
+    Gradient: with g = dL/dz on the cells (summed over the sets), dL/dW[j] = sum g x[row],
+    dL/dbias[j] = sum g, dL/dx[b] = sum g W[latent], dL/db_in = -sum over latents of dL/dbias[j] W[j];
+    none of it needs a dense [batch, n_q] array.
+    """
+    return _ReadCells.apply(z, ats, dense, blocks, x, b_in, bias, *weights)  # type: ignore[no-any-return]

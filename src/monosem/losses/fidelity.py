@@ -1,0 +1,177 @@
+"""Terms that ask x_r_hat to equal x_r: reconstruction, nested prefixes, several k, the gated auxiliary."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from monosem.base.errors import check
+from monosem.base.sparse import Code
+from monosem.core.activations import Activation, Context, Gated
+from monosem.core.model import SDL
+from monosem.core.pairs import Layout
+from monosem.core.selection import Request, Top
+from monosem.losses.objective import TERMS, State, Step, Term
+
+__all__ = ["GatedAux", "Matryoshka", "MultiK", "Reconstruction", "Reduction", "distance", "prefix_level"]
+
+Reduction = Literal["sum", "mean", "fvu"]
+
+
+def distance(error: Float[Tensor, "batch n_r"], target: Float[Tensor, "batch n_r"], reduction: Reduction) -> Tensor:
+    """The squared error of a batch, in one of three units.
+
+    Equation: sum = mean over rows of ||e||^2; mean = sum / n_r; fvu = sum over rows of ||e||^2 / sum of ||y - mean y||^2
+        (a ratio of sums; 0 / 0 is 0).
+    """
+    total = error.pow(2).sum()
+    if reduction == "fvu":
+        spread = (target - target.mean(0)).pow(2).sum()
+        return torch.where(spread > 0, total / spread.clamp(min=1e-30), torch.zeros_like(total))
+    per_row = total / max(error.shape[0], 1)
+    return per_row / error.shape[1] if reduction == "mean" else per_row
+
+
+@TERMS.register("reconstruction")
+@dataclass(frozen=True)
+class Reconstruction(Term):
+    """Reconstruction loss.
+
+    Equation: mean over the batch of ||x_r - x_r_hat||^2 ("sum"), divided by n_r ("mean"), or the batch's
+        fraction of variance unexplained ("fvu").
+    Source: Tang et al. 2025, eq 3. Crosscoders: the sum runs over all sources' columns.
+    """
+
+    reduction: Reduction = "sum"
+    name: ClassVar[str] = "reconstruction"
+
+    def apply(self, step: Step, state: State) -> Tensor:
+        """The squared error in the chosen units."""
+        return distance(step.residual, step.x_r, self.reduction)
+
+
+def prefix_level(layout: Layout, fractions: tuple[float, ...]) -> Int[Tensor, " n_q"]:
+    """For each latent the first prefix that holds it; prefixes are taken within each block of W_D's latents.
+
+    One block (SAE, transcoder, crosscoder): the first fraction * n_q latents. A cross-layer transcoder: the
+    same fraction of every layer's latents, so that each prefix is a cross-layer transcoder itself.
+    """
+    level = torch.zeros(layout.n_q, dtype=torch.int64)
+    for first, last in dict.fromkeys((block.first, block.last) for block in layout.decoder):
+        edges = [first, *(first + max(1, round(f * (last - first))) for f in fractions)]
+        for number, (start, stop) in enumerate(pairwise(edges)):
+            level[start:stop] = number
+    return level
+
+
+@TERMS.register("matryoshka")
+@dataclass(frozen=True)
+class Matryoshka(Term):
+    """Nested prefixes of the dictionary, each reconstructing on its own.
+
+    Equation: sum over prefixes m of lambda_m ||x_r - b_D - W_D[:, :m] x_q[:m]||^2 (in `reduction` units). The last
+        fraction must be 1; `weights` default to 1 each. `detach_inner`: the latents of earlier prefixes are
+        constants in later ones, so that each group only learns from its own prefix's error.
+    Source: Bussmann et al. 2025; Tang et al. 2025, eq 9. Replaces Reconstruction: the full dictionary is its last prefix.
+    """
+
+    fractions: tuple[float, ...] = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+    weights: tuple[float, ...] = ()
+    reduction: Reduction = "sum"
+    detach_inner: bool = False
+    name: ClassVar[str] = "matryoshka"
+
+    def __post_init__(self) -> None:
+        ordered = all(a < b for a, b in pairwise(self.fractions))
+        check(
+            bool(self.fractions) and ordered and self.fractions[0] > 0 and self.fractions[-1] == 1,
+            f"fractions={self.fractions}; they must rise and end in 1.0",
+        )
+        check(
+            not self.weights or len(self.weights) == len(self.fractions),
+            f"weights has {len(self.weights)} entries for {len(self.fractions)} fractions",
+        )
+
+    def init_state(self, model: SDL) -> State:
+        """Each latent's level."""
+        return {"level": prefix_level(model.layout, self.fractions).to(model.b_E.device)}
+
+    def apply(self, step: Step, state: State) -> Tensor:
+        """Running sums over groups: no group is decoded twice."""
+        level, offset = state["level"], step.model.offset(step.x_p)
+        running, total = offset, torch.zeros_like(step.x_r[0, 0])
+        weights = self.weights or (1.0,) * len(self.fractions)
+        for number, weight in enumerate(weights):
+            group = self._write_group(step, level == number)
+            running = (running.detach() if self.detach_inner and number else running) + group
+            total = total + weight * distance(step.x_r - running, step.x_r, self.reduction)
+        return total
+
+    def _write_group(self, step: Step, inside: Tensor) -> Tensor:
+        model, code = step.model, step.code
+        if not code.is_sparse and model.decoder.is_whole:  # neighbours: one slice of one product
+            latents = inside.nonzero()[[0, -1], 0]
+            part = slice(int(latents[0]), int(latents[1]) + 1)
+            return code.values[:, part] @ model.decoder.weights[0][part]
+        return model.write(code.keep(inside))
+
+
+@TERMS.register("multi_k")
+@dataclass(frozen=True)
+class MultiK(Term):
+    """Reconstructions from the k largest latents, for several k over the whole dictionary.
+
+    Equation: sum over i of weights_i ||x_r - b_D - W_D sigma_{k_i}(z)||^2, sigma_k the k largest scores of each row.
+    Source: Gao et al. 2024 (Multi-TopK: k and 4k, weight 1/8); Tang et al. 2025, eq 9 as written.
+    """
+
+    ks: tuple[int, ...] = (128,)
+    weights: tuple[float, ...] = (1 / 8,)
+    reduction: Reduction = "sum"
+    name: ClassVar[str] = "multi_k"
+
+    def __post_init__(self) -> None:
+        check(len(self.ks) == len(self.weights), f"ks={self.ks} and weights={self.weights} differ in length")
+        check(all(k >= 1 for k in self.ks), f"ks={self.ks}; every k must be at least 1")
+
+    def requests(self, layout: Layout, context: Context) -> tuple[Request, ...]:
+        """The k largest of each row, for each k."""
+        return tuple(Top(min(k, layout.n_q)) for k in self.ks)
+
+    def apply(self, step: Step, state: State) -> Tensor:
+        """One decode per k."""
+        total, offset = torch.zeros_like(step.x_r[0, 0]), step.model.offset(step.x_p)
+        for request, weight in zip(self.requests(step.model.layout, step.context), self.weights, strict=True):
+            x_r_hat = offset + step.model.write(step.activate(step.extra[request]))
+            total = total + weight * distance(step.x_r - x_r_hat, step.x_r, self.reduction)
+        return total
+
+
+@TERMS.register("gated_aux")
+@dataclass(frozen=True)
+class GatedAux(Term):
+    """The gate's own reconstruction, which teaches it directions; decoder and bias are constants in it.
+
+    Equation: ||x_r - b_D' - W_D' relu(z_gate)||^2, primes detached (detach_decoder).
+    Source: Rajamanoharan et al. 2024a, eq 8.
+    """
+
+    reduction: Reduction = "sum"
+    detach_decoder: bool = True
+    name: ClassVar[str] = "gated_aux"
+
+    def refuse(self, activation: Activation, layout: Layout) -> str | None:
+        """Only Gated has a gate."""
+        return None if isinstance(activation, Gated) else "it has no gate path; use the activation gated"
+
+    def apply(self, step: Step, state: State) -> Tensor:
+        """One decode of the open gates."""
+        gate: Code = step.cells.with_values(step.cells.values.relu())
+        weights = list(step.model.decoder.weights)
+        offset = step.model.offset(step.x_p)
+        if self.detach_decoder:
+            weights, offset = [w.detach() for w in weights], offset.detach()
+        return distance(step.x_r - offset - step.model.write(gate, weights), step.x_r, self.reduction)

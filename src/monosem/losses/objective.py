@@ -1,0 +1,143 @@
+"""Step, Term, Objective: terms read one record and are summed in one place."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from monosem.base.errors import RefusedError
+from monosem.base.registry import Registry
+from monosem.base.schedule import Schedule, at_step
+from monosem.base.sparse import Code
+from monosem.core.activations import Activation, Context
+from monosem.core.model import SDL
+from monosem.core.pairs import Layout
+from monosem.core.selection import Request
+
+__all__ = ["TERMS", "Loss", "Objective", "State", "Step", "Term"]
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What one training step offers to the loss terms."""
+
+    model: SDL
+    x_p: Float[Tensor, "batch n_p"]
+    x_r: Float[Tensor, "batch n_r"]
+    x_r_hat: Float[Tensor, "batch n_r"]
+    code: Code
+    cells: Code
+    extra: Mapping[Request, Code]
+    dead: Bool[Tensor, " n_q"] | None
+    context: Context
+
+    @cached_property
+    def residual(self) -> Float[Tensor, "batch n_r"]:
+        """e = x_r - x_r_hat."""
+        return self.x_r - self.x_r_hat
+
+    @cached_property
+    def norms(self) -> Float[Tensor, " n_q"]:
+        """Decoder norms over all targets."""
+        return self.model.decoder_norm()
+
+    def activate(self, cells: Code) -> Code:
+        """sigma's value on pre-activations that a request brought."""
+        value = self.model.activation.value(cells.values, self.model.along(cells))
+        if not cells.is_sparse:  # a dense selection holds zeros outside, where a value need not be zero
+            value = torch.where(cells.values != 0, value, torch.zeros_like(value))
+        return cells.with_values(value)
+
+    def mean(self, entries: Tensor, code: Code) -> Float[Tensor, ""]:
+        """Sum over latents, mean over the batch."""
+        return entries.sum() / max(code.batch, 1)
+
+
+@dataclass(frozen=True)
+class Term(ABC):
+    """One summand of the objective, times its weight (a number or a Ramp over the run).
+
+    A term that keeps state (p-annealing, say) returns it from `init_state` and changes it in `apply`;
+    it is saved with the run.
+    """
+
+    weight: Schedule = 1.0
+    name: ClassVar[str] = "term"
+
+    def refuse(self, activation: Activation, layout: Layout) -> str | None:
+        """Why this term cannot go with an activation and a layout; None if it can."""
+        return None
+
+    def requests(self, layout: Layout, context: Context) -> tuple[Request, ...]:
+        """Extra selections that `apply` reads from `step.extra`."""
+        return ()
+
+    def init_state(self, model: SDL) -> State:
+        """State at the start of a run."""
+        return {}
+
+    @abstractmethod
+    def apply(self, step: Step, state: State) -> Float[Tensor, ""]:
+        """The unweighted value; may change `state` in place."""
+
+
+TERMS: Registry[type[Term]] = Registry("term")
+
+
+@dataclass(frozen=True, eq=False)
+class Loss:
+    """total = sum of parts; each part is weighted already. Parts are detached."""
+
+    total: Float[Tensor, ""]
+    parts: dict[str, Float[Tensor, ""]]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A sum of terms.
+
+    Equation: total = sum over terms of weight(t) * value. Reconstruction is a sum over coordinates and a
+        mean over the batch; every weight is in those units.
+    """
+
+    terms: tuple[Term, ...]
+    labels: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        names = [term.name for term in self.terms]
+        labels = [name if names.count(name) == 1 else f"{name}_{names[:i].count(name)}" for i, name in enumerate(names)]
+        object.__setattr__(self, "labels", tuple(labels))
+
+    def check(self, activation: Activation, layout: Layout) -> None:
+        """Raise RefusedError with the reason if a term cannot go with an activation or a layout."""
+        for term in self.terms:
+            reason = term.refuse(activation, layout)
+            if reason is not None:
+                raise RefusedError(f"the term {term.name} cannot go with {type(activation).__name__}: {reason}")
+
+    def requests(self, layout: Layout, context: Context) -> tuple[Request, ...]:
+        """What all terms request, each once."""
+        return tuple(dict.fromkeys(r for term in self.terms for r in term.requests(layout, context)))
+
+    def init_state(self, model: SDL) -> dict[str, State]:
+        """Every term's state, by label."""
+        return {label: term.init_state(model) for label, term in zip(self.labels, self.terms, strict=True)}
+
+    def __call__(self, step: Step, state: dict[str, State]) -> Loss:
+        """The loss of one step."""
+        total: Tensor | None = None
+        parts: dict[str, Tensor] = {}
+        for label, term in zip(self.labels, self.terms, strict=True):
+            weight = at_step(term.weight, step.context.step, step.context.steps)
+            part = weight * term.apply(step, state[label])
+            parts[label] = part.detach()
+            total = part if total is None else total + part
+        assert total is not None
+        return Loss(total, parts)

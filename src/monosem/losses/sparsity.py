@@ -1,0 +1,154 @@
+"""Terms that ask few latents to be active."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from monosem.base.errors import check
+from monosem.base.schedule import Schedule, at_step
+from monosem.base.sparse import Code
+from monosem.core.activations import Activation, Binary, Gated, ReLU
+from monosem.core.model import SDL
+from monosem.core.pairs import Layout
+from monosem.losses.objective import TERMS, State, Step, Term
+
+__all__ = ["L0", "L1", "Lp", "Norm", "Tanh"]
+
+Norm = Literal["none", "decoder", "sources"]
+
+
+def _norms(step: Step, norm: Norm, code: Code) -> Tensor | float:
+    """1, ||W_D[:, j]||, or the sum over sources of the norms within each source, laid along a code."""
+    if norm == "none":
+        return 1.0
+    return code.along(step.norms if norm == "decoder" else step.model.source_norms().sum(0))
+
+
+@TERMS.register("l1")
+@dataclass(frozen=True)
+class L1(Term):
+    """Absolute values of the latents.
+
+    Equation: mean over the batch of sum_j |x_q,j| n_j, with n_j = 1 ("none"), ||W_D[:, j]|| ("decoder") or
+        sum over sources s of ||W_D^s[:, j]|| ("sources", crosscoders). on="gate": relu of the gate's pre-activation
+        in place of |x_q|.
+    Source: Tang et al. 2025, eq 5; Bricken et al. 2023; Lindsey et al. 2024 (sources); Rajamanoharan et al. 2024a (gate).
+        With a free decoder norm, norm="none" has no minimiser (scale W_E down, W_D up).
+    """
+
+    norm: Norm = "decoder"
+    on: Literal["code", "gate"] = "code"
+    name: ClassVar[str] = "l1"
+
+    def refuse(self, activation: Activation, layout: Layout) -> str | None:
+        """on="gate" needs Gated."""
+        if self.on == "gate" and not isinstance(activation, Gated):
+            return "it has no gate; use L1(on='code')"
+        return None
+
+    def apply(self, step: Step, state: State) -> Tensor:
+        """Sum over latents, mean over the batch."""
+        code = step.code if self.on == "code" else step.cells
+        size = code.values.abs() if self.on == "code" else code.values.relu()
+        return step.mean(size * _norms(step, self.norm, code), code)
+
+
+@TERMS.register("l0")
+@dataclass(frozen=True)
+class L0(Term):
+    """The number of active latents, through the activation's straight-through estimator.
+
+    Equation: L0 = mean over the batch of sum_j H(z_j - theta_j); with a `target`, (L0 / target - 1)^2.
+    Gradient: d/dtheta = -(1 / bandwidth) K; to z as well, +(1 / bandwidth) K, with `to_input`.
+    Source: Rajamanoharan et al. 2024b, eq 9-12; Tang et al. 2025, eq 6.
+    """
+
+    target: float | None = None
+    to_input: bool = False
+    name: ClassVar[str] = "l0"
+
+    def __post_init__(self) -> None:
+        check(self.target is None or self.target > 0, f"target={self.target}; it must be positive")
+
+    def refuse(self, activation: Activation, layout: Layout) -> str | None:
+        """Needs a Heaviside step with a straight-through gradient."""
+        if isinstance(activation, Binary):
+            return None if self.to_input else "it has no threshold to learn; use L0(to_input=True)"
+        if activation.hard is not Activation.hard and type(activation).hard is not Activation.hard:
+            return None
+        if isinstance(activation, ReLU):
+            return "its threshold is fixed at 0, so the step has no parameter to learn; use L1, or jumprelu"
+        if isinstance(activation, Gated):
+            return "its gate learns through the auxiliary path, not a straight-through step; use L1(on='gate')"
+        return "its number of active latents is set by k, so the count is a constant"
+
+    def apply(self, step: Step, state: State) -> Tensor:
+        """Sum over latents, mean over the batch."""
+        z = step.cells.values if self.to_input else step.cells.values.detach()
+        hard = step.model.activation.hard(z, step.model.along(step.cells))
+        assert hard is not None
+        count = step.mean(hard, step.cells)
+        return count if self.target is None else (count / self.target - 1).pow(2)
+
+
+@TERMS.register("tanh")
+@dataclass(frozen=True)
+class Tanh(Term):
+    """A bounded penalty that saturates for large latents.
+
+    Equation: mean over the batch of sum_j tanh(scale |x_q,j| n_j), n_j as in L1.
+    Source: Anthropic circuits update, January 2025.
+    """
+
+    scale: float = 4.0
+    norm: Norm = "decoder"
+    name: ClassVar[str] = "tanh"
+
+    def apply(self, step: Step, state: State) -> Tensor:
+        """Sum over latents, mean over the batch."""
+        size = step.code.values.abs() * _norms(step, self.norm, step.code)
+        return step.mean((self.scale * size).tanh(), step.code)
+
+
+@TERMS.register("lp")
+@dataclass(frozen=True)
+class Lp(Term):
+    """p-annealed Lp penalty: p falls over the run, the penalty's size stays continuous.
+
+    Equation: scale * mean over the batch of sum_j ((|x_q,j| n_j + eps)^p - eps^p). p follows `p` in `updates` equal steps;
+        at each, scale is multiplied by the old sum over the new on the current batch. eps bounds the gradient at 0.
+    Source: Karvonen et al. 2024 (p-annealing). Differences: eps, and one batch in place of a queue of ten.
+    """
+
+    p: Schedule = 1.0
+    updates: int = 10
+    eps: float = 1e-3
+    norm: Norm = "decoder"
+    name: ClassVar[str] = "lp"
+
+    def __post_init__(self) -> None:
+        check(self.eps > 0, f"eps={self.eps}; it must be positive, or the gradient at 0 is infinite")
+
+    def init_state(self, model: SDL) -> State:
+        """The current p and the scale that keeps the penalty continuous."""
+        p = torch.tensor(at_step(self.p, 0, 1), dtype=torch.float64)
+        return {"p": p, "scale": torch.ones((), dtype=torch.float64)}
+
+    def apply(self, step: Step, state: State) -> Tensor:
+        """Sum over latents, mean over the batch."""
+        context = step.context
+        moment = context.step * self.updates // max(context.steps, 1)  # p changes `updates` times over the run
+        p = at_step(self.p, moment, self.updates)
+        size = step.code.values.abs() * _norms(step, self.norm, step.code)
+
+        def penalty(power: float) -> Tensor:
+            return step.mean((size + self.eps).pow(power) - self.eps**power, step.code)
+
+        value = penalty(p)
+        if context.training and p != float(state["p"]):
+            old = penalty(float(state["p"])).detach().double()
+            state["scale"].mul_(torch.where(value > 0, old / value.detach().double().clamp(min=1e-30), 1.0))
+            state["p"].fill_(p)
+        return state["scale"].to(value.dtype) * value
