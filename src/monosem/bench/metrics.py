@@ -265,7 +265,8 @@ def flatten(result: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, floa
 def _unit(columns: Tensor) -> Tensor:
     norms = columns.norm(dim=0)
     check(bool((norms > 0).all()), "a true feature direction is zero; every feature needs one", DataError)
-    return columns / norms
+    unit: Tensor = columns / norms
+    return unit
 
 
 def _cosine(products: Tensor, norms: Tensor) -> Tensor:

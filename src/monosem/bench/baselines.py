@@ -1,0 +1,79 @@
+"""What stands beside every score: chance, the oracle, and the anchors alone."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from monosem.base.errors import ShapeError, check
+from monosem.base.seeds import philox
+from monosem.base.sparse import Positions, SparseCode
+from monosem.bench.folds import Coded, evaluate
+from monosem.bench.metrics import score
+from monosem.bench.tasks import TaskSource
+from monosem.dictionary.omp import nonnegative_omp
+
+__all__ = ["anchors_alone", "chance", "oracle"]
+
+
+def chance(source: TaskSource, *, features: Int[Tensor, " scored"] | None = None, seed: int = 0) -> dict[str, Any]:
+    """The score of n_q random unit directions: encoder rows and decoder columns drawn apart, from keyed streams.
+
+    Every untrained dictionary of the same size scores about this, so a method must beat it to have found anything.
+    """
+    n_q = source.task.n_q
+    W_E = _random_rows(n_q, sum(source.p_widths), seed, "chance/encoder")
+    W_D = _random_rows(n_q, sum(source.r_widths), seed, "chance/decoder").T
+    return _score(source, W_E, W_D, features)
+
+
+def oracle(source: TaskSource, *, rows: int = 2048, k: int | None = None, tol: float = 1e-4) -> dict[str, Any]:
+    """The true dictionary coded by a named solver on held-out rows: what coding alone leaves to be explained.
+
+    x_p is coded with W_p by nonnegative OMP, at most k atoms (None: twice the largest true L0), and x_r = W_r z. Sources
+    lie side by side. Gives the solver, FVU, L0, true L0, the share of dead latents, and precision, recall and F1 of
+    the support over all rows and features.
+    """
+    truth = source.held_out(rows)
+    x_p, x_r = source.pair(truth)
+    k = k or max(1, 2 * int(truth.features.l0.max()))
+    z = nonnegative_omp(x_p, source.W_p, k, tol)
+    at = Positions.from_mask(z > 0)
+    coded = Coded(x_r, z @ source.W_r.T, SparseCode(at, z[z > 0]), truth.features.l0)
+    present = truth.features.dense() > 0
+    hits, found, there = int((present & (z > 0)).sum()), at.nnz, int(present.sum())
+    return {
+        "solver": f"nonnegative_omp(k={k}, tol={tol})",
+        **evaluate([coded]),
+        "precision": hits / max(found, 1),
+        "recall": hits / max(there, 1),
+        "f1": 2 * hits / max(found + there, 1),
+    }
+
+
+def anchors_alone(
+    source: TaskSource, A_p: Float[Tensor, "n_p k"], A_r: Float[Tensor, "n_r k"], *, features: Int[Tensor, " scored"]
+) -> Mapping[str, dict[str, Any]]:
+    """The untrained anchors as the whole dictionary: scored on `features` (the held-out ones), and on all.
+
+    What anchored runs reach beyond the first is learned; the second is what the anchors were given.
+    """
+    wanted = (sum(source.p_widths), sum(source.r_widths))
+    have = (A_p.shape[0], A_r.shape[0])
+    check(
+        have == wanted, f"anchors have (n_p, n_r) = {have}, the task {wanted}; give one column per anchor", ShapeError
+    )
+    return {"held_out": _score(source, A_p.T, A_r, features), "all": _score(source, A_p.T, A_r, None)}
+
+
+def _score(source: TaskSource, W_E: Tensor, W_D: Tensor, features: Tensor | None) -> dict[str, Any]:
+    widths = {"p_widths": source.p_widths, "r_widths": source.r_widths}
+    return score(W_E, W_D, source.W_p, source.W_r, features=features, **widths)
+
+
+def _random_rows(count: int, width: int, seed: int, stream: str) -> Tensor:
+    rows = torch.from_numpy(philox(seed, stream).standard_normal((count, width)))
+    unit: Tensor = rows / rows.norm(dim=1, keepdim=True)
+    return unit

@@ -1,0 +1,246 @@
+"""Records: one JSON file per run, of a documented and versioned schema (docs/records.md)."""
+
+import hashlib
+import math
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from monosem.base.errors import CheckpointError, DataError, check
+from monosem.base.files import read_json, write_json
+from monosem.base.spec import canonical
+from monosem.bench.metrics import flatten
+
+__all__ = [
+    "FIELDS",
+    "SCHEMA",
+    "SUFFIX",
+    "environment",
+    "identity",
+    "metrics_table",
+    "read_records",
+    "record_name",
+    "validate",
+    "write_record",
+]
+
+SCHEMA = 1
+"""The version that this code writes; a record of another version is refused."""
+SUFFIX = ".record.json"
+
+_NUMBER = (int, float)
+FIELDS: Mapping[str, type | tuple[type, ...]] = {
+    "schema": int,
+    "study": str,
+    "task": dict,
+    "task.name": str,
+    "task.version": int,
+    "task.spec": dict,
+    "task.hash": str,
+    "task.data_digest": str,
+    "task.pairing": str,
+    "method": dict,
+    "method.name": str,
+    "method.spec": (dict, str),
+    "anchors": (dict, type(None)),
+    "anchors.kind": str,
+    "anchors.k": int,
+    "anchors.weight": (int, float, str, dict),
+    "anchors.form": str,
+    "anchors.init": bool,
+    "seed": dict,
+    "seed.world": int,
+    "seed.train": int,
+    "config": dict,
+    "metrics": dict,
+    "curves": dict,
+    "curves.tau": list,
+    "curves.encoder_raw": list,
+    "curves.encoder_cosine": list,
+    "curves.decoder_cosine": list,
+    "curves.decoder_signed": list,
+    "training": dict,
+    "training.step": list,
+    "training.loss": list,
+    "training.fvu": list,
+    "training.l0": list,
+    "training.dead": list,
+    "env": dict,
+    "env.python": str,
+    "env.torch": str,
+    "env.numpy": str,
+    "env.monosem": str,
+    "env.platform": str,
+    "env.cpu": str,
+    "env.threads": int,
+    "env.commit": (str, type(None)),
+    "wall_time_s": _NUMBER,
+    "created": str,
+}
+"""Every required field by dotted name, and its JSON type. Fields of anchors only where anchors is not null."""
+
+_BESIDE = {"value", "chance", "oracle", "anchors_alone"}
+_IDENTITY = ("study", "task.name", "task.version", "task.hash", "task.pairing", "method", "anchors", "seed", "config")
+
+
+def environment() -> dict[str, Any]:
+    """Versions, platform, processor, threads, and the commit if this package runs from its own checkout."""
+    try:
+        version = metadata.version("monosem")
+    except metadata.PackageNotFoundError:
+        version = "unknown"
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "monosem": version,
+        "platform": f"{sys.platform}-{platform.machine()}",
+        "cpu": _cpu(),
+        "threads": torch.get_num_threads(),
+        "commit": _commit(Path(__file__)),
+    }
+
+
+def metrics_table(value: Mapping[str, Any], **beside: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
+    """The `metrics` of a record from nested scores: each number of `value` with what stands beside it.
+
+    `beside` may hold chance, oracle and anchors_alone; chance is null where it has no such number.
+
+    Example:
+        >>> metrics_table({"decoder_cosine": {"M_IP": 0.9}, "l0": 4.0}, chance={"decoder_cosine": {"M_IP": 0.2}})
+        {'decoder_cosine.M_IP': {'value': 0.9, 'chance': 0.2}, 'l0': {'value': 4.0, 'chance': None}}
+    """
+    unknown = set(beside) - _BESIDE
+    check(not unknown, f"unknown baselines {sorted(unknown)}; known: {sorted(_BESIDE - {'value'})}")
+    others = {name: flatten(_numbers(result))[0] for name, result in beside.items()}
+    table: dict[str, dict[str, float | None]] = {}
+    for name, number in flatten(_numbers(value))[0].items():
+        table[name] = {"value": _finite(number), "chance": _finite(others.get("chance", {}).get(name))}
+        table[name] |= {who: _finite(other[name]) for who, other in others.items() if who != "chance" and name in other}
+    return table
+
+
+def validate(record: Mapping[str, Any]) -> None:
+    """Check a record against the schema.
+
+    Raises:
+        CheckpointError: it has another schema version.
+        DataError: a field is missing, unknown or of the wrong type; the message names it.
+    """
+    version = record.get("schema")
+    if version != SCHEMA:
+        raise CheckpointError(
+            f"record has schema {version!r}, this monosem reads {SCHEMA}; use the version that wrote it"
+        )
+    for path, kind in FIELDS.items():
+        if path.startswith("anchors.") and record["anchors"] is None:
+            continue
+        value = _get(record, path)
+        wrong = isinstance(value, bool) and kind is not bool
+        if wrong or not isinstance(value, kind):
+            wanted = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
+            raise DataError(f"record field {path} is {value!r}, not {wanted}; see docs/records.md")
+    unknown = set(record) - {path.partition(".")[0] for path in FIELDS}
+    check(not unknown, f"record has unknown fields {sorted(unknown)}; raise the schema to add one", DataError)
+    for name, row in record["metrics"].items():
+        fine = (
+            isinstance(row, dict) and {"value", "chance"} <= set(row) <= _BESIDE and all(map(_is_number, row.values()))
+        )
+        check(fine, f"metrics.{name} is {row!r}; it needs finite numbers or null for value and chance", DataError)
+    for group, first in (("curves", "tau"), ("training", "step")):
+        for name, series in record[group].items():
+            length = len(record[group][first])
+            fine = isinstance(series, list) and len(series) == length and all(map(_is_number, series))
+            check(fine, f"{group}.{name} must be {length} finite numbers or nulls, as many as {first}", DataError)
+
+
+def identity(record: Mapping[str, Any]) -> str:
+    """sha256 of what identifies a run: study, task, method, anchors, seeds and config; results do not matter."""
+    return hashlib.sha256(canonical({path: _get(record, path) for path in _IDENTITY}).encode()).hexdigest()
+
+
+def record_name(record: Mapping[str, Any]) -> str:
+    """The file name of a run: readable, and unique by its identity. A record without results serves too."""
+    anchors, seed, task = record["anchors"], record["seed"], record["task"]
+    words = [task["name"], task["pairing"], record["method"]["name"], f"k{anchors['k']}" if anchors else "plain"]
+    words += [f"w{seed['world']}", f"t{seed['train']}", identity(record)[:12]]
+    return "-".join(re.sub(r"[^A-Za-z0-9_.]+", "_", str(word)) for word in words) + SUFFIX
+
+
+def write_record(folder: str | Path, record: Mapping[str, Any]) -> Path:
+    """Validate a record and write it whole under its own name; the same run replaces its older record."""
+    validate(record)
+    return write_json(Path(folder) / record_name(record), record)
+
+
+def read_records(folder: str | Path) -> list[dict[str, Any]]:
+    """Every record below a folder, sorted by path.
+
+    Raises:
+        CheckpointError: a file is damaged or of another schema.
+        DataError: the folder does not exist, or a record breaks the schema; the message names the file.
+    """
+    check(Path(folder).is_dir(), f"{folder} is not a folder; give the one that holds the records", DataError)
+    records = []
+    for path in sorted(Path(folder).rglob(f"*{SUFFIX}")):
+        record = read_json(path)
+        check(isinstance(record, dict), f"{path} is not a record; restore it or delete it", CheckpointError)
+        try:
+            validate(record)
+        except (CheckpointError, DataError) as error:
+            raise type(error)(f"{path}: {error}") from None
+        records.append(record)
+    return records
+
+
+def _get(record: Mapping[str, Any], path: str) -> Any:
+    value: Any = record
+    for name in path.split("."):
+        if not isinstance(value, Mapping) or name not in value:
+            raise DataError(f"record field {path} is missing; see docs/records.md")
+        value = value[name]
+    return value
+
+
+def _numbers(result: Mapping[str, Any]) -> dict[str, Any]:
+    """A nested score without its words (a solver's name is not a metric)."""
+    return {name: value for name, value in result.items() if not isinstance(value, str)}
+
+
+def _finite(number: float | None) -> float | None:
+    return number if number is None or math.isfinite(number) else None
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, _NUMBER) and not isinstance(value, bool) and math.isfinite(value))
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def _commit(file: Path) -> str | None:
+    """The commit of the checkout that tracks `file`, with "+dirty" if its tree is changed; None outside one."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(file.parent), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", file.name)
+        return git("rev-parse", "HEAD") + ("+dirty" if git("status", "--porcelain", "--", str(file.parents[1])) else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,3 @@
+"""Classical dictionary learning and sparse inference."""
+
+__all__: list[str] = []

@@ -1,0 +1,109 @@
+"""Nonnegative orthogonal matching pursuit, many rows at once."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from monosem.base.errors import DataError, ShapeError, check
+
+__all__ = ["nonnegative_omp"]
+
+
+def nonnegative_omp(
+    x: Float[Tensor, "rows d"], D: Float[Tensor, "d n"], k: int, tol: float = 1e-6, *, chunk: int = 512
+) -> Float[Tensor, "rows n"]:
+    """Sparse nonnegative codes of rows: greedily one atom more, then least squares on the atoms kept nonnegative.
+
+    Each step adds the atom of the largest positive correlation with the residual (columns of D normalised), then solves
+    least squares on the support; while a coefficient would not be positive, it moves toward that solution up to
+    the boundary and drops the atoms that reach zero. A row stops at k atoms, at a relative residual of
+    `tol`, or when no atom correlates positively. Without a limit on k this is Lawson and Hanson's active-set method.
+    float64 inside; the result has the dtype of x.
+
+    Equation:
+        x ~ D z,  z >= 0,  |z|_0 <= k
+    Source:
+        Bruckstein, Elad and Zibulevsky (2008), On the uniqueness of nonnegative sparse solutions;
+        Lawson and Hanson (1974), Solving least squares problems, chapter 23.
+    Raises:
+        ShapeError: x and D have different widths.
+
+    Example:
+        >>> nonnegative_omp(torch.tensor([[3.0, 0.0, 1.0]]), torch.eye(3), k=2)
+        tensor([[3., 0., 1.]])
+    """
+    check(x.shape[1] == D.shape[0], f"d = {x.shape[1]} in x but {D.shape[0]} in D; make them agree", ShapeError)
+    check(k >= 1, f"k = {k} atoms cannot code anything; ask for at least 1")
+    check(bool(x.isfinite().all() and D.isfinite().all()), "x or D holds NaN or infinity; clean it first", DataError)
+    norms = D.double().norm(dim=0)
+    unit = D.double() / norms.masked_fill(norms == 0, 1.0)
+    codes = torch.zeros(x.shape[0], D.shape[1], dtype=x.dtype)
+    for start in range(0, x.shape[0], chunk):
+        z = _pursue(x[start : start + chunk].double(), unit, min(k, *D.shape), tol)
+        codes[start : start + chunk] = (z / norms.masked_fill(norms == 0, 1.0)).to(x.dtype)
+    return codes
+
+
+def _pursue(x: Tensor, D: Tensor, k: int, tol: float) -> Tensor:
+    """Codes of a chunk. Slot s of row r holds atom `index[r, s]` where `used`; `gram` are the atoms' inner products."""
+    rows, width = x.shape
+    index = torch.zeros(rows, k, dtype=torch.int64)
+    used = torch.zeros(rows, k, dtype=torch.bool)
+    coef = torch.zeros(rows, k, dtype=torch.float64)
+    atoms = torch.zeros(rows, k, width, dtype=torch.float64)
+    gram = torch.zeros(rows, k, k, dtype=torch.float64)
+    residual, error, goal = x.clone(), x.square().sum(1), tol**2 * x.square().sum(1)
+    live = torch.arange(rows)
+    for step in range(3 * k):
+        live = live[(error[live] > goal[live]) & ~used[live].all(1)]
+        correlation = residual[live] @ D
+        row, slot = used[live].nonzero(as_tuple=True)
+        correlation[row, index[live[row], slot]] = -1.0
+        best, atom = correlation.max(1)
+        some = best > 1e-12 * x[live].norm(dim=1)
+        live, atom = live[some], atom[some]
+        if live.numel() == 0:
+            break
+        width_used = min(step + 1, k)  # slots beyond this are free in every row
+        slot = used[live].int().argmin(1)
+        new = D[:, atom].T
+        index[live, slot], atoms[live, slot] = atom, new
+        against = torch.einsum("rsd,rd->rs", atoms[live], new)
+        gram[live, slot], gram[live, :, slot] = against, against
+        keep, here = used[live], torch.arange(live.numel())
+        keep[here, slot] = True
+        part = slice(0, width_used)
+        local = atoms[live][:, part]
+        z, keep_part = _nonnegative_least_squares(
+            gram[live][:, part, part], torch.einsum("rsd,rd->rs", local, x[live]), coef[live][:, part], keep[:, part]
+        )
+        left = x[live] - torch.einsum("rs,rsd->rd", z, local)
+        smaller = left.square().sum(1)
+        better = smaller < error[live] * (1 - 1e-12)
+        live = live[better]
+        residual[live], error[live] = left[better], smaller[better]
+        coef[live, part], used[live, part] = z[better], keep_part[better]
+    return torch.zeros(rows, D.shape[1], dtype=torch.float64).scatter_add_(1, index, coef * used)
+
+
+def _nonnegative_least_squares(
+    gram: Float[Tensor, "rows s s"],
+    rhs: Float[Tensor, "rows s"],
+    coef: Float[Tensor, "rows s"],
+    used: Bool[Tensor, "rows s"],
+) -> tuple[Tensor, Tensor]:
+    """Lawson and Hanson's inner loop: from feasible `coef`, least squares on `used`, dropping atoms at zero."""
+    identity = torch.eye(gram.shape[1], dtype=gram.dtype)
+    for _ in range(gram.shape[1] + 1):
+        both = used[:, :, None] & used[:, None, :]
+        system = torch.where(both, gram, 0.0) + identity * torch.where(used, 1e-13, 1.0)[:, None, :]
+        target = torch.linalg.solve_ex(system, torch.where(used, rhs, 0.0)[:, :, None])[0][:, :, 0]
+        blocked = used & (target <= 0)
+        if not bool(blocked.any()):
+            break
+        ratio = torch.where(blocked, coef / (coef - target).clamp(min=1e-300), torch.inf)
+        stride = ratio.amin(1, keepdim=True).clamp(max=1.0)
+        dropped = blocked & (ratio <= stride)
+        coef = torch.where(dropped, 0.0, coef + stride * (target - coef))
+        used = used & ~dropped
+    return torch.where(used, target, 0.0), used
