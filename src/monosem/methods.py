@@ -1,0 +1,288 @@
+"""Method: one value for every SDL method, the literature's table, and transforms Method -> Method."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from monosem.anchoring.anchors import Anchors
+from monosem.anchoring.term import Anchoring, AnchorPenalty, anchor_slots
+from monosem.base.cite import Citation
+from monosem.base.errors import ArgumentError, UnknownNameError
+from monosem.base.registry import Registry
+from monosem.base.schedule import Ramp
+from monosem.base.spec import format_call, parse_call
+from monosem.core.activations import Activation, BatchTopK, Binary, Gated, JumpReLU, ReLU, TopK
+from monosem.core.constraints import Constraint, UnitNorm
+from monosem.core.init import Init
+from monosem.core.model import SDL, PreBias
+from monosem.core.pairs import PAIRINGS, SAE, Crosscoder, CrossLayer, Pairing, Transcoder
+from monosem.losses.fidelity import GatedAux, Matryoshka, MultiK, Reconstruction
+from monosem.losses.objective import Objective, Term
+from monosem.losses.resample import Resample
+from monosem.losses.revival import AuxK
+from monosem.losses.sparsity import L0, L1, Lp
+
+__all__ = [
+    "METHODS",
+    "Method",
+    "Recipe",
+    "cross_layering",
+    "crosscoding",
+    "method",
+    "transcoding",
+    "with_anchoring",
+]
+
+RELU = Citation(
+    "bricken2023",
+    "Bricken et al.",
+    "Towards monosemanticity: decomposing language models with dictionary learning",
+    2023,
+    venue="Transformer Circuits Thread",
+)
+KARVONEN = Citation(
+    "karvonen2024",
+    "Karvonen et al.",
+    "Measuring progress in dictionary learning for language model interpretability with board game models",
+    2024,
+    "2408.00113",
+)
+GATED = Citation(
+    "rajamanoharan2024a", "Rajamanoharan et al.", "Improving dictionary learning with gated sparse autoencoders", 2024, "2404.16014"
+)
+JUMPRELU = Citation(
+    "rajamanoharan2024b",
+    "Rajamanoharan et al.",
+    "Jumping ahead: improving reconstruction fidelity with JumpReLU sparse autoencoders",
+    2024,
+    "2407.14435",
+)
+GAO = Citation("gao2024", "Gao et al.", "Scaling and evaluating sparse autoencoders", 2024, "2406.04093")
+BATCHTOPK = Citation("bussmann2024", "Bussmann et al.", "BatchTopK sparse autoencoders", 2024, "2412.06410")
+MATRYOSHKA = Citation(
+    "bussmann2025", "Bussmann et al.", "Learning multi-level features with Matryoshka sparse autoencoders", 2025, "2503.17547"
+)
+TANG = Citation(
+    "tang2025",
+    "Tang et al.",
+    "A unified theory of sparse dictionary learning in mechanistic interpretability: piecewise biconvexity and spurious minima",
+    2025,
+    "2512.05534",
+)
+TRANSCODER = Citation(
+    "dunefsky2024", "Dunefsky et al.", "Transcoders find interpretable LLM feature circuits", 2024, "2406.11944"
+)
+SKIP = Citation("paulo2025", "Paulo et al.", "Transcoders beat sparse autoencoders for interpretability", 2025, "2501.18823")
+CROSSCODER = Citation(
+    "lindsey2024",
+    "Lindsey et al.",
+    "Sparse crosscoders for cross-layer features and model diffing",
+    2024,
+    venue="Transformer Circuits Thread",
+)
+CROSS_LAYER = Citation(
+    "ameisen2025",
+    "Ameisen et al.",
+    "Circuit tracing: revealing computational graphs in language models",
+    2025,
+    venue="Transformer Circuits Thread",
+)
+
+
+@dataclass(frozen=True)
+class Method:
+    """(activation, terms, pairing, init, constraints): one point of the product that is all of SDL.
+
+    Example:
+        >>> m = method("topk(k=4)")
+        >>> model, objective = m.build(16, (8,), (8,))
+        >>> model.W_E.shape, model.W_D.shape
+        (torch.Size([16, 8]), torch.Size([8, 16]))
+    """
+
+    activation: Activation
+    terms: tuple[Term, ...] = (Reconstruction(),)
+    pairing: Pairing = SAE()
+    init: Init = Init()
+    constraints: tuple[Constraint, ...] = (UnitNorm(),)
+    pre_bias: PreBias = "none"
+    resample: Resample | None = None
+    anchoring: Anchoring = Anchoring()
+    spec: str = ""
+
+    def build(
+        self,
+        n_q: int,
+        p_widths: tuple[int, ...],
+        r_widths: tuple[int, ...],
+        sample: tuple[Tensor, Tensor] | None = None,
+        seed: int = 0,
+        anchors: Anchors | None = None,
+    ) -> tuple[SDL, Objective]:
+        """A fresh model and its objective.
+
+        `sample` (x_p, x_r) serves data-dependent initialisation; without it those biases are zero.
+        Raises: RefusedError, with the reason, when the mathematics forbids the combination.
+        """
+        layout = self.pairing.layout(n_q, p_widths, r_widths)
+        model = SDL(layout, self.activation, self.pre_bias)
+        terms = self.terms
+        init = self.init if sample is not None else replace(self.init, b_D="zero")
+        x_p, x_r = sample if sample is not None else (model.b_D, model.b_D)
+        init(model, x_p, x_r, seed)
+        if anchors is not None:
+            penalty = AnchorPenalty(
+                self.anchoring.weight, anchors=anchors, slots=anchor_slots(model, anchors.k), plan=self.anchoring
+            )
+            penalty.start(model)
+            terms = (*terms, penalty)
+        for constraint in self.constraints:
+            constraint.start(model)
+        objective = Objective(terms)
+        objective.check(self.activation, layout)
+        return model, objective
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A row of the literature's table: how to build the method, what it is, whom to cite."""
+
+    make: Callable[..., Method]
+    summary: str
+    citation: Citation
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Arguments and their defaults."""
+        return {name: p.default for name, p in inspect.signature(self.make).parameters.items()}
+
+
+METHODS: Registry[Recipe] = Registry("method")
+
+
+def _row(summary: str, citation: Citation) -> Callable[[Callable[..., Method]], Callable[..., Method]]:
+    def add(make: Callable[..., Method]) -> Callable[..., Method]:
+        METHODS.add(make.__name__.strip("_"), Recipe(make, summary, citation))
+        return make
+
+    return add
+
+
+@_row("ReLU with an L1 penalty weighted by decoder norms", RELU)
+def _relu_l1(l1: float = 0.8) -> Method:
+    return Method(ReLU(), (Reconstruction(), L1(l1)))
+
+
+@_row("ReLU with an Lp penalty whose p falls from 1 over the run", KARVONEN)
+def _p_anneal(lp: float = 0.8, p: float = 0.5, updates: int = 10) -> Method:
+    return Method(ReLU(), (Reconstruction(), Lp(lp, p=Ramp(1.0, p, 0.2, 1.0), updates=updates)))
+
+
+@_row("a Heaviside gate and a ReLU magnitude path that share directions", GATED)
+def _gated(l1: float = 0.8) -> Method:
+    return Method(Gated(), (Reconstruction(), L1(l1, on="gate"), GatedAux()))
+
+
+@_row("a learned threshold per latent, L0 penalty by straight-through estimation", JUMPRELU)
+def _jumprelu(l0: float = 0.3, theta: float = 0.05, bandwidth: float = 0.3, log_threshold: bool = False) -> Method:
+    return Method(JumpReLU(theta, bandwidth, log_threshold), (Reconstruction(), L0(l0)))
+
+
+@_row("the k largest latents of each row, with AuxK for dead latents", GAO)
+def _topk(k: int = 32, aux: float = 1 / 32) -> Method:
+    return Method(TopK(k), (Reconstruction(), AuxK(aux)))
+
+
+@_row("the k * rows largest latents of each batch, a threshold at inference", BATCHTOPK)
+def _batch_topk(k: float = 32, aux: float = 1 / 32) -> Method:
+    return Method(BatchTopK(k), (Reconstruction(), AuxK(aux)))
+
+
+@_row("BatchTopK with reconstructions from nested prefixes of the dictionary", MATRYOSHKA)
+def _matryoshka(
+    k: float = 32, fractions: tuple[float, ...] = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0), aux: float = 1 / 32
+) -> Method:
+    return Method(BatchTopK(k), (Matryoshka(fractions=fractions), AuxK(aux)))
+
+
+@_row("TopK with a second reconstruction from 4k latents", GAO)
+def _multi_topk(k: int = 32, factor: int = 4, weight: float = 1 / 8, aux: float = 1 / 32) -> Method:
+    return Method(TopK(k), (Reconstruction(), MultiK(ks=(k * factor,), weights=(weight,)), AuxK(aux)))
+
+
+@_row("latents that are on or off, trained through a straight-through step", TANG)
+def _binary(l0: float = 0.1, bandwidth: float = 1.0) -> Method:
+    start = Init(decoder_norm=1.0, b_E=-0.5)
+    return Method(Binary(bandwidth), (Reconstruction(), L0(l0, to_input=True)), init=start, constraints=())
+
+
+def transcoding(base: Method, skip: bool = False) -> Method:
+    """The same method from an MLP's input to its output; a tied start makes no sense between two spaces."""
+    return replace(base, pairing=Transcoder(skip), init=replace(base.init, encoder="random"))
+
+
+def crosscoding(base: Method, private: float = 0.0) -> Method:
+    """The same method over m sources; L1-like penalties weigh a latent by the sum of its norms in each source."""
+    terms = tuple(
+        replace(term, norm="sources") if isinstance(term, L1 | Lp) and term.norm == "decoder" else term for term in base.terms
+    )
+    return replace(base, pairing=Crosscoder(private), terms=terms)
+
+
+def cross_layering(base: Method) -> Method:
+    """The same method as a cross-layer transcoder."""
+    return replace(base, pairing=CrossLayer(), init=replace(base.init, encoder="random"))
+
+
+def with_anchoring(base: Method, plan: Anchoring) -> Method:
+    """The same method with another way of using anchors."""
+    return replace(base, anchoring=plan)
+
+
+_FORMS: dict[str, tuple[Callable[[Method], Method], Citation]] = {
+    "skip_transcoder": (lambda base: transcoding(base, skip=True), SKIP),
+    "transcoder": (transcoding, TRANSCODER),
+    "crosscoder": (crosscoding, CROSSCODER),
+    "cross_layer": (cross_layering, CROSS_LAYER),
+}
+
+
+def _split(name: str) -> tuple[str, str]:
+    """"topk_transcoder" -> ("topk", "transcoder"); an SAE has no suffix."""
+    for form in _FORMS:
+        if name.endswith(f"_{form}"):
+            return name.removesuffix(f"_{form}"), form
+    return name, ""
+
+
+def recipe_of(text: str) -> tuple[Recipe, Citation | None]:
+    """The table row behind a method's text, and its pairing's citation."""
+    name, form = _split(parse_call(text)[0])
+    return METHODS[name], _FORMS[form][1] if form else None
+
+
+def method(text: str, **overrides: Any) -> Method:
+    """A method by its text: "topk(k=32)", "relu_l1_transcoder(l1=0.5)", "jumprelu_crosscoder".
+
+    The name is a row of METHODS, optionally followed by _transcoder, _skip_transcoder, _crosscoder or
+    _cross_layer; arguments are literals. The method's `spec` is this text with every argument, and reads back.
+    Raises: UnknownNameError with a suggestion; ArgumentError for an unknown or ill-typed argument.
+    """
+    name, arguments = parse_call(text)
+    base, form = _split(name)
+    recipe = METHODS[base]
+    arguments |= overrides
+    unknown = sorted(set(arguments) - set(recipe.defaults))
+    if unknown:
+        raise ArgumentError(f"{name} takes {', '.join(recipe.defaults)}; {', '.join(unknown)} is unknown")
+    filled = recipe.defaults | arguments
+    try:
+        built = recipe.make(**filled)
+    except TypeError as error:
+        raise ArgumentError(f"cannot build {text!r}: {error}") from None
+    if form:
+        built = _FORMS[form][0](built)
+    return replace(built, spec=format_call(name, filled))
