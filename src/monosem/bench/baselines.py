@@ -32,9 +32,9 @@ def chance(source: TaskSource, *, features: Int[Tensor, " scored"] | None = None
 def oracle(source: TaskSource, *, rows: int = 2048, k: int | None = None, tol: float = 1e-4) -> dict[str, Any]:
     """The true dictionary coded by a named solver on held-out rows: what coding alone leaves to be explained.
 
-    x_p is coded with W_p by nonnegative OMP, at most k atoms (None: twice the largest true L0), and x_r = W_r z. Sources
-    lie side by side. Gives the solver, FVU, L0, true L0, the share of dead latents, and precision, recall and F1 of
-    the support over all rows and features.
+    x_p is coded with W_p by nonnegative OMP, at most k atoms (None: twice the largest true L0), and x_r = W_r z.
+    Sources lie side by side. Gives the solver, FVU, L0, true L0, the share of dead latents, and precision, recall and
+    F1 of the support over all rows and features.
     """
     truth = source.held_out(rows)
     x_p, x_r = source.pair(truth)
@@ -69,8 +69,8 @@ def anchors_alone(
 
 
 def _score(source: TaskSource, W_E: Tensor, W_D: Tensor, features: Tensor | None) -> dict[str, Any]:
-    widths = {"p_widths": source.p_widths, "r_widths": source.r_widths}
-    return score(W_E, W_D, source.W_p, source.W_r, features=features, **widths)
+    p_widths, r_widths = source.p_widths, source.r_widths
+    return score(W_E, W_D, source.W_p, source.W_r, p_widths=p_widths, r_widths=r_widths, features=features)
 
 
 def _random_rows(count: int, width: int, seed: int, stream: str) -> Tensor:

@@ -10,7 +10,7 @@ __all__ = ["nonnegative_omp"]
 
 
 def nonnegative_omp(
-    x: Float[Tensor, "rows d"], D: Float[Tensor, "d n"], k: int, tol: float = 1e-6, *, chunk: int = 512
+    x: Float[Tensor, "rows d"], D: Float[Tensor, "_ n"], k: int, tol: float = 1e-6, *, chunk: int = 512
 ) -> Float[Tensor, "rows n"]:
     """Sparse nonnegative codes of rows: greedily one atom more, then least squares on the atoms kept nonnegative.
 
@@ -20,6 +20,7 @@ def nonnegative_omp(
     `tol`, or when no atom correlates positively. Without a limit on k this is Lawson and Hanson's active-set method.
     float64 inside; the result has the dtype of x.
 
+    Shapes: x [rows, d], D [d, n]; any column norms, a zero column is never chosen.
     Equation:
         x ~ D z,  z >= 0,  |z|_0 <= k
     Source:
