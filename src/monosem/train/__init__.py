@@ -1,0 +1,3 @@
+"""Training: one loop that can be read aloud, state that survives a kill, a log."""
+
+__all__: list[str] = []

@@ -1,0 +1,85 @@
+"""FitConfig: how long, how fast, how often; and which rows each step sees."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from monosem.base.errors import check
+from monosem.base.schedule import WarmupDecay
+from monosem.base.seeds import key, torch_generator
+
+__all__ = ["FitConfig", "Order"]
+
+_SCHEDULE = WarmupDecay()
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How a run is trained.
+
+    `lr` is Adam's at its highest, times `schedule`; `clip` bounds the gradient's norm over all parameters (None: not).
+    `dead_window`: a latent is dead when it has not fired for that many tokens (rows); None means a tenth of the
+    run's rows, at most ten million. `threads`: torch threads, None leaves them as they are. `log_every` and
+    `checkpoint_every` count steps; checkpoints need an output folder (None: only at the end).
+    """
+
+    steps: int = 2000
+    batch_size: int = 512
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    schedule: WarmupDecay = _SCHEDULE
+    clip: float | None = None
+    seed: int = 0
+    dead_window: int | None = None
+    log_every: int = 50
+    checkpoint_every: int | None = None
+    threads: int | None = None
+    sample_rows: int = 4096
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "log_every", "sample_rows"):
+            check(getattr(self, name) >= 1, f"{name}={getattr(self, name)}; it must be at least 1")
+        check(self.lr > 0, f"lr={self.lr}; it must be positive")
+        check(self.clip is None or self.clip > 0, f"clip={self.clip}; it must be positive, or None")
+        check(self.checkpoint_every is None or self.checkpoint_every >= 1, "checkpoint_every must be at least 1")
+
+    @property
+    def window(self) -> int:
+        """The dead window in tokens."""
+        return self.dead_window or max(1, min(10_000_000, self.steps * self.batch_size // 10))
+
+
+class Order:
+    """Which rows a step sees: a pure function of the step, so that a run has no data cursor to save.
+
+    A fixed set of rows is visited by one keyed permutation per epoch, without gaps between epochs; a stream
+    is read forward from an offset that the seed decides.
+    """
+
+    def __init__(self, rows: int | None, batch_size: int, seed: int) -> None:
+        self.rows, self.batch_size, self.seed = rows, batch_size, seed
+        self._epoch, self._permutation = -1, torch.empty(0, dtype=torch.int64)
+
+    def _of_epoch(self, epoch: int) -> Int[Tensor, " rows"]:
+        if epoch != self._epoch:
+            assert self.rows is not None
+            self._permutation = torch.randperm(self.rows, generator=torch_generator(self.seed, "order", epoch))
+            self._epoch = epoch
+        return self._permutation
+
+    def index(self, step: int) -> Int[Tensor, " batch"]:
+        """The rows of one step."""
+        start, stop = step * self.batch_size, (step + 1) * self.batch_size
+        if self.rows is None:
+            offset = key(self.seed, "stream") % 2**20 * 2**36
+            return torch.arange(offset + start, offset + stop)
+        parts = []
+        while start < stop:
+            epoch, begin = divmod(start, self.rows)
+            take = min(stop - start, self.rows - begin)
+            parts.append(self._of_epoch(epoch)[begin : begin + take])
+            start += take
+        return parts[0] if len(parts) == 1 else torch.cat(parts)

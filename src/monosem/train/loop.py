@@ -1,0 +1,186 @@
+"""fit: train one method on one source of rows."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from monosem.anchoring.anchors import Anchors
+from monosem.anchoring.term import AnchorPenalty
+from monosem.base.errors import DataError, check
+from monosem.base.seeds import torch_generator
+from monosem.base.spec import digest
+from monosem.core.activations import Context
+from monosem.core.io import save_model
+from monosem.core.model import SDL
+from monosem.core.pairs import Source
+from monosem.losses.fidelity import distance
+from monosem.losses.objective import Loss, Step
+from monosem.methods import Method
+from monosem.methods import method as read_method
+from monosem.train.config import FitConfig, Order
+from monosem.train.log import Log
+from monosem.train.progress import progress_bar
+from monosem.train.state import Run, load_run, save_run
+
+__all__ = ["Callback", "Result", "fit", "identity_of", "train_step"]
+
+Callback = Callable[[Run, dict[str, float]], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A trained model (in evaluation mode), its log, and how long this process worked on it."""
+
+    model: SDL
+    log: list[dict[str, float]]
+    seconds: float
+    identity: str
+
+
+def identity_of(method: Method, source: Source, n_q: int, config: FitConfig, anchors: Anchors | None) -> str:
+    """What makes a run the same run: method, data, sizes, configuration (not its logging), anchors."""
+    from dataclasses import replace
+
+    plain = replace(config, checkpoint_every=None)
+    held = None if anchors is None else [anchors.kind, digest(anchors.p.tolist()), digest(anchors.r.tolist())]
+    return digest({"method": method, "data": source.digest, "n_q": n_q, "config": plain, "anchors": held})
+
+
+def train_step(run: Run, method: Method, config: FitConfig, x_p: Tensor, x_r: Tensor) -> tuple[Step, Loss]:
+    """One step, in order: forward, backward, project, clip, optimise, renormalise, count the dead.
+
+    Returns what the step saw (before the weights moved) and its loss.
+    """
+    model, objective = run.model, run.objective
+    context = Context(True, run.step, config.steps)
+    dead = run.tracker.dead
+    out = model(x_p, objective.requests(model.layout, context), dead, context)
+    step = Step(model, x_p, x_r, out.x_r_hat, out.code, out.cells, out.extra, dead, context)
+    loss = objective(step, run.terms)
+    run.optimiser.zero_grad(set_to_none=True)
+    loss.total.backward()
+    for constraint in method.constraints:
+        constraint.project_gradient(model)
+    for term in objective.terms:
+        if isinstance(term, AnchorPenalty):
+            term.freeze_gradient(model)
+    if config.clip is not None:
+        torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], config.clip)
+    for group in run.optimiser.param_groups:
+        group["lr"] = config.lr * config.schedule.at(run.step, config.steps)
+    run.optimiser.step()
+    with torch.no_grad():
+        for constraint in method.constraints:
+            constraint.after_step(model)
+        model.activation.project(dict(model.act.items()))
+        run.tracker.update(out.code)
+    run.step += 1
+    return step, loss
+
+
+def _entry(run: Run, config: FitConfig, step: Step, loss: Loss) -> dict[str, float]:
+    """What is logged of a step: the loss that was trained, part by part."""
+    with torch.no_grad():
+        active = float((step.code.values != 0).sum()) / step.code.batch
+        fvu = float(distance(step.residual, step.x_r, "fvu"))
+    return {
+        "step": run.step,
+        "loss": float(loss.total),
+        **{f"loss/{name}": float(part) for name, part in loss.parts.items()},
+        "fvu": fvu,
+        "l0": active,
+        "dead": float(run.tracker.dead.float().mean()),
+        "lr": config.lr * config.schedule.at(run.step - 1, config.steps),
+    }
+
+
+def _resample(run: Run, method: Method, config: FitConfig, source: Source) -> None:
+    plan = method.resample
+    if plan is None or not plan.due(run.step, config.steps):
+        return
+    generator = torch_generator(config.seed, "resample", run.step)
+    order = Order(source.rows, plan.rows if source.rows is None else min(plan.rows, source.rows), config.seed)
+    x_p, x_r = source.take(order.index(run.step // plan.every))
+    dead = run.tracker.dead
+    plan.apply(run.model, x_p, x_r, dead, generator)
+    for constraint in method.constraints:
+        constraint.after_step(run.model)
+    run.forget(dead)
+    run.tracker.since[dead] = 0
+
+
+def fit(
+    method: Method | str,
+    source: Source,
+    n_q: int,
+    config: FitConfig | None = None,
+    anchors: Anchors | None = None,
+    *,
+    out: str | Path | None = None,
+    callbacks: Sequence[Callback] = (),
+    progress: bool = False,
+    allow_other_machine: bool = False,
+) -> Result:
+    """Train a method on the rows of a source.
+
+    With `out`, a folder, the run writes log.jsonl, checkpoint.safetensors and, at the end, the model; called again
+    after an interruption it goes on from the last checkpoint and ends with the same bits (same machine type,
+    threads and versions). `callbacks` are called with the run and the entry at every logged step.
+
+    Raises: RefusedError for a combination that the mathematics forbids; DataError when the loss is not finite;
+        CheckpointError when `out` holds another run.
+    Example:
+        >>> from monosem.core.pairs import TensorSource
+        >>> rows = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+        >>> fit("topk(k=2)", TensorSource(rows), 16, FitConfig(steps=3, batch_size=8)).model.W_D.shape
+        torch.Size([8, 16])
+    """
+    method, config = read_method(method) if isinstance(method, str) else method, config or FitConfig()
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    started = time.perf_counter()
+    check(source.rows is None or source.rows > 0, "the source has no rows", DataError)
+    order = Order(source.rows, config.batch_size, config.seed)
+    sample_size = config.sample_rows if source.rows is None else min(config.sample_rows, source.rows)
+    sample = source.take(Order(source.rows, sample_size, config.seed).index(0))
+    model, objective = method.build(n_q, source.p_widths, source.r_widths, sample, config.seed, anchors)
+    identity = identity_of(method, source, n_q, config, anchors)
+    run = Run.start(model, objective, config.lr, config.betas, config.eps, config.window, identity)
+    folder = Path(out) if out is not None else None
+    checkpoint = folder / "checkpoint.safetensors" if folder else None
+    if folder and checkpoint:
+        folder.mkdir(parents=True, exist_ok=True)
+        for stale in folder.glob(".*.part"):  # what a kill inside a write left
+            stale.unlink()
+        if checkpoint.exists():
+            load_run(run, checkpoint, allow_other_machine)
+    log = Log(folder / "log.jsonl" if folder else None, run.step)
+    model.train()
+    with progress_bar(config.steps, run.step, method.spec, progress) as advance:
+        while run.step < config.steps:
+            x_p, x_r = source.take(order.index(run.step))
+            step, loss = train_step(run, method, config, x_p, x_r)
+            _resample(run, method, config, source)
+            if run.step % config.log_every == 0 or run.step in (1, config.steps):
+                entry = _entry(run, config, step, loss)
+                check(
+                    entry["loss"] == entry["loss"] and abs(entry["loss"]) != float("inf"),
+                    f"the loss is {entry['loss']} at step {run.step}; lower lr={config.lr} or set clip",
+                    DataError,
+                )
+                log.add(entry)
+                advance(run.step, entry, config.batch_size)
+                for callback in callbacks:
+                    callback(run, entry)
+            if checkpoint and (
+                run.step == config.steps or (config.checkpoint_every and run.step % config.checkpoint_every == 0)
+            ):
+                save_run(run, checkpoint)
+    model.eval()
+    if folder:
+        save_model(model, folder, {"method": method.spec, "steps": config.steps, "identity": identity})
+    return Result(model, log.entries, time.perf_counter() - started, identity)

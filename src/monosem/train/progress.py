@@ -1,0 +1,56 @@
+"""A progress bar with loss, FVU, L0, dead share and tokens per second; rich draws it when it is installed."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+__all__ = ["progress_bar"]
+
+Advance = Callable[[int, dict[str, float], int], None]
+
+
+def _figures(entry: dict[str, float], rate: float) -> str:
+    fit = f"loss {entry['loss']:.4g}  FVU {entry['fvu']:.3f}  L0 {entry['l0']:.1f}"
+    return f"{fit}  dead {entry['dead']:.0%}  {rate:,.0f} tokens/s"
+
+
+@contextmanager
+def progress_bar(steps: int, start: int, title: str, show: bool) -> Iterator[Advance]:
+    """Yields advance(step, entry, batch_size); draws nothing unless `show`."""
+    began = time.perf_counter()
+
+    def rate(step: int, batch_size: int) -> float:
+        return (step - start) * batch_size / max(time.perf_counter() - began, 1e-9)
+
+    if not show:
+        yield lambda step, entry, batch_size: None
+        return
+    try:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    except ImportError:
+
+        def plain(step: int, entry: dict[str, float], batch_size: int) -> None:
+            print(
+                f"\r{title}  {step}/{steps}  {_figures(entry, rate(step, batch_size))}",
+                end="",
+                file=sys.stderr,
+                flush=True,
+            )
+
+        yield plain
+        print(file=sys.stderr)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, TextColumn("{task.fields[figures]}")) as bar:
+        task = bar.add_task(title, total=steps, completed=start, figures="")
+
+        def advance(step: int, entry: dict[str, float], batch_size: int) -> None:
+            bar.update(task, completed=step, figures=_figures(entry, rate(step, batch_size)))
+
+        yield advance

@@ -1,0 +1,154 @@
+"""The state of a run: model, optimiser, term states, dead tracker, step; saved whole in one file."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from monosem.base.errors import CheckpointError
+from monosem.base.files import write_atomic
+from monosem.base.machine import machine
+from monosem.base.sparse import Code
+from monosem.core.io import model_tensors, set_model_tensors
+from monosem.core.model import SDL
+from monosem.losses.objective import Objective, State
+
+__all__ = ["DeadTracker", "Run", "load_run", "save_run"]
+
+FORMAT = "monosem.run/1"
+
+
+@dataclass(eq=False)
+class DeadTracker:
+    """Tokens since each latent last fired; dead means more than `window` of them."""
+
+    since: Int[Tensor, " n_q"]
+    window: int
+
+    def update(self, code: Code) -> None:
+        """Count one batch: every latent ages by its rows, those that fired start at 0."""
+        self.since += code.batch
+        if code.is_sparse:
+            self.since[code.at.col[code.values.detach() != 0]] = 0
+        else:
+            self.since[(code.values.detach() != 0).any(0)] = 0
+
+    @property
+    def dead(self) -> Bool[Tensor, " n_q"]:
+        """Which latents are dead."""
+        return self.since > self.window
+
+
+@dataclass(eq=False)
+class Run:
+    """Everything that changes while training."""
+
+    model: SDL
+    objective: Objective
+    optimiser: torch.optim.Adam
+    terms: dict[str, State]
+    tracker: DeadTracker
+    identity: str
+    step: int = 0
+    log: list[dict[str, float]] = field(default_factory=list)
+
+    @staticmethod
+    def start(
+        model: SDL, objective: Objective, lr: float, betas: tuple[float, float], eps: float, window: int, identity: str
+    ) -> "Run":
+        """A run at step 0."""
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        optimiser = torch.optim.Adam(parameters, lr=lr, betas=betas, eps=eps, fused=True)
+        since = torch.zeros(model.n_q, dtype=torch.int64, device=model.b_E.device)
+        return Run(model, objective, optimiser, objective.init_state(model), DeadTracker(since, window), identity)
+
+    def forget(self, latents: Bool[Tensor, " n_q"]) -> None:
+        """Reset the optimiser's moments of some latents' entries, in every parameter that has a row per latent."""
+        rows = {
+            id(w): block
+            for side in (self.model.encoder, self.model.decoder)
+            for block, w in zip(side.blocks, side.weights, strict=True)
+        }
+        for parameter, state in self.optimiser.state.items():
+            block = rows.get(id(parameter))
+            per_latent = parameter.shape[:1] == (self.model.n_q,) and parameter.ndim == 1
+            if block is None and not (per_latent and parameter is not self.model.b_D):
+                continue
+            chosen = latents if block is None else latents[block.latents]
+            for name in ("exp_avg", "exp_avg_sq"):
+                state[name][chosen] = 0.0
+
+
+def _tensors(run: Run) -> dict[str, Tensor]:
+    tensors = {f"model.{name}": t for name, t in model_tensors(run.model).items()}
+    for number, state in enumerate(run.optimiser.state.values()):
+        tensors |= {f"adam.{number}.{name}": value for name, value in state.items()}
+    for label, state in run.terms.items():
+        tensors |= {f"term.{label}.{name}": value for name, value in state.items()}
+    tensors["dead.since"] = run.tracker.since
+    return tensors
+
+
+def save_run(run: Run, path: Path) -> None:
+    """Write a run to one file, atomically: a kill at any moment leaves the last whole checkpoint."""
+    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in _tensors(run).items()}
+    metadata = {
+        "format": FORMAT,
+        "identity": run.identity,
+        "step": str(run.step),
+        "machine": json.dumps(machine(), sort_keys=True),
+    }
+    write_atomic(path, lambda part: save_file(tensors, str(part), metadata))
+
+
+def load_run(run: Run, path: Path, allow_other_machine: bool = False) -> None:
+    """Bring a fresh run to where a checkpoint left it.
+
+    Raises: CheckpointError when the file is damaged, belongs to another run (method, data, configuration), or
+        was written under other conditions (processor, threads, versions) and `allow_other_machine` is not set.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); delete it to start again") from None
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} has format {metadata.get('format')!r}, expected {FORMAT!r}; delete it to start again"
+        )
+    if metadata["identity"] != run.identity:
+        raise CheckpointError(
+            f"{path} belongs to another run (identity {metadata['identity'][:12]}, this one is {run.identity[:12]}): "
+            "method, data or configuration differ; choose another output folder"
+        )
+    there, here = json.loads(metadata["machine"]), machine()
+    if there != here and not allow_other_machine:
+        changed = ", ".join(
+            f"{name}: {there.get(name)} then, {here.get(name)} now"
+            for name in here
+            if there.get(name) != here.get(name)
+        )
+        raise CheckpointError(
+            f"{path} was written under other conditions ({changed}); bits would differ. "
+            "Set allow_other_machine to resume"
+        )
+    set_model_tensors(
+        run.model, {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}, str(path)
+    )
+    parameters = [p for group in run.optimiser.param_groups for p in group["params"]]
+    for number, parameter in enumerate(parameters):
+        prefix = f"adam.{number}."
+        state = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+        if state:
+            run.optimiser.state[parameter] = state
+    for label, values in run.terms.items():
+        for name in values:
+            values[name].copy_(tensors[f"term.{label}.{name}"])
+    run.tracker.since.copy_(tensors["dead.since"])
+    run.step = int(metadata["step"])
