@@ -1,6 +1,7 @@
 """Streamed code metrics equal a direct computation, for any split and any grouping of the merges."""
 
 from functools import reduce
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ def test_one_batch_equals_the_formula(sparse: bool) -> None:
 def test_any_split_equals_the_whole(cuts: list[int], seed: int, offset: float) -> None:
     whole = batch(seed, offset=offset)
     edges = [0, *sorted(cuts), ROWS]
-    parts = [part(whole, slice(a, b)) for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [part(whole, slice(a, b)) for a, b in pairwise(edges)]
     assert evaluate(parts) == pytest.approx(direct(whole), rel=1e-9)
 
 
