@@ -10,7 +10,21 @@ from torch import Tensor
 from monosem.anchoring.anchors import Anchors
 from monosem.anchoring.term import Anchoring, AnchorPenalty, anchor_slots
 from monosem.base.cite import Citation
-from monosem.base.errors import ArgumentError, UnknownNameError
+from monosem.base.errors import ArgumentError
+from monosem.base.literature import (
+    AMEISEN_2025,
+    BRICKEN_2023,
+    BUSSMANN_2024,
+    BUSSMANN_2025,
+    DUNEFSKY_2024,
+    GAO_2024,
+    KARVONEN_2024,
+    LINDSEY_2024,
+    PAULO_2025,
+    RAJAMANOHARAN_2024A,
+    RAJAMANOHARAN_2024B,
+    TANG_2025,
+)
 from monosem.base.registry import Registry
 from monosem.base.schedule import Ramp
 from monosem.base.spec import format_call, parse_call
@@ -18,7 +32,7 @@ from monosem.core.activations import Activation, BatchTopK, Binary, Gated, JumpR
 from monosem.core.constraints import Constraint, UnitNorm
 from monosem.core.init import Init
 from monosem.core.model import SDL, PreBias
-from monosem.core.pairs import PAIRINGS, SAE, Crosscoder, CrossLayer, Pairing, Transcoder
+from monosem.core.pairs import SAE, Crosscoder, CrossLayer, Pairing, Transcoder
 from monosem.losses.fidelity import GatedAux, Matryoshka, MultiK, Reconstruction
 from monosem.losses.objective import Objective, Term
 from monosem.losses.resample import Resample
@@ -32,64 +46,10 @@ __all__ = [
     "cross_layering",
     "crosscoding",
     "method",
+    "recipe_of",
     "transcoding",
     "with_anchoring",
 ]
-
-RELU = Citation(
-    "bricken2023",
-    "Bricken et al.",
-    "Towards monosemanticity: decomposing language models with dictionary learning",
-    2023,
-    venue="Transformer Circuits Thread",
-)
-KARVONEN = Citation(
-    "karvonen2024",
-    "Karvonen et al.",
-    "Measuring progress in dictionary learning for language model interpretability with board game models",
-    2024,
-    "2408.00113",
-)
-GATED = Citation(
-    "rajamanoharan2024a", "Rajamanoharan et al.", "Improving dictionary learning with gated sparse autoencoders", 2024, "2404.16014"
-)
-JUMPRELU = Citation(
-    "rajamanoharan2024b",
-    "Rajamanoharan et al.",
-    "Jumping ahead: improving reconstruction fidelity with JumpReLU sparse autoencoders",
-    2024,
-    "2407.14435",
-)
-GAO = Citation("gao2024", "Gao et al.", "Scaling and evaluating sparse autoencoders", 2024, "2406.04093")
-BATCHTOPK = Citation("bussmann2024", "Bussmann et al.", "BatchTopK sparse autoencoders", 2024, "2412.06410")
-MATRYOSHKA = Citation(
-    "bussmann2025", "Bussmann et al.", "Learning multi-level features with Matryoshka sparse autoencoders", 2025, "2503.17547"
-)
-TANG = Citation(
-    "tang2025",
-    "Tang et al.",
-    "A unified theory of sparse dictionary learning in mechanistic interpretability: piecewise biconvexity and spurious minima",
-    2025,
-    "2512.05534",
-)
-TRANSCODER = Citation(
-    "dunefsky2024", "Dunefsky et al.", "Transcoders find interpretable LLM feature circuits", 2024, "2406.11944"
-)
-SKIP = Citation("paulo2025", "Paulo et al.", "Transcoders beat sparse autoencoders for interpretability", 2025, "2501.18823")
-CROSSCODER = Citation(
-    "lindsey2024",
-    "Lindsey et al.",
-    "Sparse crosscoders for cross-layer features and model diffing",
-    2024,
-    venue="Transformer Circuits Thread",
-)
-CROSS_LAYER = Citation(
-    "ameisen2025",
-    "Ameisen et al.",
-    "Circuit tracing: revealing computational graphs in language models",
-    2025,
-    venue="Transformer Circuits Thread",
-)
 
 
 @dataclass(frozen=True)
@@ -105,12 +65,12 @@ class Method:
 
     activation: Activation
     terms: tuple[Term, ...] = (Reconstruction(),)
-    pairing: Pairing = SAE()
-    init: Init = Init()
+    pairing: Pairing = SAE()  # noqa: RUF009 (frozen, as the two below)
+    init: Init = Init()  # noqa: RUF009
     constraints: tuple[Constraint, ...] = (UnitNorm(),)
     pre_bias: PreBias = "none"
     resample: Resample | None = None
-    anchoring: Anchoring = Anchoring()
+    anchoring: Anchoring = Anchoring()  # noqa: RUF009
     spec: str = ""
 
     def build(
@@ -171,49 +131,49 @@ def _row(summary: str, citation: Citation) -> Callable[[Callable[..., Method]], 
     return add
 
 
-@_row("ReLU with an L1 penalty weighted by decoder norms", RELU)
+@_row("ReLU with an L1 penalty weighted by decoder norms", BRICKEN_2023)
 def _relu_l1(l1: float = 0.8) -> Method:
     return Method(ReLU(), (Reconstruction(), L1(l1)))
 
 
-@_row("ReLU with an Lp penalty whose p falls from 1 over the run", KARVONEN)
+@_row("ReLU with an Lp penalty whose p falls from 1 over the run", KARVONEN_2024)
 def _p_anneal(lp: float = 0.8, p: float = 0.5, updates: int = 10) -> Method:
     return Method(ReLU(), (Reconstruction(), Lp(lp, p=Ramp(1.0, p, 0.2, 1.0), updates=updates)))
 
 
-@_row("a Heaviside gate and a ReLU magnitude path that share directions", GATED)
+@_row("a Heaviside gate and a ReLU magnitude path that share directions", RAJAMANOHARAN_2024A)
 def _gated(l1: float = 0.8) -> Method:
     return Method(Gated(), (Reconstruction(), L1(l1, on="gate"), GatedAux()))
 
 
-@_row("a learned threshold per latent, L0 penalty by straight-through estimation", JUMPRELU)
+@_row("a learned threshold per latent, L0 penalty by straight-through estimation", RAJAMANOHARAN_2024B)
 def _jumprelu(l0: float = 0.3, theta: float = 0.05, bandwidth: float = 0.3, log_threshold: bool = False) -> Method:
     return Method(JumpReLU(theta, bandwidth, log_threshold), (Reconstruction(), L0(l0)))
 
 
-@_row("the k largest latents of each row, with AuxK for dead latents", GAO)
+@_row("the k largest latents of each row, with AuxK for dead latents", GAO_2024)
 def _topk(k: int = 32, aux: float = 1 / 32) -> Method:
     return Method(TopK(k), (Reconstruction(), AuxK(aux)))
 
 
-@_row("the k * rows largest latents of each batch, a threshold at inference", BATCHTOPK)
+@_row("the k * rows largest latents of each batch, a threshold at inference", BUSSMANN_2024)
 def _batch_topk(k: float = 32, aux: float = 1 / 32) -> Method:
     return Method(BatchTopK(k), (Reconstruction(), AuxK(aux)))
 
 
-@_row("BatchTopK with reconstructions from nested prefixes of the dictionary", MATRYOSHKA)
+@_row("BatchTopK with reconstructions from nested prefixes of the dictionary", BUSSMANN_2025)
 def _matryoshka(
     k: float = 32, fractions: tuple[float, ...] = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0), aux: float = 1 / 32
 ) -> Method:
     return Method(BatchTopK(k), (Matryoshka(fractions=fractions), AuxK(aux)))
 
 
-@_row("TopK with a second reconstruction from 4k latents", GAO)
+@_row("TopK with a second reconstruction from 4k latents", GAO_2024)
 def _multi_topk(k: int = 32, factor: int = 4, weight: float = 1 / 8, aux: float = 1 / 32) -> Method:
     return Method(TopK(k), (Reconstruction(), MultiK(ks=(k * factor,), weights=(weight,)), AuxK(aux)))
 
 
-@_row("latents that are on or off, trained through a straight-through step", TANG)
+@_row("latents that are on or off, trained through a straight-through step", TANG_2025)
 def _binary(l0: float = 0.1, bandwidth: float = 1.0) -> Method:
     start = Init(decoder_norm=1.0, b_E=-0.5)
     return Method(Binary(bandwidth), (Reconstruction(), L0(l0, to_input=True)), init=start, constraints=())
@@ -227,7 +187,8 @@ def transcoding(base: Method, skip: bool = False) -> Method:
 def crosscoding(base: Method, private: float = 0.0) -> Method:
     """The same method over m sources; L1-like penalties weigh a latent by the sum of its norms in each source."""
     terms = tuple(
-        replace(term, norm="sources") if isinstance(term, L1 | Lp) and term.norm == "decoder" else term for term in base.terms
+        replace(term, norm="sources") if isinstance(term, L1 | Lp) and term.norm == "decoder" else term
+        for term in base.terms
     )
     return replace(base, pairing=Crosscoder(private), terms=terms)
 
@@ -243,15 +204,15 @@ def with_anchoring(base: Method, plan: Anchoring) -> Method:
 
 
 _FORMS: dict[str, tuple[Callable[[Method], Method], Citation]] = {
-    "skip_transcoder": (lambda base: transcoding(base, skip=True), SKIP),
-    "transcoder": (transcoding, TRANSCODER),
-    "crosscoder": (crosscoding, CROSSCODER),
-    "cross_layer": (cross_layering, CROSS_LAYER),
+    "skip_transcoder": (lambda base: transcoding(base, skip=True), PAULO_2025),
+    "transcoder": (transcoding, DUNEFSKY_2024),
+    "crosscoder": (crosscoding, LINDSEY_2024),
+    "cross_layer": (cross_layering, AMEISEN_2025),
 }
 
 
 def _split(name: str) -> tuple[str, str]:
-    """"topk_transcoder" -> ("topk", "transcoder"); an SAE has no suffix."""
+    """The row and the form: topk_transcoder is (topk, transcoder); an SAE has no suffix."""
     for form in _FORMS:
         if name.endswith(f"_{form}"):
             return name.removesuffix(f"_{form}"), form

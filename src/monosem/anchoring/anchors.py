@@ -13,7 +13,7 @@ from torch import Tensor
 from monosem.base.errors import CheckpointError, DataError, ShapeError, check
 from monosem.base.files import write_atomic
 
-__all__ = ["AnchorWarning", "Anchors", "class_means", "load_anchors", "true_features"]
+__all__ = ["COINCIDENT", "AnchorWarning", "Anchors", "class_means", "load_anchors", "true_features"]
 
 COINCIDENT = 0.95
 """Anchors whose |cosine| exceeds this are reported: two latents would be asked to be the same feature."""
@@ -24,7 +24,8 @@ class AnchorWarning(UserWarning):
 
 
 def _unit(columns: Tensor) -> Tensor:
-    return columns / columns.norm(dim=0, keepdim=True).clamp(min=1e-12)
+    norms: Tensor = columns.norm(dim=0, keepdim=True)
+    return columns / norms.clamp(min=1e-12)
 
 
 @dataclass(frozen=True, eq=False)

@@ -51,7 +51,7 @@ def anchor_slots(model: SDL, k: int) -> Int[Tensor, " k"]:
 
 def _distance(weight: BlockMap, target: Tensor, slots: Tensor, form: str) -> Tensor:
     """sum over slots of the squared distance between a latent's row and its anchor, on the row's own columns."""
-    total = weight.weights[0].new_zeros(())
+    total: Tensor = weight.weights[0].new_zeros(())
     for block, part in zip(weight.blocks, weight.weights, strict=True):
         inside = (slots >= block.first) & (slots < block.last)
         rows = part[slots[inside] - block.first]

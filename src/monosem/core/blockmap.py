@@ -27,8 +27,9 @@ class BlockMap(nn.Module):
     def dense(self) -> Float[Tensor, "n_q width"]:
         """The whole matrix; the parameter itself where one block holds it, else a copy (differentiable)."""
         if self.is_whole:
-            return self.weights[0]
-        dense = self.weights[0].new_zeros(self.n_q, self.width)
+            whole: Tensor = self.weights[0]
+            return whole
+        dense: Tensor = self.weights[0].new_zeros(self.n_q, self.width)
         for block, weight in zip(self.blocks, self.weights, strict=True):
             frame = (block.left, self.width - block.right, block.first, self.n_q - block.last)
             dense = dense + nn.functional.pad(weight, frame)
@@ -36,7 +37,7 @@ class BlockMap(nn.Module):
 
     def squared_norms(self, columns: slice | None = None) -> Float[Tensor, " n_q"]:
         """sum over (some) columns of W[j]^2, per latent; differentiable."""
-        total = self.weights[0].new_zeros(self.n_q)
+        total: Tensor = self.weights[0].new_zeros(self.n_q)
         left, right = (0, self.width) if columns is None else (columns.start, columns.stop)
         for block, weight in zip(self.blocks, self.weights, strict=True):
             a, b = max(left, block.left), min(right, block.right)

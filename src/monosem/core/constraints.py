@@ -1,12 +1,15 @@
 """Constraints on the weights: applied at the start, to gradients, and after every optimiser step."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+from torch import Tensor
 
 from monosem.base.errors import RefusedError, check
 from monosem.core.model import SDL
+from monosem.kernels.blocks import Block
 
 __all__ = ["Constraint", "Fixed", "Tied", "UnitNorm"]
 
@@ -78,7 +81,7 @@ class UnitNorm(Constraint):
     def _groups(self, model: SDL) -> tuple[slice, ...]:
         return (slice(0, model.layout.n_r),) if self.per == "latent" else model.layout.r_slices
 
-    def _parts(self, model: SDL, columns: slice):  # type: ignore[no-untyped-def]
+    def _parts(self, model: SDL, columns: slice) -> Iterator[tuple[Block, Tensor, slice]]:
         for block, weight in zip(model.decoder.blocks, model.decoder.weights, strict=True):
             left, right = max(columns.start, block.left), min(columns.stop, block.right)
             if left < right:

@@ -36,7 +36,7 @@ class Init:
     """Where training starts.
 
     Equation: W_D[:, j] ~ uniform direction of norm `decoder_norm` (within the latent's blocks);
-        W_E[j] = encoder_scale W_D[:, j]^T / decoder_norm ("tied") or its own direction of norm encoder_scale ("random");
+        W_E[j] = encoder_scale W_D[:, j]^T / decoder_norm ("tied") or a direction of its own, of that norm ("random");
         b_D = 0, mean of x_r, or its geometric median; a free b_in = the same of x_p.
     "tied" pairs each encoder block with the decoder's columns where the shapes allow it and is "random" elsewhere.
     """

@@ -69,7 +69,10 @@ class SAE:
 
 @dataclass(frozen=True)
 class Transcoder:
-    """x_p enters an MLP block, x_r leaves it; `skip` adds W_skip x_p. Source: Dunefsky et al. 2024; Paulo et al. 2025."""
+    """x_p enters an MLP block, x_r leaves it; `skip` adds W_skip x_p.
+
+    Source: Dunefsky et al. 2024; Paulo et al. 2025 (skip).
+    """
 
     skip: bool = False
 

@@ -28,7 +28,7 @@ Request = Top | Every
 
 
 def top_of_row(score: Float[Tensor, "batch n_q"], k: int, among: Bool[Tensor, " n_q"] | None = None) -> Positions:
-    """The min(k, available) largest scores of each row, among the latents of a mask; order within a row is not defined."""
+    """The min(k, available) largest scores of each row, among the latents of a mask; in no order within a row."""
     n_q = score.shape[1]
     if among is None:
         return Positions.from_rows(score.topk(min(k, n_q), dim=1, sorted=False).indices, n_q)
@@ -43,7 +43,6 @@ def top_of_batch(score: Float[Tensor, "batch n_q"], count: int) -> Positions:
     A floor that at least `count` scores exceed is found from a strided sample; only what lies above
     it is ranked. When the sample misleads, everything positive is ranked: same result, more work.
     """
-    batch, n_q = score.shape
     flat = score.reshape(-1)
     count = min(count, flat.numel())
     if count == 0:

@@ -37,8 +37,8 @@ def _block_cells(at: Positions, block: Block) -> tuple[Positions, Tensor | None]
 
 def scatter(
     at: Positions, values: Float[Tensor, " nnz"], width: int, blocks: Sequence[Block], weights: Sequence[Tensor]
-) -> Tensor:
-    """out[b, columns] = sum over the row's cells of values * W_block[latent]; no gradient of its own. Shape [batch, width]."""
+) -> Float[Tensor, "batch width"]:
+    """out[b, columns] = sum over the row's cells of values * W_block[latent]; no gradient of its own."""
     out: Tensor | None = None
     for block, weight in zip(blocks, weights, strict=True):
         cells, chosen = _block_cells(at, block)
@@ -72,9 +72,10 @@ def _inner_full(at: Positions, x: Tensor, weight: Tensor) -> Tensor:
     if at.nnz == 0:
         return x.new_zeros(0)
     # embedding_bag's gradient for its per-sample weights is exactly this product, without gathering rows
-    return torch.ops.aten._embedding_bag_per_sample_weights_backward(
+    values: Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(
         x.contiguous(), weight.contiguous(), at.col, at.crow[:-1].contiguous(), at.row, 0
     )
+    return values
 
 
 def _weight_gradients(at: Positions, values: Tensor, x: Tensor, blocks: Sequence[Block]) -> list[Tensor]:
@@ -160,7 +161,8 @@ class _ReadCells(torch.autograd.Function):
             g_b_in = torch.zeros_like(x[0])
             for block, weight in zip(blocks, weights, strict=True):
                 g_b_in[block.columns] -= g_bias[block.latents] @ weight
-        return None, None, None, None, g_x, g_b_in, g_bias, *(g_weights or [None] * len(weights))
+        out: list[Tensor | None] = [*g_weights] if g_weights else [None] * len(weights)
+        return None, None, None, None, g_x, g_b_in, g_bias, *out
 
 
 def write_cells(
@@ -171,7 +173,7 @@ def write_cells(
     Equation: out[b, columns] = sum over blocks and the row's cells of values[cell] * W_block[latent].
     Gradient: dL/dvalues = <dL/dout[row], W[latent]>, dL/dW[j] = sum over j's cells of values * dL/dout[row].
     """
-    return _WriteCells.apply(at, width, blocks, values, *weights)  # type: ignore[no-any-return]
+    return _WriteCells.apply(at, width, blocks, values, *weights)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def read_cells(
@@ -193,4 +195,6 @@ def read_cells(
     dL/dbias[j] = sum g, dL/dx[b] = sum g W[latent], dL/db_in = -sum over latents of dL/dbias[j] W[j];
     none of it needs a dense [batch, n_q] array.
     """
-    return _ReadCells.apply(z, ats, dense, blocks, x, b_in, bias, *weights)  # type: ignore[no-any-return]
+    return _ReadCells.apply(  # type: ignore[no-any-return, no-untyped-call]
+        z, ats, dense, blocks, x, b_in, bias, *weights
+    )

@@ -24,8 +24,8 @@ Reduction = Literal["sum", "mean", "fvu"]
 def distance(error: Float[Tensor, "batch n_r"], target: Float[Tensor, "batch n_r"], reduction: Reduction) -> Tensor:
     """The squared error of a batch, in one of three units.
 
-    Equation: sum = mean over rows of ||e||^2; mean = sum / n_r; fvu = sum over rows of ||e||^2 / sum of ||y - mean y||^2
-        (a ratio of sums; 0 / 0 is 0).
+    Equation: sum = mean over rows of ||e||^2; mean = sum / n_r;
+        fvu = sum over rows of ||e||^2 / sum over rows of ||y - mean y||^2 (a ratio of sums; 0 / 0 is 0).
     """
     total = error.pow(2).sum()
     if reduction == "fvu":
@@ -75,7 +75,8 @@ class Matryoshka(Term):
     Equation: sum over prefixes m of lambda_m ||x_r - b_D - W_D[:, :m] x_q[:m]||^2 (in `reduction` units). The last
         fraction must be 1; `weights` default to 1 each. `detach_inner`: the latents of earlier prefixes are
         constants in later ones, so that each group only learns from its own prefix's error.
-    Source: Bussmann et al. 2025; Tang et al. 2025, eq 9. Replaces Reconstruction: the full dictionary is its last prefix.
+    Source: Bussmann et al. 2025; Tang et al. 2025, eq 9. It replaces Reconstruction: its last prefix is the whole
+        dictionary.
     """
 
     fractions: tuple[float, ...] = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
@@ -113,9 +114,10 @@ class Matryoshka(Term):
     def _write_group(self, step: Step, inside: Tensor) -> Tensor:
         model, code = step.model, step.code
         if not code.is_sparse and model.decoder.is_whole:  # neighbours: one slice of one product
-            latents = inside.nonzero()[[0, -1], 0]
-            part = slice(int(latents[0]), int(latents[1]) + 1)
-            return code.values[:, part] @ model.decoder.weights[0][part]
+            first, count = int(inside.int().argmax()), int(inside.sum())
+            part = slice(first, first + count)  # empty where two prefixes round to the same width
+            decoder: Tensor = model.decoder.weights[0]
+            return code.values[:, part] @ decoder[part]
         return model.write(code.keep(inside))
 
 

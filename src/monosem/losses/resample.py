@@ -18,7 +18,8 @@ class Resample:
 
     Equation: every `every` steps between the fractions `begin` and `end` of the run, each dead latent j draws a row
         b with probability proportional to ||x_r,b - x_r_hat,b||^4 (the squared loss) out of `rows` rows;
-        W_D[:, j] = (x_r,b - b_D) over its norm, W_E[j] = encoder_scale * mean alive ||W_E|| * (x_p,b - b_in) over its norm,
+        W_D[:, j] = (x_r,b - b_D) over its norm, W_E[j] = (x_p,b - b_in) over its norm,
+        times encoder_scale times the mean norm of the rows of W_E that are alive,
         b_E[j] = 0; the optimiser's moments of these entries are reset.
     Source: Bricken et al. 2023. Difference: biases are subtracted from the drawn rows, and in transcoders encoder and
         decoder take the row's own side.

@@ -80,7 +80,8 @@ class GhostGrads(Term):
     """Dead latents, through exp instead of sigma, reconstruct the residual.
 
     Equation: g = W_D[:, dead] exp(z[dead]); g' = g ||e|| / (2 ||g||) row by row, the factor constant;
-        value = ||e - g'||^2 * c, mean over the batch, e constant, c constant so that the value equals the reconstruction loss.
+        value = ||e - g'||^2 * c, mean over the batch, e and c constant;
+        c makes the value the reconstruction loss.
     Source: Jermyn and Templeton 2024 (ghost grads, Anthropic circuits update, January 2024).
     """
 
@@ -98,7 +99,7 @@ class GhostGrads(Term):
         ghost = step.model.write(z.with_values(torch.where(step.dead, z.values, -torch.inf).exp()))
         e = step.residual.detach()
         factor = e.norm(dim=1, keepdim=True) / (2 * ghost.norm(dim=1, keepdim=True)).clamp(min=1e-12)
-        loss = (e - ghost * factor.detach()).pow(2).sum(1).mean()
+        loss: Tensor = (e - ghost * factor.detach()).pow(2).sum(1).mean()
         return loss * (e.pow(2).sum(1).mean() / loss.clamp(min=1e-12)).detach()
 
 
@@ -107,8 +108,8 @@ class GhostGrads(Term):
 class PreActivation(Term):
     """Lift pre-activations that lie below their threshold.
 
-    Equation: mean over the batch of sum_j relu(theta_j - z_j) ||W_D[:, j]||, over the dead latents or all; theta = 0 where
-        the activation has no threshold.
+    Equation: mean over the batch of sum_j relu(theta_j - z_j) ||W_D[:, j]||, over the dead latents or all;
+        theta = 0 where the activation has no threshold.
     Source: Anthropic circuits update, January 2025 (all latents); SAELens restricts it to dead ones.
     """
 

@@ -34,7 +34,8 @@ class L1(Term):
     Equation: mean over the batch of sum_j |x_q,j| n_j, with n_j = 1 ("none"), ||W_D[:, j]|| ("decoder") or
         sum over sources s of ||W_D^s[:, j]|| ("sources", crosscoders). on="gate": relu of the gate's pre-activation
         in place of |x_q|.
-    Source: Tang et al. 2025, eq 5; Bricken et al. 2023; Lindsey et al. 2024 (sources); Rajamanoharan et al. 2024a (gate).
+    Source: Tang et al. 2025, eq 5; Bricken et al. 2023; Lindsey et al. 2024 (sources);
+        Rajamanoharan et al. 2024a (gate).
         With a free decoder norm, norm="none" has no minimiser (scale W_E down, W_D up).
     """
 
@@ -76,7 +77,7 @@ class L0(Term):
         """Needs a Heaviside step with a straight-through gradient."""
         if isinstance(activation, Binary):
             return None if self.to_input else "it has no threshold to learn; use L0(to_input=True)"
-        if activation.hard is not Activation.hard and type(activation).hard is not Activation.hard:
+        if type(activation).hard is not Activation.hard:
             return None
         if isinstance(activation, ReLU):
             return "its threshold is fixed at 0, so the step has no parameter to learn; use L1, or jumprelu"
@@ -117,8 +118,9 @@ class Tanh(Term):
 class Lp(Term):
     """p-annealed Lp penalty: p falls over the run, the penalty's size stays continuous.
 
-    Equation: scale * mean over the batch of sum_j ((|x_q,j| n_j + eps)^p - eps^p). p follows `p` in `updates` equal steps;
-        at each, scale is multiplied by the old sum over the new on the current batch. eps bounds the gradient at 0.
+    Equation: scale * mean over the batch of sum_j ((|x_q,j| n_j + eps)^p - eps^p). p follows `p` in `updates`
+        equal steps; at each, scale is multiplied by the old sum over the new on the current batch.
+        eps bounds the gradient at 0.
     Source: Karvonen et al. 2024 (p-annealing). Differences: eps, and one batch in place of a queue of ten.
     """
 

@@ -1,0 +1,84 @@
+"""The publications that the method table cites."""
+
+from monosem.base.cite import Citation
+
+__all__ = [
+    "AMEISEN_2025",
+    "BRICKEN_2023",
+    "BUSSMANN_2024",
+    "BUSSMANN_2025",
+    "DUNEFSKY_2024",
+    "GAO_2024",
+    "KARVONEN_2024",
+    "LINDSEY_2024",
+    "PAULO_2025",
+    "RAJAMANOHARAN_2024A",
+    "RAJAMANOHARAN_2024B",
+    "TANG_2025",
+]
+
+BRICKEN_2023 = Citation(
+    "bricken2023",
+    "Bricken et al.",
+    "Towards monosemanticity: decomposing language models with dictionary learning",
+    2023,
+    venue="Transformer Circuits Thread",
+)
+KARVONEN_2024 = Citation(
+    "karvonen2024",
+    "Karvonen et al.",
+    "Measuring progress in dictionary learning for language model interpretability with board game models",
+    2024,
+    "2408.00113",
+)
+RAJAMANOHARAN_2024A = Citation(
+    "rajamanoharan2024a",
+    "Rajamanoharan et al.",
+    "Improving dictionary learning with gated sparse autoencoders",
+    2024,
+    "2404.16014",
+)
+RAJAMANOHARAN_2024B = Citation(
+    "rajamanoharan2024b",
+    "Rajamanoharan et al.",
+    "Jumping ahead: improving reconstruction fidelity with JumpReLU sparse autoencoders",
+    2024,
+    "2407.14435",
+)
+GAO_2024 = Citation("gao2024", "Gao et al.", "Scaling and evaluating sparse autoencoders", 2024, "2406.04093")
+BUSSMANN_2024 = Citation("bussmann2024", "Bussmann et al.", "BatchTopK sparse autoencoders", 2024, "2412.06410")
+BUSSMANN_2025 = Citation(
+    "bussmann2025",
+    "Bussmann et al.",
+    "Learning multi-level features with Matryoshka sparse autoencoders",
+    2025,
+    "2503.17547",
+)
+TANG_2025 = Citation(
+    "tang2025",
+    "Tang et al.",
+    "A unified theory of sparse dictionary learning in mechanistic interpretability: "
+    "piecewise biconvexity and spurious minima",
+    2025,
+    "2512.05534",
+)
+DUNEFSKY_2024 = Citation(
+    "dunefsky2024", "Dunefsky et al.", "Transcoders find interpretable LLM feature circuits", 2024, "2406.11944"
+)
+PAULO_2025 = Citation(
+    "paulo2025", "Paulo et al.", "Transcoders beat sparse autoencoders for interpretability", 2025, "2501.18823"
+)
+LINDSEY_2024 = Citation(
+    "lindsey2024",
+    "Lindsey et al.",
+    "Sparse crosscoders for cross-layer features and model diffing",
+    2024,
+    venue="Transformer Circuits Thread",
+)
+AMEISEN_2025 = Citation(
+    "ameisen2025",
+    "Ameisen et al.",
+    "Circuit tracing: revealing computational graphs in language models",
+    2025,
+    venue="Transformer Circuits Thread",
+)

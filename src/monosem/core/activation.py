@@ -1,0 +1,76 @@
+"""What an activation sigma is: a value with three steps, score, select, value.
+
+    score   what is ranked or thresholded, one number per latent
+    select  which cells pass (and, in training, which cells a straight-through gradient needs)
+    value   what passes, differentiable
+
+`at(name)` lays a per-latent parameter (theta, r_mag, b_mag, b_E, decoder_norm) along z, so that
+one definition of `score` and `value` serves dense and sparse codes. Eq 10 of the paper, code in
+{0, z}, holds where `eq10` says so and is tested there.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from monosem.base.sparse import Positions
+
+__all__ = ["Activation", "At", "Context", "Selected"]
+
+At = Callable[[str], Tensor]
+Selected = Positions | Bool[Tensor, "batch n_q"]
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where a forward pass stands: training or not, at which step of how many."""
+
+    training: bool = False
+    step: int = 0
+    steps: int = 1
+
+
+@dataclass(frozen=True)
+class Activation:
+    """What every activation shares. `pattern_kind`: independent, ranked, signed or cross-sample."""
+
+    homogeneous: ClassVar[bool] = True
+    eq10: ClassVar[str] = "yes"
+    pattern_kind: ClassVar[str] = "independent"
+
+    def parameters(self, n_q: int) -> dict[str, Tensor]:
+        """Learned per-latent parameters at their start."""
+        return {}
+
+    def buffers(self) -> dict[str, Tensor]:
+        """State that is saved but not learned."""
+        return {}
+
+    def score(self, z: Tensor, at: At) -> Tensor:
+        """What is ranked or thresholded; z itself unless said otherwise."""
+        return z
+
+    def select(self, score: Float[Tensor, "batch n_q"], at: At, context: Context) -> Selected:
+        """Which cells are carried; a superset of the cells with a nonzero value."""
+        return score > 0
+
+    def value(self, z: Tensor, at: At) -> Tensor:
+        """The latents at the selected cells."""
+        return z.relu()
+
+    def hard(self, z: Tensor, at: At) -> Tensor | None:
+        """H(z - theta) with its straight-through gradient, where the activation has one."""
+        return None
+
+    def observe(self, score: Float[Tensor, " nnz"], state: dict[str, Tensor]) -> None:
+        """Learn from the scores that passed in a training batch (in place)."""
+
+    def project(self, parameters: dict[str, Tensor]) -> None:
+        """Bring learned parameters back to where they may be, after an optimiser step (in place)."""
+
+    def needs_decoder_norm(self) -> bool:
+        """Whether `score` reads the decoder norms."""
+        return False

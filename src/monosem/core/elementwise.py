@@ -1,0 +1,130 @@
+"""Activations that look at one latent at a time: ReLU, JumpReLU, Gated, Binary."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from monosem.base.errors import check
+from monosem.core.activation import Activation, At, Context, Selected
+
+__all__ = ["Binary", "Gated", "JumpReLU", "ReLU", "rectangle"]
+
+
+def rectangle(z: Tensor, theta: Tensor, bandwidth: float) -> Tensor:
+    """The rectangle kernel K((z - theta) / bandwidth), K(u) = 1 for |u| < 1/2, as floats."""
+    return ((z - theta).abs() < bandwidth / 2).to(z.dtype)
+
+
+@dataclass(frozen=True)
+class ReLU(Activation):
+    """z if z > 0, else 0. Source: Tang et al. 2025, eq 5; Bricken et al. 2023."""
+
+
+@dataclass(frozen=True)
+class JumpReLU(Activation):
+    """z H(z - theta) with a learned threshold theta >= 0 per latent.
+
+    Equation: value = z if z > theta else 0.
+    Gradient: d/dz = H(z - theta); d/dtheta = -(theta / bandwidth) K((z - theta) / bandwidth), and for the
+        step H itself d/dtheta = -(1 / bandwidth) K, K the rectangle kernel (plus +(1 / bandwidth) K to z
+        where a term asks for it). With `log_threshold` the parameter is log theta and the chain rule
+        through exp is kept.
+    Source: Rajamanoharan et al. 2024b (JumpReLU SAEs), eq 11-12.
+    """
+
+    theta: float = 0.05
+    bandwidth: float = 0.3
+    log_threshold: bool = False
+    homogeneous: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check(self.bandwidth > 0, f"bandwidth={self.bandwidth}; it must be positive")
+        check(self.theta > 0 or not self.log_threshold, f"theta={self.theta} has no logarithm; start above 0")
+        check(self.theta >= 0, f"theta={self.theta}; a threshold is at least 0")
+
+    def parameters(self, n_q: int) -> dict[str, Tensor]:
+        """theta [n_q], or its logarithm."""
+        theta = torch.full((n_q,), self.theta)
+        return {"log_theta": theta.log()} if self.log_threshold else {"theta": theta}
+
+    def threshold(self, at: At) -> Tensor:
+        """theta, whichever way it is stored."""
+        return at("log_theta").exp() if self.log_threshold else at("theta")
+
+    def select(self, score: Float[Tensor, "batch n_q"], at: At, context: Context) -> Selected:
+        """z > theta; in training everything above theta - bandwidth / 2, where theta still has a gradient."""
+        margin = self.bandwidth / 2 if context.training else 0.0
+        return score > self.threshold(at) - margin
+
+    def value(self, z: Tensor, at: At) -> Tensor:
+        """z H(z - theta); the second summand is zero and carries theta's gradient."""
+        theta = self.threshold(at)
+        passed = (z > theta).to(z.dtype).detach()
+        pull = (theta * rectangle(z, theta, self.bandwidth) / self.bandwidth).detach()
+        return z * passed - pull * (theta - theta.detach())
+
+    def hard(self, z: Tensor, at: At) -> Tensor:
+        """H(z - theta); gradient -(1 / bandwidth) K to theta, +(1 / bandwidth) K to z (detach z to leave that out)."""
+        theta = self.threshold(at)
+        passed = (z > theta).to(z.dtype).detach()
+        pull = (rectangle(z, theta, self.bandwidth) / self.bandwidth).detach()
+        return passed + pull * ((z - z.detach()) - (theta - theta.detach()))
+
+    def project(self, parameters: dict[str, Tensor]) -> None:
+        """Keep theta >= 0."""
+        if not self.log_threshold:
+            parameters["theta"].clamp_(min=0.0)
+
+
+@dataclass(frozen=True)
+class Gated(Activation):
+    """A Heaviside gate on z and a ReLU magnitude path that shares the encoder's directions.
+
+    Equation: value = H(z) relu(exp(r_mag) (z - b_E) + b_mag), where z is the gate's pre-activation, so that
+        W_mag = exp(r_mag) W_E. The gate learns only through the terms L1(on="gate") and GatedAux.
+    Source: Rajamanoharan et al. 2024a (Gated SAEs). Eq 10 holds with respect to the value path.
+    """
+
+    homogeneous: ClassVar[bool] = False
+    eq10: ClassVar[str] = "value path"
+
+    def parameters(self, n_q: int) -> dict[str, Tensor]:
+        """r_mag and b_mag, zero."""
+        return {"r_mag": torch.zeros(n_q), "b_mag": torch.zeros(n_q)}
+
+    def value(self, z: Tensor, at: At) -> Tensor:
+        """The magnitude path, where the gate is open."""
+        return ((z - at("b_E")) * at("r_mag").exp() + at("b_mag")).relu() * (z > 0).detach()
+
+
+@dataclass(frozen=True)
+class Binary(Activation):
+    """H(z): a latent is on or off.
+
+    Gradient: d/dz = (1 / bandwidth) K(z / bandwidth), K the rectangle kernel.
+    Source: the binary autoencoder of Tang et al. 2025, appendix A (Cho et al. 2025). Exempt from eq 10: a value is 1.
+        Difference: the rectangle kernel of JumpReLU as pseudo-derivative, not the sigmoid's.
+    """
+
+    bandwidth: float = 1.0
+    homogeneous: ClassVar[bool] = False
+    eq10: ClassVar[str] = "exempt"
+
+    def __post_init__(self) -> None:
+        check(self.bandwidth > 0, f"bandwidth={self.bandwidth}; it must be positive")
+
+    def select(self, score: Float[Tensor, "batch n_q"], at: At, context: Context) -> Selected:
+        """z > 0; in training everything above -bandwidth / 2, where there is still a gradient."""
+        return score > (-self.bandwidth / 2 if context.training else 0.0)
+
+    def value(self, z: Tensor, at: At) -> Tensor:
+        """H(z) with its straight-through gradient."""
+        pull = (rectangle(z, torch.zeros_like(z), self.bandwidth) / self.bandwidth).detach()
+        return (z > 0).to(z.dtype) + pull * (z - z.detach())
+
+    def hard(self, z: Tensor, at: At) -> Tensor:
+        """The value itself."""
+        return self.value(z, at)

@@ -1,0 +1,134 @@
+"""Activations that rank latents against each other: TopK, BatchTopK, AbsTopK, GroupMax."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from monosem.base.errors import check
+from monosem.base.sparse import Positions
+from monosem.core.activation import Activation, At, Context, Selected
+from monosem.core.selection import top_of_batch, top_of_row
+
+__all__ = ["AbsTopK", "BatchTopK", "GroupMax", "TopK"]
+
+
+@dataclass(frozen=True)
+class TopK(Activation):
+    """The k largest pre-activations of each row, through ReLU: TopK of ReLU, as theorem 3.2 needs.
+
+    Equation: value = relu(z) on the k largest z (or z ||W_D[:, j]|| with rank_by_norm), 0 elsewhere.
+    `k_start` and `anneal`: k falls linearly from k_start to k over the first `anneal` of the run.
+    Source: Gao et al. 2024; Tang et al. 2025, eq 7.
+    """
+
+    k: int
+    rank_by_norm: bool = False
+    k_start: int | None = None
+    anneal: float = 0.0
+    pattern_kind: ClassVar[str] = "ranked"
+
+    def __post_init__(self) -> None:
+        check(self.k >= 1, f"k={self.k}; at least one latent must be active")
+        check(0 <= self.anneal <= 1, f"anneal={self.anneal}; it is a share of the run, 0 to 1")
+        check(
+            self.k_start is None or self.k_start >= self.k, f"k_start={self.k_start} is below k={self.k}; k only falls"
+        )
+
+    def k_at(self, context: Context) -> float:
+        """k at this step; the final k outside training."""
+        if not context.training or self.k_start is None or self.anneal == 0:
+            return self.k
+        done = min(1.0, context.step / (self.anneal * context.steps))
+        return self.k_start + (self.k - self.k_start) * done
+
+    def score(self, z: Tensor, at: At) -> Tensor:
+        """z, or z times the decoder norm."""
+        return z * at("decoder_norm") if self.rank_by_norm else z
+
+    def select(self, score: Float[Tensor, "batch n_q"], at: At, context: Context) -> Selected:
+        """The k largest scores of each row."""
+        return top_of_row(score, round(self.k_at(context)))
+
+    def needs_decoder_norm(self) -> bool:
+        """Only with rank_by_norm."""
+        return self.rank_by_norm
+
+
+@dataclass(frozen=True)
+class BatchTopK(TopK):
+    """The k * rows largest positive scores of the whole batch; at inference, everything above a threshold.
+
+    The threshold is a running mean (rate `rate`, started by the first batch) of the smallest score
+    that passed, never negative. k may be a fraction.
+    Source: Bussmann et al. 2024 (BatchTopK). Difference: an untrained threshold is 0, not undefined.
+    """
+
+    k: float  # type: ignore[assignment]
+    rate: float = 0.01
+    homogeneous: ClassVar[bool] = False
+    pattern_kind: ClassVar[str] = "cross-sample"
+
+    def __post_init__(self) -> None:
+        check(self.k > 0, f"k={self.k}; it must be positive")
+        check(0 < self.rate <= 1, f"rate={self.rate}; a running mean needs 0 < rate <= 1")
+
+    def buffers(self) -> dict[str, Tensor]:
+        """The threshold; negative until the first training batch."""
+        return {"threshold": torch.tensor(-1.0, dtype=torch.float64)}
+
+    def select(self, score: Float[Tensor, "batch n_q"], at: At, context: Context) -> Selected:
+        """Training: the batch's largest positive scores. Inference: above the threshold."""
+        if context.training:
+            return top_of_batch(score, int(self.k_at(context) * score.shape[0]))
+        return score > at("threshold").clamp(min=0.0).to(score.dtype)
+
+    def observe(self, score: Float[Tensor, " nnz"], state: dict[str, Tensor]) -> None:
+        """Move the threshold towards the smallest score that passed."""
+        positive = score[score > 0]
+        if positive.numel():
+            least, threshold = positive.min().double(), state["threshold"]
+            threshold.copy_(torch.where(threshold < 0, least, threshold + self.rate * (least - threshold)))
+
+
+@dataclass(frozen=True)
+class AbsTopK(TopK):
+    """The k latents of largest |z|, signs kept.
+
+    Its pieces are not convex (|z_1| >= |z_2|), so theory.convexity refuses it.
+    """
+
+    pattern_kind: ClassVar[str] = "signed"
+
+    def score(self, z: Tensor, at: At) -> Tensor:
+        """|z|, or |z| times the decoder norm."""
+        return super().score(z.abs(), at)
+
+    def value(self, z: Tensor, at: At) -> Tensor:
+        """z itself."""
+        return z
+
+
+@dataclass(frozen=True)
+class GroupMax(Activation):
+    """Latents in k groups of neighbours; the largest of each group passes, through ReLU.
+
+    Source: EleutherAI sparsify.
+    """
+
+    k: int
+    pattern_kind: ClassVar[str] = "ranked"
+
+    def __post_init__(self) -> None:
+        check(self.k >= 1, f"k={self.k}; at least one group is needed")
+
+    def select(self, score: Float[Tensor, "batch n_q"], at: At, context: Context) -> Selected:
+        """One latent per group."""
+        batch, n_q = score.shape
+        check(
+            n_q % self.k == 0, f"n_q={n_q} latents do not split into k={self.k} equal groups; make n_q a multiple of k"
+        )
+        best = score.view(batch, self.k, -1).argmax(2)
+        return Positions.from_rows(best + torch.arange(self.k, device=score.device) * (n_q // self.k), n_q)
