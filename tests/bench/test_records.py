@@ -52,6 +52,7 @@ def example(seed: int = 0, *, anchored: bool = True) -> dict[str, Any]:
         "curves": {"tau": [i / 100 for i in range(101)], **curves},
         "training": {"step": [0, 5], "loss": [2.0, 1.0], "fvu": [1.0, 0.5], "l0": [4.0, 4.0], "dead": [0.0, None]},
         "env": environment(),
+        "similarity": None,
         "wall_time_s": 1.5,
         "created": "2026-01-01T00:00:00+00:00",
     }

@@ -67,6 +67,7 @@ FIELDS: Mapping[str, type | tuple[type, ...]] = {
     "curves.encoder_cosine": list,
     "curves.decoder_cosine": list,
     "curves.decoder_signed": list,
+    "similarity": (dict, type(None)),
     "training": dict,
     "training.step": list,
     "training.loss": list,

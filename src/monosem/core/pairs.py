@@ -149,10 +149,25 @@ PAIRINGS.add("cross_layer", CrossLayer())
 class Source(Protocol):
     """Where training rows come from. `rows` None means an endless stream: row r exists for every r >= 0."""
 
-    p_widths: tuple[int, ...]
-    r_widths: tuple[int, ...]
-    rows: int | None
-    digest: str
+    @property
+    def p_widths(self) -> tuple[int, ...]:
+        """Width of each source of x_p."""
+        ...
+
+    @property
+    def r_widths(self) -> tuple[int, ...]:
+        """Width of each source of x_r."""
+        ...
+
+    @property
+    def rows(self) -> int | None:
+        """Number of rows, or None for a stream."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Identifies the data."""
+        ...
 
     def take(self, index: Int[Tensor, " batch"]) -> tuple[Float[Tensor, "batch n_p"], Float[Tensor, "batch n_r"]]:
         """Rows by number: (x_p, x_r), float32."""

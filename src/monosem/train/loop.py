@@ -62,7 +62,7 @@ def train_step(run: Run, method: Method, config: FitConfig, x_p: Tensor, x_r: Te
     step = Step(model, x_p, x_r, out.x_r_hat, out.code, out.cells, out.extra, dead, context)
     loss = objective(step, run.terms)
     run.optimiser.zero_grad(set_to_none=True)
-    loss.total.backward()
+    torch.autograd.backward(loss.total)
     for constraint in method.constraints:
         constraint.project_gradient(model)
     for term in objective.terms:
@@ -89,7 +89,7 @@ def _entry(run: Run, config: FitConfig, step: Step, loss: Loss) -> dict[str, flo
         fvu = float(distance(step.residual, step.x_r, "fvu"))
     return {
         "step": run.step,
-        "loss": float(loss.total),
+        "loss": float(loss.total.detach()),
         **{f"loss/{name}": float(part) for name, part in loss.parts.items()},
         "fvu": fvu,
         "l0": active,

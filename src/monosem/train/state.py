@@ -13,7 +13,7 @@ from torch import Tensor
 from monosem.base.errors import CheckpointError
 from monosem.base.files import write_atomic
 from monosem.base.machine import machine
-from monosem.base.sparse import Code
+from monosem.base.sparse import Code, SparseCode
 from monosem.core.io import model_tensors, set_model_tensors
 from monosem.core.model import SDL
 from monosem.losses.objective import Objective, State
@@ -33,7 +33,7 @@ class DeadTracker:
     def update(self, code: Code) -> None:
         """Count one batch: every latent ages by its rows, those that fired start at 0."""
         self.since += code.batch
-        if code.is_sparse:
+        if isinstance(code, SparseCode):
             self.since[code.at.col[code.values.detach() != 0]] = 0
         else:
             self.since[(code.values.detach() != 0).any(0)] = 0

@@ -1,0 +1,225 @@
+"""Run jobs of the bench: train one method on one task with one seed, score it, write its record."""
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from monosem.anchoring.anchors import Anchors, true_features
+from monosem.anchoring.term import Anchoring
+from monosem.base.spec import digest, parse_call, to_plain
+from monosem.bench.baselines import anchors_alone, chance, oracle
+from monosem.bench.folds import Coded, evaluate
+from monosem.bench.maps import similarity_map
+from monosem.bench.metrics import TAUS, flatten, score
+from monosem.bench.records import SCHEMA, environment, metrics_table, record_name, write_record
+from monosem.bench.tasks import Task, TaskSource, task
+from monosem.core.model import SDL
+from monosem.methods import Method, method, with_anchoring
+from monosem.train.config import FitConfig
+from monosem.train.loop import Callback, fit
+
+__all__ = ["EVAL_ROWS", "Job", "evaluate_model", "job_record_name", "pairing_of", "run_job", "run_jobs"]
+
+EVAL_ROWS = 8192
+"""Rows of the held-out stream that FVU, L0 and dead latents are measured on."""
+
+
+def pairing_of(spec: str) -> str:
+    """The task pairing that a method's name asks for: "topk_transcoder(k=4)" -> "transcoder".
+
+    Example:
+        >>> pairing_of("topk_skip_transcoder"), pairing_of("topk")
+        ('transcoder', 'sae')
+    """
+    name = parse_call(spec)[0]
+    return "transcoder" if name.endswith("transcoder") else "crosscoder" if name.endswith("crosscoder") else "sae"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run. `anchors` features are anchored (0: plain); features after the first `held_out` are scored."""
+
+    task: str
+    method: str
+    seed: int
+    config: FitConfig
+    anchors: int = 0
+    held_out: int = 0
+    anchoring: Anchoring = field(default_factory=Anchoring)
+    n_q: int | None = None
+    study: str = "bench"
+
+    @property
+    def built(self) -> Method:
+        """The method with this job's way of anchoring."""
+        return with_anchoring(method(self.method), self.anchoring)
+
+    @property
+    def task_value(self) -> Task:
+        """The task in this job's world."""
+        base = task(self.task, pairing_of(self.method), self.seed)
+        return base if self.n_q is None else replace(base, n_q=self.n_q)
+
+    @property
+    def title(self) -> str:
+        """A line for people."""
+        return f"{self.method}  {'anchored' if self.anchors else 'plain'}  seed {self.seed}"
+
+
+def _head(job: Job, source: TaskSource | None) -> dict[str, Any]:
+    """What identifies a run, in the record's form."""
+    value = job.task_value
+    plan = job.anchoring
+    anchors = {
+        "kind": "true_features",
+        "k": job.anchors,
+        "weight": to_plain(plan.weight),
+        "form": f"{plan.form}/{plan.sides}" + ("/hard" if plan.hard else ""),
+        "init": plan.init,
+    }
+    return {
+        "schema": SCHEMA,
+        "study": job.study,
+        "task": {
+            "name": value.name,
+            "version": value.version,
+            "spec": to_plain(value),
+            "hash": value.digest,
+            "data_digest": source.digest if source else "",
+            "pairing": value.pairing,
+        },
+        "method": {"name": parse_call(job.method)[0], "spec": method(job.method).spec},
+        "anchors": anchors if job.anchors else None,
+        "seed": {"world": job.seed, "train": job.config.seed},
+        "config": to_plain(job.config) | {"held_out": job.held_out},
+    }
+
+
+def job_record_name(job: Job) -> str:
+    """The file name of the record that a job writes, known before it runs."""
+    return record_name(_head(job, None))
+
+
+@lru_cache(maxsize=4)
+def _source(value: Task) -> TaskSource:
+    return TaskSource(value)
+
+
+@lru_cache(maxsize=16)
+def _beside(value: Task, held_out: int) -> dict[str, dict[str, Any]]:
+    source = _source(value)
+    return {"chance": chance(source, features=value.scored(held_out)), "oracle": oracle(source, rows=1024)}
+
+
+def evaluate_model(model: SDL, source: TaskSource, features: torch.Tensor, rows: int = EVAL_ROWS) -> dict[str, Any]:
+    """Every metric of a trained model on a task: recovery of `features`, codes on held-out rows."""
+
+    def batches() -> Iterable[Coded]:
+        for start in range(0, rows, 1024):
+            truth = source.held_out(min(1024, rows - start), start=start)
+            x_p, x_r = source.pair(truth)
+            with torch.no_grad():
+                out = model(x_p)
+            yield Coded(x_r, out.x_r_hat, out.code, truth.features.l0)
+
+    W_E, W_D = model.W_E.detach(), model.W_D.detach()
+    p_widths, r_widths = source.p_widths, source.r_widths
+    found = score(W_E, W_D, source.W_p, source.W_r, p_widths=p_widths, r_widths=r_widths, features=features)
+    return found | evaluate(batches())
+
+
+def run_job(job: Job, folder: str | Path, progress: bool = False, told: Callable[[int], None] | None = None) -> Path:
+    """Train, score, and write the record; with checkpoints, the run's own files lie under runs/."""
+    folder = Path(folder)
+    value = job.task_value
+    source = _source(value)
+    features = value.scored(job.held_out)
+    anchors: Anchors | None = None
+    alone: dict[str, Any] = {}
+    if job.anchors:
+        anchors = true_features(source.W_p, source.W_r, value.anchor_order()[: job.anchors])
+        alone = {"anchors_alone": anchors_alone(source, anchors.p, anchors.r, features=features)["held_out"]}
+    head = _head(job, source)
+    work = folder / "runs" / record_name(head).removesuffix(".record.json") if job.config.checkpoint_every else None
+    callbacks: list[Callback] = [] if told is None else [lambda run, entry: told(run.step)]
+    result = fit(job.built, source, value.n_q, job.config, anchors, out=work, progress=progress, callbacks=callbacks)
+    metrics = evaluate_model(result.model, source, features)
+    record = head | {
+        "metrics": metrics_table(metrics, **_beside(value, job.held_out), **alone),
+        "curves": {"tau": list(TAUS), **flatten(metrics)[1]},
+        "similarity": similarity_map(result.model.W_D.detach(), source.W_r, features),
+        "training": {name: [entry[name] for entry in result.log] for name in ("step", "loss", "fvu", "l0", "dead")},
+        "env": environment(),
+        "wall_time_s": result.seconds,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    return write_record(folder, record)
+
+
+_QUEUE: Any = None
+
+
+def _enter(queue: Any) -> None:
+    global _QUEUE
+    _QUEUE = queue
+    torch.set_num_threads(1)
+
+
+def _work(number: int, job: Job, folder: str) -> int:
+    def told(step: int) -> None:
+        _QUEUE.put((number, step))
+
+    run_job(job, folder, told=told)
+    return number
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    folder: str | Path,
+    workers: int | None = None,
+    on_start: Callable[[int], None] | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+    on_done: Callable[[int, Path], None] | None = None,
+) -> list[Path]:
+    """Run every job whose record is not there yet, each in a single-threaded process; returns all record paths.
+
+    One process per run gives the same bits as running it alone. `workers` defaults to the number of cores.
+    The callbacks hear job numbers: when found done or finished, and how far each has come.
+    """
+    folder = Path(folder)
+    paths = [folder / job_record_name(job) for job in jobs]
+    todo = [i for i, path in enumerate(paths) if not path.exists()]
+    if on_done:
+        for i in sorted(set(range(len(jobs))) - set(todo)):
+            on_done(i, paths[i])
+    if not todo:
+        return paths
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager:
+        queue = manager.Queue()
+        count = min(workers or len(os.sched_getaffinity(0)), len(todo))
+        with ProcessPoolExecutor(count, context, _enter, (queue,)) as pool:
+            futures = {pool.submit(_work, i, jobs[i], str(folder)): i for i in todo}
+            pending = set(futures)
+            while pending:
+                while not queue.empty():
+                    number, step = queue.get()
+                    if on_step:
+                        on_step(number, step)
+                done = {f for f in pending if f.done()}
+                for future in done:
+                    number = future.result()
+                    if on_done:
+                        on_done(number, paths[number])
+                pending -= done
+                time.sleep(0.1)
+    return paths
