@@ -28,6 +28,7 @@ def test_chance_is_keyed_and_shaped_for_every_pairing() -> None:
     for pairing in ("sae", "transcoder", "crosscoder"):
         source = TaskSource(task("lrb/nano", pairing))
         assert chance(source, seed=1) == chance(source, seed=1) != chance(source, seed=2)
+        assert chance(source)["encoder_cosine"] != chance(source)["decoder_cosine"]
         assert ("decoder_cosine_min" in chance(source)) == (pairing == "crosscoder")
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from monosem.base.errors import ArgumentError, GeneratorError
+from monosem.bench import generator
 from monosem.bench.generator import feature_directions, rankin_bound, signed_interference, welch_bound
 
 
@@ -74,8 +75,9 @@ def test_streams_and_seeds_differ_and_repeat() -> None:
     assert not torch.equal(one, feature_directions(24, 16, 0.2, seed=2, stream="directions/0").W)
 
 
-def test_bits_do_not_depend_on_the_callers_threads() -> None:
-    one = feature_directions(300, 96, 0.15).W
+def test_bits_do_not_depend_on_the_callers_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, used, gram = feature_directions(300, 96, 0.15).W, [], generator._gram
+    monkeypatch.setattr(generator, "_gram", lambda W: (used.append(torch.get_num_threads()), gram(W))[1])
     torch.set_num_threads(2)
     try:
         two = feature_directions(300, 96, 0.15).W
@@ -83,6 +85,7 @@ def test_bits_do_not_depend_on_the_callers_threads() -> None:
     finally:
         torch.set_num_threads(1)
     assert torch.equal(one, two)
+    assert set(used) == {1}
 
 
 def test_bad_arguments_are_named() -> None:

@@ -104,6 +104,13 @@ def test_chunks_do_not_matter(chunk: int) -> None:
         torch.testing.assert_close(best.similarity, parts[kind].similarity, atol=1e-14, rtol=0)
 
 
+@pytest.mark.parametrize("chunk", [3, 100])
+def test_of_equal_latents_the_first_is_named(chunk: int) -> None:
+    W = orthonormal(8, 6).float()
+    twice = torch.cat([W, W], 1)
+    assert Comparison(twice.T, twice, W, W, chunk=chunk).best["decoder_cosine"].latent.tolist() == list(range(6))
+
+
 # The planted-corruption ladder.
 
 

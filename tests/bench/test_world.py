@@ -173,6 +173,7 @@ def test_digests_tell_worlds_apart() -> None:
     worlds = [STREAM, *(replace(STREAM, **change) for change in changes)]
     assert len({spec.digest for spec in worlds}) == len(worlds)
     assert len({World(spec).data_digest() for spec in worlds}) == len(worlds)
+    assert len({World(spec).data_digest(rows=0) for spec in (STREAM, worlds[-1])}) == 2  # the directions count
     assert World(STREAM).data_digest(rows=2000) != World(STREAM).data_digest(rows=1000)
     assert World(STREAM).data_digest(sources=(0,)) != World(STREAM).data_digest(sources=(1,))
 

@@ -65,25 +65,21 @@ def _pursue(x: Tensor, D: Tensor, k: int, tol: float) -> Tensor:
         live, atom = live[some], atom[some]
         if live.numel() == 0:
             break
-        width_used = min(step + 1, k)  # slots beyond this are free in every row
         slot = used[live].int().argmin(1)
         new = D[:, atom].T
         index[live, slot], atoms[live, slot] = atom, new
         against = torch.einsum("rsd,rd->rs", atoms[live], new)
         gram[live, slot], gram[live, :, slot] = against, against
-        keep, here = used[live], torch.arange(live.numel())
-        keep[here, slot] = True
-        part = slice(0, width_used)
+        keep = used[live]
+        keep[torch.arange(live.numel()), slot] = True
+        part = slice(0, min(step + 1, k))  # slots beyond are free in every row
         local = atoms[live][:, part]
         z, keep_part = _nonnegative_least_squares(
             gram[live][:, part, part], torch.einsum("rsd,rd->rs", local, x[live]), coef[live][:, part], keep[:, part]
         )
-        left = x[live] - torch.einsum("rs,rsd->rd", z, local)
-        smaller = left.square().sum(1)
-        better = smaller < error[live] * (1 - 1e-12)
-        live = live[better]
-        residual[live], error[live] = left[better], smaller[better]
-        coef[live, part], used[live, part] = z[better], keep_part[better]
+        residual[live] = x[live] - torch.einsum("rs,rsd->rd", z, local)
+        error[live] = residual[live].square().sum(1)
+        coef[live, part], used[live, part] = z, keep_part
     return torch.zeros(rows, D.shape[1], dtype=torch.float64).scatter_add_(1, index, coef * used)
 
 
