@@ -1,0 +1,169 @@
+"""Activation patterns, and the region Omega_P of the encoders that have one, as linear inequalities."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from monosem.base.errors import RefusedError, ShapeError, check
+from monosem.core.activations import Activation, BatchTopK, GroupMax, JumpReLU, ReLU, TopK
+from monosem.theory.problem import Problem
+
+__all__ = ["ActivationPattern", "Competition", "Region", "competition", "pattern_of", "region"]
+
+
+@dataclass(frozen=True)
+class Competition:
+    """How latents compete: of each group at most `capacity` pass, the largest, and only above theta.
+
+    ReLU, JumpReLU and BatchTopK's threshold form: every latent alone. TopK: one group. GroupMax: k groups.
+    """
+
+    groups: tuple[tuple[int, ...], ...]
+    capacity: int
+    theta: float
+
+
+def competition(activation: Activation, n_q: int, threshold: float = 0.0) -> Competition:
+    """The competition of an activation whose regions are convex.
+
+    Raises: RefusedError, with the reason, for every other activation.
+    """
+    alone = tuple((i,) for i in range(n_q))
+    if type(activation) is ReLU:
+        return Competition(alone, 1, 0.0)
+    if type(activation) is JumpReLU:
+        return Competition(alone, 1, activation.theta)
+    if isinstance(activation, BatchTopK):
+        return Competition(alone, 1, max(threshold, 0.0))
+    if type(activation) is GroupMax:
+        size = n_q // activation.k
+        return Competition(tuple(tuple(range(g * size, (g + 1) * size)) for g in range(activation.k)), 1, 0.0)
+    if type(activation) is TopK and not activation.rank_by_norm:
+        return Competition((tuple(range(n_q)),), activation.k, 0.0)
+    name = type(activation).__name__
+    reasons = {
+        "TopK": "a ranking by decoder norm makes the region depend on W_D; use rank_by_norm=False",
+        "AbsTopK": "its pieces are not convex (|z_1| >= |z_2| holds at z_1 = 2 and -2 but not at 0); use TopK",
+        "Binary": "it breaks eq 10 (a latent is 1, not z), so that L~ is constant on a region; use JumpReLU",
+        "Gated": "its value is not z but an affine function of it, and its gate learns elsewhere; use JumpReLU",
+    }
+    raise RefusedError(f"{name} has no convex regions here: {reasons.get(name, 'it is unknown; use ReLU or TopK')}")
+
+
+@dataclass(frozen=True)
+class ActivationPattern:
+    """P = (F_1 .. F_N): F_i holds the features that, alone, activate latent i.
+
+    Example:
+        >>> pattern = ActivationPattern.of([(0, 1), (2,), ()], n=3)
+        >>> str(pattern), pattern.is_partition, pattern.polysemantic, pattern.dead
+        ('{0,1} {2} {}', True, (0,), (2,))
+    """
+
+    sets: tuple[frozenset[int], ...]
+    n: int
+
+    @classmethod
+    def of(cls, sets: Sequence[Iterable[int]], n: int) -> "ActivationPattern":
+        """From any sequence of feature sets."""
+        made = tuple(frozenset(int(d) for d in s) for s in sets)
+        outside = sorted({d for s in made for d in s if not 0 <= d < n})
+        check(not outside, f"features {outside} are not among 0 .. {n - 1}; name features by number", ShapeError)
+        return cls(made, n)
+
+    @property
+    def matrix(self) -> Bool[Tensor, "n_q n"]:
+        """Which latent fires on which feature."""
+        out = torch.zeros(len(self.sets), self.n, dtype=torch.bool)
+        for i, members in enumerate(self.sets):
+            out[i, list(members)] = True
+        return out
+
+    @property
+    def is_partition(self) -> bool:
+        """Whether every feature activates exactly one latent."""
+        return bool((self.matrix.sum(0) == 1).all())
+
+    @property
+    def polysemantic(self) -> tuple[int, ...]:
+        """Latents that fire on two features or more."""
+        return tuple(i for i, s in enumerate(self.sets) if len(s) > 1)
+
+    @property
+    def dead(self) -> tuple[int, ...]:
+        """Latents that fire on none."""
+        return tuple(i for i, s in enumerate(self.sets) if not s)
+
+    def __str__(self) -> str:
+        return " ".join("{" + ",".join(map(str, sorted(s))) + "}" for s in self.sets)
+
+
+def pattern_of(problem: Problem, W_E: Float[Tensor, "n_q n_p"]) -> ActivationPattern:
+    """The pattern of an encoder (eq 10 activations: a latent fires when it is not zero)."""
+    fires = (problem.codes(W_E.double()) != 0).T
+    return ActivationPattern.of([row.nonzero().flatten().tolist() for row in fires], problem.n)
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """Omega_P = {W_E: A vec(W_E) > b where strict, >= b elsewhere}, vec row by row; convex.
+
+    `group` numbers the group of latents each inequality is about; different groups do not meet.
+    """
+
+    A: Float[Tensor, "m weights"]
+    b: Float[Tensor, " m"]
+    strict: Bool[Tensor, " m"]
+    group: tuple[int, ...]
+
+    def slack(self, W_E: Float[Tensor, "n_q n_p"]) -> Float[Tensor, " m"]:
+        """A vec(W_E) - b."""
+        return self.A @ W_E.double().reshape(-1) - self.b
+
+    def contains(self, W_E: Float[Tensor, "n_q n_p"]) -> bool:
+        """Whether every inequality holds."""
+        slack = self.slack(W_E)
+        return bool((slack[self.strict] > 0).all() and (slack[~self.strict] >= 0).all())
+
+
+def region(problem: Problem, pattern: ActivationPattern) -> Region:
+    """The inequalities of Omega_P.
+
+    For feature d and a group of latents of which A_d fire: z_i > theta for i in A_d; for the others z_j <= theta when
+    fewer than `capacity` fire, else z_j <= z_i for every i in A_d (TopK of ReLU). A pattern with more than `capacity`
+    gets the inequality 0 > 0.
+    Raises: RefusedError, with the reason, when the activation's pieces are not convex or break eq 10.
+    """
+    sizes = (len(pattern.sets), pattern.n)
+    check(sizes == (problem.n_q, problem.n), f"(n_q, n)={sizes} in P, not {(problem.n_q, problem.n)}", ShapeError)
+    rules = competition(problem.activation, problem.n_q, problem.threshold)
+    rows: list[Tensor] = []
+    b, strict, group = [], [], []
+    zero = torch.zeros(problem.n_q, problem.n_p, dtype=torch.float64)
+
+    def add(terms: list[tuple[int, float]], d: int, bound: float, is_strict: bool, g: int) -> None:
+        row = zero.clone()
+        for latent, factor in terms:
+            row[latent] += factor * problem.W_p[:, d]
+        rows.append(row.reshape(-1))
+        b.append(bound)
+        strict.append(is_strict)
+        group.append(g)
+
+    for g, members in enumerate(rules.groups):
+        for d in range(problem.n):
+            firing = [i for i in members if d in pattern.sets[i]]
+            if len(firing) > rules.capacity:
+                add([], d, 0.0, True, g)
+            for i in firing:
+                add([(i, 1.0)], d, rules.theta, True, g)
+            for j in (j for j in members if j not in firing):
+                if len(firing) < rules.capacity:
+                    add([(j, -1.0)], d, -rules.theta, False, g)
+                else:
+                    for i in firing:
+                        add([(i, 1.0), (j, -1.0)], d, 0.0, False, g)
+    return Region(torch.stack(rows), torch.tensor(b, dtype=torch.float64), torch.tensor(strict), tuple(group))

@@ -1,0 +1,160 @@
+"""Problem: what a claim about the landscape is stated on, and the exact set of inputs a loss is summed over."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from monosem.base.errors import DataError, RefusedError, ShapeError, check
+from monosem.base.sparse import Positions
+from monosem.base.spec import parse_call
+from monosem.core.activations import ACTIVATIONS, Activation, Context, JumpReLU, ReLU, TopK
+
+__all__ = ["Atoms", "Problem", "estimate_weights", "load_problem", "sigma"]
+
+
+def sigma(activation: Activation, z: Float[Tensor, "atoms n_q"], threshold: float = 0.0) -> Float[Tensor, "atoms n_q"]:
+    """sigma(z), row by row, at the activation's starting parameters; differentiable in z.
+
+    `threshold` is BatchTopK's, whose latents depend on the batch in any other form.
+    Raises: RefusedError for a ranking by decoder norm, whose patterns depend on W_D.
+    """
+    state = {"threshold": torch.tensor(threshold, dtype=z.dtype), "b_E": z.new_zeros(1, z.shape[1])}
+
+    def at(name: str) -> Tensor:
+        if name in state:
+            return state[name]
+        check(name != "decoder_norm", "rank_by_norm makes patterns depend on W_D; use rank_by_norm=False", RefusedError)
+        if name == "theta" and isinstance(activation, JumpReLU):  # not through float32
+            return z.new_full((1, z.shape[1]), activation.theta)
+        return activation.parameters(z.shape[1])[name].to(z)[None, :]
+
+    chosen = activation.select(activation.score(z, at), at, Context())
+    mask = chosen.mask() if isinstance(chosen, Positions) else chosen
+    value = activation.value(z, at)
+    return torch.where(mask, value, torch.zeros_like(value))
+
+
+@dataclass(frozen=True, eq=False)
+class Atoms:
+    """Finitely many inputs with weights: a loss summed over them is exact.
+
+    Shapes: x_p [atoms, n_p], x_r [atoms, n_r], weight [atoms].
+    """
+
+    x_p: Float[Tensor, "atoms n_p"]
+    x_r: Float[Tensor, "atoms n_r"]
+    weight: Float[Tensor, " atoms"]
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """True directions, feature weights M_d, an activation and a number of latents; all in float64.
+
+    Shapes: W_p [n_p, n], W_r [n_r, n], weights [n] (M_d = Pr(only d is active) E[x_d^2 given x_d > 0]).
+    `threshold` is BatchTopK's threshold form; other activations do not read it.
+    Source: Tang et al. 2025, 2.1 and eq 11.
+    Raises: ShapeError, DataError when the matrices do not fit or a weight is negative.
+
+    Example:
+        >>> problem = Problem(torch.eye(2), torch.eye(2), torch.ones(2), n_q=2)
+        >>> problem.n, problem.max_interference
+        (2, 0.0)
+    """
+
+    W_p: Float[Tensor, "n_p n"]
+    W_r: Float[Tensor, "n_r n"]
+    weights: Float[Tensor, " n"]
+    activation: Activation = field(default_factory=ReLU)
+    n_q: int = 1
+    threshold: float = 0.0
+
+    def __post_init__(self) -> None:
+        n = self.W_p.shape[1]
+        for name, have in (("W_r", self.W_r.shape[1]), ("weights", self.weights.shape[0])):
+            check(have == n, f"W_p has n={n} columns but {name} has {have}; make them agree", ShapeError)
+        finite = all(bool(t.isfinite().all()) for t in (self.W_p, self.W_r, self.weights))
+        check(finite, "W_p, W_r or weights hold NaN or infinity; give finite numbers", DataError)
+        check(
+            bool((self.weights >= 0).all()), f"weights M_d must be >= 0; the least is {self.weights.min()}", DataError
+        )
+        check(self.n_q >= 1, f"n_q={self.n_q}; at least one latent is needed")
+        for name in ("W_p", "W_r", "weights"):
+            object.__setattr__(self, name, getattr(self, name).detach().double())
+
+    @property
+    def n(self) -> int:
+        """Number of features."""
+        return self.W_p.shape[1]
+
+    @property
+    def n_p(self) -> int:
+        """Width of the input representation."""
+        return self.W_p.shape[0]
+
+    @property
+    def n_r(self) -> int:
+        """Width of the target representation."""
+        return self.W_r.shape[0]
+
+    @property
+    def atoms(self) -> Atoms:
+        """One atom per feature: the loss over these is L~ (eq 11)."""
+        return Atoms(self.W_p.T, self.W_r.T, self.weights)
+
+    @property
+    def zero_dictionary_loss(self) -> float:
+        """L~ of W_D = 0: sum_d M_d ||w_r^d||^2, what every L~ is to be compared with."""
+        return float((self.weights * self.W_r.square().sum(0)).sum())
+
+    @property
+    def max_interference(self) -> float:
+        """M = max over i != j of <w_p^i, w_p^j>; -1 for one feature."""
+        gram = self.W_p.T @ self.W_p
+        return float((gram - 4.0 * torch.diag(gram.diagonal())).max()) if self.n > 1 else -1.0
+
+    def codes(self, W_E: Float[Tensor, "n_q n_p"], x_p: Tensor | None = None) -> Float[Tensor, "atoms n_q"]:
+        """sigma(W_E x_p) for every row of x_p (default: every w_p^d)."""
+        return sigma(self.activation, (self.W_p.T if x_p is None else x_p) @ W_E.T, self.threshold)
+
+    def save(self, path: str | Path) -> None:
+        """Write as JSON; `load_problem` reads it."""
+        plain = {name: getattr(self, name).tolist() for name in ("W_p", "W_r", "weights")}
+        k = f"(k={self.activation.k})" if isinstance(self.activation, TopK) else ""
+        theta = f"(theta={self.activation.theta})" if isinstance(self.activation, JumpReLU) else ""
+        name = next(name for name, kind in ACTIVATIONS.items() if type(self.activation) is kind)
+        plain |= {"activation": name + k + theta, "n_q": self.n_q, "threshold": self.threshold}
+        Path(path).write_text(json.dumps(plain))
+
+
+def load_problem(path: str | Path) -> Problem:
+    """Read a problem from JSON: W_p, W_r (default W_p), weights (default 1), activation ("topk(k=1)"), n_q, threshold.
+
+    Raises: DataError when the file is no such JSON.
+    """
+    try:
+        plain = json.loads(Path(path).read_text())
+        W_p = torch.tensor(plain["W_p"], dtype=torch.float64)
+        W_r = torch.tensor(plain.get("W_r", plain["W_p"]), dtype=torch.float64)
+        weights = torch.tensor(plain.get("weights", [1.0] * W_p.shape[1]), dtype=torch.float64)
+        name, arguments = parse_call(plain.get("activation", "relu"))
+        kind, n_q = ACTIVATIONS[name], int(plain.get("n_q", W_p.shape[1]))
+        return Problem(W_p, W_r, weights, kind(**arguments), n_q, float(plain.get("threshold", 0.0)))
+    except (OSError, KeyError, TypeError, IndexError, json.JSONDecodeError) as error:
+        raise DataError(
+            f"{path} holds no problem ({error!r}); write W_p, W_r, weights, activation, n_q as JSON"
+        ) from None
+
+
+def estimate_weights(features: Float[Tensor, "rows n"]) -> tuple[Tensor, Tensor]:
+    """M_d from sampled features, with standard errors.
+
+    Equation: M_d = mean over rows of x_d^2 [no other feature is active].
+    """
+    x = features.double()
+    alone = (x > 0) & ((x > 0).sum(1, keepdim=True) == 1)
+    squares = x.square() * alone
+    return squares.mean(0), squares.std(0) / x.shape[0] ** 0.5
