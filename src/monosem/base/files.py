@@ -52,5 +52,5 @@ def read_json(path: str | Path) -> Any:
     """Read a JSON file; a damaged one is a CheckpointError that names it."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not readable JSON ({error}); restore it or delete it") from None

@@ -3,7 +3,8 @@
 config.json holds `format` ("monosem.model/1"), `activation` (a call as text), `pre_bias`, `layout`
 (n_q, p_widths, r_widths, encoder and decoder blocks as [first, last, left, right], shared, skip) and free
 `metadata`. Tensors, latent-major: encoder.0 [latents, columns] per block, decoder.0 likewise, b_E, b_D, b_in,
-W_skip, act.<name> (learned by the activation), state.<name> (its buffers).
+W_skip, act.<name> (learned by the activation), state.<name> (its buffers). `row_norm` is null or the fields
+of a RowNorm. docs/format.md says it at length.
 """
 
 import dataclasses
@@ -15,20 +16,24 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from monosem.base.errors import ArgumentError, CheckpointError
+from monosem.base.errors import ArgumentError, CheckpointError, check
 from monosem.base.files import read_json, write_atomic, write_json
 from monosem.base.spec import format_call, parse_call
 from monosem.core.activations import ACTIVATIONS, Activation
 from monosem.core.model import SDL
 from monosem.core.pairs import Layout
+from monosem.core.rownorm import RowNorm, RowNormSDL
 from monosem.kernels.blocks import Block
 
 __all__ = [
+    "DTYPES",
     "FORMAT",
     "activation_from_text",
     "activation_to_text",
+    "cast_parameters",
     "layout_from_plain",
     "layout_to_plain",
+    "load_config",
     "load_model",
     "model_tensors",
     "save_model",
@@ -36,6 +41,7 @@ __all__ = [
 ]
 
 FORMAT = "monosem.model/1"
+DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat16", "float16")}
 
 
 def activation_to_text(activation: Activation) -> str:
@@ -73,16 +79,22 @@ def layout_to_plain(layout: Layout) -> dict[str, Any]:
 
 
 def layout_from_plain(plain: dict[str, Any]) -> Layout:
-    """A layout from plain JSON values."""
-    return Layout(
-        int(plain["n_q"]),
-        tuple(plain["p_widths"]),
-        tuple(plain["r_widths"]),
-        tuple(Block(*block) for block in plain["encoder"]),
-        tuple(Block(*block) for block in plain["decoder"]),
-        bool(plain["shared"]),
-        bool(plain["skip"]),
-    )
+    """A layout from plain JSON values. Raises: ArgumentError for values that are no layout."""
+    n_q, p_widths, r_widths = (_integers(plain[name]) for name in ("n_q", "p_widths", "r_widths"))
+    check(len(n_q) == 1 and min(n_q + p_widths + r_widths, default=0) >= 1, "a layout's sizes are at least 1")
+    sides = []
+    for side, widths in (("encoder", p_widths), ("decoder", r_widths)):
+        blocks = tuple(Block(*_integers(block)) for block in plain[side])
+        inside = all(0 <= b.first < b.last <= n_q[0] and 0 <= b.left < b.right <= sum(widths) for b in blocks)
+        check(bool(blocks) and inside, f"a block of {side} lies outside [{n_q[0]}, {sum(widths)}]")
+        sides.append(blocks)
+    return Layout(n_q[0], p_widths, r_widths, sides[0], sides[1], plain["shared"] is True, plain["skip"] is True)
+
+
+def _integers(value: Any) -> tuple[int, ...]:
+    values = value if isinstance(value, list) else [value]
+    check(all(type(item) is int for item in values), f"{value!r} stands where whole numbers belong")
+    return tuple(values)
 
 
 def model_tensors(model: SDL) -> dict[str, Tensor]:
@@ -106,10 +118,20 @@ def set_model_tensors(model: SDL, tensors: dict[str, Tensor], where: str) -> Non
     if missing or extra:
         raise CheckpointError(f"{where}: tensors missing {missing}, unexpected {extra}; it does not match its config")
     for name, tensor in own.items():
-        if tensor.shape != tensors[name].shape:
-            raise CheckpointError(f"{where}: {name} has shape {tuple(tensors[name].shape)}, its config says {tuple(tensor.shape)}")
+        if tensor.shape != tensors[name].shape or not tensors[name].is_floating_point():
+            raise CheckpointError(
+                f"{where}: {name} is {tensors[name].dtype} of shape {tuple(tensors[name].shape)}, "
+                f"its config says floating-point of shape {tuple(tensor.shape)}"
+            )
         with torch.no_grad():
             tensor.copy_(tensors[name])
+
+
+def cast_parameters(model: SDL, dtype: torch.dtype) -> SDL:
+    """Give the learned parameters a dtype; the activation's buffers (a threshold in float64) keep theirs."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model
 
 
 def save_model(model: SDL, folder: str | Path, metadata: dict[str, Any] | None = None) -> Path:
@@ -123,6 +145,7 @@ def save_model(model: SDL, folder: str | Path, metadata: dict[str, Any] | None =
         "pre_bias": model.pre_bias,
         "dtype": str(model.b_E.dtype).removeprefix("torch."),
         "layout": layout_to_plain(model.layout),
+        "row_norm": dataclasses.asdict(model.norm) if isinstance(model, RowNormSDL) else None,
         "metadata": metadata or {},
     }
     write_json(folder / "config.json", config)
@@ -135,22 +158,52 @@ def load_model(folder: str | Path) -> SDL:
     Raises: CheckpointError, one clear message, when files are missing, damaged, of another kind or of a newer version.
     """
     folder = Path(folder)
-    for name in ("config.json", "model.safetensors"):
-        if not (folder / name).is_file():
-            raise CheckpointError(f"{folder} has no {name}; give the folder that save_model or training wrote")
-    config = read_json(folder / "config.json")
-    version = config.get("format", "") if isinstance(config, dict) else ""
-    if version != FORMAT:
-        raise CheckpointError(f"{folder}/config.json has format {version!r}, this version reads {FORMAT!r}; update monosem")
+    config = load_config(folder)
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        raise CheckpointError(f"{folder} has no model.safetensors; give the folder that save_model or training wrote")
+    try:
+        tensors = load_file(str(path))
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); the file is truncated or altered") from None
     try:
         layout = layout_from_plain(config["layout"])
-        model = SDL(layout, activation_from_text(config["activation"]), config["pre_bias"])
-        model.to(getattr(torch, config["dtype"]))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        _agree(layout, tensors, str(folder))
+        activation = activation_from_text(config["activation"])
+        if config.get("row_norm") is None:
+            model = SDL(layout, activation, config["pre_bias"])
+        else:
+            model = RowNormSDL(layout, activation, config["pre_bias"], RowNorm(**config["row_norm"]))
+        cast_parameters(model, DTYPES[config["dtype"]])
+    except CheckpointError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError, MemoryError, RuntimeError) as error:
         raise CheckpointError(f"{folder}/config.json is damaged ({type(error).__name__}: {error})") from None
-    try:
-        tensors = load_file(str(folder / "model.safetensors"))
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{folder}/model.safetensors cannot be read ({error}); the file is truncated or altered") from None
     set_model_tensors(model, tensors, str(folder))
     return model.eval()
+
+
+def load_config(folder: str | Path) -> dict[str, Any]:
+    """A saved model's config.json, its version checked; `metadata` is what the writer gave to save_model."""
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise CheckpointError(f"{folder} has no config.json; give the folder that save_model or training wrote")
+    config = read_json(path)
+    found = config.get("format") if isinstance(config, dict) else None
+    if found == FORMAT:
+        return dict(config)
+    name, _, version = str(found).rpartition("/")
+    if name == FORMAT.rpartition("/")[0] and version.isdigit():
+        raise CheckpointError(f"{path} has format {found!r}, this version reads {FORMAT!r}; update monosem")
+    raise CheckpointError(f"{path} has format {found!r}, not {FORMAT!r}; monosem.interop.load reads others' formats")
+
+
+def _agree(layout: Layout, tensors: dict[str, Tensor], where: str) -> None:
+    """Compare sizes before anything of that size is made: a wrong number must not ask for all memory."""
+    shapes: dict[str, tuple[int, ...]] = {"b_E": (layout.n_q,), "b_D": (layout.n_r,)}
+    for side, blocks in (("encoder", layout.encoder), ("decoder", layout.decoder)):
+        shapes |= {f"{side}.{i}": block.shape for i, block in enumerate(blocks)}
+    for name, shape in shapes.items():
+        found = tuple(tensors[name].shape) if name in tensors else None
+        if found != shape:
+            raise CheckpointError(f"{where}: {name} has shape {found}, its config says {shape}; one of them is altered")
