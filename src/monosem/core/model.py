@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -106,29 +107,27 @@ class SDL(nn.Module):
         """The activation's buffers by name."""
         return {name: getattr(self, f"act_{name}") for name in self._state_names}
 
-    def _at(self, code: Code | None, norms: Tensor | None) -> At:
-        def at(name: str) -> Tensor:
-            if name in self._state_names:
-                return torch.as_tensor(getattr(self, f"act_{name}"))
-            if name == "decoder_norm":
-                assert norms is not None
-                vector = norms
-            else:
-                vector = self.b_E if name == "b_E" else self.act[name]
-            return vector[None, :] if code is None else code.along(vector)
-
-        return at
+    def _laid(self, code: Code | None, norms: Tensor | None, name: str) -> Tensor:
+        """What an activation calls `name`, laid along a code (None: every cell)."""
+        if name in self._state_names:
+            return torch.as_tensor(getattr(self, f"act_{name}"))
+        if name == "decoder_norm":
+            assert norms is not None
+            vector = norms
+        else:
+            vector = self.b_E if name == "b_E" else self.act[name]
+        return vector[None, :] if code is None else code.along(vector)
 
     def along(self, code: Code) -> At:
         """`at(name)` for an activation's functions, laid along a code."""
-        return self._at(code, self.decoder_norm() if self.activation.needs_decoder_norm() else None)
+        return partial(self._laid, code, self.decoder_norm() if self.activation.needs_decoder_norm() else None)
 
     def _select(
         self, z: Tensor, requests: Sequence[Request], dead: Tensor | None, context: Context
     ) -> tuple[Positions | Bool[Tensor, "batch n_q"], Tensor, dict[Request, Positions]]:
         """Which cells the code and each request carry; nothing here has a gradient."""
         norms = self.decoder_norm() if self.activation.needs_decoder_norm() else None
-        at = self._at(None, norms)
+        at = partial(self._laid, None, norms)
         score = self.activation.score(z, at)
         chosen = self.activation.select(score, at, context)
         extra: dict[Request, Positions] = {}

@@ -40,7 +40,7 @@ class TopK(Activation):
     def k_at(self, context: Context) -> float:
         """k at this step; the final k outside training."""
         if not context.training or self.k_start is None or self.anneal == 0:
-            return self.k
+            return float(self.k)
         done = min(1.0, context.step / (self.anneal * context.steps))
         return self.k_start + (self.k - self.k_start) * done
 
