@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -15,7 +15,7 @@ import torch
 
 from monosem.anchoring.anchors import Anchors, true_features
 from monosem.anchoring.term import Anchoring
-from monosem.base.spec import digest, parse_call, to_plain
+from monosem.base.spec import parse_call, to_plain
 from monosem.bench.baselines import anchors_alone, chance, oracle
 from monosem.bench.folds import Coded, evaluate
 from monosem.bench.maps import similarity_map

@@ -40,6 +40,8 @@ class Activation:
     homogeneous: ClassVar[bool] = True
     eq10: ClassVar[str] = "yes"
     pattern_kind: ClassVar[str] = "independent"
+    vanishes: ClassVar[bool] = True
+    """Whether `value` and its gradient are zero by themselves wherever `select` does not choose."""
 
     def parameters(self, n_q: int) -> dict[str, Tensor]:
         """Learned per-latent parameters at their start."""

@@ -2,7 +2,7 @@
 
 from monosem.base.registry import Registry
 from monosem.core.activation import Activation, At, Context, Selected
-from monosem.core.elementwise import Binary, Gated, JumpReLU, ReLU, rectangle
+from monosem.core.elementwise import Binary, Gated, JumpReLU, ReLU
 from monosem.core.ranked import AbsTopK, BatchTopK, GroupMax, TopK
 
 __all__ = [
@@ -19,7 +19,6 @@ __all__ = [
     "ReLU",
     "Selected",
     "TopK",
-    "rectangle",
 ]
 
 ACTIVATIONS: Registry[type[Activation]] = Registry("activation")

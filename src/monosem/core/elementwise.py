@@ -9,13 +9,9 @@ from torch import Tensor
 
 from monosem.base.errors import check
 from monosem.core.activation import Activation, At, Context, Selected
+from monosem.kernels.straight_through import heaviside, jump
 
-__all__ = ["Binary", "Gated", "JumpReLU", "ReLU", "rectangle"]
-
-
-def rectangle(z: Tensor, theta: Tensor, bandwidth: float) -> Tensor:
-    """The rectangle kernel K((z - theta) / bandwidth), K(u) = 1 for |u| < 1/2, as floats."""
-    return ((z - theta).abs() < bandwidth / 2).to(z.dtype)
+__all__ = ["Binary", "Gated", "JumpReLU", "ReLU"]
 
 
 @dataclass(frozen=True)
@@ -60,18 +56,12 @@ class JumpReLU(Activation):
         return score > self.threshold(at) - margin
 
     def value(self, z: Tensor, at: At) -> Tensor:
-        """z H(z - theta); the second summand is zero and carries theta's gradient."""
-        theta = self.threshold(at)
-        passed = (z > theta).to(z.dtype).detach()
-        pull = (theta * rectangle(z, theta, self.bandwidth) / self.bandwidth).detach()
-        return z * passed - pull * (theta - theta.detach())
+        """z H(z - theta)."""
+        return jump(z, self.threshold(at), self.bandwidth)
 
     def hard(self, z: Tensor, at: At) -> Tensor:
         """H(z - theta); gradient -(1 / bandwidth) K to theta, +(1 / bandwidth) K to z (detach z to leave that out)."""
-        theta = self.threshold(at)
-        passed = (z > theta).to(z.dtype).detach()
-        pull = (rectangle(z, theta, self.bandwidth) / self.bandwidth).detach()
-        return passed + pull * ((z - z.detach()) - (theta - theta.detach()))
+        return heaviside(z, self.threshold(at), self.bandwidth)
 
     def project(self, parameters: dict[str, Tensor]) -> None:
         """Keep theta >= 0."""
@@ -105,7 +95,7 @@ class Binary(Activation):
     """H(z): a latent is on or off.
 
     Gradient: d/dz = (1 / bandwidth) K(z / bandwidth), K the rectangle kernel.
-    Source: the binary autoencoder of Tang et al. 2025, appendix A (Cho et al. 2025). Exempt from eq 10: a value is 1.
+    Source: the binary autoencoder of Tang et al. 2025, appendix A. Exempt from eq 10: a value is 1.
         Difference: the rectangle kernel of JumpReLU as pseudo-derivative, not the sigmoid's.
     """
 
@@ -122,8 +112,7 @@ class Binary(Activation):
 
     def value(self, z: Tensor, at: At) -> Tensor:
         """H(z) with its straight-through gradient."""
-        pull = (rectangle(z, torch.zeros_like(z), self.bandwidth) / self.bandwidth).detach()
-        return (z > 0).to(z.dtype) + pull * (z - z.detach())
+        return heaviside(z, z.new_zeros(()), self.bandwidth)
 
     def hard(self, z: Tensor, at: At) -> Tensor:
         """The value itself."""

@@ -179,7 +179,7 @@ class SDL(nn.Module):
     ) -> tuple[Code, Code, dict[Request, Code]]:
         cells = DenseCode(z)
         value = self.activation.value(z, self.along(cells))
-        code = DenseCode(torch.where(mask, value, torch.zeros_like(value)))
+        code = DenseCode(value if self.activation.vanishes else torch.where(mask, value, torch.zeros_like(value)))
         codes: dict[Request, Code] = {r: DenseCode(torch.where(m, z, torch.zeros_like(z))) for r, m in extra.items()}
         codes |= {r: DenseCode(z) for r in requests if isinstance(r, Every)}
         return code, cells, codes
@@ -201,7 +201,7 @@ class SDL(nn.Module):
             dense = dense_code or bool(many) or any(isinstance(r, Every) for r in requests)
             if not dense_code and not isinstance(chosen, Positions):
                 chosen = Positions.from_mask(chosen)
-            if context.training:
+            if context.training and self._state_names:
                 passed = score[chosen.row, chosen.col] if isinstance(chosen, Positions) else score[chosen]
                 self.activation.observe(passed, self.activation_state())
         ats = list(extra.values()) + ([chosen] if not dense_code and isinstance(chosen, Positions) else [])

@@ -29,6 +29,7 @@ class TopK(Activation):
     k_start: int | None = None
     anneal: float = 0.0
     pattern_kind: ClassVar[str] = "ranked"
+    vanishes: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check(self.k >= 1, f"k={self.k}; at least one latent must be active")
@@ -120,6 +121,7 @@ class GroupMax(Activation):
 
     k: int
     pattern_kind: ClassVar[str] = "ranked"
+    vanishes: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check(self.k >= 1, f"k={self.k}; at least one group is needed")

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from monosem.base.sparse import Positions
+from monosem.kernels.ranking import top_index
 
 __all__ = ["Every", "Request", "Top", "top_of_batch", "top_of_row"]
 
@@ -31,9 +32,9 @@ def top_of_row(score: Float[Tensor, "batch n_q"], k: int, among: Bool[Tensor, " 
     """The min(k, available) largest scores of each row, among the latents of a mask; in no order within a row."""
     n_q = score.shape[1]
     if among is None:
-        return Positions.from_rows(score.topk(min(k, n_q), dim=1, sorted=False).indices, n_q)
+        return Positions.from_rows(top_index(score, min(k, n_q)), n_q)
     latents = among.nonzero().squeeze(1)
-    index = score[:, latents].topk(min(k, latents.numel()), dim=1, sorted=False).indices
+    index = top_index(score.index_select(1, latents), min(k, latents.numel()))
     return Positions.from_rows(latents[index], n_q)
 
 
