@@ -49,7 +49,10 @@ def parse_call(text: str) -> tuple[str, dict[str, Any]]:
             return node.id, {}
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.args:
             raise ArgumentError(remedy)
-        return node.func.id, {str(k.arg): ast.literal_eval(k.value) for k in node.keywords if k.arg}
+        names = [k.arg for k in node.keywords]
+        if None in names or len(set(names)) < len(names):  # **spread, or a name twice
+            raise ArgumentError(remedy)
+        return node.func.id, {str(k.arg): ast.literal_eval(k.value) for k in node.keywords}
     except (SyntaxError, ValueError) as error:
         raise ArgumentError(f"{remedy} ({error})") from None
 
