@@ -18,7 +18,7 @@ from monosem.core.io import model_tensors, set_model_tensors
 from monosem.core.model import SDL
 from monosem.losses.objective import Objective, State
 
-__all__ = ["DeadTracker", "Run", "load_run", "save_run"]
+__all__ = ["FORMAT", "DeadTracker", "Run", "load_run", "save_run"]
 
 FORMAT = "monosem.run/1"
 
