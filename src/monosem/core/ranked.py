@@ -33,6 +33,9 @@ class TopK(Activation):
 
     def __post_init__(self) -> None:
         check(self.k >= 1, f"k={self.k}; at least one latent must be active")
+        self._check_annealing()
+
+    def _check_annealing(self) -> None:
         check(0 <= self.anneal <= 1, f"anneal={self.anneal}; it is a share of the run, 0 to 1")
         check(
             self.k_start is None or self.k_start >= self.k, f"k_start={self.k_start} is below k={self.k}; k only falls"
@@ -74,6 +77,7 @@ class BatchTopK(TopK):
 
     def __post_init__(self) -> None:
         check(self.k > 0, f"k={self.k}; it must be positive")
+        self._check_annealing()
         check(0 < self.rate <= 1, f"rate={self.rate}; a running mean needs 0 < rate <= 1")
 
     def buffers(self) -> dict[str, Tensor]:
