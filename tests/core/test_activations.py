@@ -120,7 +120,7 @@ def test_binary_is_a_step_with_a_rectangle_for_its_derivative(bandwidth: float) 
 
 @pytest.mark.parametrize("name", [name for name, a in EXAMPLES.items() if a.pattern_kind == "independent"])
 def test_training_carries_every_cell_that_has_a_value_or_a_gradient(name: str) -> None:
-    """Outside the selection neither the value nor the step may pull on z (a ranking leaves such cells out on purpose)."""
+    """Outside the selection neither value nor step may pull on z (a ranking leaves such cells out on purpose)."""
     activation = EXAMPLES[name]
     z, table = pre_activations(5).requires_grad_(), parameters(activation, 16)
     left_out = ~selected(activation, z.detach(), table, TRAIN)

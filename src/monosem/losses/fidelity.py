@@ -103,12 +103,12 @@ class Matryoshka(Term):
     def apply(self, step: Step, state: State) -> Tensor:
         """Running sums over groups: no group is decoded twice."""
         level, offset = state["level"], step.model.offset(step.x_p)
-        running, total = offset, torch.zeros_like(step.x_r[0, 0])
+        running, total = torch.zeros_like(step.x_r), torch.zeros_like(step.x_r[0, 0])
         weights = self.weights or (1.0,) * len(self.fractions)
         for number, weight in enumerate(weights):
             group = self._write_group(step, level == number)
-            running = (running.detach() if self.detach_inner and number else running) + group
-            total = total + weight * distance(step.x_r - running, step.x_r, self.reduction)
+            running = (running.detach() if self.detach_inner else running) + group
+            total = total + weight * distance(step.x_r - offset - running, step.x_r, self.reduction)
         return total
 
     def _write_group(self, step: Step, inside: Tensor) -> Tensor:

@@ -142,7 +142,7 @@ class Lp(Term):
         """Sum over latents, mean over the batch."""
         context = step.context
         moment = context.step * self.updates // max(context.steps, 1)  # p changes `updates` times over the run
-        p = at_step(self.p, moment, self.updates)
+        p = at_step(self.p, moment, max(self.updates - 1, 1))  # the last of them has the final p
         size = step.code.values.abs() * _norms(step, self.norm, step.code)
 
         def penalty(power: float) -> Tensor:
