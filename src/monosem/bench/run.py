@@ -1,13 +1,11 @@
 """Run jobs of the bench: train one method on one task with one seed, score it, write its record."""
 
-import multiprocessing
 import os
-import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +13,13 @@ import torch
 
 from monosem.anchoring.anchors import Anchors, true_features
 from monosem.anchoring.term import Anchoring
+from monosem.base.errors import MonosemError
 from monosem.base.spec import parse_call, to_plain
 from monosem.bench.baselines import anchors_alone, chance, oracle
 from monosem.bench.folds import Coded, evaluate
 from monosem.bench.maps import similarity_map
 from monosem.bench.metrics import TAUS, flatten, score
+from monosem.bench.pool import run_all
 from monosem.bench.records import SCHEMA, environment, metrics_table, record_name, write_record
 from monosem.bench.tasks import Task, TaskSource, task
 from monosem.core.model import SDL
@@ -149,6 +149,8 @@ def run_job(job: Job, folder: str | Path, progress: bool = False, told: Callable
         anchors = true_features(source.W_p, source.W_r, value.anchor_order()[: job.anchors])
         alone = {"anchors_alone": anchors_alone(source, anchors.p, anchors.r, features=features)["held_out"]}
     head = _head(job, source)
+    for stale in folder.glob(f".{record_name(head)}.*.part"):  # a kill inside the write of this record
+        stale.unlink()
     work = folder / "runs" / record_name(head).removesuffix(".record.json") if job.config.checkpoint_every else None
     callbacks: list[Callback] = [] if told is None else [lambda run, entry: told(run.step)]
     result = fit(job.built, source, value.n_q, job.config, anchors, out=work, progress=progress, callbacks=callbacks)
@@ -165,21 +167,9 @@ def run_job(job: Job, folder: str | Path, progress: bool = False, told: Callable
     return write_record(folder, record)
 
 
-_QUEUE: Any = None
-
-
-def _enter(queue: Any) -> None:
-    global _QUEUE
-    _QUEUE = queue
+def _work(folder: Path, job: Job, told: Callable[[int], None]) -> None:
     torch.set_num_threads(1)
-
-
-def _work(number: int, job: Job, folder: str) -> int:
-    def told(step: int) -> None:
-        _QUEUE.put((number, step))
-
     run_job(job, folder, told=told)
-    return number
 
 
 def run_jobs(
@@ -189,37 +179,35 @@ def run_jobs(
     on_start: Callable[[int], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
     on_done: Callable[[int, Path], None] | None = None,
+    on_error: Callable[[int, str], None] | None = None,
 ) -> list[Path]:
-    """Run every job whose record is not there yet, each in a single-threaded process; returns all record paths.
+    """Run every job whose record is not there yet, in single-threaded processes; returns the paths of all records.
 
-    One process per run gives the same bits as running it alone. `workers` defaults to the number of cores.
-    The callbacks hear job numbers: when found done or finished, and how far each has come.
+    A run in such a process gives the same bits as running it alone. `workers` defaults to the number of cores.
+    The callbacks hear job numbers: when found done, started or finished, how far each has come, and why one failed
+    (the others go on). Without `on_error`, failures are raised together at the end.
     """
     folder = Path(folder)
     paths = [folder / job_record_name(job) for job in jobs]
     todo = [i for i, path in enumerate(paths) if not path.exists()]
-    if on_done:
-        for i in sorted(set(range(len(jobs))) - set(todo)):
+    failed: list[str] = []
+    for i in sorted(set(range(len(jobs))) - set(todo)):
+        if on_done:
             on_done(i, paths[i])
-    if not todo:
-        return paths
-    context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager:
-        queue = manager.Queue()
-        count = min(workers or len(os.sched_getaffinity(0)), len(todo))
-        with ProcessPoolExecutor(count, context, _enter, (queue,)) as pool:
-            futures = {pool.submit(_work, i, jobs[i], str(folder)): i for i in todo}
-            pending = set(futures)
-            while pending:
-                while not queue.empty():
-                    number, step = queue.get()
-                    if on_step:
-                        on_step(number, step)
-                done = {f for f in pending if f.done()}
-                for future in done:
-                    number = future.result()
-                    if on_done:
-                        on_done(number, paths[number])
-                pending -= done
-                time.sleep(0.1)
+    count = min(workers or len(os.sched_getaffinity(0)), len(todo))
+    with closing(run_all(partial(_work, folder), [jobs[i] for i in todo], count)) as events:
+        for event in events:
+            number = todo[event.job]
+            if event.kind == "start" and on_start:
+                on_start(number)
+            elif event.kind == "step" and on_step:
+                on_step(number, event.value)
+            elif event.kind == "done" and on_done:
+                on_done(number, paths[number])
+            elif event.kind == "error":
+                failed.append(f"{jobs[number].title}: {event.value}")
+                if on_error:
+                    on_error(number, event.value)
+    if failed and on_error is None:
+        raise MonosemError(f"{len(failed)} of {len(jobs)} runs failed; the first: {failed[0]}")
     return paths

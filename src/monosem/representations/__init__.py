@@ -1,0 +1,3 @@
+"""Real representations: tables in files, rows of a training source, labels and the anchors they give."""
+
+__all__: list[str] = []

@@ -1,0 +1,175 @@
+"""Tables of numbers in files: .npy and .safetensors stay on disk, .parquet is read; nothing in a file is executed."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from monosem.base.errors import DataError, check
+from monosem.base.registry import Registry
+
+__all__ = ["CHUNK", "READERS", "Reader", "Table", "read_array", "read_table"]
+
+CHUNK = 8192
+"""Rows that are in memory at once when a table is read through."""
+
+Reader = Callable[[Path, str | None], Any]
+READERS: Registry[Reader] = Registry("file type")
+"""By suffix: a function from (path, key) to a numpy array or a tensor, mapped from disk where the format allows."""
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Rows of numbers, kept in their own type and place; they become float32 when taken."""
+
+    values: Any
+    path: Path
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return int(self.values.shape[0])
+
+    @property
+    def width(self) -> int:
+        """Number of columns."""
+        return int(self.values.shape[1])
+
+    def take(self, index: Int[Tensor, " batch"]) -> Float[Tensor, "batch width"]:
+        """Rows by number, as float32."""
+        return _float32(self.values[index if isinstance(self.values, Tensor) else index.numpy()])
+
+    def chunks(self) -> Iterator[tuple[int, Float[Tensor, "rows width"]]]:
+        """All rows in order, CHUNK at a time: (number of the first, rows as float32)."""
+        for start in range(0, self.rows, CHUNK):
+            yield start, _float32(self.values[start : start + CHUNK])
+
+
+def read_array(path: str | Path, key: str | None = None) -> Any:
+    """The array in a file; `key` names the tensor of a .safetensors file or the columns of a .parquet one ("a,b").
+
+    Raises: DataError that names the file: it is missing, empty, of an unknown type, or damaged.
+    """
+    path = Path(path)
+    check(path.exists(), f"{path} does not exist; check the path", DataError)
+    check(path.is_file(), f"{path} is a folder; give a file ({', '.join(READERS)})", DataError)
+    check(path.suffix in READERS, f"{path} is no {' or '.join(READERS)} file; convert it to one", DataError)
+    check(path.stat().st_size > 0, f"{path} is empty (0 bytes); write it again", DataError)
+    return READERS[path.suffix](path, key)
+
+
+def read_table(path: str | Path, key: str | None = None) -> Table:
+    """A table [rows, width] of real numbers. Raises: DataError as `read_array`, or for a wrong rank or type."""
+    values, path = read_array(path, key), Path(path)
+    shape = tuple(values.shape)
+    check(len(shape) == 2, f"{path} has shape {shape}; a table [rows, width] is needed, reshape it", DataError)
+    check(min(shape) > 0, f"{path} is empty, shape {shape}; give at least one row and one column", DataError)
+    if isinstance(values, Tensor):
+        numeric = not (values.is_complex() or values.dtype == torch.bool)
+    else:
+        numeric = values.dtype.kind in "iuf"
+    check(numeric, f"{path} holds {_dtype(values)}, not real numbers; convert it to float32", DataError)
+    return Table(values, path)
+
+
+@READERS.register(".npy")
+def _npy(path: Path, key: str | None) -> np.ndarray:
+    check(key is None, f"{path} holds one array; leave out the key {key!r}", DataError)
+    try:
+        with path.open("rb") as file:
+            version = np.lib.format.read_magic(file)
+            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = header(file)
+        if dtype.hasobject:
+            raise DataError(f"{path} holds Python objects, not numbers; save it as a float32 array")
+        if 0 in shape:
+            return np.empty(shape, dtype)
+        mapped: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        return mapped
+    except DataError:
+        raise
+    except (ValueError, OSError, EOFError) as error:
+        raise DataError(f"{path} is not a whole .npy file ({_one_line(error)}); write it again with np.save") from None
+
+
+@READERS.register(".safetensors")
+def _safetensors(path: Path, key: str | None) -> Tensor:
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            names = list(file.keys())
+            if key is None and len(names) != 1:
+                raise DataError(f"{path} holds {len(names)} tensors ({_few(names)}); choose one by its key")
+            name = key or names[0]
+            check(name in names, f"{path} holds no tensor {name!r} but {_few(names)}; choose one of them", DataError)
+            tensor: Tensor = file.get_tensor(name)
+            return tensor
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path} is not a whole .safetensors file ({_one_line(error)}); write it again") from None
+
+
+@READERS.register(".parquet")
+def _parquet(path: Path, key: str | None) -> np.ndarray:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            names = list(file.schema_arrow.names)
+            wanted = [name.strip() for name in key.split(",")] if key else names
+            absent = [name for name in wanted if name not in names]
+            check(not absent, f"{path} has no column {_few(absent)} but {_few(names)}; choose among them", DataError)
+            table = file.read(columns=wanted)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path} is not a whole .parquet file ({_one_line(error)}); write it again") from None
+    columns = [_column(path, name, table.column(name).combine_chunks()) for name in wanted]
+    if len(columns) == 1:
+        return columns[0]
+    check(
+        all(column.ndim == 1 for column in columns),
+        f"{path} mixes a list column with others ({_few(wanted)}); choose one list column, or only plain ones",
+        DataError,
+    )
+    return np.stack(columns, axis=1)
+
+
+def _column(path: Path, name: str, column: Any) -> np.ndarray:
+    """One column as an array: 1-D, or 2-D for a column of lists of equal length. Null becomes NaN."""
+    import pyarrow
+
+    kind = column.type
+    if pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind) or pyarrow.types.is_fixed_size_list(kind):
+        lengths = np.asarray(column.value_lengths().fill_null(-1))
+        width = int(lengths[0]) if lengths.size else 0
+        if (lengths != width).any():
+            row = int((lengths != width).argmax())
+            found = "is null" if lengths[row] < 0 else f"has {lengths[row]} numbers"
+            raise DataError(f"{path}: row {row} of {name!r} {found}, row 0 has {width}; rows need one length")
+        return _column(path, name, column.flatten()).reshape(lengths.size, width)
+    plain = pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind) or pyarrow.types.is_string(kind)
+    check(plain, f"{path}: column {name!r} holds {kind}, not numbers; choose other columns by name", DataError)
+    array: np.ndarray = column.to_numpy(zero_copy_only=False)
+    return array.astype(str) if array.dtype == object else array
+
+
+def _float32(part: Any) -> Tensor:
+    with np.errstate(over="ignore"):
+        return part.to(torch.float32) if isinstance(part, Tensor) else torch.from_numpy(part.astype(np.float32))
+
+
+def _dtype(values: Any) -> str:
+    kind = str(values.dtype).removeprefix("torch.")
+    return "text" if kind.startswith(("<U", ">U", "|S")) else kind
+
+
+def _few(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
