@@ -1,0 +1,198 @@
+"""dictionary_learning (Marks, Karvonen and Mueller): config.json and ae.pt, every class; read and write."""
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from monosem.base.errors import CheckpointError
+from monosem.base.files import write_atomic, write_json
+from monosem.core.activations import AbsTopK, Activation, BatchTopK, Gated, JumpReLU, ReLU, TopK
+from monosem.core.model import SDL, PreBias
+from monosem.interop.build import assemble, sae
+from monosem.interop.files import Candidate, Tensors
+from monosem.interop.folding import thresholds
+from monosem.interop.format import FORMATS, Format, Loaded
+from monosem.interop.plain import Plain, generic_metadata, refuse, source_config
+
+__all__ = ["read", "write"]
+
+_NAME = "dictionary_learning"
+_LINEAR = {"encoder.weight", "encoder.bias", "decoder.weight"}
+_KEYS = {
+    "AutoEncoder": _LINEAR | {"bias"},
+    "AutoEncoderNew": _LINEAR | {"decoder.bias"},
+    "GatedAutoEncoder": {"encoder.weight", "decoder.weight", "decoder_bias", "r_mag", "gate_bias", "mag_bias"},
+    "JumpReluAutoEncoder": {"W_enc", "W_dec", "b_enc", "b_dec", "threshold"},
+    "AutoEncoderTopK": _LINEAR | {"b_dec", "k", "threshold"},
+    "BatchTopKSAE": _LINEAR | {"b_dec", "k", "threshold"},
+    "MatryoshkaBatchTopKSAE": {"W_enc", "W_dec", "b_enc", "b_dec", "k", "threshold", "group_sizes"},
+}
+_BIASES = ("encoder.bias", "decoder.bias", "bias", "decoder_bias", "gate_bias", "mag_bias", "b_enc", "b_dec")
+
+
+def _recognise(found: Candidate) -> bool:
+    """A .pt file whose tensors are those of one of the classes, or a backup that wraps them."""
+    name = _file(found)
+    if name is None:
+        return False
+    keys = set(found.keys(name))
+    return {"ae", "step"} <= keys or any(keys == expected for expected in _KEYS.values())
+
+
+def _file(found: Candidate) -> str | None:
+    return "ae.pt" if found.has("ae.pt") else found.only("*.pt")
+
+
+def _class(config: dict[str, Any], values: dict[str, Any], where: str) -> str:
+    fits = [name for name, keys in _KEYS.items() if keys == set(values)]
+    trainer = config.get("trainer")
+    said = trainer.get("dict_class") if isinstance(trainer, dict) else None
+    if said in fits:
+        return str(said)
+    if said is None and len(fits) == 1:
+        return fits[0]
+    if said is None and fits:
+        raise CheckpointError(f"{where}: {' and '.join(fits)} look alike; keep its config.json beside it")
+    raise CheckpointError(f"{where}: its config says {said}, its tensors are {sorted(values)}; one of them is altered")
+
+
+def read(found: Candidate) -> Loaded:
+    """Read ae.pt; config.json says which class, where tensors alone cannot."""
+    name = _file(found)
+    assert name is not None
+    where, config = str(found.folder / name), found.json("config.json")
+    values = found.tensors(name).values
+    notes: list[str] = []
+    if {"ae", "step"} <= set(values):
+        factor, values = values.get("norm_factor"), values["ae"]
+        if not isinstance(values, dict):
+            raise CheckpointError(f"{where}: a backup without its dictionary of tensors under 'ae'")
+        if factor is not None:
+            values = _scale_biases(values, float(factor))
+            notes.append(f"a backup: biases and threshold multiplied by its norm factor {float(factor):.6g}")
+    kind = _class(config, values, where)
+    t = Tensors(values, where)
+    metadata = _metadata(config)
+    model = _linear(kind, t, where) if "encoder.weight" in t else _matrix(kind, t, where)
+    if kind == "AutoEncoderTopK":
+        metadata["source"]["threshold"] = float(t.take("threshold", 0))
+        notes.append("its threshold is kept beside: AutoEncoderTopK does not use it by default")
+    if kind == "MatryoshkaBatchTopKSAE":
+        metadata["source"]["group_sizes"] = [int(size) for size in t.take("group_sizes", 1)]
+    t.done()
+    return Loaded(model, metadata, tuple(notes))
+
+
+def _scale_biases(values: dict[str, Any], factor: float) -> dict[str, Any]:
+    scaled = {name: v * factor if name in _BIASES else v for name, v in values.items()}
+    if "threshold" in values and bool((values["threshold"] >= 0).all()):
+        scaled["threshold"] = values["threshold"] * factor
+    return scaled
+
+
+def _linear(kind: str, t: Tensors, where: str) -> SDL:
+    W_E, W_D = t.take("encoder.weight", 2), t.take("decoder.weight", 2).T
+    pre_bias: PreBias = "tied"
+    act: dict[str, Tensor] = {}
+    state: dict[str, Tensor] = {}
+    activation: Activation = ReLU()
+    if kind == "GatedAutoEncoder":
+        activation = Gated()
+        b_E, b_D = t.take("gate_bias", 1), t.take("decoder_bias", 1)
+        act = {"r_mag": t.take("r_mag", 1), "b_mag": t.take("mag_bias", 1)}
+    elif kind in ("AutoEncoder", "AutoEncoderNew"):
+        pre_bias = "tied" if kind == "AutoEncoder" else "none"
+        b_E, b_D = t.take("encoder.bias", 1), t.take("bias" if pre_bias == "tied" else "decoder.bias", 1)
+    else:
+        b_E, b_D, k = t.take("encoder.bias", 1), t.take("b_dec", 1), int(t.take("k", 0))
+        activation = TopK(k) if kind == "AutoEncoderTopK" else BatchTopK(k)
+        state = {} if kind == "AutoEncoderTopK" else {"threshold": t.take("threshold", 0)}
+    return assemble(
+        sae(W_E, W_D), activation, [W_E], [W_D], b_E, b_D, where=where, pre_bias=pre_bias, act=act, state=state
+    )
+
+
+def _matrix(kind: str, t: Tensors, where: str) -> SDL:
+    W_E, W_D, b_E, b_D = t.take("W_enc", 2).T, t.take("W_dec", 2), t.take("b_enc", 1), t.take("b_dec", 1)
+    if kind == "JumpReluAutoEncoder":  # does not subtract b_dec
+        theta = t.take("threshold", 1).clamp(min=0.0)
+        return assemble(sae(W_E, W_D), JumpReLU(), [W_E], [W_D], b_E, b_D, where=where, act={"theta": theta})
+    state = {"threshold": t.take("threshold", 0)}
+    activation = BatchTopK(int(t.take("k", 0)))
+    return assemble(sae(W_E, W_D), activation, [W_E], [W_D], b_E, b_D, where=where, pre_bias="tied", state=state)
+
+
+def _metadata(config: dict[str, Any]) -> dict[str, Any]:
+    trainer = config.get("trainer")
+    trainer = trainer if isinstance(trainer, dict) else {}
+    names = {"model_name": trainer.get("lm_name"), "hook_name": trainer.get("submodule_name")}
+    return {n: v for n, v in names.items() if v} | {"source": {"format": _NAME, "config": config}}
+
+
+def write(model: SDL, folder: Path, metadata: dict[str, Any]) -> None:
+    """Write config.json and ae.pt, in the class that fits the activation."""
+    plain = Plain(model, _NAME)
+    if plain.kind != "sae":
+        refuse(_NAME, f"a {plain.kind}", "it has autoencoders only")
+    plain.refuse_norm()
+    plain.refuse_skip()
+    plain.refuse_ranking_by_norm()
+    activation, tied = model.activation, model.pre_bias == "tied"
+    source = metadata.get("source", {}) if source_config(metadata, _NAME) or metadata.get("source") else {}
+    W_E, W_D, b_D = plain.W_E, plain.W_D, plain.b_D
+    linear = OrderedDict({"encoder.weight": W_E, "decoder.weight": W_D.T})
+    if isinstance(activation, AbsTopK):
+        refuse(_NAME, "AbsTopK", "all its activations pass positive latents only")
+    elif isinstance(activation, BatchTopK | TopK):
+        if int(activation.k) != activation.k:
+            refuse(_NAME, f"k={activation.k}", "its k is a whole number")
+        groups = source.get("group_sizes")
+        kept = {"b_dec": b_D, "k": torch.tensor(int(activation.k), dtype=torch.int)}
+        batch = isinstance(activation, BatchTopK)
+        threshold = model.activation_state()["threshold"] if batch else torch.tensor(source.get("threshold", -1.0))
+        kept["threshold"] = threshold.to(torch.float32)
+        if batch and groups:
+            name = "MatryoshkaBatchTopKSAE"
+            values = {
+                "W_enc": W_E.T,
+                "b_enc": plain.b_E(True),
+                "W_dec": W_D,
+                "group_sizes": torch.tensor(groups),
+            } | kept
+        else:
+            name = "BatchTopKSAE" if batch else "AutoEncoderTopK"
+            values = linear | {"encoder.bias": plain.b_E(True)} | kept
+    elif isinstance(activation, JumpReLU):
+        name = "JumpReluAutoEncoder"
+        b_enc = plain.b_E(False)
+        values = {"W_enc": W_E.T, "b_enc": b_enc, "W_dec": W_D, "b_dec": b_D, "threshold": thresholds(model)}
+    elif isinstance(activation, Gated):
+        name, gate = "GatedAutoEncoder", plain.b_E(True)
+        shift = gate - model.b_E.detach()
+        mag = plain.act("b_mag") + (plain.act("r_mag").exp() * shift if bool(shift.any()) else 0.0)
+        values = linear | {"decoder_bias": b_D, "r_mag": plain.act("r_mag"), "gate_bias": gate, "mag_bias": mag}
+    elif isinstance(activation, ReLU):
+        name = "AutoEncoder" if tied else "AutoEncoderNew"
+        values = linear | {"encoder.bias": plain.b_E(tied), "bias" if tied else "decoder.bias": b_D}
+    else:
+        refuse(_NAME, type(activation).__name__, "it has no such activation")
+    named = generic_metadata(metadata)
+    trainer = source_config(metadata, _NAME).get("trainer") or {
+        "lm_name": named.get("model_name"),
+        "submodule_name": named.get("hook_name"),
+        "layer": None,
+    }
+    trainer = {**trainer, "dict_class": name, "activation_dim": model.layout.n_p, "dict_size": model.n_q}
+    if isinstance(activation, TopK):
+        trainer["k"] = int(activation.k)
+    plain_values = OrderedDict((key, value.cpu().contiguous().clone()) for key, value in values.items())
+    write_atomic(folder / "ae.pt", lambda part: torch.save(plain_values, part))
+    write_json(folder / "config.json", {**source_config(metadata, _NAME), "trainer": trainer})
+
+
+FORMATS.add(
+    _NAME, Format("dictionary_learning", "ae.pt (or any .pt of its classes), config.json", _recognise, read, write)
+)

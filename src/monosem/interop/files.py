@@ -1,0 +1,141 @@
+"""Reading files that others wrote: nothing is executed, and whatever is wrong is one clear error."""
+
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from monosem.base.errors import CheckpointError
+from monosem.base.files import read_json, write_atomic
+
+__all__ = ["Candidate", "Tensors", "write_tensors"]
+
+
+class Tensors:
+    """The tensors of one file (or several), taken one by one; what is not taken is not dropped but refused.
+
+    Floating-point tensors come out as float32, or as float64 where a weight is stored so: half precisions are
+    widened, which is exact.
+    """
+
+    def __init__(self, values: dict[str, Any], where: str) -> None:
+        self.values, self.where = dict(values), where
+        wide = any(isinstance(v, Tensor) and v.dtype == torch.float64 and v.ndim >= 2 for v in values.values())
+        self.dtype = torch.float64 if wide else torch.float32
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.values
+
+    def take(self, name: str, ndim: int) -> Tensor:
+        """A tensor of this rank."""
+        if name not in self.values:
+            raise CheckpointError(f"{self.where}: {name} is missing, it holds {sorted(self.values)}")
+        value = self.values.pop(name)
+        if not isinstance(value, Tensor) or value.ndim != ndim:
+            found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise CheckpointError(f"{self.where}: {name} should have {ndim} axes, it is {found}")
+        return value.to(self.dtype) if value.is_floating_point() and value.ndim else value
+
+    def maybe(self, name: str, ndim: int) -> Tensor | None:
+        """A tensor that need not be there."""
+        return self.take(name, ndim) if name in self.values else None
+
+    def ignore(self, *names: str) -> None:
+        """Leave out what says nothing about the function (statistics of training)."""
+        for name in names:
+            self.values.pop(name, None)
+
+    def done(self) -> None:
+        """Nothing may be left over."""
+        if self.values:
+            raise CheckpointError(
+                f"{self.where}: {sorted(self.values)} are unknown in this format; nothing is dropped silently"
+            )
+
+
+class Candidate:
+    """A path that may hold a model: a folder, or one file."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.path.exists():
+            raise CheckpointError(f"{self.path} does not exist; give a folder or a file that holds a model")
+        self.folder = self.path if self.path.is_dir() else self.path.parent
+
+    def names(self, pattern: str) -> list[str]:
+        """The candidate's files that match a pattern: the folder's, or the one file if it does; numbers in order."""
+        found = [p.name for p in self.folder.glob(pattern) if p.is_file() and self.path in (self.folder, p)]
+        return sorted(found, key=lambda name: (len(name), name))
+
+    def only(self, pattern: str) -> str | None:
+        """The one file that matches, if it is the only one."""
+        found = self.names(pattern)
+        return found[0] if len(found) == 1 else None
+
+    def has(self, *names: str) -> bool:
+        """Whether the folder holds these files (and the path, if a file, is one of them)."""
+        whole = all((self.folder / name).is_file() for name in names)
+        return whole and (self.path == self.folder or self.path.name in names)
+
+    def json(self, name: str) -> dict[str, Any]:
+        """A configuration; {} where there is none."""
+        if not (self.folder / name).is_file():
+            return {}
+        value = read_json(self.folder / name)
+        if not isinstance(value, dict):
+            raise CheckpointError(f"{self.folder / name} holds {type(value).__name__}, not an object of settings")
+        return value
+
+    def keys(self, name: str) -> frozenset[str]:
+        """The names of a file's tensors (and other entries), without reading the tensors where the format allows."""
+        path = self.folder / name
+        if path.suffix == ".safetensors":
+            with _reading(path), safe_open(str(path), "pt") as file:
+                return frozenset(file.keys())
+        return frozenset(self._values(path))
+
+    def tensors(self, *names: str) -> Tensors:
+        """The tensors of some files together."""
+        values: dict[str, Any] = {}
+        for name in names:
+            values |= self._values(self.folder / name)
+        return Tensors(values, str(self.folder / names[0]))
+
+    def _values(self, path: Path) -> dict[str, Any]:
+        with _reading(path):
+            if path.suffix == ".safetensors":
+                return dict(load_file(str(path)))
+            if path.suffix == ".npz":
+                with np.load(path, allow_pickle=False) as file:
+                    return {name: torch.from_numpy(np.array(file[name])) for name in file.files}
+            value = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(value, dict):
+            raise CheckpointError(f"{path} holds {type(value).__name__}, not a dictionary of tensors")
+        return {str(key): item for key, item in value.items()}
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Whatever a reader of files raises becomes one CheckpointError that names the file."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        first = str(error).strip().partition("\n")[0]
+        known = (OSError, EOFError, ValueError, SafetensorError, zipfile.BadZipFile, RuntimeError)
+        what = "is truncated, altered, or needs code to be read" if isinstance(error, known) else "is not understood"
+        raise CheckpointError(f"{path} {what} ({type(error).__name__}: {first[:200]})") from None
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write contiguous copies to a safetensors file, atomically."""
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    write_atomic(path, lambda part: save_file(plain, str(part), {"format": "pt"}))

@@ -1,0 +1,132 @@
+"""Gemma Scope 1 (params.npz) and 2 (params.safetensors, transcoders and cross-layer transcoders too); read."""
+
+import re
+
+import torch
+from torch import Tensor
+
+from monosem.base.errors import CheckpointError, RefusedError
+from monosem.core.activations import JumpReLU
+from monosem.core.model import SDL
+from monosem.core.pairs import CrossLayer
+from monosem.interop.build import assemble, block_diagonal, sae, transcoder
+from monosem.interop.files import Candidate, Tensors
+from monosem.interop.format import FORMATS, Format, Loaded
+
+__all__ = ["read_first", "read_second"]
+
+_FIRST, _SECOND = {"W_enc", "W_dec", "b_enc", "b_dec", "threshold"}, {"w_enc", "w_dec", "b_enc", "b_dec", "threshold"}
+
+
+def _first(found: Candidate) -> str | None:
+    return found.only("*.npz")
+
+
+def _recognise_first(found: Candidate) -> bool:
+    """One .npz file with the five arrays (the earliest ones write w_enc)."""
+    name = _first(found)
+    return name is not None and {key.lower() for key in _FIRST} <= {key.lower() for key in found.keys(name)}
+
+
+def read_first(found: Candidate) -> Loaded:
+    """Read params.npz: JumpReLU, b_dec not subtracted. The path says whether it is a transcoder or of the embedding."""
+    name = _first(found)
+    assert name is not None
+    path = found.folder / name
+    t = found.tensors(name)
+    t = Tensors({key.replace("w_", "W_"): value for key, value in t.values.items()}, t.where)
+    W_E, W_D = t.take("W_enc", 2).T, t.take("W_dec", 2)
+    notes: list[str] = []
+    scaling = t.maybe("scaling_factor", 1)
+    if scaling is not None:
+        W_D = W_D * scaling[:, None]
+        notes.append("scaling_factor folded into W_D")
+    across = "transcoder" in str(path.absolute())
+    model = _jumprelu(t, W_E, W_D, t.take("b_dec", 1), across, None, str(path))
+    unknown = ""
+    if "embedding" in str(path.absolute()):
+        unknown = (
+            f"Gemma multiplies embeddings by sqrt(n_p); give {W_E.shape[1] ** -0.5:.6g} to read multiplied ones, else 1"
+        )
+    return Loaded(model, {"source": {"format": "gemma_scope", "config": {}}}, tuple(notes), unknown_scale=unknown)
+
+
+def _jumprelu(
+    t: Tensors, W_E: Tensor, W_D: Tensor, b_D: Tensor, across: bool, W_skip: Tensor | None, where: str
+) -> SDL:
+    b_E, theta = t.take("b_enc", 1), t.take("threshold", 1).clamp(min=0.0)
+    t.done()
+    layout = (transcoder if across else sae)(W_E, W_D)
+    return assemble(layout, JumpReLU(), [W_E], [W_D], b_E, b_D, where=where, W_skip=W_skip, act={"theta": theta})
+
+
+def _second(found: Candidate) -> list[str]:
+    return [name for name in found.names("*.safetensors") if found.keys(name) >= _SECOND]
+
+
+def _recognise_second(found: Candidate) -> bool:
+    """Safetensors with w_enc, w_dec and a threshold."""
+    return bool(_second(found))
+
+
+def read_second(found: Candidate) -> Loaded:
+    """Read params.safetensors; or a folder of one file per layer, a cross-layer transcoder."""
+    names, config = _second(found), found.json("config.json")
+    metadata = {
+        "model_name": config.get("model_name"),
+        "hook_name": config.get("hf_hook_point_in"),
+        "hook_name_out": config.get("hf_hook_point_out"),
+    }
+    metadata = {k: v for k, v in metadata.items() if v} | {"source": {"format": "gemma_scope_2", "config": config}}
+    if config.get("architecture", "jump_relu") != "jump_relu":
+        raise CheckpointError(f"{found.path}: architecture {config['architecture']!r} is unknown; update monosem")
+    path = found.folder / names[0]
+    t = found.tensors(names[0])
+    if getattr(t.values["w_dec"], "ndim", 0) == 3:
+        return Loaded(_cross_layer(found, names), metadata)
+    if len(names) > 1:
+        raise CheckpointError(f"{found.path} holds {len(names)} models ({', '.join(names[:3])} ...); give one file")
+    skip = t.maybe("affine_skip_connection", 2)
+    across = skip is not None or "hf_hook_point_out" in config or "transcoder" in str(path.absolute())
+    W_E, W_D, b_D = t.take("w_enc", 2).T, t.take("w_dec", 2), t.take("b_dec", 1)
+    return Loaded(_jumprelu(t, W_E, W_D, b_D, across, None if skip is None else skip.T, str(path)), metadata)
+
+
+def _cross_layer(found: Candidate, names: list[str]) -> SDL:
+    """The files' order is their last number; each holds one source layer's latents and its decoders to all layers."""
+    names = sorted(names, key=lambda name: [int(digits) for digits in re.findall(r"\d+", name)][-1:])
+    where, files = str(found.path), [found.tensors(name) for name in names]
+    W_D = [t.take("w_dec", 3) for t in files]
+    layers = W_D[0].shape[1]
+    if len(files) != layers:
+        raise RefusedError(
+            f"{where}: {len(files)} file(s), but its latents write to {layers} layers; give the folder with all of them"
+        )
+    for i, w in enumerate(W_D):
+        if bool(w[:, :i].any()):
+            raise RefusedError(f"{where}: {names[i]} writes to layers before its own, which no cross-layer layout has")
+    W_E = [t.take("w_enc", 2).T for t in files]
+    b_E, b_D = ([t.take(name, 1) for t in files] for name in ("b_enc", "b_dec"))
+    theta = torch.cat([t.take("threshold", 1) for t in files]).clamp(min=0.0)
+    skips = [t.maybe("affine_skip_connection", 2) for t in files]
+    for t in files:
+        t.done()
+    present = [skip.T for skip in skips if skip is not None]
+    if len(present) not in (0, layers):
+        raise CheckpointError(f"{where}: affine_skip_connection stands in some layers only")
+    layout = CrossLayer().layout(layers * W_E[0].shape[0], (W_E[0].shape[1],) * layers, (W_D[0].shape[2],) * layers)
+    return assemble(
+        layout,
+        JumpReLU(),
+        W_E,
+        [w[:, i:].flatten(1) for i, w in enumerate(W_D)],
+        torch.cat(b_E),
+        torch.cat(b_D),
+        where=where,
+        W_skip=block_diagonal(present) if present else None,
+        act={"theta": theta},
+    )
+
+
+FORMATS.add("gemma_scope", Format("Gemma Scope 1", "params.npz", _recognise_first, read_first))
+FORMATS.add("gemma_scope_2", Format("Gemma Scope 2", "params.safetensors", _recognise_second, read_second))

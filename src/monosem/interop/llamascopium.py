@@ -1,0 +1,176 @@
+"""llamascopium (was lm-saes): SAEs, transcoders, crosscoders, cross-layer ones; Llama Scope's first release; read."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from monosem.base.errors import CheckpointError, RefusedError
+from monosem.core.activations import Activation, JumpReLU, ReLU, TopK
+from monosem.core.pairs import Crosscoder, CrossLayer, Layout
+from monosem.core.rownorm import RowNorm
+from monosem.interop.build import assemble, sae, transcoder
+from monosem.interop.files import Candidate, Tensors
+from monosem.interop.folding import fold_input_scale
+from monosem.interop.format import FORMATS, Format, Loaded
+from monosem.kernels.blocks import Block
+
+__all__ = ["read", "read_first"]
+
+_NORM = "dataset_average_activation_norm."
+_THRESHOLD = "activation_function.log_jumprelu_threshold"
+
+
+def _weights(found: Candidate) -> str | None:
+    return next((n for n in ("sae_weights.safetensors", "sae_weights.pt") if found.has("config.json", n)), None)
+
+
+def _recognise(found: Candidate) -> bool:
+    """config.json with sae_type, and sae_weights."""
+    return _weights(found) is not None and "sae_type" in found.json("config.json")
+
+
+def read(found: Candidate) -> Loaded:
+    """Read a pretrained folder. Latents are those of the (normalised) training, x_r_hat in the units of the data."""
+    config, name = found.json("config.json"), _weights(found)
+    assert name is not None
+    where, t = str(found.path), found.tensors(name)
+    if name.endswith(".pt"):
+        t = Tensors(t.values.get("sae", {}), t.where)
+    norms = {key.removeprefix(_NORM): t.take(key, 0) for key in list(t.values) if key.startswith(_NORM)}
+    if config.get("use_glu_encoder") or "W_E_glu" in t:
+        raise RefusedError(f"{where}: a gated linear unit in the encoder multiplies two linear maps; SDL has one")
+    hooks_in, hooks_out = _hooks(config)
+    kind = config["sae_type"]
+    if kind not in ("sae", "crosscoder", "clt"):
+        raise RefusedError(f"{where}: sae_type {kind!r} is no sparse dictionary of one encoder and one decoder")
+    how = config.get("norm_activation", "dataset-wise")
+    if how == "batch-wise" or (how == "token-wise" and (kind != "sae" or hooks_in != hooks_out)):
+        raise RefusedError(f"{where}: norm_activation={how!r} makes the answer depend on more than its own input row")
+    width = int(config["d_model"])
+    scale_in, scale_out = ([1.0] * len(hooks) for hooks in (hooks_in, hooks_out))
+    if how == "dataset-wise":
+        missing = [hook for hook in (*hooks_in, *hooks_out) if hook not in norms]
+        if missing:
+            raise CheckpointError(
+                f"{where}: no average norm for {missing[0]}, which norm_activation='dataset-wise' needs"
+            )
+        scale_in, scale_out = ([math.sqrt(width) / float(norms[hook]) for hook in hs] for hs in (hooks_in, hooks_out))
+    layout, W_E, W_D, b_E, b_D = _parts(kind, config, t, hooks_in == hooks_out)
+    activation, act = _activation(config, t, layout, kind, W_D, where)
+    t.done()
+    if kind == "crosscoder" and isinstance(activation, JumpReLU):
+        layout, W_E, W_D, b_E = _per_head(layout, W_E[0], W_D[0], b_E)
+    encoder = [_columns(w, block, layout.p_widths, scale_in, 1) for w, block in zip(W_E, layout.encoder, strict=True)]
+    decoder = [_columns(w, block, layout.r_widths, scale_out, -1) for w, block in zip(W_D, layout.decoder, strict=True)]
+    b_D = _columns(b_D[None], Block(0, 1, 0, layout.n_r), layout.r_widths, scale_out, -1)[0]
+    model = assemble(
+        layout,
+        activation,
+        encoder,
+        decoder,
+        b_E,
+        b_D,
+        where=where,
+        act=act,
+        norm=RowNorm("rms", 0.0) if how == "token-wise" else None,
+    )
+    notes = ("average norms folded into W_E, W_D and b_D",) if how == "dataset-wise" else ()
+    metadata = {"hook_name": hooks_in[0], "hook_name_out": hooks_out[0]} if kind == "sae" else {}
+    return Loaded(model, metadata | {"source": {"format": "llamascopium", "config": config}}, notes)
+
+
+def _hooks(config: dict[str, Any]) -> tuple[list[str], list[str]]:
+    if config["sae_type"] == "sae":
+        return [config["hook_point_in"]], [config["hook_point_out"]]
+    if config["sae_type"] == "crosscoder":
+        return list(config["hook_points"]), list(config["hook_points"])
+    return list(config.get("hook_points_in", ())), list(config.get("hook_points_out", ()))
+
+
+def _parts(
+    kind: str, config: dict[str, Any], t: Tensors, same: bool
+) -> tuple[Layout, list[Tensor], list[Tensor], Tensor, Tensor]:
+    """Layout, W_E and W_D by block, b_E [n_q], b_D [n_r] as stored."""
+    if kind == "sae":
+        W_E, W_D, b_E = t.take("W_E", 2).T, t.take("W_D", 2), t.take("b_E", 1)
+        b_D = t.take("b_D", 1) if config.get("use_decoder_bias", True) else W_D.new_zeros(W_D.shape[1])
+        return (sae if same else transcoder)(W_E, W_D), [W_E], [W_D], b_E, b_D
+    W_E3, b_E, b_D = t.take("W_E", 3), t.take("b_E", 2), t.take("b_D", 2).flatten()
+    heads, width, latents = W_E3.shape
+    widths = (width,) * heads
+    if kind == "crosscoder":
+        W_D = t.take("W_D", 3)
+        layout = Crosscoder().layout(latents, widths, widths)
+        return layout, [W_E3.permute(2, 0, 1).flatten(1)], [W_D.permute(1, 0, 2).flatten(1)], b_E.sum(0), b_D
+    targets = [t.take(f"W_D.{i}", 3) for i in range(heads)]  # W_D.i [i + 1, latents, width], by target layer
+    decoder = [torch.cat([targets[j][i] for j in range(i, heads)], dim=1) for i in range(heads)]
+    return CrossLayer().layout(heads * latents, widths, widths), list(W_E3.mT), decoder, b_E.flatten(), b_D
+
+
+def _activation(
+    config: dict[str, Any], t: Tensors, layout: Layout, kind: str, W_D: list[Tensor], where: str
+) -> tuple[Activation, dict[str, Tensor]]:
+    name, with_norm = str(config.get("act_fn", "relu")).lower(), bool(config.get("sparsity_include_decoder_norm", True))
+    if name == "relu":
+        return ReLU(), {}
+    if name == "jumprelu":
+        log_theta = t.take(_THRESHOLD, 2 if kind == "clt" else 1)
+        theta = log_theta.exp().flatten()
+        if kind == "crosscoder":  # every head has its own gate, at its own norm
+            norms = W_D[0].reshape(layout.n_q, len(layout.r_widths), -1).norm(dim=2).T
+            return JumpReLU(), {"theta": (theta / norms).flatten()}
+        return JumpReLU(), {"theta": theta / torch.cat([w.norm(dim=1) for w in W_D]) if with_norm else theta}
+    if name == "topk" and kind == "sae":
+        return TopK(int(config["top_k"]), rank_by_norm=with_norm), {}
+    raise RefusedError(f"{where}: act_fn={name!r} of a {kind} depends on the batch or on each head's own ranking")
+
+
+def _per_head(
+    layout: Layout, W_E: Tensor, W_D: Tensor, b_E: Tensor
+) -> tuple[Layout, list[Tensor], list[Tensor], Tensor]:
+    """Each head gates on its own, so each gets its own copy of the latents: same encoder, that head's decoder."""
+    heads, n_q, width = len(layout.r_widths), layout.n_q, layout.r_widths[0]
+    decoder = tuple(Block(h * n_q, (h + 1) * n_q, h * width, (h + 1) * width) for h in range(heads))
+    whole = (Block(0, heads * n_q, 0, layout.n_p),)
+    split = Layout(heads * n_q, layout.p_widths, layout.r_widths, whole, decoder, shared=True)
+    return split, [W_E.repeat(heads, 1)], list(W_D.chunk(heads, dim=1)), b_E.repeat(heads)
+
+
+def _columns(w: Tensor, block: Block, widths: tuple[int, ...], scales: list[float], power: int) -> Tensor:
+    """Multiply the columns of each source by scale^power."""
+    factors = torch.cat([torch.full((n,), s, dtype=torch.float64) for n, s in zip(widths, scales, strict=True)])
+    factors = factors[block.columns]
+    return (w.double() * (factors if power > 0 else 1 / factors)).to(w.dtype)
+
+
+def _recognise_first(found: Candidate) -> bool:
+    """hyperparams.json with a threshold, and checkpoints/final.safetensors."""
+    return found.path.is_dir() and found.has("hyperparams.json", "checkpoints/final.safetensors")
+
+
+def read_first(found: Candidate) -> Loaded:
+    """Read Llama Scope's first release: the one threshold stands in raw units, so it is scaled as the weights are."""
+    config, t = found.json("hyperparams.json"), found.tensors("checkpoints/final.safetensors")
+    W_E, W_D = t.take("encoder.weight", 2), t.take("decoder.weight", 2).T
+    b_E, b_D = t.take("encoder.bias", 1), t.take("decoder.bias", 1)
+    t.done()
+    norm = config["dataset_average_activation_norm"]
+    if norm.get("out", norm["in"]) != norm["in"]:
+        raise RefusedError(f"{found.path}: two average norms, {norm}; this reader knows SAEs only")
+    scale = math.sqrt(W_E.shape[1]) / float(norm["in"])
+    theta = torch.full((W_E.shape[0],), float(config["jump_relu_threshold"]) * scale, dtype=W_E.dtype)
+    model = assemble(sae(W_E, W_D), JumpReLU(), [W_E], [W_D], b_E, b_D, where=str(found.path), act={"theta": theta})
+    notes = (f"input scale {scale:.6g} folded into the weights",)
+    metadata = {"source": {"format": "llama_scope", "config": config}}
+    if config.get("hook_point_in"):
+        metadata |= {"hook_name": config["hook_point_in"]}
+    return Loaded(fold_input_scale(model, scale), metadata, notes)
+
+
+FORMATS.add("llamascopium", Format("llamascopium", "config.json (sae_type), sae_weights", _recognise, read))
+FORMATS.add(
+    "llama_scope",
+    Format("Llama Scope 1", "hyperparams.json, checkpoints/final.safetensors", _recognise_first, read_first),
+)

@@ -1,0 +1,48 @@
+"""OpenAI's sparse_autoencoder: one .pt file whose state holds the activation's name; read."""
+
+from monosem.base.errors import CheckpointError, RefusedError
+from monosem.core.activations import Activation, ReLU, TopK
+from monosem.core.rownorm import RowNorm
+from monosem.interop.build import assemble, sae
+from monosem.interop.files import Candidate
+from monosem.interop.format import FORMATS, Format, Loaded
+
+__all__ = ["read"]
+
+
+def _recognise(found: Candidate) -> bool:
+    """A .pt file with pre_bias and latent_bias."""
+    name = found.only("*.pt")
+    return name is not None and {"pre_bias", "latent_bias", "encoder.weight"} <= found.keys(name)
+
+
+def read(found: Candidate) -> Loaded:
+    """Read the file. TopK implies per-row layer normalisation in and out; a tied file has no decoder.weight."""
+    name = found.only("*.pt")
+    assert name is not None
+    where = str(found.folder / name)
+    t = found.tensors(name)
+    kind, state = str(t.values.pop("activation", "ReLU")), t.values.pop("activation_state_dict", {})
+    W_E = t.take("encoder.weight", 2)
+    W_D = t.maybe("decoder.weight", 2)
+    W_D = W_E if W_D is None else W_D.T
+    b_E, b_D = t.take("latent_bias", 1), t.take("pre_bias", 1)
+    frequency = t.maybe("latents_activation_frequency", 1)
+    t.ignore("stats_last_nonzero", "latents_mean_square")
+    t.done()
+    activation: Activation = ReLU()
+    if kind == "TopK":
+        after = state.get("postact_fn", "ReLU")
+        if after != "ReLU":
+            raise RefusedError(f"{where}: TopK followed by {after} passes negative latents; TopK here applies ReLU")
+        activation = TopK(int(state["k"]))
+    elif kind != "ReLU":
+        raise CheckpointError(f"{where}: activation {kind!r} is unknown; this format has ReLU and TopK")
+    norm = RowNorm("layer_norm", 1e-5) if kind == "TopK" else None
+    model = assemble(sae(W_E, W_D), activation, [W_E], [W_D], b_E, b_D, where=where, pre_bias="tied", norm=norm)
+    dead = None if frequency is None else float((frequency == 0).double().mean())
+    notes = ("TopK: rows are layer-normalised and the answer is brought back",) if norm else ()
+    return Loaded(model, {"source": {"format": "openai", "config": {}}}, notes, dead)
+
+
+FORMATS.add("openai", Format("OpenAI sparse_autoencoder", "<layer>.pt", _recognise, read))

@@ -1,0 +1,250 @@
+"""SAELens, version 6 and later (its older files are brought to the same settings first); read and write."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from monosem.base.errors import CheckpointError, RefusedError
+from monosem.base.files import write_json
+from monosem.core.activations import AbsTopK, BatchTopK, Gated, JumpReLU, ReLU, TopK
+from monosem.core.model import SDL
+from monosem.core.rownorm import RowNorm
+from monosem.interop.build import assemble, sae, transcoder
+from monosem.interop.files import Candidate, Tensors, write_tensors
+from monosem.interop.folding import fold_decoder_norm, fold_input_scale, thresholds
+from monosem.interop.format import FORMATS, Format, Loaded
+from monosem.interop.plain import Plain, generic_metadata, refuse, source_config
+from monosem.interop.saelens_old import is_old, upgrade
+
+__all__ = ["read", "write"]
+
+_WEIGHTS, _CONFIG = "sae_weights.safetensors", "cfg.json"
+_REFUSED = {
+    "matching_pursuit": "its code is found by a greedy search over residuals, not by one encoder",
+    "temporal": "its code reads other tokens through attention",
+}
+_TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder")
+_NORMS = {"layer_norm": RowNorm("layer_norm", 1e-5), "constant_norm_rescale": RowNorm("rms", 0.0)}
+
+
+def read(found: Candidate) -> Loaded:
+    """Read a folder with cfg.json and sae_weights.safetensors."""
+    config, tensors = found.json(_CONFIG), found.tensors(_WEIGHTS)
+    notes: list[str] = []
+    if is_old(config):
+        config = upgrade(config)
+        notes.append("settings of a version before 6 brought to those of version 6")
+    architecture = str(config.get("architecture", "standard"))
+    if architecture in _REFUSED:
+        raise RefusedError(f"{found.path}: monosem cannot express {architecture}: {_REFUSED[architecture]}")
+    whitening = _whitening(found, config, tensors, notes)
+    scaling = tensors.maybe("finetuning_scaling_factor", 1)
+    W_dec = tensors.take("W_dec", 2)
+    if scaling is not None:
+        W_dec = W_dec * scaling[:, None]
+        notes.append("finetuning_scaling_factor folded into W_D")
+    if whitening is not None:
+        W_dec = (W_dec.double() @ whitening[2].double()).to(W_dec.dtype)
+    model = _model(architecture, config, tensors, W_dec, whitening, str(found.path))
+    tensors.done()
+    if config.get("rescale_acts_by_decoder_norm") and isinstance(model.activation, TopK):
+        if whitening is not None:
+            raise RefusedError(f"{found.path}: whitening with rescale_acts_by_decoder_norm; fold it in SAELens first")
+        model = fold_decoder_norm(model)
+        notes.append("decoder norms folded into the latents, as rescale_acts_by_decoder_norm has them")
+    model, unknown = _scaled(found, config, model, notes)
+    if config.get("reshape_activations", "none") != "none":
+        notes.append("reads the heads of hook_z side by side: flatten [heads, d_head]")
+    return Loaded(model, _metadata(config), tuple(notes), _dead(found), unknown)
+
+
+def _model(
+    architecture: str,
+    config: dict[str, Any],
+    t: Tensors,
+    W_dec: Tensor,
+    whitening: tuple[Tensor, ...] | None,
+    where: str,
+) -> SDL:
+    W_E = t.take("W_enc", 2).T
+    b_D, shift = t.take("b_dec", 1), None
+    across = architecture in _TRANSCODERS
+    subtract = bool(config.get("apply_b_dec_to_input", True)) and not across
+    if whitening is not None:
+        mean, matrix, inverse = (w.double() for w in whitening)
+        W_E = (W_E.double() @ matrix.T).to(W_E.dtype)
+        b_D = (b_D.double() @ inverse + mean).to(b_D.dtype)
+        shift = None if subtract else (W_E.double() @ mean).to(W_E.dtype)
+
+    def bias(name: str) -> Tensor:
+        value = t.take(name, 1)
+        return value if shift is None else value - shift
+
+    act: dict[str, Tensor] = {}
+    state: dict[str, Tensor] = {}
+    if architecture in ("standard", "transcoder", "skip_transcoder"):
+        activation: Any = ReLU()
+        b_E = bias("b_enc")
+    elif architecture in ("topk", "abstopk"):
+        activation = (TopK if architecture == "topk" else AbsTopK)(int(config["k"]), _ranked(config))
+        b_E = bias("b_enc")
+    elif architecture in ("batchtopk", "matryoshka_batchtopk"):
+        activation = BatchTopK(float(config["k"]), _ranked(config), rate=float(config.get("topk_threshold_lr", 0.01)))
+        b_E = bias("b_enc")
+        state = {"threshold": t.take("topk_threshold", 0)}
+    elif architecture in ("jumprelu", "jumprelu_transcoder", "jumprelu_skip_transcoder"):
+        activation = JumpReLU(bandwidth=float(config.get("jumprelu_bandwidth", JumpReLU.bandwidth)))
+        b_E = bias("b_enc")
+        theta = t.take("log_threshold", 1).exp() if "log_threshold" in t else t.take("threshold", 1)
+        act = {"theta": theta.clamp(min=0.0)}  # ReLU comes with it: a negative threshold means 0
+    elif architecture == "gated":
+        activation = Gated()
+        b_E = bias("b_gate")
+        r_mag, b_mag = t.take("r_mag", 1), t.take("b_mag", 1)
+        act = {"r_mag": r_mag, "b_mag": b_mag if shift is None else b_mag - r_mag.exp() * shift}
+    else:
+        raise CheckpointError(f"{where}/{_CONFIG}: architecture {architecture!r} is unknown; update monosem")
+    layout = (transcoder if across else sae)(W_E, W_dec)
+    norm = _NORMS.get(str(config.get("normalize_activations", "none")))
+    if norm is not None and across:
+        norm = RowNorm(norm.kind, norm.eps, restore=False)
+    return assemble(
+        layout,
+        activation,
+        [W_E],
+        [W_dec],
+        b_E,
+        b_D,
+        where=where,
+        pre_bias="tied" if subtract else "none",
+        W_skip=t.take("W_skip", 2) if "skip" in architecture else None,
+        act=act,
+        state=state,
+        norm=norm,
+    )
+
+
+def _ranked(config: dict[str, Any]) -> bool:
+    return bool(config.get("rescale_acts_by_decoder_norm", False))
+
+
+def _whitening(found: Candidate, config: dict[str, Any], t: Tensors, notes: list[str]) -> tuple[Tensor, ...] | None:
+    """(mean, matrix, its inverse) of z = (x - mean) @ matrix, from the file that training writes beside."""
+    name = "activation_whitening.safetensors"
+    if config.get("normalize_activations") != "covariance_whitening":
+        return None
+    if not (found.folder / name).is_file():
+        raise RefusedError(
+            f"{found.path}: its inputs are whitened, but {name} is not there; save the final model from SAELens, "
+            "which folds the whitening into the weights"
+        )
+    beside = found.tensors(name)
+    notes.append("whitening folded into W_E, W_D and the biases")
+    return beside.take("mean", 1), beside.take("matrix", 2), beside.take("inverse_matrix", 2)
+
+
+def _scaled(found: Candidate, config: dict[str, Any], model: SDL, notes: list[str]) -> tuple[SDL, str]:
+    """Fold the average-norm scale of the inputs, where the format has one; or say why it is not known."""
+    kind = config.get("normalize_activations", "none")
+    if kind in ("none", None, "covariance_whitening", *_NORMS):
+        return model, ""
+    if kind != "expected_average_only_in":
+        raise CheckpointError(f"{found.path}/{_CONFIG}: normalize_activations={kind!r} is unknown; update monosem")
+    scale = found.json("activation_scaler.json").get("scaling_factor")
+    if scale is None:
+        return model, (
+            "its inputs were scaled to an average norm by a factor that the file does not hold; "
+            "1.0 reads it as SAELens' load_from_disk does"
+        )
+    if config["architecture"] in _TRANSCODERS:
+        raise RefusedError(f"{found.path}: the scale of the input is known, that of the transcoder's output is not")
+    notes.append(f"input scale {float(scale):.6g} folded into the weights")
+    return fold_input_scale(model, float(scale)), ""
+
+
+def _metadata(config: dict[str, Any]) -> dict[str, Any]:
+    own = config.get("metadata")
+    own = own if isinstance(own, dict) else {}
+    named = {name: own[name] for name in ("model_name", "hook_name", "hook_name_out") if own.get(name)}
+    return named | {"source": {"format": "saelens", "config": config}}
+
+
+def _dead(found: Candidate) -> float | None:
+    """The share of latents whose recorded firing rate is zero (log10 rates, floored at 1e-10)."""
+    if not (found.folder / "sparsity.safetensors").is_file():
+        return None
+    rates = found.tensors("sparsity.safetensors").take("sparsity", 1)
+    return float((rates <= -9.99).double().mean())
+
+
+def write(model: SDL, folder: Path, metadata: dict[str, Any]) -> None:
+    """Write cfg.json and sae_weights.safetensors, an inference model of version 6."""
+    plain = Plain(model, "SAELens")
+    if plain.kind not in ("sae", "transcoder"):
+        refuse("SAELens", f"a {plain.kind}", "it has SAEs and transcoders of one layer")
+    across, activation = plain.kind == "transcoder", model.activation
+    tied = model.pre_bias == "tied"
+    tensors = {"W_enc": plain.W_E.T, "W_dec": plain.W_D, "b_dec": plain.b_D}
+    extra: dict[str, Any] = {}
+    bias = {"b_enc": plain.b_E(subtracted=tied)}
+    if isinstance(activation, JumpReLU | BatchTopK):
+        architecture = "jumprelu"
+        tensors["threshold"] = thresholds(model)
+    elif isinstance(activation, Gated):
+        architecture = "gated"
+        shift = bias["b_enc"] - model.b_E.detach()
+        b_mag = plain.act("b_mag") + (plain.act("r_mag").exp() * shift if bool(shift.any()) else 0.0)
+        bias = {"b_gate": bias["b_enc"], "r_mag": plain.act("r_mag"), "b_mag": b_mag}
+    elif isinstance(activation, TopK):
+        plain.refuse_ranking_by_norm()
+        architecture = "abstopk" if isinstance(activation, AbsTopK) else "topk"
+        extra = {"k": int(activation.k), "rescale_acts_by_decoder_norm": False}
+    elif isinstance(activation, ReLU):
+        architecture = "standard"
+    else:
+        refuse("SAELens", type(activation).__name__, "it has no such activation")
+    if across:
+        if architecture not in ("standard", "jumprelu"):
+            refuse("SAELens", f"a transcoder with {type(activation).__name__}", "its transcoders have ReLU or JumpReLU")
+        skip = "skip_" if plain.W_skip is not None else ""
+        architecture = ("jumprelu_" if architecture == "jumprelu" else "") + skip + "transcoder"
+        extra["d_out"] = model.layout.n_r
+        if plain.W_skip is not None:
+            tensors["W_skip"] = plain.W_skip
+    else:
+        plain.refuse_skip()
+    before = source_config(metadata, "saelens")
+    config = {
+        "architecture": architecture,
+        "d_in": model.layout.n_p,
+        "d_sae": model.n_q,
+        "dtype": str(model.b_E.dtype).removeprefix("torch."),
+        "device": "cpu",
+        "apply_b_dec_to_input": tied,
+        "normalize_activations": _norm_name(plain, across),
+        "reshape_activations": before.get("reshape_activations", "none"),
+        "metadata": _own_metadata(before) | generic_metadata(metadata) | {"sae_lens_version": "6.0.0"},
+    }
+    write_tensors(folder / _WEIGHTS, tensors | bias)
+    write_json(folder / _CONFIG, config | extra)
+
+
+def _own_metadata(before: dict[str, Any]) -> dict[str, Any]:
+    own = before.get("metadata")
+    return dict(own) if isinstance(own, dict) else {}
+
+
+def _norm_name(plain: Plain, across: bool) -> str:
+    if plain.norm is None:
+        return "none"
+    for name, norm in _NORMS.items():
+        if (norm.kind, norm.eps, not across) == (plain.norm.kind, plain.norm.eps, plain.norm.restore):
+            return name
+    return refuse("SAELens", f"{plain.norm}", "it has layer_norm with eps 1e-5 and constant_norm_rescale with eps 0")
+
+
+FORMATS.add(
+    "saelens",
+    Format("SAELens", "cfg.json, sae_weights.safetensors", lambda found: found.has(_CONFIG, _WEIGHTS), read, write),
+)
