@@ -53,7 +53,7 @@ def draw_partition(rng: np.random.Generator, n: int, n_q: int, groups: int | Non
     return ActivationPattern.of([*sets, *([] for _ in range(n_q - groups))], n)
 
 
-def plane(*degrees: float) -> Float[Tensor, "2 n"]:
+def plane(*degrees: float | int) -> Float[Tensor, "2 n"]:
     """Unit columns in the plane at these angles."""
     angles = torch.tensor(degrees, dtype=torch.float64).deg2rad()
     return torch.stack([angles.cos(), angles.sin()])

@@ -113,7 +113,9 @@ def exact_atoms(problem: Problem, law: FeatureLaw) -> Atoms:
         where = supports.nonzero()[:, 1].reshape(-1, size)
         for combination in itertools.product(range(len(levels)), repeat=size):
             x = torch.zeros_like(supports)
-            x.scatter_(1, where, torch.tensor([levels[c] for c in combination]).to(x).expand(where.shape).contiguous())
+            x.scatter_(
+                1, where, torch.tensor([levels[c] for c in combination], dtype=x.dtype).expand(where.shape).contiguous()
+            )
             features.append(x)
             weights.append(chance * float(np.prod([chances[c] for c in combination])))
     x = torch.cat(features)

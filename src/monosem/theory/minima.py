@@ -1,5 +1,6 @@
 """Theorem 3.6 repaired: which partition patterns hold a trap, which a saddle, which no stationary point at all."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +14,7 @@ from monosem.theory.loss import loss as exact_loss
 from monosem.theory.patterns import ActivationPattern, Region, pattern_of, region
 from monosem.theory.problem import Problem
 
-__all__ = ["Group", "Stationary", "Verdict36", "groups_of", "paper_point", "positive_pair", "trichotomy"]
+__all__ = ["Group", "Stationary", "Verdict36", "groups_of", "paper_point", "positive_pair", "trichotomy", "valley"]
 
 Verdict36 = Literal["trap", "saddle", "none", "not realizable"]
 TIED = 1e-9
@@ -109,8 +110,9 @@ def _positive(space: Float[Tensor, "g space"]) -> Tensor | None:
     )
     if answer.x is None or answer.x[-1] <= TIED:
         return None
-    v: Tensor = space @ torch.from_numpy(answer.x[:-1])
-    return v / v.norm()
+    found: Tensor = space @ torch.from_numpy(answer.x[:-1])
+    found /= found.norm()
+    return found
 
 
 def _reach(problem: Problem, where: Region, groups: list[Group], spaces: list[Tensor]) -> Tensor | None:
@@ -186,3 +188,27 @@ def paper_point(problem: Problem, W_E: Float[Tensor, "n_q n_p"]) -> tuple[Float[
         z = group.B.T @ W_E[group.latent]
         W_D[:, group.latent] = group.A @ z / (z @ z)
     return (W_D, *gradients(problem, W_D, W_E))
+
+
+def valley(problem: Problem, pattern: ActivationPattern, found: Stationary) -> tuple[Tensor, float] | None:
+    """From a saddle, an encoder of the same region with lower loss, and by how much theory says it is lower.
+
+    Equation: in a group whose eigenvalue l is not the leading l_1 (eigenvector u), z(t) = cos t z + sin t |z| u and
+        the best decoder give a loss lower by (l_1 - l) sin^2 t; t is halved until the encoder is in the region.
+    """
+    where = region(problem, pattern)
+    for group in groups_of(problem, pattern):
+        pair = positive_pair(group)
+        if found.W_E is None or pair is None or pair[2]:
+            continue
+        values, vectors = torch.linalg.eigh(group.gram)
+        u = group.basis @ vectors[:, -1]
+        z = group.B.T @ found.W_E[group.latent]
+        for halvings in range(1, 40):
+            t = 0.5**halvings
+            step = (math.cos(t) - 1) * z + math.sin(t) * z.norm() * u
+            W_E = found.W_E.clone()
+            W_E[group.latent] += torch.linalg.pinv(group.B.T) @ step
+            if where.contains(W_E):
+                return W_E, (float(values[-1]) - pair[1]) * math.sin(t) ** 2
+    return None

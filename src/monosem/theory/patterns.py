@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -140,14 +141,14 @@ def region(problem: Problem, pattern: ActivationPattern) -> Region:
     sizes = (len(pattern.sets), pattern.n)
     check(sizes == (problem.n_q, problem.n), f"(n_q, n)={sizes} in P, not {(problem.n_q, problem.n)}", ShapeError)
     rules = competition(problem.activation, problem.n_q, problem.threshold)
-    rows: list[Tensor] = []
+    W = problem.W_p.T.numpy()
+    rows: list[np.ndarray] = []
     b, strict, group = [], [], []
-    zero = torch.zeros(problem.n_q, problem.n_p, dtype=torch.float64)
 
     def add(terms: list[tuple[int, float]], d: int, bound: float, is_strict: bool, g: int) -> None:
-        row = zero.clone()
+        row = np.zeros((problem.n_q, problem.n_p))
         for latent, factor in terms:
-            row[latent] += factor * problem.W_p[:, d]
+            row[latent] += factor * W[d]
         rows.append(row.reshape(-1))
         b.append(bound)
         strict.append(is_strict)
@@ -166,4 +167,6 @@ def region(problem: Problem, pattern: ActivationPattern) -> Region:
                 else:
                     for i in firing:
                         add([(i, 1.0), (j, -1.0)], d, 0.0, False, g)
-    return Region(torch.stack(rows), torch.tensor(b, dtype=torch.float64), torch.tensor(strict), tuple(group))
+    return Region(
+        torch.from_numpy(np.stack(rows)), torch.tensor(b, dtype=torch.float64), torch.tensor(strict), tuple(group)
+    )

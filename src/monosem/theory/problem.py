@@ -32,7 +32,7 @@ def sigma(activation: Activation, z: Float[Tensor, "atoms n_q"], threshold: floa
             return z.new_full((1, z.shape[1]), activation.theta)
         return activation.parameters(z.shape[1])[name].to(z)[None, :]
 
-    chosen = activation.select(activation.score(z, at), at, Context())
+    chosen = activation.select(activation.score(z.detach(), at), at, Context())
     mask = chosen.mask() if isinstance(chosen, Positions) else chosen
     value = activation.value(z, at)
     return torch.where(mask, value, torch.zeros_like(value))

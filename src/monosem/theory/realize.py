@@ -39,8 +39,8 @@ def certificate_residual(where: Region, y: Float[Tensor, " m"]) -> float:
     """How far y is from proving that the region is empty; 0 is a proof, checked without any solver.
 
     Equation: y >= 0, A^T y = 0, <b, y> >= 0 and sum of y over strict rows = 1 contradict A w > b (strict), >= b
-        (Motzkin: adding the inequalities with factors y gives 0 > 0). The residual is the largest violation; with residual r any
-        encoder in the region has a margin of at most r (1 + ||vec W_E||_1).
+        (Motzkin: adding the inequalities with factors y gives 0 > 0). The residual is the largest
+        violation; with residual r any encoder in the region has a margin of at most r (1 + ||vec W_E||_1).
     """
     A, b, factors = where.A.numpy(), where.b.numpy(), y.double().numpy()
     wrong = [-factors.min(initial=0.0), float(np.abs(factors @ A).max()), -float(b @ factors)]

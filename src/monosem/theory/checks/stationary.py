@@ -1,0 +1,242 @@
+"""Example 3.5 and theorem 3.6: as printed, as repaired, and when a trap must exist."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from monosem.core.activations import Activation, JumpReLU, ReLU, TopK
+from monosem.theory.checks.base import Case, Check, Reading
+from monosem.theory.geometry import walk
+from monosem.theory.instances import draw_directions, draw_partition, draw_problem, draw_weights
+from monosem.theory.loss import best_decoder, gradients, loss
+from monosem.theory.minima import groups_of, paper_point, positive_pair, trichotomy, valley
+from monosem.theory.patterns import ActivationPattern, pattern_of, region
+from monosem.theory.problem import Problem
+
+__all__ = ["EXAMPLE_35", "PERRON", "PRINTED_36", "REPAIRED_36", "autograd", "example_35", "joint_spectrum"]
+
+
+def autograd(problem: Problem, W_D: Tensor, W_E: Tensor) -> tuple[Tensor, Tensor]:
+    """Both gradients of L~ by automatic differentiation: the second implementation of `gradients`."""
+    D, E = W_D.clone().requires_grad_(), W_E.clone().requires_grad_()
+    by_D, by_E = torch.autograd.grad(loss(problem, D, E), (D, E))
+    return by_D, by_E
+
+
+def joint_spectrum(problem: Problem, W_D: Tensor, W_E: Tensor) -> Tensor:
+    """Eigenvalues of the Hessian of L~ in (W_D, W_E) together, by automatic differentiation, ascending."""
+    cut = W_D.numel()
+
+    def value(flat: Tensor) -> Tensor:
+        return loss(problem, flat[:cut].reshape(W_D.shape), flat[cut:].reshape(W_E.shape))
+
+    point = torch.cat([W_D.reshape(-1), W_E.reshape(-1)])
+    H: Tensor = torch.autograd.functional.hessian(value, point, vectorize=True)  # type: ignore[no-untyped-call]
+    spectrum: Tensor = torch.linalg.eigvalsh(H)
+    return spectrum
+
+
+def example_35(weights: tuple[float, float] = (1.0, 1.0)) -> tuple[Problem, Tensor, Tensor]:
+    """Example 3.5: two orthogonal features, top-1; and the paper's point (the decoder for M = (1, 1))."""
+    eye = torch.eye(2, dtype=torch.float64)
+    W_E = torch.tensor([[1.0, 1.0], [0.0, 0.0]], dtype=torch.float64)
+    return Problem(eye, eye, torch.tensor(weights), TopK(1), 2), W_E.T / 2, W_E
+
+
+def _measure_35(case: Case, rng: np.random.Generator) -> Reading:
+    """Largest gradient entry, |loss - 1| and the loss's change along z = (cos t, sin t), with the best decoder."""
+    problem = case.problem
+    _, _, W_E = example_35()
+    W_D = best_decoder(problem, W_E)
+    grads, second = gradients(problem, W_D, W_E), autograd(problem, W_D, W_E)
+    wrong = [float(g.abs().max()) for g in grads] + [abs(float(loss(problem, W_D, W_E)) - 1.0)]
+    angle = float(rng.uniform(0.05, np.pi / 2 - 0.05))
+    turned = torch.tensor([[np.cos(angle), np.sin(angle)], [0.0, 0.0]], dtype=torch.float64)
+    wrong.append(abs(float(loss(problem, best_decoder(problem, turned), turned)) - 1.0))
+    apart = max(float((a - b).abs().max()) for a, b in zip(grads, second, strict=True))
+    return Reading(
+        max(wrong), apart, f"M={problem.weights.tolist()}: decoder gradient {wrong[0]:.2g}, encoder {wrong[1]:.3g}"
+    )
+
+
+EXAMPLE_35 = Check(
+    name="example_3_5",
+    claim="example 3.5",
+    statement="M = (1, 1): both gradients vanish at the paper's point; the loss is 1 there and along (cos t, sin t)",
+    paper="confirmed",
+    measure=_measure_35,
+    holds_on=lambda rng: Case(example_35()[0]),
+    fails_on={"M = (2, 1)": lambda rng: Case(example_35((2.0, 1.0))[0], without="equal weights")},
+    page="spurious-minima.md",
+    tolerance=1e-12,
+    trials=5,
+)
+
+
+def _measure_printed(case: Case, rng: np.random.Generator) -> Reading:
+    """The encoder's gradient at the proof's point, against the loss; the decoder's must vanish too."""
+    problem = case.problem
+    pattern = ActivationPattern.of([range(problem.n)], problem.n)
+    if case.without:
+        z = torch.from_numpy(rng.uniform(0.2, 1.0, problem.n))
+    else:  # the positive right singular vector, in units of z
+        pair = positive_pair(groups_of(problem, pattern)[0])
+        assert pair is not None
+        z = pair[0][:, 0].abs() / problem.weights.sqrt()
+    W_E = (torch.linalg.pinv(problem.W_p.T) @ z)[None]
+    W_D, by_decoder, by_encoder = paper_point(problem, W_E)
+    second = autograd(problem, W_D, W_E)
+    apart = max(float((by_decoder - second[0]).abs().max()), float((by_encoder - second[1]).abs().max()))
+    sizes = float(by_decoder.norm()), float(by_encoder.norm())
+    return Reading(
+        max(sizes), apart, f"n={problem.n}: decoder gradient {sizes[0]:.2g}, encoder gradient {sizes[1]:.3g}"
+    )
+
+
+def _printed_case(rng: np.random.Generator, without: str = "") -> Case:
+    n = int(rng.integers(2, 5))
+    W_p, W_r = draw_directions(rng, n + 2, n), draw_directions(rng, n + 2, n).abs()
+    return Case(Problem(W_p, W_r / W_r.norm(dim=0), draw_weights(rng, n), n_q=1), without=without)
+
+
+PRINTED_36 = Check(
+    name="printed_3_6",
+    claim="theorem 3.6 as printed",
+    statement="the proof's point is stationary; true only when z is a right singular vector of A, not for any encoder",
+    paper="false as printed",
+    measure=_measure_printed,
+    holds_on=_printed_case,
+    fails_on={"any encoder of the pattern": lambda rng: _printed_case(rng, "z is a right singular vector")},
+    page="spurious-minima.md",
+    tolerance=1e-9,
+)
+
+
+def _independent_verdict(problem: Problem, pattern: ActivationPattern) -> str:
+    """The trichotomy for linearly independent w_p^d and simple spectra, from the SVD of A and signs alone."""
+    kinds = []
+    for group in groups_of(problem, pattern):
+        _, _, right = np.linalg.svd(group.A.numpy(), full_matrices=True)
+        positive = [bool((v > 1e-9).all() or (v < -1e-9).all()) for v in right]
+        kinds.append("trap" if positive[0] else "saddle" if any(positive) else "none")
+    return "none" if "none" in kinds else "saddle" if "saddle" in kinds else "trap"
+
+
+def _generic(problem: Problem) -> bool:
+    """Whether the second implementation applies: independent w_p^d, ReLU, at most one singular value 0."""
+    return bool(
+        isinstance(problem.activation, ReLU | TopK)
+        and int(torch.linalg.matrix_rank(problem.W_p)) == problem.n
+        and problem.n_r >= problem.n - 1
+    )
+
+
+def _measure_repaired(case: Case, rng: np.random.Generator) -> Reading:
+    """Violations of what the verdict promises; see docs/theory/spurious-minima.md for the list."""
+    problem = case.problem
+    if case.without == "a partition":
+        return _overlapping(problem, rng)
+    pattern = draw_partition(rng, problem.n, problem.n_q)
+    found = trichotomy(problem, pattern)
+    second = 0.0
+    if _generic(problem) and found.verdict != "not realizable":
+        second = float(_independent_verdict(problem, pattern) != found.verdict)
+    text = f"{found.verdict}: {type(problem.activation).__name__} {pattern}"
+    if found.W_D is None or found.W_E is None:
+        return Reading(0.0, second, text)
+    W_D, W_E = found.W_D, found.W_E
+    size = 1.0 + float(W_D.abs().max() + W_E.abs().max()) ** 3
+    wrong = max(float(g.abs().max()) for g in autograd(problem, W_D, W_E)) / size
+    if not found.interior or pattern_of(problem, W_E) != pattern:
+        return Reading(np.inf, second, text + " not in its region")
+    if found.verdict == "trap":  # least on the whole region, so also a local minimum
+        where = region(problem, pattern)
+        spectrum = joint_spectrum(problem, W_D, W_E)
+        bottom = float(spectrum[0] / spectrum.abs().max())
+        others = (walk(where, W_E, rng) for _ in range(10))
+        best = min(float(loss(problem, best_decoder(problem, E), E)) for E in others)
+        wrong = max(wrong, -bottom, (found.loss - best) / problem.zero_dictionary_loss)
+    else:
+        lower = valley(problem, pattern, found)
+        if lower is None:
+            return Reading(np.inf, second, text + " without a valley")
+        drop = found.loss - float(loss(problem, best_decoder(problem, lower[0]), lower[0]))
+        wrong = max(wrong, abs(drop - lower[1]) / problem.zero_dictionary_loss, 0.5 - drop / lower[1])
+    return Reading(wrong, second, f"{text}, loss {found.loss:.4g}")
+
+
+def _overlapping(problem: Problem, rng: np.random.Generator) -> Reading:
+    """The group-by-group point on a pattern whose groups overlap: its gradient."""
+    groups = [ActivationPattern.of([range(problem.n)], problem.n)] * problem.n_q
+    one = Problem(problem.W_p, problem.W_r, problem.weights, problem.activation, 1)
+    pair = positive_pair(groups_of(one, groups[0])[0])
+    if pair is None:
+        return Reading(0.0)
+    z = pair[0][:, 0].abs() / problem.weights.sqrt()
+    W_E = (torch.linalg.pinv(problem.W_p.T) @ z).expand(problem.n_q, -1).contiguous()
+    W_D = best_decoder(one, W_E[:1]).expand(-1, problem.n_q).contiguous()
+    return Reading(max(float(g.abs().max()) for g in gradients(problem, W_D, W_E)))
+
+
+def _repaired_case(rng: np.random.Generator) -> Case:
+    n = int(rng.integers(2, 6))
+    n_q = n + int(rng.integers(0, 2))
+    activation: Activation = [ReLU(), TopK(1), TopK(2), JumpReLU(theta=0.2)][int(rng.integers(4))]
+    n_p, n_r = int(rng.integers(2, 8)), int(rng.integers(1, 7))
+    return Case(draw_problem(rng, n, n_p, n_q, n_r, activation))
+
+
+def _overlap_case(rng: np.random.Generator) -> Case:
+    n = int(rng.integers(2, 4))
+    W_p, W_r = draw_directions(rng, n + 1, n), draw_directions(rng, n, n).abs()
+    return Case(Problem(W_p, W_r / W_r.norm(dim=0), draw_weights(rng, n), n_q=2), without="a partition")
+
+
+REPAIRED_36 = Check(
+    name="repaired_3_6",
+    claim="theorem 3.6 repaired",
+    statement="a realizable partition pattern holds a trap (leading positive pairs), a saddle (positive, not leading) "
+    "or no stationary point",
+    paper="repaired",
+    measure=_measure_repaired,
+    holds_on=_repaired_case,
+    fails_on={"groups that overlap": _overlap_case},
+    page="spurious-minima.md",
+    tolerance=1e-7,
+    agreement=0.0,
+)
+
+
+def _measure_perron(case: Case, rng: np.random.Generator) -> Reading:
+    """0 when the pattern holds a trap with the predicted loss, else 1 or the difference of losses."""
+    problem = case.problem
+    pattern = draw_partition(rng, problem.n, problem.n_q)
+    found = trichotomy(problem, pattern)
+    if found.verdict != "trap":
+        return Reading(1.0, 0.0, f"{found.verdict}: {pattern}")
+    lost = sum(float(np.square(np.linalg.svd(g.A.numpy())[1][1:]).sum()) for g in groups_of(problem, pattern))
+    return Reading(
+        abs(found.loss - lost) / problem.zero_dictionary_loss, 0.0, f"trap of loss {found.loss:.4g}: {pattern}"
+    )
+
+
+def _perron_case(rng: np.random.Generator, mixed: bool = False) -> Case:
+    n = int(rng.integers(2, 7))
+    W_p, W_r = draw_directions(rng, n + 1, n), draw_directions(rng, 6, n)
+    if not mixed:
+        W_r = W_r.abs()
+    return Case(Problem(W_p, W_r, draw_weights(rng, n), n_q=n), without="a nonnegative Gram matrix" if mixed else "")
+
+
+PERRON = Check(
+    name="perron_trap",
+    claim="theorem 3.6 repaired, corollary",
+    statement="independent w_p^d, and in each group the Gram matrix of w_r nonnegative and irreducible: the pattern "
+    "holds a trap of loss = sum of the groups' trailing squared singular values",
+    paper="repaired",
+    measure=_measure_perron,
+    holds_on=_perron_case,
+    fails_on={"cosines of both signs": lambda rng: _perron_case(rng, mixed=True)},
+    page="spurious-minima.md",
+    tolerance=1e-9,
+)
