@@ -144,7 +144,7 @@ def test_annealing_p_is_continuous_and_reaches_its_end() -> None:
     x, seen = batch("sae", run.generator), []
     for step in range(50):
         value = loss_of(run, x, None, Context(True, step, 50)).total
-        seen.append((float(run.state["lp"]["p"]), float(value)))
+        seen.append((float(run.state["lp"]["p"]), float(value.detach())))
     assert [seen[step][0] for step in (0, 9, 10, 20, 30, 40, 49)] == pytest.approx([1, 1, 0.875, 0.75, 0.625, 0.5, 0.5])
     assert [value for _, value in seen] == pytest.approx([seen[0][1]] * 50, rel=1e-5)
     assert set(run.state["lp"]) == {"p", "scale"}
