@@ -1,8 +1,9 @@
 """fit: train one method on one source of rows."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from monosem.anchoring.anchors import Anchors
 from monosem.anchoring.term import AnchorPenalty
-from monosem.base.errors import DataError, check
+from monosem.base.errors import DataError, RefusedError, check
 from monosem.base.seeds import torch_generator
 from monosem.base.spec import digest
 from monosem.core.activations import Context
@@ -18,7 +19,7 @@ from monosem.core.io import save_model
 from monosem.core.model import SDL
 from monosem.core.pairs import Source
 from monosem.losses.fidelity import distance
-from monosem.losses.objective import Loss, Step
+from monosem.losses.objective import Loss, Objective, Step
 from monosem.methods import Method
 from monosem.methods import method as read_method
 from monosem.train.config import FitConfig, Order
@@ -43,11 +44,18 @@ class Result:
 
 def identity_of(method: Method, source: Source, n_q: int, config: FitConfig, anchors: Anchors | None) -> str:
     """What makes a run the same run: method, data, sizes, configuration (not its logging), anchors."""
-    from dataclasses import replace
-
     plain = replace(config, checkpoint_every=None)
     held = None if anchors is None else [anchors.kind, digest(anchors.p.tolist()), digest(anchors.r.tolist())]
     return digest({"method": method, "data": source.digest, "n_q": n_q, "config": plain, "anchors": held})
+
+
+def _restore(method: Method, model: SDL, objective: Objective) -> None:
+    """Bring the weights back into their constraints; hard anchors come last, to hold to the bit."""
+    for constraint in method.constraints:
+        constraint.after_step(model)
+    for term in objective.terms:
+        if isinstance(term, AnchorPenalty) and term.plan.hard:
+            term.start(model)
 
 
 def train_step(run: Run, method: Method, config: FitConfig, x_p: Tensor, x_r: Tensor) -> tuple[Step, Loss]:
@@ -74,8 +82,7 @@ def train_step(run: Run, method: Method, config: FitConfig, x_p: Tensor, x_r: Te
         group["lr"] = config.lr * config.schedule.at(run.step, config.steps)
     run.optimiser.step()
     with torch.no_grad():
-        for constraint in method.constraints:
-            constraint.after_step(model)
+        _restore(method, model, objective)
         model.activation.project(dict(model.act.items()))
         run.tracker.update(out.code)
     run.step += 1
@@ -98,6 +105,17 @@ def _entry(run: Run, config: FitConfig, step: Step, loss: Loss) -> dict[str, flo
     }
 
 
+def _check_finite(run: Run, config: FitConfig, step: Step, loss: Loss) -> None:
+    total = float(loss.total.detach())
+    if math.isfinite(total):
+        return
+    for name, x in (("x_p", step.x_p), ("x_r", step.x_r)):
+        wrong = int((~torch.isfinite(x).all(1)).sum())
+        message = f"{name} holds NaN or infinity in {wrong} of the {x.shape[0]} rows of step {run.step}; remove them"
+        check(wrong == 0, message, DataError)
+    raise DataError(f"the loss is {total} at step {run.step}; lower lr={config.lr} or set clip")
+
+
 def _resample(run: Run, method: Method, config: FitConfig, source: Source) -> None:
     plan = method.resample
     if plan is None or not plan.due(run.step, config.steps):
@@ -107,8 +125,7 @@ def _resample(run: Run, method: Method, config: FitConfig, source: Source) -> No
     x_p, x_r = source.take(order.index(run.step // plan.every))
     dead = run.tracker.dead
     plan.apply(run.model, x_p, x_r, dead, generator)
-    for constraint in method.constraints:
-        constraint.after_step(run.model)
+    _restore(method, run.model, run.objective)
     run.forget(dead)
     run.tracker.since[dead] = 0
 
@@ -148,13 +165,17 @@ def fit(
     sample_size = config.sample_rows if source.rows is None else min(config.sample_rows, source.rows)
     sample = source.take(Order(source.rows, sample_size, config.seed).index(0))
     model, objective = method.build(n_q, source.p_widths, source.r_widths, sample, config.seed, anchors)
+    fixed = [name for name in ("encoder", "decoder") if not all(p.requires_grad for p in getattr(model, name).weights)]
+    resampled = method.resample is not None
+    check(not (resampled and fixed), f"resampling draws {fixed} anew, but they are fixed; drop one", RefusedError)
+    _restore(method, model, objective)
     identity = identity_of(method, source, n_q, config, anchors)
     run = Run.start(model, objective, config.lr, config.betas, config.eps, config.window, identity)
     folder = Path(out) if out is not None else None
     checkpoint = folder / "checkpoint.safetensors" if folder else None
     if folder and checkpoint:
         folder.mkdir(parents=True, exist_ok=True)
-        for stale in folder.glob(".*.part"):  # what a kill inside a write left
+        for stale in (*folder.glob(".*.part"), *folder.glob(".tmp??????")):  # a kill inside our or safetensors' write
             stale.unlink()
         if checkpoint.exists():
             load_run(run, checkpoint, allow_other_machine)
@@ -164,14 +185,10 @@ def fit(
         while run.step < config.steps:
             x_p, x_r = source.take(order.index(run.step))
             step, loss = train_step(run, method, config, x_p, x_r)
+            _check_finite(run, config, step, loss)
             _resample(run, method, config, source)
             if run.step % config.log_every == 0 or run.step in (1, config.steps):
                 entry = _entry(run, config, step, loss)
-                check(
-                    entry["loss"] == entry["loss"] and abs(entry["loss"]) != float("inf"),
-                    f"the loss is {entry['loss']} at step {run.step}; lower lr={config.lr} or set clip",
-                    DataError,
-                )
                 log.add(entry)
                 advance(run.step, entry, config.batch_size)
                 for callback in callbacks:

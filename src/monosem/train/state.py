@@ -74,20 +74,24 @@ class Run:
             for side in (self.model.encoder, self.model.decoder)
             for block, w in zip(side.blocks, side.weights, strict=True)
         }
+        per_latent = {id(vector) for vector in (self.model.b_E, *self.model.act.values())}
         for parameter, state in self.optimiser.state.items():
             block = rows.get(id(parameter))
-            per_latent = parameter.shape[:1] == (self.model.n_q,) and parameter.ndim == 1
-            if block is None and not (per_latent and parameter is not self.model.b_D):
+            if block is None and id(parameter) not in per_latent:
                 continue
             chosen = latents if block is None else latents[block.latents]
             for name in ("exp_avg", "exp_avg_sq"):
                 state[name][chosen] = 0.0
 
 
+def _trained(run: Run) -> list[Tensor]:
+    return [parameter for group in run.optimiser.param_groups for parameter in group["params"]]
+
+
 def _tensors(run: Run) -> dict[str, Tensor]:
     tensors = {f"model.{name}": t for name, t in model_tensors(run.model).items()}
-    for number, state in enumerate(run.optimiser.state.values()):
-        tensors |= {f"adam.{number}.{name}": value for name, value in state.items()}
+    for number, parameter in enumerate(_trained(run)):  # one that never had a gradient has no moments
+        tensors |= {f"adam.{number}.{name}": value for name, value in run.optimiser.state.get(parameter, {}).items()}
     for label, state in run.terms.items():
         tensors |= {f"term.{label}.{name}": value for name, value in state.items()}
     tensors["dead.since"] = run.tracker.since
@@ -141,8 +145,7 @@ def load_run(run: Run, path: Path, allow_other_machine: bool = False) -> None:
     set_model_tensors(
         run.model, {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}, str(path)
     )
-    parameters = [p for group in run.optimiser.param_groups for p in group["params"]]
-    for number, parameter in enumerate(parameters):
+    for number, parameter in enumerate(_trained(run)):
         prefix = f"adam.{number}."
         state = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
         if state:

@@ -1,0 +1,1 @@
+"""Tests of training: the loop, what it saves, and what a kill leaves."""
