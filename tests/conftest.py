@@ -1,14 +1,17 @@
 """What every test shares: shapes checked at run time, one thread, seeded generators, a modest hypothesis profile."""
 
 import os
+from collections.abc import Iterator
 
 import hypothesis
 import jaxtyping
 import pytest
 import torch
 
+import tools.typecheck
+
 if os.environ.get("MONOSEM_NO_TYPECHECK") != "1":
-    jaxtyping.install_import_hook("monosem", "beartype.beartype")
+    jaxtyping.install_import_hook("monosem", f"{tools.typecheck.__name__}.checked")
 
 torch.set_num_threads(1)
 
@@ -20,3 +23,11 @@ hypothesis.settings.load_profile("monosem")
 def _seeded() -> None:
     """A test that forgets to seed still sees the same numbers every time."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def as_in_production() -> Iterator[None]:
+    """Without the shape checks of the tests, which would speak up before the library's own."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

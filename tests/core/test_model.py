@@ -1,8 +1,5 @@
 """The one model: its forward pass against the equation, for every pairing, and clear errors for what does not fit."""
 
-from collections.abc import Iterator
-
-import jaxtyping
 import pytest
 import torch
 from torch import Tensor
@@ -18,14 +15,6 @@ from monosem.kernels.blocks import Block
 from monosem.losses.fidelity import Reconstruction
 from tests.losses.trials import batch, trial
 from tools.refused import PAIRS
-
-
-@pytest.fixture
-def as_in_production() -> Iterator[None]:
-    """Without the shape checks of the tests, which would speak up before the library's own."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def sources(widths: tuple[int, ...]) -> Tensor:

@@ -48,6 +48,9 @@ class Anchors:
         )
         finite = bool(torch.isfinite(self.p).all() and torch.isfinite(self.r).all())
         check(finite, "anchors hold NaN or infinity; remove those columns", DataError)
+        for side, columns in (("p", self.p), ("r", self.r)):
+            zero = (columns == 0).all(0).nonzero().flatten().tolist()
+            check(not zero, f"columns {zero} of the anchors {side} are zero: no direction; drop them", DataError)
         object.__setattr__(self, "p", _unit(self.p.detach().float()))
         object.__setattr__(self, "r", _unit(self.r.detach().float()))
         self._warn()

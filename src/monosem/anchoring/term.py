@@ -41,7 +41,9 @@ def anchor_slots(model: SDL, k: int) -> Int[Tensor, " k"]:
     """
     check(k <= model.n_q, f"k={k} anchors do not fit into n_q={model.n_q} latents; use fewer")
     blocks = model.layout.encoder
-    if len(blocks) == 1 or blocks[0].shape[1] == model.layout.n_p:
+    if blocks[0].shape[1] == model.layout.n_p:
+        common = blocks[0].last
+        check(k <= common, f"k={k} anchors do not fit into the {common} latents that meet every source; use fewer")
         return torch.arange(k)
     turns = [torch.arange(block.first, block.last) for block in blocks]
     longest = max(t.numel() for t in turns)
