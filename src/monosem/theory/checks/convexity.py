@@ -56,6 +56,8 @@ def _measure(case: Case, rng: np.random.Generator) -> Reading:
     if case.without == "one block at a time":
         D0 = best_decoder(problem, E0)  # the same function after a rescaling, but not halfway
         moves = [(D0, E0, D0 / 4, 4 * E0)]
+    if case.without == "one region":
+        moves = [(D0, draw_encoder(rng, problem), D0, draw_encoder(rng, problem)) for _ in range(40)]
     excess = []
     for Da, Ea, Db, Eb in moves:
         chord = float(loss(problem, Da, Ea) + loss(problem, Db, Eb)) / 2

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from monosem.core.activations import Activation, JumpReLU, ReLU, TopK
 from monosem.theory.checks.base import Case, Check, Reading
+from monosem.theory.checks.convexity import has_convex_regions
 from monosem.theory.geometry import walk
 from monosem.theory.instances import draw_directions, draw_partition, draw_problem, draw_weights
 from monosem.theory.loss import best_decoder, gradients, loss
@@ -112,11 +113,14 @@ PRINTED_36 = Check(
 )
 
 
-def _independent_verdict(problem: Problem, pattern: ActivationPattern) -> str:
-    """The trichotomy for linearly independent w_p^d and simple spectra, from the SVD of A and signs alone."""
+def _independent_verdict(problem: Problem, pattern: ActivationPattern) -> str | None:
+    """The trichotomy for linearly independent w_p^d, from the SVD of A and signs; None where values coincide."""
     kinds = []
     for group in groups_of(problem, pattern):
-        _, _, right = np.linalg.svd(group.A.numpy(), full_matrices=True)
+        _, values, right = np.linalg.svd(group.A.numpy(), full_matrices=True)
+        padded = np.pad(values, (0, len(right) - len(values)))
+        if (np.abs(np.diff(padded)) < 1e-6 * padded[0]).any():
+            return None
         positive = [bool((v > 1e-9).all() or (v < -1e-9).all()) for v in right]
         kinds.append("trap" if positive[0] else "saddle" if any(positive) else "none")
     return "none" if "none" in kinds else "saddle" if "saddle" in kinds else "trap"
@@ -140,7 +144,7 @@ def _measure_repaired(case: Case, rng: np.random.Generator) -> Reading:
     found = trichotomy(problem, pattern)
     second = 0.0
     if _generic(problem) and found.verdict != "not realizable":
-        second = float(_independent_verdict(problem, pattern) != found.verdict)
+        second = float((_independent_verdict(problem, pattern) or found.verdict) != found.verdict)
     text = f"{found.verdict}: {type(problem.activation).__name__} {pattern}"
     if found.W_D is None or found.W_E is None:
         return Reading(0.0, second, text)
@@ -192,6 +196,13 @@ def _overlap_case(rng: np.random.Generator) -> Case:
     return Case(Problem(W_p, W_r / W_r.norm(dim=0), draw_weights(rng, n), n_q=2), without="a partition")
 
 
+def _splits(problem: Problem) -> str:
+    """Why the claim says nothing about a problem, or ""."""
+    if problem.n < 2 or float(problem.weights.min()) <= 0:
+        return "it needs two features or more, all with M_d > 0"
+    return has_convex_regions(problem)
+
+
 REPAIRED_36 = Check(
     name="repaired_3_6",
     claim="theorem 3.6 repaired",
@@ -204,6 +215,7 @@ REPAIRED_36 = Check(
     page="spurious-minima.md",
     tolerance=1e-7,
     agreement=0.0,
+    applies=_splits,
 )
 
 
