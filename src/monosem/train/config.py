@@ -44,7 +44,9 @@ class FitConfig:
             check(getattr(self, name) >= 1, f"{name}={getattr(self, name)}; it must be at least 1")
         check(self.lr > 0, f"lr={self.lr}; it must be positive")
         check(self.clip is None or self.clip > 0, f"clip={self.clip}; it must be positive, or None")
-        check(self.checkpoint_every is None or self.checkpoint_every >= 1, "checkpoint_every must be at least 1")
+        for name in ("checkpoint_every", "dead_window", "threads"):
+            value = getattr(self, name)
+            check(value is None or value >= 1, f"{name}={value}; it must be at least 1, or None")
 
     @property
     def window(self) -> int:

@@ -49,10 +49,8 @@ def identity_of(method: Method, source: Source, n_q: int, config: FitConfig, anc
     return digest({"method": method, "data": source.digest, "n_q": n_q, "config": plain, "anchors": held})
 
 
-def _restore(method: Method, model: SDL, objective: Objective) -> None:
-    """Bring the weights back into their constraints; hard anchors come last, to hold to the bit."""
-    for constraint in method.constraints:
-        constraint.after_step(model)
+def _hold(model: SDL, objective: Objective) -> None:
+    """Put hard anchors back, to the bit, after what normalises or resamples."""
     for term in objective.terms:
         if isinstance(term, AnchorPenalty) and term.plan.hard:
             term.start(model)
@@ -82,7 +80,9 @@ def train_step(run: Run, method: Method, config: FitConfig, x_p: Tensor, x_r: Te
         group["lr"] = config.lr * config.schedule.at(run.step, config.steps)
     run.optimiser.step()
     with torch.no_grad():
-        _restore(method, model, objective)
+        for constraint in method.constraints:
+            constraint.after_step(model)
+        _hold(model, objective)
         model.activation.project(dict(model.act.items()))
         run.tracker.update(out.code)
     run.step += 1
@@ -125,7 +125,9 @@ def _resample(run: Run, method: Method, config: FitConfig, source: Source) -> No
     x_p, x_r = source.take(order.index(run.step // plan.every))
     dead = run.tracker.dead
     plan.apply(run.model, x_p, x_r, dead, generator)
-    _restore(method, run.model, run.objective)
+    for constraint in method.constraints:
+        constraint.after_step(run.model)
+    _hold(run.model, run.objective)
     run.forget(dead)
     run.tracker.since[dead] = 0
 
@@ -168,7 +170,7 @@ def fit(
     fixed = [name for name in ("encoder", "decoder") if not all(p.requires_grad for p in getattr(model, name).weights)]
     resampled = method.resample is not None
     check(not (resampled and fixed), f"resampling draws {fixed} anew, but they are fixed; drop one", RefusedError)
-    _restore(method, model, objective)
+    _hold(model, objective)
     identity = identity_of(method, source, n_q, config, anchors)
     run = Run.start(model, objective, config.lr, config.betas, config.eps, config.window, identity)
     folder = Path(out) if out is not None else None

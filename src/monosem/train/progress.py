@@ -11,8 +11,8 @@ Advance = Callable[[int, dict[str, float], int], None]
 
 
 def _figures(entry: dict[str, float], rate: float) -> str:
-    fit = f"loss {entry['loss']:.4g}  FVU {entry['fvu']:.3f}  L0 {entry['l0']:.1f}"
-    return f"{fit}  dead {entry['dead']:.0%}  {rate:,.0f} tokens/s"
+    fit = f"loss {entry['loss']:.4g} FVU {entry['fvu']:.3f} L0 {entry['l0']:.1f}"
+    return f"{fit} dead {entry['dead']:.0%} {rate:,.0f} tok/s"
 
 
 @contextmanager
@@ -43,12 +43,12 @@ def progress_bar(steps: int, start: int, title: str, show: bool) -> Iterator[Adv
         return
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=8),
         TextColumn("{task.completed}/{task.total}"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, TextColumn("{task.fields[figures]}")) as bar:
-        task = bar.add_task(title, total=steps, completed=start, figures="")
+        task = bar.add_task(title.partition("(")[0], total=steps, completed=start, figures="")
 
         def advance(step: int, entry: dict[str, float], batch_size: int) -> None:
             bar.update(task, completed=step, figures=_figures(entry, rate(step, batch_size)))
