@@ -26,6 +26,7 @@ __all__ = [
     "environment",
     "identity",
     "metrics_table",
+    "read_record",
     "read_records",
     "record_name",
     "validate",
@@ -190,16 +191,18 @@ def read_records(folder: str | Path) -> list[dict[str, Any]]:
         DataError: the folder does not exist, or a record breaks the schema; the message names the file.
     """
     check(Path(folder).is_dir(), f"{folder} is not a folder; give the one that holds the records", DataError)
-    records = []
-    for path in sorted(Path(folder).rglob(f"*{SUFFIX}")):
-        record = read_json(path)
-        check(isinstance(record, dict), f"{path} is not a record; restore it or delete it", CheckpointError)
-        try:
-            validate(record)
-        except (CheckpointError, DataError) as error:
-            raise type(error)(f"{path}: {error}") from None
-        records.append(record)
-    return records
+    return [read_record(path) for path in sorted(Path(folder).rglob(f"*{SUFFIX}"))]
+
+
+def read_record(path: str | Path) -> dict[str, Any]:
+    """One record. Raises: as `read_records`."""
+    record = read_json(path)
+    check(isinstance(record, dict), f"{path} is not a record; restore it or delete it", CheckpointError)
+    try:
+        validate(record)
+    except (CheckpointError, DataError) as error:
+        raise type(error)(f"{path}: {error}") from None
+    return dict(record)
 
 
 def _get(record: Mapping[str, Any], path: str) -> Any:

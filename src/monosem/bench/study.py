@@ -1,0 +1,51 @@
+"""What a bench runs: methods, plain and anchored, in several worlds, as jobs."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from monosem.base.errors import ArgumentError, check
+from monosem.bench.defaults import PAPER_ROWS, fit_config, recipes
+from monosem.bench.run import Job
+from monosem.bench.tasks import TASKS
+from monosem.methods import method
+
+__all__ = ["plan", "resolve"]
+
+
+def resolve(name: str, task: str) -> str:
+    """A method's whole text: a row's name stands for the task's documented defaults, anything else for itself."""
+    return recipes(task).get(name.strip()) or method(name).spec
+
+
+def plan(
+    task: str,
+    methods: Sequence[str] = (),
+    *,
+    anchors: int | None = None,
+    plain: bool = True,
+    anchored: bool = True,
+    seeds: int = 3,
+    steps: int | None = None,
+    checkpoint_every: int | None = None,
+) -> list[Job]:
+    """Jobs in the order in which they start: world by world, each with every method, plain and anchored.
+
+    `methods` are names or texts (none: the seven of the paper's table 1), `anchors` the number of anchored features
+    (None: the task's), which no run is scored on, plain ones neither; `steps` overrides the task's.
+    """
+    usual = TASKS[task].anchors
+    count = usual if anchors is None else anchors
+    check(seeds >= 1, f"seeds = {seeds}; run at least one")
+    if not plain and not anchored:
+        raise ArgumentError("neither plain nor anchored runs are wanted; ask for one of them")
+    check(not anchored or count >= 1, f"anchors = {count}; anchored runs need at least one, or ask for plain runs only")
+    TASKS[task].scored(count)
+    specs = list(dict.fromkeys(resolve(name, task) for name in methods or PAPER_ROWS))
+    jobs = []
+    for seed in range(seeds):
+        config = fit_config(task, seed)
+        config = replace(config, steps=config.steps if steps is None else steps, checkpoint_every=checkpoint_every)
+        for spec in specs:
+            arms = [0] * plain + [count] * anchored
+            jobs += [Job(task, spec, seed, config, anchors=arm, held_out=count) for arm in arms]
+    return jobs

@@ -1,0 +1,16 @@
+"""The command line: parsing only, everything it does lives in the layers below."""
+
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """The console entry point `monosem`."""
+    try:
+        from monosem.cli.app import app
+    except ModuleNotFoundError as error:
+        if error.name not in ("typer", "rich"):
+            raise
+        sys.exit(f'error: the command line needs {error.name}; pip install "monosem[cli]"')
+    app()

@@ -1,0 +1,45 @@
+"""The commands, put together: one module each, with a function `register(app)`."""
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Annotated
+
+import typer
+
+from monosem.base.machine import package_version
+from monosem.cli import bench, catalog, cite, evaluate, report, train
+from monosem.cli.console import Commands, out
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="monosem",
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode="rich",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        out().print(f"monosem {package_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and stop.")
+    ] = False,
+) -> None:
+    """Sparse dictionary learning as one problem, x_r_hat = W_D σ(W_E x_p + b_E) + b_D, scored against known truth."""
+
+
+for _command in (bench, train, evaluate, report, catalog, cite):
+    _command.register(app)
+for _name in ("check", "convert"):
+    if find_spec(f"monosem.cli.{_name}"):
+        import_module(f"monosem.cli.{_name}").register(app)

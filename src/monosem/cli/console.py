@@ -1,0 +1,81 @@
+"""The terminal: where results and messages go, and how an error looks."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.text import Text
+from typer.core import TyperGroup
+
+from monosem.anchoring.anchors import AnchorWarning
+from monosem.base.errors import MonosemError
+
+__all__ = ["CONTINUES", "EXTRAS", "Commands", "err", "fail", "out", "say"]
+
+CONTINUES = frozenset(["bench", "train"])
+"""Commands that go on where they stopped when they are called again."""
+EXTRAS = {"matplotlib": "report", "pyarrow": "data", "scipy": "bench"}
+"""The extra that installs a package."""
+
+
+def out() -> Console:
+    """Results: standard output."""
+    return Console(highlight=False)
+
+
+def err() -> Console:
+    """Messages and progress: standard error."""
+    return Console(stderr=True, highlight=False)
+
+
+def say(text: str, style: str = "") -> None:
+    """One message on one line, however narrow the terminal."""
+    err().print(Text(text, style=style), soft_wrap=True)
+
+
+def fail(message: str, code: int = 2) -> NoReturn:
+    """Say what is wrong on one line and stop with an exit code."""
+    line = Text.assemble(("error: ", "bold red"), (" ".join(message.split()), "red"))
+    err().print(line, soft_wrap=True)
+    raise typer.Exit(code)
+
+
+@contextmanager
+def _warnings_in_a_line() -> Iterator[None]:
+    """monosem's own warnings are for the user, on one line; others keep Python's form."""
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+
+        def show(
+            message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: Any, **more: Any
+        ) -> None:
+            if issubclass(category, AnchorWarning):
+                err().print(Text.assemble(("warning: ", "bold yellow"), (str(message), "yellow")), soft_wrap=True)
+            else:
+                usual(message, category, filename, lineno, *rest, **more)
+
+        warnings.showwarning = show
+        yield
+
+
+class Commands(TyperGroup):
+    """Commands whose errors take one line and no traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; exit code 2 for a wrong input, 130 for an interrupt."""
+        try:
+            with _warnings_in_a_line():
+                return super().invoke(ctx)
+        except MonosemError as error:
+            fail(str(error))
+        except ModuleNotFoundError as error:
+            if error.name not in EXTRAS:
+                raise
+            fail(f'this needs {error.name}, which is not installed; pip install "monosem[{EXTRAS[error.name]}]"')
+        except KeyboardInterrupt:
+            on = "; call the same command again to go on" if ctx.invoked_subcommand in CONTINUES else ""
+            say(f"interrupted{on}", "yellow")
+            raise typer.Exit(130) from None

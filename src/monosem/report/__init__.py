@@ -1,0 +1,3 @@
+"""Reports: records summarised over seeds, figures, and one self-contained page."""
+
+__all__: list[str] = []
