@@ -93,7 +93,7 @@ def register(app: typer.Typer) -> None:
         sound = all(v.holds and v.agrees for table in own.values() for v in table.values() if isinstance(v, Verdict))
         drawn: list[str] = []
         if figures is not None:
-            from monosem.theory.figures import draw_all
+            from monosem.theory.figures.draw import draw_all
 
             drawn = [str(path) for path in draw_all(figures, [one.name for one in chosen])]
         seconds = time.perf_counter() - begin

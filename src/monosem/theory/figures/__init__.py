@@ -1,0 +1,3 @@
+"""A figure for every check, drawn from fresh measurements."""
+
+__all__: list[str] = []

@@ -1,0 +1,31 @@
+"""FIGURES: every check's figure by the check's name, and how to draw them into a folder."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from monosem.base.registry import Registry
+from monosem.theory.figures import claims, minima
+from monosem.theory.figures.style import Figure
+
+__all__ = ["FIGURES", "draw_all"]
+
+FIGURES: Registry[Callable[[], Figure]] = Registry("figure")
+for _module in (claims, minima):
+    for _name in _module.__all__:
+        if _name.startswith("draw_"):
+            FIGURES.add(_name.removeprefix("draw_"), getattr(_module, _name))
+
+
+def draw_all(folder: str | Path, names: Sequence[str] | None = None, suffix: str = "svg") -> list[Path]:
+    """Draw figures into a folder; the same numbers give the same bytes."""
+    import matplotlib
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    with matplotlib.rc_context({"svg.hashsalt": "monosem", "svg.fonttype": "none", "font.size": 9}):
+        for name in names or list(FIGURES):
+            path = folder / f"{name}.{suffix}"
+            FIGURES[name]().savefig(path, dpi=110, metadata={"Date": None} if suffix == "svg" else None)
+            paths.append(path)
+    return paths
