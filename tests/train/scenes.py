@@ -19,7 +19,7 @@ from monosem.losses.sparsity import L0
 from monosem.methods import Method, method, with_anchoring
 from monosem.train.config import FitConfig
 
-__all__ = ["SCENES", "STEPS", "Scene", "anchors", "rows"]
+__all__ = ["SCENES", "STEPS", "Scene", "anchors", "rows", "scene_source"]
 
 STEPS = 24
 
@@ -34,7 +34,7 @@ def anchors(k: int, n_p: int, n_r: int) -> Anchors:
     return Anchors(rows(n_p, k, seed=8), rows(n_r, k, seed=9))
 
 
-def _source(n_p: int = 10, n_r: int | None = None, **widths: tuple[int, ...]) -> TensorSource:
+def scene_source(n_p: int = 10, n_r: int | None = None, **widths: tuple[int, ...]) -> TensorSource:
     """75 rows: no whole number of batches, and several epochs."""
     return TensorSource(rows(75, n_p), None if n_r is None else rows(75, n_r, seed=1), digest="scene", **widths)
 
@@ -49,7 +49,7 @@ class Scene:
     """What `fit` is called with."""
 
     method: Method
-    source: Source = field(default_factory=_source)
+    source: Source = field(default_factory=scene_source)
     n_q: int = 32
     config: FitConfig = field(
         default_factory=lambda: FitConfig(STEPS, 16, 1e-2, log_every=2, checkpoint_every=2, dead_window=50, threads=1)
@@ -76,16 +76,16 @@ SCENES = {
     ),
     "k annealed": lambda: Scene(Method(TopK(1, k_start=8, anneal=0.7), (Reconstruction(), AuxK())), _stream()),
     "jumprelu": lambda: Scene(
-        _named("jumprelu_skip_transcoder(log_threshold=True, theta=0.5)"), _source(10, 7), config=_clipped()
+        _named("jumprelu_skip_transcoder(log_threshold=True, theta=0.5)"), scene_source(10, 7), config=_clipped()
     ),
     "anchored": lambda: Scene(
         with_anchoring(method("gated_crosscoder(l1=0.2)"), Anchoring(weight=Ramp(1.0, 0.1), form="direction")),
-        _source(10, p_widths=(4, 6)),
+        scene_source(10, p_widths=(4, 6)),
         anchors=anchors(3, 10, 10),
     ),
     "hard": lambda: Scene(
         with_anchoring(_named("matryoshka(k=2)", pairing=Crosscoder(private=0.2)), Anchoring(hard=True)),
-        _source(10, p_widths=(4, 6)),
+        scene_source(10, p_widths=(4, 6)),
         anchors=anchors(3, 10, 10),
     ),
     "tied": lambda: Scene(_named("multi_topk(k=1)", constraints=(Tied(), UnitNorm()))),
@@ -96,6 +96,6 @@ SCENES = {
             CrossLayer(),
             constraints=(Fixed(("b_D",)),),
         ),
-        _source(10, 8, p_widths=(4, 6), r_widths=(3, 5)),
+        scene_source(10, 8, p_widths=(4, 6), r_widths=(3, 5)),
     ),
 }
