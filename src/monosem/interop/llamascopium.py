@@ -97,14 +97,15 @@ def _parts(
         W_E, W_D, b_E = t.take("W_E", 2).T, t.take("W_D", 2), t.take("b_E", 1)
         b_D = t.take("b_D", 1) if config.get("use_decoder_bias", True) else W_D.new_zeros(W_D.shape[1])
         return (sae if same else transcoder)(W_E, W_D), [W_E], [W_D], b_E, b_D
-    W_E3, b_E, b_D = t.take("W_E", 3), t.take("b_E", 2), t.take("b_D", 2).flatten()
+    W_E3, b_E = t.take("W_E", 3), t.take("b_E", 2)
     heads, width, latents = W_E3.shape
     widths = (width,) * heads
     if kind == "crosscoder":
-        W_D = t.take("W_D", 3)
+        W_D, b_D = t.take("W_D", 3), t.take("b_D", 2).flatten()
         layout = Crosscoder().layout(latents, widths, widths)
         return layout, [W_E3.permute(2, 0, 1).flatten(1)], [W_D.permute(1, 0, 2).flatten(1)], b_E.sum(0), b_D
     targets = [t.take(f"W_D.{i}", 3) for i in range(heads)]  # W_D.i [i + 1, latents, width], by target layer
+    b_D = torch.cat([t.take(f"b_D.{i}", 1) for i in range(heads)])
     decoder = [torch.cat([targets[j][i] for j in range(i, heads)], dim=1) for i in range(heads)]
     return CrossLayer().layout(heads * latents, widths, widths), list(W_E3.mT), decoder, b_E.flatten(), b_D
 
