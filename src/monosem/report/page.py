@@ -1,0 +1,160 @@
+"""The page: one HTML file that needs nothing else, from a folder of records."""
+
+import json
+from collections.abc import Callable, Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from monosem.base.files import write_atomic
+from monosem.base.literature import TANG_2025
+from monosem.bench.records import read_records
+from monosem.methods import recipe_of
+from monosem.report.figures import (
+    SERIES,
+    SIMILARITY_NAMES,
+    l0_fvu_figure,
+    recovery_figure,
+    similarity_figure,
+    tau_figure,
+    training_figure,
+)
+from monosem.report.style import to_svg
+from monosem.report.summary import HEADLINE, Record, Section, sections
+from monosem.report.tables import environment_table, meaning, run_table, score_table
+from monosem.report.world import small_world
+
+__all__ = ["page", "write_report"]
+
+
+def write_report(folder: str | Path, path: str | Path) -> Path:
+    """Read every record below a folder and write the page, whole or not at all.
+
+    Raises: DataError when there are no records; CheckpointError when one is damaged, naming it.
+    """
+    return write_atomic(path, page(read_records(folder)).encode())
+
+
+def page(records: Sequence[Record]) -> str:
+    """The page as text; the same for the same records (and the same versions of what draws it)."""
+    parts = sections(records)
+    world = small_world()
+    return Template(_resource("page.html")).substitute(
+        style=_resource("page.css"),
+        script=_resource("page.js"),
+        lead=_lead(records, parts),
+        links="".join(f'<a href="#s{i}">{escape(part.title)}</a>' for i, part in enumerate(parts)),
+        sections="\n".join(_section(i, part) for i, part in enumerate(parts)),
+        world=json.dumps(world, sort_keys=True, separators=(",", ":")).replace("<", "\\u003c"),
+        world_caption=escape(str(world["caption"])),
+        meaning=meaning(),
+        environment=environment_table(records),
+        citations=escape(_citations(records)),
+    )
+
+
+def _lead(records: Sequence[Record], parts: Sequence[Section]) -> str:
+    methods = len({line.spec for part in parts for line in part.lines})
+    tasks = ", ".join(dict.fromkeys(part.task for part in parts))
+    words = f"{_count(len(records), 'run')} of {_count(methods, 'method')} on {tasks}"
+    return escape(f"{words}, scored against the features that made the data.")
+
+
+def _section(number: int, section: Section) -> str:
+    figures = [
+        ("M_GT against τ", _tabs(SIMILARITY_NAMES, lambda kind: tau_figure(section, kind))),
+        ("L0 and FVU", _figure(l0_fvu_figure(section), "L0 against FVU")),
+        ("Training", _tabs(SERIES, lambda name: training_figure(section, name))),
+    ]
+    maps = similarity_figure(section.lines)
+    if maps is not None:
+        note = (
+            "<p class='note'>cos of the first held-out features (rows) with the latents that match them best "
+            "(columns), one world. A recovered dictionary is a diagonal of ones.</p>"
+        )
+        figures.append(("Similarity", _figure(maps, "similarity of features and latents") + note))
+    return f"""
+<section id="s{number}">
+<h2>{escape(section.title)}</h2>
+<p class="spec">{escape(_world_words(section))}</p>
+<p>{escape(_finding(section))}</p>
+{_figure(recovery_figure(section), "M_GT(0.95) of every method, plain and anchored")}
+{score_table(section)}
+{_panes(figures)}
+<details><summary>Every run</summary>{run_table(section)}</details>
+</section>"""
+
+
+def _world_words(section: Section) -> str:
+    spec, world = section.spec, section.spec.get("world", {})
+    law = world.get("law", {})
+    truth = section.reference(section.pairings[0], "true_l0", "value")
+    widths = "/".join(str(width) for width in dict.fromkeys(world.get("widths", ())))
+    words = [
+        f"n = {world.get('n')} features in {widths} dimensions",
+        f"n_q = {spec.get('n_q')} latents",
+        f"{law.get('type', 'features')} S = {law.get('sparsity')}" + (f" (L0 = {truth.mean:.1f})" if truth else ""),
+        f"interference at most {world.get('max_interference')}",
+        "an endless stream of rows" if world.get("rows") is None else f"{world['rows']:,} rows",
+    ]
+    return ", ".join(words) + "."
+
+
+def _finding(section: Section) -> str:
+    """What anchoring did here, in a sentence that the table supports."""
+    gains = [gain for line in section.lines for arm in line.anchored if (gain := line.gain(arm)) is not None]
+    scores = [value.mean for arm in section.arms if (value := arm.interval(HEADLINE)) is not None]
+    reached = f"M_GT(0.95) lies between {min(scores):.3f} and {max(scores):.3f}." if scores else ""
+    if not gains:
+        return reached
+    anchored = next(arm.records[0]["anchors"] for arm in section.arms if arm.anchored)
+    low, high = min(gain.mean for gain in gains), max(gain.mean for gain in gains)
+    told = f"Anchoring {anchored['k']} features changes it on the others by {low:+.3f} to {high:+.3f}"
+    if all(gain.half is None for gain in gains):
+        return f"{reached} {told} (one world, so without intervals)."
+    up = sum(gain.half is not None and gain.mean > gain.half for gain in gains)
+    down = sum(gain.half is not None and -gain.mean > gain.half for gain in gains)
+    return f"{reached} {told}; of {len(gains)} intervals {up} lie above 0, {down} below."
+
+
+def _tabs(names: dict[str, str], draw: Callable[[str], Figure]) -> str:
+    return _panes([(title, _figure(draw(name), title)) for name, title in names.items()], "minor")
+
+
+def _panes(parts: Sequence[tuple[str, str]], kind: str = "") -> str:
+    """Tabs; without the script every pane shows, one below the other."""
+    buttons = "".join(f'<button type="button">{escape(title)}</button>' for title, _ in parts)
+    panes = "".join(f'<div class="pane"><h4>{escape(title)}</h4>{body}</div>' for title, body in parts)
+    return f'<div class="tabs {kind}"><div class="bar">{buttons}</div>{panes}</div>'
+
+
+def _figure(figure: Figure, label: str) -> str:
+    return f"<figure>{to_svg(figure, label)}</figure>"
+
+
+def _citations(records: Sequence[Record]) -> str:
+    """BibTeX of every method and pairing in the records, and of the paper behind the bench."""
+    found = {TANG_2025.bibtex: None}
+    for record in records:
+        try:
+            recipe, pairing = recipe_of(_spec(record["method"]))
+        except ValueError:
+            continue
+        found |= {entry.bibtex: None for entry in (recipe.citation, pairing) if entry is not None}
+    return "\n".join(found)
+
+
+def _spec(method: Any) -> str:
+    return method["spec"] if isinstance(method["spec"], str) else str(method["name"])
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _resource(name: str) -> str:
+    return files("monosem.report").joinpath(name).read_text(encoding="utf-8")
