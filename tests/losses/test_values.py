@@ -10,10 +10,10 @@ from torch import Tensor
 
 from monosem.base.errors import ArgumentError
 from monosem.base.schedule import Ramp
-from monosem.core.activations import Activation, Context, Gated, JumpReLU, ReLU, TopK
+from monosem.core.activations import AbsTopK, Activation, Context, Gated, JumpReLU, ReLU, TopK
 from monosem.losses.fidelity import GatedAux, Matryoshka, MultiK, Reconstruction, distance
 from monosem.losses.objective import Objective, Term
-from monosem.losses.revival import AUXK_PUBLISHED, GhostGrads, PreActivation
+from monosem.losses.revival import AUXK_PUBLISHED, AuxK, GhostGrads, PreActivation
 from monosem.losses.sparsity import L0, L1, Lp, Tanh
 from tests.losses.plain import FORMULAS, Plain, ranked
 from tests.losses.trials import Trial, batch, gradients, loss_of, trial
@@ -122,6 +122,35 @@ def test_pre_activation_counts_from_the_threshold() -> None:
     wanted.backward()
     assert model.act["theta"].grad is not None
     torch.testing.assert_close(found["act.theta"], model.act["theta"].grad)
+
+
+@pytest.mark.parametrize("activation", [AbsTopK(2), AbsTopK(2, rank_by_norm=True), TopK(2, rank_by_norm=True)], ids=str)
+@pytest.mark.parametrize("dense_above", [0.0, 2.0])
+def test_requests_are_ranked_and_valued_as_the_activation_does(activation: TopK, dense_above: float) -> None:
+    """AuxK and multi-TopK of a signed activation keep signs; both rank by the activation's own score."""
+    terms = (AuxK(0.5, k_aux=3, over="none"), MultiK(ks=(4,), weights=(1.0,)))
+    run = trial(activation, terms, "transcoder", constraints=())
+    with torch.no_grad():
+        run.model.decoder.scale_rows(torch.linspace(0.2, 3.0, 16))
+    x, dead = drawn(run)
+    value, found = gradients(run, x, dead, CONTEXT, "auto", dense_above)
+    model = copy.deepcopy(run.model).double()
+    signed = isinstance(activation, AbsTopK)
+    with torch.no_grad():
+        z = (x[0] - model.b_in) @ model.W_E.T + model.b_E
+        score = (z.abs() if signed else z) * (model.W_D.norm(dim=0) if activation.rank_by_norm else 1.0)
+
+    def code(z: Tensor, k: int, among: Tensor | None = None) -> Tensor:
+        kept = z * (ranked(score + 100.0, k, among) != 0)
+        return kept if signed else kept.clamp(min=0)
+
+    p = Plain(model, *x, dead, lambda z: code(z, 2))
+    wanted = 0.5 * ((p.e.detach() - code(p.z, 3, dead) @ p.W_D.T) ** 2).sum() / 24
+    wanted = wanted + ((x[1] - p.offset - code(p.z, 4) @ p.W_D.T) ** 2).sum() / 24
+    torch.testing.assert_close(value, wanted.detach())
+    wanted.backward()
+    for name, tensor in model.named_parameters():
+        torch.testing.assert_close(found[name], torch.zeros_like(tensor) if tensor.grad is None else tensor.grad)
 
 
 def test_fvu_is_a_ratio_of_sums_about_each_column_s_mean() -> None:
