@@ -1,7 +1,9 @@
 """A pool of worker processes that loses no job: one that fails or dies is reported, the others go on."""
 
 import multiprocessing
+import os
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
@@ -108,9 +110,18 @@ class _Gone(BaseException):
     """The other side is gone: nobody waits for this job any more."""
 
 
+def _end_with_parent() -> None:
+    """A parent that is killed takes its workers along: left alone they would write where its successor writes."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
 def _serve(link: "Connection[Any, Any]", work: Work) -> None:
     """A worker's life: one item after another, until the other side is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to handle
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
     def told(step: int) -> None:
         try:
