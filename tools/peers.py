@@ -37,8 +37,11 @@ class Peer:
         return f"{self.package}=={self.version}"
 
 
+# SAEBench, which evaluates objects like SAELens', rides along with it.
 PEERS = {
-    "saelens": Peer("sae-lens", "6.54.12", ("sae-lens==6.54.12",)),
+    "saelens": Peer(
+        "sae-lens", "6.54.12", ("sae-lens==6.54.12",), ("sae-bench==0.6.0", "seaborn", "tabulate")
+    ),
     "dictionary_learning": Peer(
         "dictionary-learning",
         "0.1.0",

@@ -139,6 +139,21 @@ def _crosscoder(folder: Path, draw: _Draw, number: int, threshold: float | None,
     (folder / "config.json").write_text(json.dumps(config))
 
 
+def _llamascopium(folder: Path, draw: _Draw) -> None:
+    tensors = {
+        "W_E": draw(D, F),
+        "b_E": draw(F, scale=0.3),
+        "W_D": draw(F, D),
+        "b_D": draw(D, scale=0.3),
+        "activation_function.log_jumprelu_threshold": draw(F, scale=0.3),
+        "dataset_average_activation_norm.a": torch.tensor(2.5),
+    }
+    save_file(tensors, folder / "sae_weights.safetensors")
+    config = {"sae_type": "sae", "d_model": D, "expansion_factor": F / D, "act_fn": "jumprelu", "hook_point_in": "a"}
+    config |= {"hook_point_out": "a", "norm_activation": "dataset-wise", "sparsity_include_decoder_norm": True}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 _CASES: tuple[tuple[str, str, Any], ...] = (
     ("gemma_scope_1", "gemma_scope", _gemma_1),
     ("gemma_scope_1-transcoder", "gemma_scope", _gemma_1_square_transcoder),
@@ -148,6 +163,7 @@ _CASES: tuple[tuple[str, str, Any], ...] = (
     ("gemma_scope_2-square-transcoder", "gemma_scope_2", _gemma_2_square_transcoder),
     ("gemma_scope_2-cross", "gemma_scope_2", _gemma_2_cross),
     ("llama_scope", "llama_scope", _llama_scope),
+    ("llamascopium", "llamascopium", _llamascopium),
     ("old-standard", "saelens", _old),
     ("old-raw", "saelens", lambda f, d: _old(f, d, apply_b_dec_to_input=False)),
     ("old-topk", "saelens", lambda f, d: _old(f, d, activation_fn_str="topk", activation_fn_kwargs={"k": 5})),

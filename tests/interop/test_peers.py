@@ -86,6 +86,18 @@ def _record(row: Row) -> None:
             file.write(json.dumps([str(row), PEERS[row.peer].pin]) + "\n")
 
 
+def test_saebench_takes_our_object(tmp_path: Path) -> None:
+    python = PEERS_DIR / "saelens" / "bin" / "python"
+    if not (PEERS_DIR / "saelens" / ".made").is_file():
+        pytest.skip("no environment for SAEBench; make it with `python tools/peers.py saelens`")
+    root = HERE.parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(root / "src"), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [str(python), str(HERE / "peers" / "saebench_check.py")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "SAEBench accepts the object" in done.stdout
+
+
 FOLDED = {
     "topk-rescale", "abstopk-rescale", "training-topk", "training-batchtopk", "training-matryoshka", "input_scale",
     "whitening", "whitening-gated", "whitening-raw", "training-standard", "training-jumprelu", "training-gated",

@@ -169,16 +169,20 @@ def load_model(folder: str | Path) -> SDL:
     try:
         layout = layout_from_plain(config["layout"])
         _agree(layout, tensors, str(folder))
-        activation = activation_from_text(config["activation"])
-        if config.get("row_norm") is None:
-            model = SDL(layout, activation, config["pre_bias"])
-        else:
-            model = RowNormSDL(layout, activation, config["pre_bias"], RowNorm(**config["row_norm"]))
+        activation, pre_bias = activation_from_text(str(config["activation"])), config["pre_bias"]
+        check(pre_bias in ("none", "free", "tied"), f"pre_bias={pre_bias!r}; known: none, free, tied")
+        norm = config.get("row_norm")
+        model = (
+            SDL(layout, activation, pre_bias)
+            if norm is None
+            else RowNormSDL(layout, activation, pre_bias, RowNorm(**norm))
+        )
         cast_parameters(model, DTYPES[config["dtype"]])
     except CheckpointError:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError, MemoryError, RuntimeError) as error:
-        raise CheckpointError(f"{folder}/config.json is damaged ({type(error).__name__}: {error})") from None
+        why = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{folder}/config.json is damaged ({type(error).__name__}: {why})") from None
     set_model_tensors(model, tensors, str(folder))
     return model.eval()
 

@@ -97,4 +97,5 @@ def _guarded(found: Candidate, step: Any) -> Any:
         raise
     except (MonosemError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         kind = "" if isinstance(error, MonosemError) else f"{type(error).__name__}: "
-        raise CheckpointError(f"{found.path} is damaged or not what it seems ({kind}{error})") from error
+        why = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{found.path} is damaged or not what it seems ({kind}{why})") from error

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,17 +54,10 @@ def describe(path: str | Path, input_scale: float | None = None) -> Description:
     if silent:
         rows.append(("zero decoder columns", str(silent)))
     rows.append(("dead latents", "unknown" if loaded.dead is None else f"{loaded.dead:.2%}"))
-    rows += [
-        (name, str(loaded.metadata[name]))
-        for name in ("model_name", "hook_name", "hook_name_out")
-        if _has(loaded.metadata, name)
-    ]
+    known = ("model_name", "hook_name", "hook_name_out")
+    rows += [(name, str(loaded.metadata[name])) for name in known if loaded.metadata.get(name)]
     rows += [("note", note) for note in loaded.notes]
     return Description(tuple(rows))
-
-
-def _has(metadata: dict[str, Any], name: str) -> bool:
-    return bool(metadata.get(name))
 
 
 def _widths(widths: tuple[int, ...]) -> str:

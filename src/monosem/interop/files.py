@@ -1,6 +1,5 @@
 """Reading files that others wrote: nothing is executed, and whatever is wrong is one clear error."""
 
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -113,7 +112,7 @@ class Candidate:
             if path.suffix == ".safetensors":
                 return dict(load_file(str(path)))
             if path.suffix == ".npz":
-                with np.load(path, allow_pickle=False) as file:
+                with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                     return {name: torch.from_numpy(np.array(file[name])) for name in file.files}
             value = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(value, dict):
@@ -129,10 +128,12 @@ def _reading(path: Path) -> Iterator[None]:
     except CheckpointError:
         raise
     except Exception as error:
-        first = str(error).strip().partition("\n")[0]
-        known = (OSError, EOFError, ValueError, SafetensorError, zipfile.BadZipFile, RuntimeError)
-        what = "is truncated, altered, or needs code to be read" if isinstance(error, known) else "is not understood"
-        raise CheckpointError(f"{path} {what} ({type(error).__name__}: {first[:200]})") from None
+        if type(error).__name__ == "UnpicklingError":
+            why = "it is damaged, or holds more than tensors and plain values, which would need its code to be run"
+        else:
+            first = str(error).strip().partition("\n")[0][:200]
+            why = f"it is truncated or altered ({type(error).__name__}: {first})"
+        raise CheckpointError(f"{path} cannot be read: {why}") from None
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

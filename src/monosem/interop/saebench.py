@@ -112,6 +112,14 @@ class SAEBenchModel(nn.Module):
         """[d_in]."""
         return self.model.b_D
 
+    @property
+    def b_mag(self) -> Tensor:
+        """[d_sae], of a gated SAE only, as SAEBench asks for it."""
+        if "b_mag" not in self.model.act:
+            raise AttributeError("only a gated SAE has b_mag")
+        value: Tensor = self.model.act["b_mag"]
+        return value
+
     def encode(self, x: Tensor) -> Tensor:
         """Latents [..., d_sae] of inputs [..., d_in]."""
         rows = x.to(self.dtype).reshape(-1, x.shape[-1])
