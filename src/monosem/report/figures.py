@@ -106,6 +106,8 @@ def training_figure(section: Section, series: str = "loss") -> Figure:
     if positive:
         for axes in grid:
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.yaxis.set_minor_formatter("")
     figure.supxlabel("step", color=INK)
     figure.supylabel(SERIES[series], color=INK)
     _arm_legend(figure, section, lines=True)

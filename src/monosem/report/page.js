@@ -61,7 +61,7 @@ function draw(canvas, arm) {
     return [w / 2 + x * scale * length, h / 2 - y * scale * length, depth];
   };
   pen.clearRect(0, 0, w, h);
-  pen.fillStyle = "rgba(110,118,129,0.28)";
+  pen.fillStyle = "rgba(90,98,110,0.4)";
   for (const point of world.points) {
     const [x, y] = place(point, 0.28);
     pen.fillRect(x - 1.3, y - 1.3, 2.6, 2.6);

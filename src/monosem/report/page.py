@@ -118,7 +118,7 @@ def _finding(section: Section) -> str:
         return f"{reached} {told} (one world, so without intervals)."
     up = sum(gain.half is not None and gain.mean > gain.half for gain in gains)
     down = sum(gain.half is not None and -gain.mean > gain.half for gain in gains)
-    return f"{reached} {told}; of {len(gains)} intervals {up} lie above 0, {down} below."
+    return f"{reached} {told}; the interval lies above 0 in {up} of {len(gains)} methods, below 0 in {down}."
 
 
 def _tabs(names: dict[str, str], draw: Callable[[str], Figure]) -> str:

@@ -15,7 +15,7 @@ _SCORES = (
     ("encoder raw M_IP", "encoder_raw.M_IP", 3),
     ("encoder cos M_IP", "encoder_cosine.M_IP", 3),
     ("matched MCC", "matched_mcc.all", 3),
-    ("duplicates", "duplicates.per_feature", 2),
+    ("copies", "duplicates.per_feature", 2),
     ("L0", "l0", 2),
     ("FVU", "fvu", 3),
     ("dead", "dead", 3),
@@ -30,7 +30,7 @@ MEANING = {
     "encoder raw": "the same from inner products of encoder rows with unit features: the metric as the paper prints "
     "it, which grows with the rows' length. encoder cos divides by it.",
     "matched MCC": "mean |cos| of the best one-to-one matching of decoder columns and features.",
-    "duplicates": "latents beyond the first that stand for the same feature (|cos| > 0.95), per feature.",
+    "copies": "latents beyond the first that stand for the same feature (|cos| > 0.95), per feature.",
     "L0, true L0": "active latents, and present features, per held-out row.",
     "FVU": "fraction of variance unexplained on held-out rows.",
     "dead": "share of latents that never fire on held-out rows.",
@@ -106,7 +106,7 @@ def run_table(section: Section) -> str:
         ("true L0", "true_l0", 2),
         ("FVU", "fvu", 4),
         ("dead", "dead", 3),
-        ("duplicates", "duplicates.count", 0),
+        ("copies", "duplicates.count", 0),
     )
     head = [
         "method",
@@ -146,7 +146,8 @@ def environment_table(records: Iterable[Record]) -> str:
         found[text] = found.get(text, 0) + 1
     names = sorted({name for text in found for name in json.loads(text)})
     rows = [
-        [str(count), *(str(json.loads(text).get(name, "")) for name in names)] for text, count in sorted(found.items())
+        [str(count), *(str(json.loads(text).get(name, ""))[:40] for name in names)]
+        for text, count in sorted(found.items())
     ]
     return html_table(["runs", *names], rows, "environment")
 

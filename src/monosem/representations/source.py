@@ -36,7 +36,8 @@ class FileSource:
         self.p_widths = p_widths or (x_p.width,)
         self.r_widths = r_widths or (self.p_widths if x_r is None else (target.width,))
         for name, widths, table in (("widths", self.p_widths, x_p), ("target widths", self.r_widths, target)):
-            if sum(widths) != table.width or min(widths) < 1:
+            check(min(widths) >= 1, f"{name} {widths} describe {table.path}; each is at least 1")
+            if sum(widths) != table.width:
                 raise ArgumentError(f"{name} {widths} sum to {sum(widths)}, {table.path} has {table.width} columns")
         self.digest = "+".join(_check_through(table) for table in (x_p, x_r) if table is not None)
 
