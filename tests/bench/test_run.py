@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from monosem.base.errors import MonosemError
 from monosem.base.spec import to_plain
@@ -191,7 +192,9 @@ def test_a_killed_bench_leaves_no_process(tmp_path: Path) -> None:
     process.join()
     assert workers
     _wait(lambda: not any(map(_alive, workers)))
-    assert not any(folder.glob("*.record.json")), "the worker went on to its end"
+    (checkpoint,) = folder.glob("runs/*/checkpoint.safetensors")
+    with safe_open(str(checkpoint), framework="pt") as file:
+        assert int(file.metadata()["step"]) < 5000, "the worker went on to its end"
 
 
 # What training reaches -------------------------------------------------------------------------------------
