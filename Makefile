@@ -3,10 +3,11 @@
 # make test    the unmarked tests, on two cores
 # make check   format, lint, types, house rules
 # make test-slow | test-compile | test-gpu   the marked tests
+# make peers       other libraries' released packages in side environments, and the proofs of the formats against them
 # make clean   remove the environment and every cache
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench test test-slow test-compile test-gpu check check-format check-lint check-types check-house format import-cost clean
+.PHONY: help setup bench test test-slow test-compile test-gpu check check-format check-lint check-types check-house format import-cost clean peers peers-ci
 
 SUITABLE := import sys, venv, pip; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14 python; do \
@@ -70,6 +71,14 @@ format: setup
 import-cost: setup
 	$(BIN)/python tools/import_cost.py
 
+peers: setup
+	$(BIN)/python tools/peers.py
+	$(BIN)/python tools/interop_table.py
+
+peers-ci: setup
+	$(BIN)/python tools/peers.py saelens dictionary_learning
+	$(PYTEST) -q -m slow tests/interop/test_peers.py -k "by-saelens or by-dictionary_learning or saebench"
+
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .peers build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -83,10 +83,8 @@ def save(model: SDL, path: str | Path, format: str = "monosem", metadata: dict[s
     if chosen.write is None:
         writable = ", ".join(name for name, format in FORMATS.items() if format.write)
         raise RefusedError(f"monosem reads {chosen.title} but does not write it; it writes {writable}")
-    folder = Path(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    chosen.write(model, folder, dict(metadata or {}))
-    return folder
+    chosen.write(model, Path(path), dict(metadata or {}))
+    return Path(path)
 
 
 def _guarded(found: Candidate, step: Any) -> Any:
