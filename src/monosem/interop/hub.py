@@ -22,7 +22,7 @@ def hub_class() -> Any:
     try:
         from huggingface_hub import ModelHubMixin, snapshot_download
     except ImportError as error:
-        raise MonosemError(f"the Hub needs huggingface_hub ({error}); pip install huggingface_hub") from None
+        raise MonosemError(f"the Hub needs huggingface_hub ({error}); pip install 'monosem[hub]'") from None
 
     class HubSDL(ModelHubMixin, library_name="monosem", tags=["sparse-dictionary-learning"]):
         """An SDL with from_pretrained, save_pretrained and push_to_hub."""
