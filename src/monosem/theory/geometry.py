@@ -5,10 +5,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from monosem.theory.loss import loss
 from monosem.theory.patterns import Region
 from monosem.theory.problem import Problem
 
-__all__ = ["encoder_hessian", "walk"]
+__all__ = ["encoder_hessian", "joint_hessian", "walk"]
 
 
 def walk(
@@ -41,3 +42,17 @@ def encoder_hessian(
         w = problem.W_p[:, d]
         total += 2 * problem.weights[d] * torch.kron(gram * torch.outer(fires[d], fires[d]), torch.outer(w, w))
     return total
+
+
+def joint_hessian(
+    problem: Problem, W_D: Float[Tensor, "n_r n_q"], W_E: Float[Tensor, "n_q n_p"]
+) -> Float[Tensor, "weights weights"]:
+    """The Hessian of L~ in (W_D, W_E) together, by automatic differentiation; W_D's entries come first."""
+    cut = W_D.numel()
+
+    def value(flat: Tensor) -> Tensor:
+        return loss(problem, flat[:cut].reshape(W_D.shape), flat[cut:].reshape(W_E.shape))
+
+    point = torch.cat([W_D.reshape(-1), W_E.reshape(-1)])
+    H: Tensor = torch.autograd.functional.hessian(value, point, vectorize=True)  # type: ignore[no-untyped-call]
+    return H

@@ -16,25 +16,26 @@ __all__ = ["Split", "absorb", "absorb_as_printed", "hierarchical", "split_patter
 
 
 def hierarchical(
-    families: tuple[int, ...], rate: float, alone: float = 0.0, magnitude: Magnitude | None = None
+    families: tuple[int, ...], rate: float, alone: float = 0.0, magnitude: Magnitude | None = None, free: int = 0
 ) -> FeatureLaw:
     """Parents and children: children fire independently at `rate`, a parent iff one of its children does.
 
     Features in order: all parents, then the children of the first, of the second ... `families[p]` is the number of
-    children of parent p. With probability `alone` a parent fires without a child, against definition 3.2.
+    children of parent p. With probability `alone` a parent fires without a child, against definition 3.2. `free` more
+    features, outside every family, come last.
 
     Example:
         >>> hierarchical((2,), 0.1).weights
         tensor([0., 0., 0.], dtype=torch.float64)
     """
     parents, children = len(families), sum(families)
-    base = independent(torch.full((children,), rate, dtype=torch.float64), magnitude)
+    base = independent(torch.full((children + free,), rate, dtype=torch.float64), magnitude)
     of = torch.repeat_interleave(torch.arange(parents), torch.tensor(families))
     belongs = torch.nn.functional.one_hot(of, parents).double()
-    above = (base.supports @ belongs).clamp(max=1.0)
+    above = (base.supports[:, :children] @ belongs).clamp(max=1.0)
     supports, chance = torch.cat([above, base.supports], 1), base.chance
     if alone:
-        lonely = torch.nn.functional.pad(torch.eye(parents, dtype=torch.float64), (0, children))
+        lonely = torch.nn.functional.pad(torch.eye(parents, dtype=torch.float64), (0, children + free))
         supports = torch.cat([supports, lonely])
         chance = torch.cat([chance * (1 - alone), torch.full((parents,), alone / parents, dtype=torch.float64)])
     return FeatureLaw(supports, chance, base.magnitude)

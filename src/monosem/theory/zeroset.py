@@ -114,9 +114,9 @@ def unrecovering(
 ) -> tuple[Float[Tensor, "n_r n_q"], Float[Tensor, "n_q n_p"]]:
     """A dictionary of loss zero whose recovery is made as low as descent can.
 
-    Equation: minimise over W_E and N the mean soft maximum of squared cosines with the truth, of encoder rows and of
-        the columns of W_D = W_r H^+ + N (I - H H^+), which has loss 0 wherever the codes H [n_q, n] have rank n;
-        - 1e-3 logdet(H^T H) keeps the rank.
+    Equation: minimise over W_E and N the sum of (|cos| - 0.9)_+^2 over all pairs of a true feature and an encoder row,
+        or a column of W_D = W_r H^+ + N (I - H H^+), which has loss 0 wherever the codes H [n_q, n] have rank n;
+        - 1e-4 logdet(H^T H) keeps the rank.
     """
     best: tuple[float, Tensor, Tensor] | None = None
     for _ in range(starts):
@@ -128,11 +128,8 @@ def unrecovering(
             square = H.T @ H + 1e-9 * torch.eye(problem.n, dtype=torch.float64)
             pinv = torch.linalg.solve(square, H.T)
             W_D = problem.W_r @ pinv + N - (N @ H) @ pinv
-            soft = sum(
-                torch.logsumexp(20 * _cosines(W, truth).square(), 1).mean()
-                for W, truth in ((W_D, problem.W_r), (W_E.T, problem.W_p))
-            )
-            objective = torch.as_tensor(soft) - 1e-3 * torch.logdet(square)
+            over = [_cosines(W_D, problem.W_r), _cosines(W_E.T, problem.W_p)]
+            objective = sum((c - 0.9).relu().square().sum() for c in over) - 1e-4 * torch.logdet(square)
             optimiser.zero_grad()
             objective.backward()  # type: ignore[no-untyped-call]
             optimiser.step()

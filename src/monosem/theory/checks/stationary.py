@@ -7,14 +7,14 @@ from torch import Tensor
 from monosem.core.activations import Activation, JumpReLU, ReLU, TopK
 from monosem.theory.checks.base import Case, Check, Reading
 from monosem.theory.checks.convexity import has_convex_regions
-from monosem.theory.geometry import walk
+from monosem.theory.geometry import joint_hessian, walk
 from monosem.theory.instances import draw_directions, draw_partition, draw_problem, draw_weights
 from monosem.theory.loss import best_decoder, gradients, loss
 from monosem.theory.minima import groups_of, paper_point, positive_pair, trichotomy, valley
 from monosem.theory.patterns import ActivationPattern, pattern_of, region
 from monosem.theory.problem import Problem
 
-__all__ = ["EXAMPLE_35", "PERRON", "PRINTED_36", "REPAIRED_36", "autograd", "example_35", "joint_spectrum"]
+__all__ = ["EXAMPLE_35", "PERRON", "PRINTED_36", "REPAIRED_36", "autograd", "example_35"]
 
 
 def autograd(problem: Problem, W_D: Tensor, W_E: Tensor) -> tuple[Tensor, Tensor]:
@@ -22,19 +22,6 @@ def autograd(problem: Problem, W_D: Tensor, W_E: Tensor) -> tuple[Tensor, Tensor
     D, E = W_D.clone().requires_grad_(), W_E.clone().requires_grad_()
     by_D, by_E = torch.autograd.grad(loss(problem, D, E), (D, E))
     return by_D, by_E
-
-
-def joint_spectrum(problem: Problem, W_D: Tensor, W_E: Tensor) -> Tensor:
-    """Eigenvalues of the Hessian of L~ in (W_D, W_E) together, by automatic differentiation, ascending."""
-    cut = W_D.numel()
-
-    def value(flat: Tensor) -> Tensor:
-        return loss(problem, flat[:cut].reshape(W_D.shape), flat[cut:].reshape(W_E.shape))
-
-    point = torch.cat([W_D.reshape(-1), W_E.reshape(-1)])
-    H: Tensor = torch.autograd.functional.hessian(value, point, vectorize=True)  # type: ignore[no-untyped-call]
-    spectrum: Tensor = torch.linalg.eigvalsh(H)
-    return spectrum
 
 
 def example_35(weights: tuple[float, float] = (1.0, 1.0)) -> tuple[Problem, Tensor, Tensor]:
@@ -155,7 +142,7 @@ def _measure_repaired(case: Case, rng: np.random.Generator) -> Reading:
         return Reading(np.inf, second, text + " not in its region")
     if found.verdict == "trap":  # least on the whole region, so also a local minimum
         where = region(problem, pattern)
-        spectrum = joint_spectrum(problem, W_D, W_E)
+        spectrum = torch.linalg.eigvalsh(joint_hessian(problem, W_D, W_E))
         bottom = float(spectrum[0] / spectrum.abs().max())
         others = (walk(where, W_E, rng) for _ in range(10))
         best = min(float(loss(problem, best_decoder(problem, E), E)) for E in others)

@@ -63,7 +63,7 @@ def draw_loss_approximation() -> Figure:
             right.semilogx(n * rates, slope, color=colour, label=f"power of the gap, {label}")
             right.semilogx(n * rates, gap / whole, "--", color=colour, label=f"(L - L~) / L, {label}")
     tidy(left, "1 - S", "loss", "grey: hypothesis fails, bound vacuous (n = 8)")
-    tidy(right, "expected number of active features n(1-S)", "power, share", "quadratic, then linear")
+    tidy(right, "expected number of active features n(1-S)", "power, share", "quadratic, then ever slower")
     right.axvspan(1, 0.9 * n, color=GREY, alpha=0.15, linewidth=0)
     return figure
 
@@ -73,8 +73,12 @@ def draw_biconvexity() -> Figure:
     figure, (axis,) = new_figure()
     rng = philox(3, "figure/biconvexity")
     problem = draw_problem(rng, 4, 3, 3)
-    E0, E1 = draw_encoder(rng, problem), draw_encoder(rng, problem) * 1.5
     W_D = torch.from_numpy(rng.standard_normal((3, 3)))
+    pairs = [(draw_encoder(rng, problem), draw_encoder(rng, problem)) for _ in range(50)]
+    ends = [float(loss(problem, W_D, a) + loss(problem, W_D, b)) / 2 for a, b in pairs]
+    E0, E1 = pairs[
+        int(np.argmax([float(loss(problem, W_D, (a + b) / 2)) / e for (a, b), e in zip(pairs, ends, strict=True)]))
+    ]
     inside = walk(region(problem, pattern_of(problem, E0)), E0, rng, 20)
     best = best_decoder(problem, E0)
     t = np.linspace(0, 1, 201)
@@ -85,9 +89,10 @@ def draw_biconvexity() -> Figure:
     }
     for (label, values), colour in zip(curves.items(), (BLUE, RED, ORANGE), strict=True):
         y = np.array([float(v) for v in values])
+        y = y / y.max()
         axis.plot(t, y, color=colour, label=label)
         axis.plot([0, 1], y[[0, -1]], "--", color=colour, linewidth=0.8)
-    tidy(axis, "position along the segment", "L~", "dashed: the chord")
+    tidy(axis, "position along the segment", "L~ / its largest value", "dashed: the chord")
     return figure
 
 
@@ -131,6 +136,7 @@ def draw_construction() -> Figure:
     axis.axhline(1.0, color="black", linewidth=1, label="the zero dictionary")
     axis.set_yscale("symlog", linthresh=1e-2)
     axis.set_xscale("log")
+    axis.set_ylim(-0.003, 3e3)
     tidy(axis, "n (in 24 dimensions)", "L~ / L~ of the zero dictionary", "dotted: M² Σ M_d (K_d - 1)²")
     return figure
 
@@ -142,7 +148,7 @@ def draw_zero_loss() -> Figure:
     problem = Problem(W, W, torch.ones(4), ReLU(), 4)
     W_D, W_E = unrecovering(problem, philox(1, "figure/zero"), steps=600, starts=8)
     got = recovery(problem, W_D, W_E)
-    title = f"L~ = {float(loss(problem, W_D, W_E)):.0e}, recovered {got.decoder:.0%}"
+    text = f"L~ = {float(loss(problem, W_D, W_E)):.0e}, recovered {max(got.decoder, got.encoder):.0%}"
     for axis, rows, name in ((axes[0], W_E, "encoder rows"), (axes[1], W_D.T, "decoder columns")):
         for d in range(4):
             axis.annotate("", W[:, d].tolist(), (0, 0), arrowprops={"arrowstyle": "->", "color": "black", "lw": 1.5})
@@ -151,12 +157,7 @@ def draw_zero_loss() -> Figure:
         axis.plot([], [], color="black", label="true features")
         axis.plot([], [], color=ORANGE, label=f"{name}, normalised")
         axis.set(xlim=(-1.2, 1.2), ylim=(-1.2, 1.2), aspect="equal")
-        tidy(
-            axis,
-            "dimension 1",
-            "dimension 2",
-            f"L~ = {float(loss(problem, W_D, W_E)):.0e}, recovered {got.decoder:.0%}",
-        )
+        tidy(axis, "dimension 1", "dimension 2", text)
     return figure
 
 

@@ -8,7 +8,7 @@ import torch
 from monosem.base.seeds import philox
 from monosem.core.activations import JumpReLU, ReLU, TopK
 from monosem.theory.checks.stationary import example_35
-from monosem.theory.descent import Plan, descend, run_losses, starts
+from monosem.theory.descent import Plan, descend, starts
 from monosem.theory.figures.style import BLUE, CYCLE, GREEN, GREY, ORANGE, RED, Figure, new_figure, tidy
 from monosem.theory.hierarchy import absorb, absorb_as_printed, hierarchical
 from monosem.theory.instances import draw_directions, draw_encoder, draw_problem, draw_weights, plane
@@ -119,7 +119,6 @@ def draw_absorption() -> Figure:
     figure, (axis,) = new_figure(1, 3.8)
     W = plane(0, 10, 95, -85)
     for d, degrees in enumerate((0, 10, 95, -85)):
-        colour = BLUE if d < 2 else GREY
         axis.annotate(
             "", W[:, d].tolist(), (0, 0), arrowprops={"arrowstyle": "->", "color": BLUE if d < 2 else GREY, "lw": 2}
         )
@@ -134,7 +133,8 @@ def draw_absorption() -> Figure:
         label="w_E of {0, 1} and its half-plane",
     )
     axis.set(xlim=(-1.3, 1.5), ylim=(-1.3, 1.3), aspect="equal")
-    tidy(axis, "dimension 1", "dimension 2", "ReLU: {0} and {1} alone are not realizable")
+    tidy(axis, "dimension 1", "dimension 2", "ReLU: {0} and {1} alone are not realizable", legend=False)
+    axis.legend(fontsize=8, frameon=False, loc="upper left")
     return figure
 
 
@@ -161,28 +161,29 @@ def draw_parent_invisible() -> Figure:
     """The weight with which L~ sees a parent, against how often it fires alone."""
     figure, (axis,) = new_figure()
     alone = np.linspace(0, 0.1, 11)
-    weights = [[float(hierarchical((3,), 0.1, float(a)).weights[d]) for a in alone] for d in (0, 1)]
-    axis.plot(alone, weights[0], "o-", color=ORANGE, markersize=3, label="M_d of the parent")
-    axis.plot(alone, weights[1], "o-", color=BLUE, markersize=3, label="M_d of a child")
-    tidy(axis, "Pr(the parent fires without a child)", "weight in L~", "a parent by definition 3.2 has M_d = 0")
+    weights = np.array([hierarchical((3,), 0.1, float(a), free=1).weights.tolist() for a in alone])
+    for d, label, marker, colour in (
+        (0, "a parent", "o-", ORANGE),
+        (1, "a child", "s-", BLUE),
+        (4, "a free feature", "^-", GREEN),
+    ):
+        axis.plot(alone, weights[:, d], marker, color=colour, markersize=4, label=f"M_d of {label}")
+    tidy(axis, "Pr(the parent fires without a child)", "weight in L~", "neither parents nor children weigh in L~")
     return figure
 
 
 def draw_dead_latents() -> Figure:
     """Loss ratio and dead latents at the end, when half the latents begin dead."""
     figure, axes = new_figure(2)
-    rng = philox(0, "figure/dead")
-    W = draw_directions(rng, 8, 12)
+    W = draw_directions(philox(0, "figure/dead"), 12, 8)
     ways = ("none", "resample", "auxk", "anchors")
     for place, (label, activation) in enumerate((("ReLU", ReLU()), ("top-1", TopK(1)))):
-        problem = Problem(W, W, torch.ones(12), activation, 12)
+        problem = Problem(W, W, torch.ones(8), activation, 8)
         W_D, W_E = starts(problem, 24, 0)
-        W_E[:, 6:] = W_E[:, 6:] * 1e-3 if activation == TopK(1) else -10 * W.sum(1) / 12
-        if activation == ReLU():  # strictly below zero on every feature: tilt until all responses are negative
-            dual = torch.linalg.lstsq(W.T, -torch.ones(12, dtype=torch.float64)).solution
-            W_E[:, 6:] = dual
+        silent = torch.linalg.pinv(W.T) @ torch.full((8,), -1.0, dtype=torch.float64)  # -1 on every feature
+        W_E[:, 4:] = silent if place == 0 else W_E[:, 4:] * 1e-3  # top-1: outranked
         for way, name in enumerate(ways):
-            plan = Plan(steps=500, lr=0.03, anchors=6 if name == "anchors" else 0)
+            plan = Plan(steps=500, lr=0.03, anchors=4 if name == "anchors" else 0)
             plan = replace(plan, revive="resample") if name == "resample" else plan
             plan = replace(plan, revive="auxk") if name == "auxk" else plan
             order = (W_D.flip(2), W_E.flip(1)) if name == "anchors" else (W_D, W_E)  # anchors take the dead ones
@@ -191,11 +192,9 @@ def draw_dead_latents() -> Figure:
             value = float(ended.loss.median()) / problem.zero_dictionary_loss
             axes[0].bar(x, max(value, 1e-6), 0.33, color=CYCLE[place], label=label if way == 0 else None)
             axes[1].bar(x, float(ended.dead.double().sum(1).mean()), 0.33, color=CYCLE[place])
-        begun = float(run_losses(problem, W_D, W_E, problem.atoms).median())
-        assert np.isfinite(begun)
     for axis in axes:
         axis.set_xticks(np.arange(4) + 0.17, ways)
-    tidy(axes[0], "what is done about dead latents", "median L~ / zero dictionary", "six of twelve latents begin dead")
+    tidy(axes[0], "what is done about dead latents", "median L~ / zero dictionary", "half of the latents begin dead")
     tidy(axes[1], "what is done about dead latents", "dead latents at the end", "", legend=False)
     return figure
 
