@@ -1,13 +1,11 @@
 """The commands, put together: one module each, with a function `register(app)`."""
 
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Annotated
 
 import typer
 
 from monosem.base.machine import package_version
-from monosem.cli import bench, catalog, cite, evaluate, report, train
+from monosem.cli import bench, catalog, check, cite, convert, evaluate, report, train
 from monosem.cli.console import Commands, out
 
 __all__ = ["app"]
@@ -23,10 +21,11 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         out().print(f"monosem {package_version()}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
@@ -38,8 +37,5 @@ def _root(
     """Sparse dictionary learning as one problem, x_r_hat = W_D σ(W_E x_p + b_E) + b_D, scored against known truth."""
 
 
-for _command in (bench, train, evaluate, report, catalog, cite):
+for _command in (bench, train, evaluate, report, catalog, cite, check, convert):
     _command.register(app)
-for _name in ("check", "convert"):
-    if find_spec(f"monosem.cli.{_name}"):
-        import_module(f"monosem.cli.{_name}").register(app)

@@ -4,7 +4,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -43,7 +42,7 @@ class LiveRuns:
         self._all = self._progress.add_task("[bold]all runs[/]", total=None, count="")
         self._ended = 0
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "LiveRuns":
         self._progress.start()
         self._whole()
         return self
