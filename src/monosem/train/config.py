@@ -20,8 +20,8 @@ class FitConfig:
     """How a run is trained.
 
     `lr` is Adam's at its highest, times `schedule`; `clip` bounds the gradient's norm over all parameters (None: not).
-    `dead_window`: a latent is dead when it has not fired for that many tokens (rows); None means a tenth of the
-    run's rows, at most ten million. `threads`: torch threads, None leaves them as they are. `log_every` and
+    `dead_window`: a latent is dead when it has not fired for more than that many tokens (rows); None means a tenth
+    of the run's rows, at most ten million. `threads`: torch threads, None leaves them as they are. `log_every` and
     `checkpoint_every` count steps; checkpoints need an output folder (None: only at the end).
     """
 

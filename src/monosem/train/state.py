@@ -1,7 +1,7 @@
 """The state of a run: model, optimiser, term states, dead tracker, step; saved whole in one file."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -55,7 +55,6 @@ class Run:
     tracker: DeadTracker
     identity: str
     step: int = 0
-    log: list[dict[str, float]] = field(default_factory=list)
 
     @staticmethod
     def start(
