@@ -105,17 +105,32 @@ def _legend(section: Section) -> Table:
     return grid
 
 
-def score_table(metrics: Mapping[str, Mapping[str, Any]], title: str) -> Table:
-    """One model's metrics, each with chance and oracle beside it."""
-    table = Table(title=title, title_style="bold", title_justify="left", box=box.SIMPLE)
-    table.add_column("metric", style="cyan", no_wrap=True)
-    for which in ("value", "chance", "oracle"):
-        table.add_column(which, justify="right")
+def score_table(metrics: Mapping[str, Mapping[str, Any]], title: str) -> RenderableType:
+    """One model's scores: every similarity by threshold, then the others; chance and oracle beside them."""
+    kinds = list(dict.fromkeys(name.partition(".")[0] for name in metrics if name.endswith(".M_IP")))
+    thresholds = [name.partition("@")[2] for name in metrics if name.startswith(f"{kinds[0]}.M_GT@")]
+    recovery = _table(title)
+    recovery.columns[0].header = "similarity"
+    for column in (*(f"M_GT({tau[1:]})" for tau in thresholds), "M_IP", "chance"):
+        recovery.add_column(column, justify="right", no_wrap=True)
+    for kind in kinds:
+        names = [*(f"{kind}.M_GT@{tau}" for tau in thresholds), f"{kind}.M_IP"]
+        cells = [_cell(metrics[name], "value") for name in names]
+        style = "bold" if HEADLINE.startswith(f"{kind}.") else ""
+        recovery.add_row(kind, *cells, _cell(metrics[names[-1]], "chance"), style=style)
+    others = _table("")
+    others.columns[0].header = ""
+    for column in ("value", "chance", "oracle"):
+        others.add_column(column, justify="right")
     for name, row in metrics.items():
-        cells = [row.get(which) for which in ("value", "chance", "oracle")]
-        style = "bold" if name == HEADLINE else ""
-        table.add_row(name, *("" if cell is None else f"{cell:.4g}" for cell in cells), style=style)
-    return table
+        if name.partition(".")[0] not in kinds:
+            others.add_row(name, *(_cell(row, which) for which in ("value", "chance", "oracle")))
+    return Group(recovery, others)
+
+
+def _cell(row: Mapping[str, Any], which: str) -> str:
+    value = row.get(which)
+    return "" if value is None else f"{value:.3f}"
 
 
 def values_table(rows: Mapping[str, str], title: str = "") -> Table:
