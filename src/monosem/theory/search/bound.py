@@ -41,20 +41,22 @@ def _span_bound(A: Tensor, rows: Tensor) -> Tensor:
     _, values, right = torch.linalg.svd(rows, full_matrices=False)
     keep = (values > 1e-10 * values[:, :1].clamp(min=1e-300)).double()
     kept = torch.einsum("rn,ckn->crk", A, right) * keep[:, None]
-    return (A.square().sum() - kept.square().sum((1, 2))).clamp(min=0)
+    rest: Tensor = (A.square().sum() - kept.square().sum((1, 2))).clamp(min=0)
+    return rest
 
 
 def lower_bounds(problem: Problem, nodes: list[tuple[Cell, ...]], norm_bound: float) -> Float[Tensor, " nodes"]:
     """For each node (a cell per latent), a number that min over its encoders and decoders of L~ cannot be below.
 
     Equation: with A = [sqrt(M_d) w_r^d], a_i0 the masked response of a centre and a_ij of side j, a row in the box and
-        its decoder column w_i give w_i a_i0^T + sum_j U_ij a_ij^T, U_ij = s_ij w_i, |s_ij| <= h_ij. For any mu_ij, nu >= 0
-        and antisymmetric G_ij, and |w_i| <= B, the least over all (w, U) of
+        its decoder column w_i give w_i a_i0^T + sum_j U_ij a_ij^T, U_ij = s_ij w_i, |s_ij| <= h_ij. For any
+        mu_ij, nu_i >= 0 and antisymmetric G_ij, and |w_i| <= B, the least over all (w, U) of
         ||A - sum_i w_i a_i0^T - sum_ij U_ij a_ij^T||^2 + sum_ij mu_ij (|U_ij|^2 - h_ij^2 |w_i|^2)
-        + 2 sum_ij <U_ij, G_ij w_i> + nu sum_i (|w_i|^2 - B^2)
+        + 2 sum_ij <U_ij, G_ij w_i> + sum_i nu_i (|w_i|^2 - B^2)
         is a lower bound: the added terms are never positive on the box (<w, G w> = 0). It is a linear system. G_ij
         cancels, at the centre's decoder, the part of U's gradient across w_i, so that the error is quadratic in h at a
-        stationary point. Several mu and nu are tried, and the projection on all rows (any U).
+        stationary point. Several mu and nu are tried, the projection on all rows (any U), and the
+        loss of the best matrix of rank n_q.
     """
     if not nodes:
         return torch.zeros(0, dtype=torch.float64)
@@ -78,37 +80,38 @@ def lower_bounds(problem: Problem, nodes: list[tuple[Cell, ...]], norm_bound: fl
     across = g - along[..., None] * w
     G = (across[..., :, None] * w[..., None, :] - w[..., :, None] * across[..., None, :]) / size[..., None, None]
     present = (K[:, :, 1:].abs().sum(3) > 0) & (h > 0)
-    least = torch.linalg.eigvalsh(square)[:, :1, None].clamp(min=1e-9)
+    least = (torch.linalg.eigvalsh(square)[:, :1, None].clamp(min=0) + ridge[:, None, None]).clamp(min=1e-9)
     base = (across.square().sum(3) / size / least).clamp(min=1e-9)
-    first_order = torch.where(h > 0, along.abs() / h.clamp(min=1e-12), torch.zeros_like(h))
+    wide, steep = h.clamp(min=1e-12), g.norm(dim=3)
+    choices = [(True, along.abs() / wide + factor * base) for factor in (0.5, 1.5, 4.0, 16.0)]
+    choices += [(False, factor * steep / wide / size.sqrt()) for factor in (0.5, 1.0, 2.0)]
+    choices += [(False, steep / wide / norm_bound)]
     energy = float(A.square().sum())
-    best = _span_bound(A, flat) - 1e-10 * energy
+    rank = float(torch.linalg.svdvals(A)[n_q:].square().sum())  # Eckart and Young: any code has rank n_q at most
+    best = _span_bound(A, flat).clamp(min=rank) - 1e-10 * energy
     position = torch.arange(free).reshape(n_q, width)
-    for turned in (1.0, 0.0):
-        for factor in (0.5, 1.5, 4.0, 16.0, 100.0):
-            mu = torch.where(
-                present, first_order + factor * (base if turned else base + g.norm(dim=3)), torch.ones_like(h)
-            )
-            pull = (mu * h.square() * present).sum(2)  # what the constraints take from |w_i|^2
-            for share in (0.0, 1.0):
-                nu = ridge + share * pull.amax(1)
-                diagonal = torch.cat([(nu[:, None] - pull)[:, :, None], mu], 2).reshape(count, free)
-                small = gram + torch.diag_embed(diagonal)
-                Q = torch.einsum("cab,rs->carbs", small, torch.eye(n_r, dtype=torch.float64))
-                if turned and sides:
-                    Q = Q.clone()
-                    for i in range(n_q):
-                        for j in range(sides):
-                            a, b = int(position[i, 1 + j]), int(position[i, 0])
-                            Q[:, a, :, b, :] += G[:, i, j]
-                            Q[:, b, :, a, :] += G[:, i, j].transpose(1, 2)
-                full = Q.reshape(count, free * n_r, free * n_r)
-                q = cross.transpose(1, 2).reshape(count, free * n_r)
-                L, failed = torch.linalg.cholesky_ex(full)
-                solved = torch.cholesky_solve(q[..., None], L)[..., 0]
-                residual = (full @ solved[..., None])[..., 0] - q
-                value = energy - (q * solved).sum(1) - nu * n_q * norm_bound**2
-                value = value - residual.norm(dim=1) * solved.norm(dim=1) - 1e-10 * energy
-                good = (failed == 0) & value.isfinite()
-                best = torch.where(good, torch.maximum(best, value), best)
+    for turned, chosen in choices:
+        mu = torch.where(present, chosen.clamp(min=1e-9), torch.ones_like(h))
+        pull = (mu * h.square() * present).sum(2)  # what the constraints take from |w_i|^2
+        for share in (0.0, 1.0):
+            nu = ridge[:, None] + share * pull
+            diagonal = torch.cat([(nu - pull)[:, :, None], mu], 2).reshape(count, free)
+            small = gram + torch.diag_embed(diagonal)
+            Q = torch.einsum("cab,rs->carbs", small, torch.eye(n_r, dtype=torch.float64))
+            if turned and sides:
+                Q = Q.clone()
+                for i in range(n_q):
+                    for j in range(sides):
+                        a, b = int(position[i, 1 + j]), int(position[i, 0])
+                        Q[:, a, :, b, :] += G[:, i, j]
+                        Q[:, b, :, a, :] += G[:, i, j].transpose(1, 2)
+            full = Q.reshape(count, free * n_r, free * n_r)
+            q = cross.transpose(1, 2).reshape(count, free * n_r)
+            L, failed = torch.linalg.cholesky_ex(full)
+            solved = torch.cholesky_solve(q[..., None], L)[..., 0]
+            residual = (full @ solved[..., None])[..., 0] - q
+            value = energy - (q * solved).sum(1) - nu.sum(1) * norm_bound**2
+            value = value - residual.norm(dim=1) * solved.norm(dim=1) - 1e-10 * energy
+            good = (failed == 0) & value.isfinite()
+            best = torch.where(good, torch.maximum(best, value), best)
     return best

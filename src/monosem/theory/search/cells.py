@@ -32,7 +32,7 @@ class FeatureSet:
     @property
     def dim(self) -> int:
         """Number of coordinates."""
-        return self.basis.shape[1]
+        return int(self.basis.shape[1])
 
 
 def feature_sets(problem: Problem) -> list[FeatureSet]:
@@ -41,7 +41,7 @@ def feature_sets(problem: Problem) -> list[FeatureSet]:
     Raises: RefusedError for other activations (rows are then not independent, or not free of scale) and for n > 8.
     """
     check(
-        type(problem.activation) is ReLU, "the certified search needs ReLU: independent rows, free scale", RefusedError
+        type(problem.activation) is ReLU, "the certified search is for ReLU: independent rows, no scale", RefusedError
     )
     check(problem.n <= 8, f"n={problem.n} has {2**problem.n} sets; the certified search is for n <= 8", RefusedError)
     one = Problem(problem.W_p, problem.W_r, problem.weights, problem.activation, 1)

@@ -25,9 +25,10 @@ BATCH = 128
 class Certified:
     """The best dictionary found, and a lower bound on L~ over every dictionary of the gauge.
 
-    Gauge: rows of W_E of unit norm (ReLU is free of scale), decoder columns of norm at most `norm_bound` (without
-    a bound the infimum may need columns that grow for ever and cancel). Lower bounds hold to float64 rounding. `gap` =
-    (loss - lower) / loss, or 0 where the loss is below 1e-9 of the zero dictionary's. `complete`: gap <= the one asked for. `open_by_pattern`: patterns that still hold undecided boxes, with their lower bounds.
+    Gauge: rows of W_E of unit norm (ReLU is free of scale), decoder columns of norm at most `norm_bound`; without a
+    bound the infimum may need columns that grow for ever and cancel. Lower bounds hold to float64 rounding. `gap` =
+    (loss - lower) / loss, or 0 where the loss is below 1e-9 of the zero dictionary's. `complete`: gap <= the one asked
+    for. `open_by_pattern`: patterns that still hold undecided boxes, with their lower bounds.
     """
 
     W_D: Float[Tensor, "n_r n_q"]
@@ -61,6 +62,7 @@ def certified_optimum(
     norm_bound: float = 5.0,
     max_nodes: int = 200_000,
     starts: int = 32,
+    steps: int = 800,
     seed: int = 0,
 ) -> Certified:
     """Global minimum of L~ with a certificate, for small n, n_p and n_q under ReLU.
@@ -71,7 +73,7 @@ def certified_optimum(
     """
     check(problem.n_p <= 3 and problem.n_q <= 4, f"n_p={problem.n_p}, n_q={problem.n_q}; it is for n_p <= 3, n_q <= 4")
     sets, zero = feature_sets(problem), problem.zero_dictionary_loss
-    ended = descend(problem, Plan(steps=800, lr=0.03), starts, seed)
+    ended = descend(problem, Plan(steps=steps, lr=0.03), starts, seed)
     best = min((unit_rows(problem, W_E, norm_bound) for W_E in ended.W_E), key=lambda item: item[2])
     heap: list[tuple[float, int, tuple[Cell, ...]]] = []
     counter, patterns, closed = itertools.count(), 0, float("inf")
@@ -109,7 +111,7 @@ def certified_optimum(
                 children.append((*node[:widest], cell, *node[widest + 1 :]))
                 parents.append(value)
         push(children, parents)
-    left = {}
+    left: dict[str, float] = {}
     for value, _, node in heap:
         if value < enough():
             left[_name(node)] = min(value, left.get(_name(node), float("inf")))

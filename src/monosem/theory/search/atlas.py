@@ -1,0 +1,80 @@
+"""The atlas of a small problem: every pattern, what it holds, and where random starts end."""
+
+from dataclasses import dataclass
+
+from monosem.theory.descent import Plan, descend, starts
+from monosem.theory.loss import best_decoder, loss
+from monosem.theory.minima import Verdict36, trichotomy
+from monosem.theory.patterns import ActivationPattern, pattern_of
+from monosem.theory.problem import Problem
+from monosem.theory.search.acs import acs
+
+__all__ = ["Entry", "atlas", "partitions"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One pattern (latents sorted, as their order does not matter).
+
+    `loss` is the least that any method met there, `verdict` theorem 3.6 repaired ("" where the pattern is no partition),
+    and the last three the shares of starts that end in it.
+    """
+
+    pattern: str
+    loss: float
+    verdict: Verdict36 | str
+    adam: float
+    acs: float
+    anchored: float
+
+
+def partitions(n: int, n_q: int) -> list[ActivationPattern]:
+    """Every partition of n features over at most n_q latents; the rest are dead."""
+    found: list[list[list[int]]] = [[]]
+    for d in range(n):
+        found = [[*p[:i], [*p[i], d], *p[i + 1 :]] for p in found for i in range(len(p))] + [
+            [*p, [d]] for p in found if len(p) < n_q
+        ]
+    return [ActivationPattern.of([*p, *([] for _ in range(n_q - len(p)))], n) for p in found]
+
+
+def _key(pattern: ActivationPattern) -> str:
+    return " ".join(sorted(str(ActivationPattern((s,), pattern.n)) for s in pattern.sets if s)) or "{}"
+
+
+def atlas(problem: Problem, runs: int = 64, anchors: int = 1, steps: int = 1500, seed: int = 0) -> list[Entry]:
+    """All partition patterns with their verdicts, and every pattern where Adam, ACS or anchored Adam ended.
+
+    ACS runs from a quarter of the same starts. Losses are with the best decoder of the ending encoder.
+    """
+    least: dict[str, float] = {}
+    verdicts: dict[str, Verdict36 | str] = {}
+    for pattern in partitions(problem.n, problem.n_q):
+        found = trichotomy(problem, pattern)
+        verdicts[_key(pattern)] = found.verdict
+        if found.W_E is not None:
+            least[_key(pattern)] = found.loss
+    begin = starts(problem, runs, seed)
+    ended = {
+        "adam": list(descend(problem, Plan(steps=steps), runs, seed, begin=begin).W_E),
+        "anchored": list(descend(problem, Plan(steps=steps, anchors=anchors), runs, seed, begin=begin).W_E),
+        "acs": [acs(problem, W_E, steps=150).W_E for W_E in begin[1][: max(1, runs // 4)]],
+    }
+    share: dict[str, dict[str, float]] = {}
+    for way, encoders in ended.items():
+        for W_E in encoders:
+            key = _key(pattern_of(problem, W_E))
+            value = float(loss(problem, best_decoder(problem, W_E), W_E))
+            least[key] = min(value, least.get(key, float("inf")))
+            row = share.setdefault(key, {})
+            row[way] = row.get(way, 0.0) + 1 / len(encoders)
+    entries = [
+        Entry(
+            key,
+            least.get(key, float("nan")),
+            verdicts.get(key, ""),
+            *(share.get(key, {}).get(way, 0.0) for way in ("adam", "acs", "anchored")),
+        )
+        for key in {**verdicts, **least}
+    ]
+    return sorted(entries, key=lambda e: (e.loss != e.loss, e.loss))
