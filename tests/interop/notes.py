@@ -56,12 +56,14 @@ def _gemma_2(folder: Path, draw: _Draw, skip: bool = False, across: bool = False
     (folder / "config.json").write_text(json.dumps(config))
 
 
-def _gemma_2_cross(folder: Path, draw: _Draw) -> None:
+def _gemma_2_cross(folder: Path, draw: _Draw, skip: bool = False) -> None:
     for i in range(LAYERS):
         tensors = _jumprelu(draw)
         decoder = draw(F, LAYERS, D)
         decoder[:, :i] = 0
         tensors |= {"w_dec": decoder, "threshold": tensors["threshold"].abs()}
+        if skip:
+            tensors["affine_skip_connection"] = draw(D, D)
         save_file(tensors, folder / f"params_layer_{i}.safetensors")
 
 
@@ -162,6 +164,7 @@ _CASES: tuple[tuple[str, str, Any], ...] = (
     ("gemma_scope_2-transcoder-skip", "gemma_scope_2", lambda f, d: _gemma_2(f, d, True, True)),
     ("gemma_scope_2-square-transcoder", "gemma_scope_2", _gemma_2_square_transcoder),
     ("gemma_scope_2-cross", "gemma_scope_2", _gemma_2_cross),
+    ("gemma_scope_2-cross-skip", "gemma_scope_2", lambda f, d: _gemma_2_cross(f, d, skip=True)),
     ("llama_scope", "llama_scope", _llama_scope),
     ("llamascopium", "llamascopium", _llamascopium),
     ("old-standard", "saelens", _old),

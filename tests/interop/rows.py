@@ -75,7 +75,11 @@ ROWS: tuple[Row, ...] = (
     *_notes("gemma_scope", "saelens", "gemma_scope_1"),
     *_notes("gemma_scope", "circuit_tracer", "gemma_scope_1-transcoder"),
     *_notes("gemma_scope_2", "saelens", "gemma_scope_2 gemma_scope_2-transcoder gemma_scope_2-transcoder-skip"),
-    *_notes("gemma_scope_2", "circuit_tracer", "gemma_scope_2-square-transcoder gemma_scope_2-cross"),
+    *_notes(
+        "gemma_scope_2",
+        "circuit_tracer",
+        "gemma_scope_2-square-transcoder gemma_scope_2-cross gemma_scope_2-cross-skip",
+    ),
     *_notes("openai", None, "openai-topk openai-relu-tied"),
     *_notes(
         "crosscoder",

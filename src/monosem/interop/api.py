@@ -1,5 +1,6 @@
 """load, read, save: any known format, recognised by its content."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def read(path: str | Path, input_scale: float | None = None) -> Loaded:
     if input_scale is not None:
         model = fold_input_scale(model, input_scale)
         notes = (*notes, f"input scale {input_scale:.6g}, as given, folded into the weights")
-    return replace(loaded, model=model, notes=notes, format=name)
+    return replace(loaded, model=model, notes=notes, format=name, metadata=_finite(loaded.metadata))
 
 
 def load(path: str | Path, input_scale: float | None = None) -> SDL:
@@ -97,3 +98,12 @@ def _guarded(found: Candidate, step: Any) -> Any:
         kind = "" if isinstance(error, MonosemError) else f"{type(error).__name__}: "
         why = " ".join(str(error).split())[:300]
         raise CheckpointError(f"{found.path} is damaged or not what it seems ({kind}{why})") from error
+
+
+def _finite(value: Any) -> Any:
+    """Others write NaN and Infinity into JSON, where they do not belong; as text they survive."""
+    if isinstance(value, dict):
+        return {str(name): _finite(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -141,7 +141,7 @@ def write(model: SDL, folder: Path, metadata: dict[str, Any]) -> None:
     plain.refuse_skip()
     plain.refuse_ranking_by_norm()
     activation, tied = model.activation, model.pre_bias == "tied"
-    source = metadata.get("source", {}) if source_config(metadata, _NAME) or metadata.get("source") else {}
+    source = metadata.get("source") or {}
     W_E, W_D, b_D = plain.W_E, plain.W_D, plain.b_D
     linear = OrderedDict({"encoder.weight": W_E, "decoder.weight": W_D.T})
     if isinstance(activation, AbsTopK):
