@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from monosem.base.errors import ArgumentError, check
-from monosem.bench.defaults import PAPER_ROWS, fit_config, recipes
+from monosem.bench.defaults import PAPER_ROWS, fit_config, recipe
 from monosem.bench.run import Job
 from monosem.bench.tasks import TASKS
 from monosem.methods import method
@@ -13,8 +13,8 @@ __all__ = ["plan", "resolve"]
 
 
 def resolve(name: str, task: str) -> str:
-    """A method's whole text: a row's name stands for the task's documented defaults, anything else for itself."""
-    return recipes(task).get(name.strip()) or method(name).spec
+    """A method's whole text: a bare name takes the task's documented defaults. Raises: as `methods.method`."""
+    return method(recipe(task, name)).spec
 
 
 def plan(
@@ -31,7 +31,8 @@ def plan(
     """Jobs in the order in which they start: world by world, each with every method, plain and anchored.
 
     `methods` are names or texts (none: the seven of the paper's table 1), `anchors` the number of anchored features
-    (None: the task's), which no run is scored on, plain ones neither; `steps` overrides the task's.
+    (None: the task's), which no run is scored on, plain ones neither; `steps` and
+    `checkpoint_every` override the task's.
     """
     usual = TASKS[task].anchors
     count = usual if anchors is None else anchors
@@ -43,8 +44,9 @@ def plan(
     specs = list(dict.fromkeys(resolve(name, task) for name in methods or PAPER_ROWS))
     jobs = []
     for seed in range(seeds):
-        config = fit_config(task, seed)
-        config = replace(config, steps=config.steps if steps is None else steps, checkpoint_every=checkpoint_every)
+        config = fit_config(task, seed, steps)
+        if checkpoint_every is not None:
+            config = replace(config, checkpoint_every=checkpoint_every)
         for spec in specs:
             arms = [0] * plain + [count] * anchored
             jobs += [Job(task, spec, seed, config, anchors=arm, held_out=count) for arm in arms]
