@@ -31,7 +31,8 @@ def table(verified: dict[str, str]) -> str:
     groups: dict[tuple[str, str, str], list[str]] = {}
     for row in ROWS:
         version = verified.get(str(row), NOTES)
-        groups.setdefault((FORMATS[row.format].title, row.direction, version), []).append(_short(row))
+        title = FORMATS[row.format].title + (" before 6" if row.case.startswith("old-") else "")
+        groups.setdefault((title, row.direction, version), []).append(_short(row))
     lines = ["| format | direction | architectures and settings | tested with |", "| --- | --- | --- | --- |"]
     lines += [f"| {f} | {d} | {'; '.join(cases)} | {version} |" for (f, d, version), cases in groups.items()]
     return "\n".join(lines)
