@@ -64,6 +64,7 @@ def draw_loss_approximation() -> Figure:
             right.semilogx(n * rates, gap / whole, "--", color=colour, label=f"(L - L~) / L, {label}")
     tidy(left, "1 - S", "loss", "grey: hypothesis fails, bound vacuous (n = 8)")
     tidy(right, "expected number of active features n(1-S)", "power, share", "quadratic, then ever slower")
+    right.semilogx(n * rates, 1 - (1 - rates) ** (n - 1), ":", color="black", label="1 - S^(n-1)")
     right.axvspan(1, 0.9 * n, color=GREY, alpha=0.15, linewidth=0)
     return figure
 

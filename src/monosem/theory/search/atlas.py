@@ -16,8 +16,8 @@ __all__ = ["Entry", "atlas", "partitions"]
 class Entry:
     """One pattern (latents sorted, as their order does not matter).
 
-    `loss` is the least that any method met there, `verdict` theorem 3.6 repaired ("" where the pattern is no partition),
-    and the last three the shares of starts that end in it.
+    `loss` is the least that any method met there, `verdict` theorem 3.6 repaired ("" for no partition), and the
+    last three the shares of starts that end in it.
     """
 
     pattern: str
