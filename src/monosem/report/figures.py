@@ -78,8 +78,9 @@ def tau_figure(section: Section, similarity: str = "decoder_cosine") -> Figure:
         axes.axvline(0.95, color=GREY, linewidth=0.8)
         axes.set_ylim(-0.03, 1.05)
         axes.set_xlim(0, 1)
+        axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
     figure.supxlabel("τ", color=INK)
-    figure.supylabel(f"M_GT(τ), {SIMILARITY_NAMES[similarity]}", color=INK, fontsize=9)
+    figure.supylabel("M_GT(τ)", color=INK)
     marks = [
         Line2D([], [], color=GREY, marker="x", linestyle="none", label="random directions"),
         Line2D([], [], color=GREY, linestyle=":", label="true directions"),
@@ -205,4 +206,5 @@ def _arm_legend(figure: Figure, section: Section, more: Sequence[Line2D] = (), l
             dot = Line2D([], [], color=GREY, marker="o", markerfacecolor=fill, linestyle="none", label=name)
             handles.append(line if lines else dot)
     handles += more
-    figure.legend(handles=handles, loc="outside upper right", ncols=len(handles), frameon=False, fontsize=9)
+    columns = max(1, int(figure.get_figwidth() / 1.5))
+    figure.legend(handles=handles, loc="outside upper right", ncols=columns, frameon=False, fontsize=9)
