@@ -26,7 +26,7 @@ from monosem.base.literature import (
     TANG_2025,
 )
 from monosem.base.registry import Registry
-from monosem.base.schedule import Ramp
+from monosem.base.schedule import Ramp, Schedule
 from monosem.base.spec import format_call, parse_call
 from monosem.core.activations import Activation, BatchTopK, Binary, Gated, JumpReLU, ReLU, TopK
 from monosem.core.constraints import Constraint, UnitNorm
@@ -131,9 +131,19 @@ def _row(summary: str, citation: Citation) -> Callable[[Callable[..., Method]], 
     return add
 
 
+def _rising(weight: float, warmup: float) -> Schedule:
+    """A penalty that reaches its weight after the first `warmup` of the run."""
+    return Ramp(0.0, weight, 0.0, warmup) if warmup else weight
+
+
+def _revived(aux: float) -> tuple[Term, ...]:
+    """AuxK with its weight; a weight of 0 leaves the term, and its cost, out."""
+    return (AuxK(aux),) if aux else ()
+
+
 @_row("ReLU with an L1 penalty weighted by decoder norms", BRICKEN_2023)
-def _relu_l1(l1: float = 0.8) -> Method:
-    return Method(ReLU(), (Reconstruction(), L1(l1)))
+def _relu_l1(l1: float = 0.8, warmup: float = 0.0) -> Method:
+    return Method(ReLU(), (Reconstruction(), L1(_rising(l1, warmup))))
 
 
 @_row("ReLU with an Lp penalty whose p falls from 1 over the run", KARVONEN_2024)
@@ -142,35 +152,37 @@ def _p_anneal(lp: float = 0.8, p: float = 0.5, updates: int = 10) -> Method:
 
 
 @_row("a Heaviside gate and a ReLU magnitude path that share directions", RAJAMANOHARAN_2024A)
-def _gated(l1: float = 0.8) -> Method:
-    return Method(Gated(), (Reconstruction(), L1(l1, on="gate"), GatedAux()))
+def _gated(l1: float = 0.8, warmup: float = 0.0) -> Method:
+    return Method(Gated(), (Reconstruction(), L1(_rising(l1, warmup), on="gate"), GatedAux()))
 
 
 @_row("a learned threshold per latent, L0 penalty by straight-through estimation", RAJAMANOHARAN_2024B)
-def _jumprelu(l0: float = 0.3, theta: float = 0.05, bandwidth: float = 0.3, log_threshold: bool = False) -> Method:
-    return Method(JumpReLU(theta, bandwidth, log_threshold), (Reconstruction(), L0(l0)))
+def _jumprelu(
+    l0: float = 0.5, theta: float = 0.5, bandwidth: float = 1.0, log_threshold: bool = False, warmup: float = 0.0
+) -> Method:
+    return Method(JumpReLU(theta, bandwidth, log_threshold), (Reconstruction(), L0(_rising(l0, warmup))))
 
 
 @_row("the k largest latents of each row, with AuxK for dead latents", GAO_2024)
 def _topk(k: int = 32, aux: float = 1 / 32) -> Method:
-    return Method(TopK(k), (Reconstruction(), AuxK(aux)))
+    return Method(TopK(k), (Reconstruction(), *_revived(aux)))
 
 
 @_row("the k * rows largest latents of each batch, a threshold at inference", BUSSMANN_2024)
 def _batch_topk(k: float = 32, aux: float = 1 / 32) -> Method:
-    return Method(BatchTopK(k), (Reconstruction(), AuxK(aux)))
+    return Method(BatchTopK(k), (Reconstruction(), *_revived(aux)))
 
 
 @_row("BatchTopK with reconstructions from nested prefixes of the dictionary", BUSSMANN_2025)
 def _matryoshka(
     k: float = 32, fractions: tuple[float, ...] = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0), aux: float = 1 / 32
 ) -> Method:
-    return Method(BatchTopK(k), (Matryoshka(fractions=fractions), AuxK(aux)))
+    return Method(BatchTopK(k), (Matryoshka(fractions=fractions), *_revived(aux)))
 
 
 @_row("TopK with a second reconstruction from 4k latents", GAO_2024)
 def _multi_topk(k: int = 32, factor: int = 4, weight: float = 1 / 8, aux: float = 1 / 32) -> Method:
-    return Method(TopK(k), (Reconstruction(), MultiK(ks=(k * factor,), weights=(weight,)), AuxK(aux)))
+    return Method(TopK(k), (Reconstruction(), MultiK(ks=(k * factor,), weights=(weight,)), *_revived(aux)))
 
 
 @_row("latents that are on or off, trained through a straight-through step", TANG_2025)

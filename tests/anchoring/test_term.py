@@ -88,7 +88,7 @@ def test_the_printed_penalty_is_a_squared_distance(pair: str, sides: str) -> Non
 
 @pytest.mark.parametrize("pair", ["sae", "transcoder", "crosscoder"])
 def test_the_direction_form_lets_lengths_go_free(pair: str) -> None:
-    model, objective, penalty = anchored(pair, Anchoring(form="direction", init=False))
+    model, objective, penalty = anchored(pair, Anchoring(form="direction", init=False, sides="both"))
     x = batch(pair, torch.Generator().manual_seed(0))
     step = make_step(model, objective, x, None, CONTEXT)
     a = anchors_for(pair)

@@ -14,7 +14,7 @@ from monosem.core.blockmap import BlockMap
 from monosem.core.model import SDL
 from monosem.losses.objective import State, Step, Term
 
-__all__ = ["AnchorPenalty", "Anchoring", "anchor_slots"]
+__all__ = ["PRINTED", "AnchorPenalty", "Anchoring", "anchor_slots"]
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,20 @@ class Anchoring:
     `weight`: lambda of the penalty, a number or a Ramp (0: no penalty). `init`: the slots start at the anchors.
     `hard`: the slots are frozen there (no penalty needed). `sides`: which weights are held. `form`: "printed" is the
     paper's squared distance to unit anchors, "direction" lets the slot's length go free.
+
+    The default is the form that helped features that were not anchored the most (docs/anchoring.md): slots that start at
+    the anchors, decoder columns held, encoder rows free to suppress interference. The paper's own form is PRINTED.
     """
 
-    weight: Schedule = 0.1
+    weight: Schedule = 1.0
     init: bool = True
     hard: bool = False
-    sides: Literal["both", "decoder", "encoder"] = "both"
+    sides: Literal["both", "decoder", "encoder"] = "decoder"
     form: Literal["printed", "direction"] = "printed"
+
+
+PRINTED = Anchoring(weight=0.1, init=False, sides="both")
+"""Anchoring as the paper prints it: encoder rows and decoder columns held, no initialisation, lambda of its ablations."""
 
 
 def anchor_slots(model: SDL, k: int) -> Int[Tensor, " k"]:

@@ -69,7 +69,9 @@ class UnitNorm(Constraint):
 
     @torch.no_grad()
     def after_step(self, model: SDL) -> None:
-        """Normalise the columns."""
+        """Normalise the columns; a decoder that does not train stays as it is, to the bit."""
+        if not any(weight.requires_grad for weight in model.decoder.weights):
+            return
         if self.per == "latent":
             model.decoder.scale_rows(1.0 / model.decoder_norm())
             return

@@ -15,7 +15,7 @@ __all__ = ["GREY", "INK", "PALETTE", "Style", "grid_of_axes", "plain_axes", "sty
 
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#8C6D31")
 """Okabe and Ito (2008), apart from yellow, which is hard to see on white."""
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 GREY, INK = "#8a8f98", "#1f2328"
 
 _RC: dict[Any, Any] = {
@@ -39,7 +39,7 @@ class Style:
 def styles(count: int) -> tuple[Style, ...]:
     """One style per line of a section; after eight the markers change."""
     return tuple(
-        Style(PALETTE[i % len(PALETTE)], MARKERS[(i + i // len(PALETTE)) % len(MARKERS)]) for i in range(count)
+        Style(PALETTE[i % len(PALETTE)], _MARKERS[(i + i // len(PALETTE)) % len(_MARKERS)]) for i in range(count)
     )
 
 

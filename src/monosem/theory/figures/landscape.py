@@ -41,6 +41,8 @@ def draw_atlas(problem: Problem | None = None, runs: int = 64, anchors: int = 1)
     colours = {"trap": RED, "saddle": ORANGE}
     for verdict in ("trap", "saddle", "other"):
         rows = [i for i, e in enumerate(shown) if (e.verdict if e.verdict in colours else "other") == verdict]
+        if not rows:
+            continue
         losses = [shown[i].loss / zero for i in rows]
         top.barh(rows, losses, color=colours.get(verdict, BLUE), label=verdict)
     for k, (way, colour) in enumerate((("adam", BLUE), ("acs", ORANGE), ("anchored", GREEN))):
