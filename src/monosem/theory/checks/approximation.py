@@ -53,7 +53,7 @@ def _measure(case: Case, rng: np.random.Generator) -> Reading:
 def _case(rng: np.random.Generator, *, theta: float = 0.0, together: bool = False) -> Case:
     n, n_p, n_q = int(rng.integers(2, 5)), int(rng.integers(2, 5)), int(rng.integers(1, 6))
     W_p, W_r = draw_directions(rng, n_p, n), draw_directions(rng, n_p + 1, n)
-    rate = 10 ** rng.uniform(-3, 0) / n
+    rate = 10 ** (rng.uniform(-4, -3) if theta or together else rng.uniform(-3, 0)) / n
     law = independent(torch.from_numpy(rng.uniform(0.2, 1.0, n) * rate), truncated(levels=2))
     if together:  # all features fire together, each still rarely
         supports = torch.stack([torch.zeros(n), torch.ones(n)]).double()
