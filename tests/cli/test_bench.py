@@ -82,7 +82,8 @@ def test_a_failing_run_is_reported_the_others_finish_and_keep_their_models(tmp_p
     assert shown["metrics"][name]["value"] == pytest.approx(record["metrics"][name]["value"])
 
 
-def test_arms_and_anchors(tmp_path: Path) -> None:
+def test_arms_and_anchors() -> None:
+    from monosem.anchoring.term import PRINTED
     from monosem.bench.study import plan
 
     both = plan("lrb/nano", ["topk(k=2)"], seeds=1)
@@ -90,6 +91,7 @@ def test_arms_and_anchors(tmp_path: Path) -> None:
     assert [job.anchors for job in plan("lrb/nano", ["topk(k=2)"], seeds=2, anchored=False)] == [0, 0]
     anchored = plan("lrb/nano", ["topk(k=2)", "topk(k=2)"], seeds=1, plain=False, anchors=7, steps=9)
     assert [(job.anchors, job.held_out, job.config.steps) for job in anchored] == [(7, 7, 9)]
+    assert plan("lrb/nano", ["topk"], seeds=1, anchoring=PRINTED)[1].anchoring == PRINTED
     names = [job.method.partition("(")[0] for job in plan("lrb/mini", seeds=1, anchored=False)]
     assert names == [
         "relu_l1",

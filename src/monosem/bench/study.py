@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from monosem.anchoring.term import Anchoring
 from monosem.base.errors import ArgumentError, check
 from monosem.bench.defaults import PAPER_ROWS, fit_config, recipe
 from monosem.bench.run import Job
@@ -27,12 +28,13 @@ def plan(
     seeds: int = 3,
     steps: int | None = None,
     checkpoint_every: int | None = None,
+    anchoring: Anchoring | None = None,
 ) -> list[Job]:
     """Jobs in the order in which they start: world by world, each with every method, plain and anchored.
 
     `methods` are names or texts (none: the seven of the paper's table 1), `anchors` the number of anchored features
     (None: the task's), which no run is scored on, plain ones neither; `steps` and
-    `checkpoint_every` override the task's.
+    `checkpoint_every` override the task's, `anchoring` the usual form.
     """
     usual = TASKS[task].anchors
     count = usual if anchors is None else anchors
@@ -49,5 +51,6 @@ def plan(
             config = replace(config, checkpoint_every=checkpoint_every)
         for spec in specs:
             arms = [0] * plain + [count] * anchored
-            jobs += [Job(task, spec, seed, config, anchors=arm, held_out=count) for arm in arms]
+            given = Anchoring() if anchoring is None else anchoring
+            jobs += [Job(task, spec, seed, config, anchors=arm, held_out=count, anchoring=given) for arm in arms]
     return jobs

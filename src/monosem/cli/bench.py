@@ -46,6 +46,9 @@ def bench(
     plain: Annotated[bool, typer.Option("--plain", help="Only plain runs.")] = False,
     anchored: Annotated[bool, typer.Option("--anchored", help="Only anchored runs.")] = False,
     both: Annotated[bool, typer.Option("--both", help="Plain and anchored runs (the default).")] = False,
+    printed: Annotated[
+        bool, typer.Option("--printed", help="Anchor as the paper prints it: both sides, no start at the anchors.")
+    ] = False,
     seeds: Annotated[int, typer.Option(help="How many worlds: seeds 0, 1, ...")] = 3,
     steps: Annotated[int | None, typer.Option(help="Training steps. [default: the task's]", show_default=False)] = None,
     workers: Annotated[
@@ -59,6 +62,7 @@ def bench(
     page: Annotated[bool, typer.Option("--report/--no-report", help="Write OUT/report.html at the end.")] = True,
 ) -> None:
     """Train and score methods, plain and anchored, against known features; go on where an earlier call stopped."""
+    from monosem.anchoring.term import PRINTED
     from monosem.bench.run import run_jobs
     from monosem.bench.study import plan
     from monosem.cli.live import LiveRuns
@@ -73,6 +77,7 @@ def bench(
         seeds=seeds,
         steps=steps,
         checkpoint_every=checkpoint_every,
+        anchoring=PRINTED if printed else None,
     )
     if workers is not None and workers < 1:
         fail(f"--workers {workers}; use at least one")

@@ -53,7 +53,10 @@ def train(
     ] = None,
     labels_key: Annotated[str | None, _anchor(help="As --key.")] = None,
     classes: Annotated[str | None, _anchor(help='Anchor only these classes, as "cat,dog".')] = None,
-    anchors_weight: Annotated[float, _anchor(help="Weight of the anchoring term.")] = 0.1,
+    anchors_weight: Annotated[
+        float | None, _anchor(help="Weight of the anchoring term. [default: the form's]", show_default=False)
+    ] = None,
+    printed: Annotated[bool, _anchor("--printed", help="Anchor as the paper prints it: both sides, no start.")] = False,
     hard: Annotated[bool, _anchor("--hard", help="Freeze anchored latents.")] = False,
     steps: Annotated[int, _training(help="Optimiser steps.")] = 2000,
     batch: Annotated[int, _training(help="Rows per step.")] = 512,
@@ -64,14 +67,17 @@ def train(
     threads: Annotated[int | None, _training(help="Torch threads.")] = None,
 ) -> None:
     """Train a method on your own representations; called again, it goes on from its last checkpoint."""
-    from monosem.anchoring.term import Anchoring
+    from dataclasses import replace
+
+    from monosem.anchoring.term import PRINTED, Anchoring
     from monosem.methods import method as read_method
     from monosem.methods import with_anchoring
     from monosem.representations.source import open_source
     from monosem.train.config import FitConfig
     from monosem.train.loop import fit
 
-    plan = Anchoring(weight=anchors_weight, hard=hard)
+    plan = replace(PRINTED if printed else Anchoring(), hard=hard)
+    plan = plan if anchors_weight is None else replace(plan, weight=anchors_weight)
     chosen = with_anchoring(read_method(method), plan)
     config = FitConfig(
         steps=steps, batch_size=batch, lr=lr, seed=seed, clip=clip, checkpoint_every=checkpoint_every, threads=threads
