@@ -129,7 +129,7 @@ def _add(name: str, version: int, world: WorldSpec, n_q: int, anchors: int) -> N
 
 _add("lrb/nano", 1, WorldSpec(24, (16, 16), 0.2, Independent(0.9), rows=2048), n_q=48, anchors=4)
 _add("lrb/mini", 1, WorldSpec(125, (96, 96), 0.1, Independent(0.99), rows=100_000), n_q=2000, anchors=12)
-_add("lrb/mini-hard", 1, WorldSpec(300, (96, 96), 0.12, Independent(0.98), rows=1400), n_q=2000, anchors=30)
+_add("lrb/mini-hard", 1, WorldSpec(300, (96, 96), 0.12, Independent(0.98), rows=1400), n_q=2000, anchors=60)
 _add("lrb/paper", 1, WorldSpec(1000, (768, 768), 0.1, Independent(0.99), rows=100_000), n_q=16_000, anchors=100)
 
 

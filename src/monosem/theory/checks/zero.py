@@ -63,7 +63,7 @@ def _measure_pair(case: Case, rng: np.random.Generator) -> Reading:
     """Loss of the mirrored pair on random data over the data's energy, plus the share of features recovered."""
     problem = case.problem
     best, least = None, np.inf
-    for _ in range(100):
+    for _ in range(30):
         Q = torch.linalg.qr(torch.from_numpy(rng.standard_normal((problem.n_p, problem.n_p))))[0]
         W_D, W_E = mirrored_pair(problem, Q)
         found = recovery(problem, W_D, W_E)
