@@ -10,7 +10,7 @@ from torch import Tensor
 from monosem.anchoring.anchors import Anchors
 from monosem.anchoring.term import Anchoring, AnchorPenalty, anchor_slots
 from monosem.base.cite import Citation
-from monosem.base.errors import ArgumentError
+from monosem.base.errors import ArgumentError, RefusedError
 from monosem.base.literature import (
     AMEISEN_2025,
     BRICKEN_2023,
@@ -45,10 +45,12 @@ __all__ = [
     "Recipe",
     "cross_layering",
     "crosscoding",
+    "k_annealing",
     "method",
     "recipe_of",
     "transcoding",
     "with_anchoring",
+    "with_resampling",
 ]
 
 
@@ -213,6 +215,18 @@ def cross_layering(base: Method) -> Method:
 def with_anchoring(base: Method, plan: Anchoring) -> Method:
     """The same method with another way of using anchors."""
     return replace(base, anchoring=plan)
+
+
+def with_resampling(base: Method, plan: Resample) -> Method:
+    """The same method with dead latents drawn anew at badly explained inputs."""
+    return replace(base, resample=plan)
+
+
+def k_annealing(base: Method, k_start: int, over: float = 0.5) -> Method:
+    """The same ranked method with k falling from k_start to its own k over the first `over` of the run."""
+    if not isinstance(base.activation, TopK):
+        raise RefusedError(f"{type(base.activation).__name__} has no k to anneal; use topk, batch_topk or abs_topk")
+    return replace(base, activation=replace(base.activation, k_start=k_start, anneal=over))
 
 
 _FORMS: dict[str, tuple[Callable[[Method], Method], Citation]] = {

@@ -124,6 +124,9 @@ def _resample(run: Run, method: Method, config: FitConfig, source: Source) -> No
     order = Order(source.rows, plan.rows if source.rows is None else min(plan.rows, source.rows), config.seed)
     x_p, x_r = source.take(order.index(run.step // plan.every))
     dead = run.tracker.dead
+    for term in run.objective.terms:
+        if isinstance(term, AnchorPenalty):  # a dead anchored latent keeps its direction
+            dead[term.slots] = False
     plan.apply(run.model, x_p, x_r, dead, generator)
     for constraint in method.constraints:
         constraint.after_step(run.model)
