@@ -37,7 +37,9 @@ NAMES: list[tuple[str, str, Iterable[str]]] = [
 FIELDS: list[tuple[str, type]] = [("training.md", FitConfig), ("training.md", Init), ("anchoring.md", Anchoring)]
 
 
-@pytest.mark.parametrize(("where", "what", "registered"), NAMES, ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("where", "what", "registered"), NAMES, ids=lambda value: value if isinstance(value, str) else ""
+)
 def test_a_table_names_what_is_registered(where: str, what: str, registered: Iterable[str]) -> None:
     assert set(page(where).table(what)) == set(registered)
 
@@ -84,7 +86,9 @@ def test_tasks_have_the_numbers_of_the_table(name: str) -> None:
     assert page("bench.md").table("task")[name] == {"task": name} | {key: str(value) for key, value in numbers.items()}
 
 
-@pytest.mark.parametrize(("where", "kind"), FIELDS, ids=lambda value: value if isinstance(value, str) else value.__name__)
+@pytest.mark.parametrize(
+    ("where", "kind"), FIELDS, ids=lambda value: value if isinstance(value, str) else value.__name__
+)
 def test_fields_and_defaults_are_those_of_the_table(where: str, kind: Any) -> None:
     said = {name: row["default"] for name, row in page(where).table(kind.__name__).items()}
     assert said == {f.name: str(f.default) for f in dataclasses.fields(kind)}

@@ -28,13 +28,13 @@ _MINI = {
     "binary": "binary(l0=0.1)",
 }
 _HARD = {
-    "relu_l1": "relu_l1(l1=0.7)",
-    "p_anneal": "p_anneal(lp=0.7)",
-    "gated": "gated(l1=0.7)",
-    "jumprelu": "jumprelu(l0=0.1, theta=0.1, bandwidth=1.0)",
+    "relu_l1": "relu_l1(l1=1.0)",
+    "p_anneal": "p_anneal(lp=1.0)",
+    "gated": "gated(l1=1.0)",
+    "jumprelu": "jumprelu(l0=0.3, theta=0.1, bandwidth=1.0)",
     "topk": "topk(k=6)",
-    "batch_topk": "batch_topk(k=3)",
-    "matryoshka": "matryoshka(k=3)",
+    "batch_topk": "batch_topk(k=4)",
+    "matryoshka": "matryoshka(k=6)",
     "multi_topk": "multi_topk(k=6)",
     "binary": "binary(l0=0.1)",
 }
