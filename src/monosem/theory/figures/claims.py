@@ -106,7 +106,7 @@ def draw_convex_regions() -> Figure:
 
     for axis, activation in zip(axes, (TopK(1), AbsTopK(1)), strict=True):
         fires = (sigma(activation, z) != 0).double()
-        which = (fires @ torch.tensor([1.0, 2.0], dtype=torch.float64)).reshape(300, 300)
+        which = (fires @ torch.tensor([1.0, 2.0], dtype=torch.float64)).reshape(300, 300).numpy()
         axis.imshow(
             which, origin="lower", extent=(-1, 1, -1, 1), cmap=ListedColormap(["white", BLUE, ORANGE]), vmin=0, vmax=2
         )
