@@ -170,3 +170,13 @@ def test_what_does_not_fit_is_one_clear_error() -> None:
     _, _, penalty = anchored("sae", Anchoring())
     with pytest.raises(ArgumentError, match="2 slots for 3 anchors"):
         replace(penalty, slots=torch.arange(2))
+
+
+def test_a_hard_decoder_lets_the_encoder_start_at_the_anchors_and_go() -> None:
+    model, _, penalty = anchored("sae", Anchoring(hard=True, sides="decoder"))
+    torch.testing.assert_close(model.W_E[:3], anchors_for("sae").p.T)
+    model.encoder.scale_rows(torch.full((16,), 2.0))
+    model.decoder.scale_rows(torch.full((16,), 2.0))
+    penalty.hold(model)
+    torch.testing.assert_close(model.W_E[:3], 2 * anchors_for("sae").p.T)
+    torch.testing.assert_close(model.W_D[:, :3], anchors_for("sae").r)

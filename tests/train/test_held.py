@@ -65,7 +65,7 @@ def test_hard_anchors_hold_to_the_bit(
 def test_hard_anchors_of_a_crosscoder_hold_against_norms_per_source() -> None:
     held, wrong = anchors(K, 12, 12), []
     made = with_anchoring(
-        Method(TopK(2), pairing=Crosscoder(), constraints=(UnitNorm(per="source"),)), Anchoring(hard=True)
+        Method(TopK(2), pairing=Crosscoder(), constraints=(UnitNorm(per="source"),)), Anchoring(hard=True, sides="both")
     )
     data = TensorSource(rows(75, 12), p_widths=(5, 7))
     fit(made, data, 64, CONFIG, held, callbacks=[watch(held, wrong, "both")])
@@ -83,7 +83,7 @@ def test_soft_anchors_pull(form: Literal["printed", "direction"]) -> None:
     held, config = anchors(5, 12, 9), replace(CONFIG, steps=120, lr=2e-2)
 
     def cosines(weight: float) -> Tensor:
-        made = transcoder(Anchoring(weight=weight, init=False, form=form))
+        made = transcoder(Anchoring(weight=weight, init=False, sides="both", form=form))
         model = fit(made, source(), 64, config, held).model
         e = torch.nn.functional.cosine_similarity(model.W_E[:5], held.p.T)
         return torch.cat([e, torch.nn.functional.cosine_similarity(model.W_D[:, :5].T, held.r.T)]).detach()
@@ -95,7 +95,7 @@ def test_soft_anchors_pull(form: Literal["printed", "direction"]) -> None:
 def test_the_logged_penalty_is_the_distance_times_its_ramp() -> None:
     """With one step's delay: the penalty of step t + 1 is that of the weights after step t."""
     held, after = anchors(5, 12, 9), []
-    made = transcoder(Anchoring(weight=Ramp(2.0, 1.0), init=False))
+    made = transcoder(Anchoring(weight=Ramp(2.0, 1.0), init=False, sides="both"))
     told = [lambda run, entry: after.append(sum(d**2 for d in _distance(run.model, held)))]
     log = fit(made, source(), 64, CONFIG, held, callbacks=told).log
     for t in range(1, 30):

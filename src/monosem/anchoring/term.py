@@ -90,14 +90,22 @@ class AnchorPenalty(Term):
         check(self.slots.numel() == self.anchors.k, f"{self.slots.numel()} slots for {self.anchors.k} anchors")
 
     def start(self, model: SDL) -> None:
-        """Put the slots at the anchors (encoder rows and decoder columns), where the plan says so."""
+        """Put the slots at the anchors: both sides with `init`, the held sides with `hard`."""
         for side, rows, width in (("n_p", self.anchors.p, model.layout.n_p), ("n_r", self.anchors.r, model.layout.n_r)):
             check(rows.shape[0] == width, f"anchors have {rows.shape[0]} rows, the model {side}={width}", ShapeError)
-        if self.plan.init or self.plan.hard:
-            if self.plan.sides != "decoder" or not self.plan.hard:
-                model.encoder.set_rows(self.slots, self.anchors.p.T)
-            if self.plan.sides != "encoder" or not self.plan.hard:
-                model.decoder.set_rows(self.slots, self.anchors.r.T)
+        if self.plan.init:
+            model.encoder.set_rows(self.slots, self.anchors.p.T)
+            model.decoder.set_rows(self.slots, self.anchors.r.T)
+        self.hold(model)
+
+    def hold(self, model: SDL) -> None:
+        """With `hard`: put the held sides of the slots back at the anchors, to the bit."""
+        if not self.plan.hard:
+            return
+        if self.plan.sides != "decoder":
+            model.encoder.set_rows(self.slots, self.anchors.p.T)
+        if self.plan.sides != "encoder":
+            model.decoder.set_rows(self.slots, self.anchors.r.T)
 
     @torch.no_grad()
     def freeze_gradient(self, model: SDL) -> None:

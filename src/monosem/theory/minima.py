@@ -17,7 +17,7 @@ from monosem.theory.problem import Problem
 __all__ = ["Group", "Stationary", "Verdict36", "groups_of", "paper_point", "positive_pair", "trichotomy", "valley"]
 
 Verdict36 = Literal["trap", "saddle", "none", "not realizable"]
-TIED = 1e-9
+_TIED = 1e-9
 """Eigenvalues closer than this, relative to the largest, are one."""
 
 
@@ -86,9 +86,9 @@ def positive_pair(group: Group) -> tuple[Float[Tensor, "g space"], float, bool] 
     values, vectors = torch.linalg.eigh(group.gram)
     top = float(values[-1].clamp(min=1e-300))
     for value in values.flip(0):
-        space = group.basis @ vectors[:, (values - value).abs() <= TIED * top]
+        space = group.basis @ vectors[:, (values - value).abs() <= _TIED * top]
         if _positive(space) is not None:
-            return space, float(value), bool(value >= top * (1 - TIED))
+            return space, float(value), bool(value >= top * (1 - _TIED))
     return None
 
 
@@ -96,7 +96,7 @@ def _positive(space: Float[Tensor, "g space"]) -> Tensor | None:
     """The unit vector of a subspace with the largest smallest entry, if that is positive."""
     if space.shape[1] == 1:
         v = space[:, 0] * space[:, 0].sum().sign()
-        return v if float(v.min()) > TIED else None
+        return v if float(v.min()) > _TIED else None
     import numpy as np
     from scipy.optimize import linprog
 
@@ -108,7 +108,7 @@ def _positive(space: Float[Tensor, "g space"]) -> Tensor | None:
         bounds=[(-1, 1)] * free + [(None, 1)],
         method="highs",
     )
-    if answer.x is None or answer.x[-1] <= TIED:
+    if answer.x is None or answer.x[-1] <= _TIED:
         return None
     found: Tensor = space @ torch.from_numpy(answer.x[:-1])
     found /= found.norm()

@@ -13,7 +13,7 @@ from monosem.theory.problem import Problem
 
 __all__ = ["Realization", "certificate_residual", "realize", "realize_region"]
 
-LEAST = 1e-8
+_LEAST = 1e-8
 """Margins below this count as none."""
 
 
@@ -78,7 +78,7 @@ def realize_region(where: Region, n_q: int, n_p: int) -> Realization:
                 point, t = np.zeros(len(columns)), margin
                 break
             point, t = _widest(part, bound, with_margin)
-            if t > LEAST:
+            if t > _LEAST:
                 break
         else:
             y = np.zeros(len(b))

@@ -52,8 +52,8 @@ def identity_of(method: Method, source: Source, n_q: int, config: FitConfig, anc
 def _hold(model: SDL, objective: Objective) -> None:
     """Put hard anchors back, to the bit, after what normalises or resamples."""
     for term in objective.terms:
-        if isinstance(term, AnchorPenalty) and term.plan.hard:
-            term.start(model)
+        if isinstance(term, AnchorPenalty):
+            term.hold(model)
 
 
 def train_step(run: Run, method: Method, config: FitConfig, x_p: Tensor, x_r: Tensor) -> tuple[Step, Loss]:

@@ -18,7 +18,7 @@ from monosem.theory.search.cells import Cell, feature_sets, first_cells, split_c
 
 __all__ = ["Certified", "certified_optimum", "unit_rows"]
 
-BATCH = 128
+_BATCH = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,10 +83,10 @@ def certified_optimum(
 
     def push(nodes: list[tuple[Cell, ...]], parents: list[float]) -> None:
         nonlocal closed
-        for start in range(0, len(nodes), BATCH):
-            part = nodes[start : start + BATCH]
+        for start in range(0, len(nodes), _BATCH):
+            part = nodes[start : start + _BATCH]
             values = lower_bounds(problem, part, norm_bound).tolist()
-            for node, value, parent in zip(part, values, parents[start : start + BATCH], strict=True):
+            for node, value, parent in zip(part, values, parents[start : start + _BATCH], strict=True):
                 if max(value, parent) >= enough():
                     closed = min(closed, max(value, parent))
                 else:
@@ -98,7 +98,7 @@ def certified_optimum(
             push(nodes := list(itertools.product(*(first_cells(s) for s in chosen))), [0.0] * len(nodes))
     while heap and heap[0][0] < enough() and next(counter) < max_nodes:
         children, parents = [], []
-        for _ in range(min(BATCH, len(heap))):
+        for _ in range(min(_BATCH, len(heap))):
             value, _, node = heapq.heappop(heap)
             rows = [torch.from_numpy(cell.of.basis) @ torch.tensor(cell.centre).double() for cell in node]
             centre = torch.stack(rows)
