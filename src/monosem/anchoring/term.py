@@ -25,8 +25,8 @@ class Anchoring:
     `hard`: the slots are frozen there (no penalty needed). `sides`: which weights are held. `form`: "printed" is the
     paper's squared distance to unit anchors, "direction" lets the slot's length go free.
 
-    The default is the form that helped features that were not anchored the most (docs/anchoring.md): slots that start at
-    the anchors, decoder columns held, encoder rows free to suppress interference. The paper's own form is PRINTED.
+    The default is the form that helped features that were not anchored the most (docs/defaults.md): slots that start
+    at the anchors, decoder columns held, encoder rows free to suppress interference. The paper's own form is PRINTED.
     """
 
     weight: Schedule = 1.0
@@ -37,7 +37,7 @@ class Anchoring:
 
 
 PRINTED = Anchoring(weight=0.1, init=False, sides="both")
-"""Anchoring as the paper prints it: encoder rows and decoder columns held, no initialisation, lambda of its ablations."""
+"""Anchoring as the paper prints it: rows and columns held, no initialisation, the lambda of its ablations."""
 
 
 def anchor_slots(model: SDL, k: int) -> Int[Tensor, " k"]:

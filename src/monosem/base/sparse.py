@@ -78,6 +78,19 @@ class Positions:
         counts[1:] = torch.where(ends > 0, running[(ends - 1).clamp(min=0)], 0) if self.nnz else 0
         return Positions(counts, self.col[chosen], self.n_q)
 
+    def split_rows(self, part: Int[Tensor, " n_q"], parts: int) -> tuple["Positions", Int[Tensor, " nnz"]]:
+        """Every row as `parts` rows, one per part of the latents: (positions, where each cell came from).
+
+        Row b * parts + i of the result holds row b's cells whose latent lies in part i.
+        """
+        row = self.row * parts + part[self.col]
+        order = (
+            torch.argsort(row, stable=True) if row.is_cuda else torch.from_numpy(np.argsort(row.numpy(), kind="stable"))
+        )
+        crow = torch.zeros(self.batch * parts + 1, dtype=torch.int64, device=row.device)
+        torch.cumsum(torch.bincount(row, minlength=self.batch * parts), 0, out=crow[1:])
+        return Positions(crow, self.col[order], self.n_q), order
+
     @staticmethod
     def from_mask(mask: Bool[Tensor, "batch n_q"]) -> "Positions":
         """The cells where `mask` holds. numpy finds them several times faster than torch on the CPU."""

@@ -67,7 +67,9 @@ def recipes(task: str) -> dict[str, str]:
     """Every row of the method table with this task's arguments, and the two paper rows of other pairings."""
     base = _RECIPES.get(task, _PAPER)
     rows = {name: base.get(name, name) for name in METHODS}
-    return rows | {f"topk_{form}": base["topk"].replace("topk", f"topk_{form}", 1) for form in ("transcoder", "crosscoder")}
+    return rows | {
+        f"topk_{form}": base["topk"].replace("topk", f"topk_{form}", 1) for form in ("transcoder", "crosscoder")
+    }
 
 
 def recipe(task: str, name: str) -> str:

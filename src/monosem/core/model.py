@@ -194,7 +194,7 @@ class SDL(nn.Module):
         with torch.no_grad():
             z = reference.read(x, self.b_E, blocks, weights)
             chosen, score, extra = self._select(z, requests, dead, context)
-            cells = chosen.nnz if isinstance(chosen, Positions) else int(chosen.sum())
+            cells = chosen.nnz if isinstance(chosen, Positions) else int(torch.count_nonzero(chosen))
             dense_code = cells > DENSE_ABOVE * z.numel()
             many = {r: at for r, at in extra.items() if at.nnz > DENSE_ABOVE * z.numel()}
             extra = {r: at for r, at in extra.items() if r not in many}

@@ -8,6 +8,11 @@ from torch import Tensor
 __all__ = ["heaviside", "jump"]
 
 
+def _above(z: Tensor, theta: Tensor) -> Tensor:
+    """H(z - theta) as floats; written as such, since converting a mask costs as much as comparing."""
+    return torch.gt(z, theta, out=torch.empty_like(z))
+
+
 def _inside(z: Tensor, theta: Tensor, bandwidth: float) -> Tensor:
     """K((z - theta) / bandwidth), K(u) = 1 for |u| < 1/2, as floats."""
     return (z - theta).abs_().lt_(bandwidth / 2)
@@ -18,12 +23,12 @@ class _Jump(torch.autograd.Function):
     def forward(ctx: Any, z: Tensor, theta: Tensor, bandwidth: float) -> Tensor:
         ctx.bandwidth = bandwidth
         ctx.save_for_backward(z, theta)
-        return z * (z > theta)
+        return _above(z, theta).mul_(z)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (z, theta), (g,) = ctx.saved_tensors, gradients
-        g_z = g * (z > theta) if ctx.needs_input_grad[0] else None
+        g_z = _above(z, theta).mul_(g) if ctx.needs_input_grad[0] else None
         if not ctx.needs_input_grad[1]:
             return g_z, None, None
         pull = _inside(z, theta, ctx.bandwidth).mul_(g)
@@ -37,7 +42,7 @@ class _Heaviside(torch.autograd.Function):
     def forward(ctx: Any, z: Tensor, theta: Tensor, bandwidth: float) -> Tensor:
         ctx.bandwidth = bandwidth
         ctx.save_for_backward(z, theta)
-        return (z > theta).to(z.dtype)
+        return _above(z, theta)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

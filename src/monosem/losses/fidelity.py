@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from monosem.base.errors import check
-from monosem.base.sparse import Code
+from monosem.base.sparse import Code, SparseCode
 from monosem.core.activations import Activation, Context, Gated
 from monosem.core.model import SDL
 from monosem.core.pairs import Layout
@@ -101,24 +101,29 @@ class Matryoshka(Term):
         return {"level": prefix_level(model.layout, self.fractions).to(model.b_E.device)}
 
     def apply(self, step: Step, state: State) -> Tensor:
-        """Running sums over groups: no group is decoded twice."""
-        level, offset = state["level"], step.model.offset(step.x_p)
-        running, total = torch.zeros_like(step.x_r), torch.zeros_like(step.x_r[0, 0])
+        """Running sums over groups: no latent is decoded twice."""
         weights = self.weights or (1.0,) * len(self.fractions)
+        groups = self._write_groups(step, state["level"])
+        prefixes = groups.cumsum(1)
+        if self.detach_inner:
+            prefixes = (prefixes - groups).detach() + groups
+        target = step.x_r - step.model.offset(step.x_p)
+        total = torch.zeros_like(step.x_r[0, 0])
         for number, weight in enumerate(weights):
-            group = self._write_group(step, level == number)
-            running = (running.detach() if self.detach_inner else running) + group
-            total = total + weight * distance(step.x_r - offset - running, step.x_r, self.reduction)
+            total = total + weight * distance(target - prefixes[:, number], step.x_r, self.reduction)
         return total
 
-    def _write_group(self, step: Step, inside: Tensor) -> Tensor:
-        model, code = step.model, step.code
-        if not code.is_sparse and model.decoder.is_whole:  # neighbours: one slice of one product
-            first, count = int(inside.int().argmax()), int(inside.sum())
-            part = slice(first, first + count)  # empty where two prefixes round to the same width
-            decoder: Tensor = model.decoder.weights[0]
-            return code.values[:, part] @ decoder[part]
-        return model.write(code.keep(inside))
+    def _write_groups(self, step: Step, level: Int[Tensor, " n_q"]) -> Float[Tensor, "batch levels n_r"]:
+        """What each group of latents writes."""
+        model, code, levels = step.model, step.code, len(self.fractions)
+        if isinstance(code, SparseCode):  # one decode: each (row, level) is a row of its own
+            at, order = code.at.split_rows(level, levels)
+            return model.write(SparseCode(at, code.values[order])).view(code.batch, levels, -1)
+        if not model.decoder.is_whole:
+            return torch.stack([model.write(code.keep(level == number)) for number in range(levels)], 1)
+        decoder = model.decoder.weights[0]
+        edges = [0, *torch.bincount(level, minlength=levels).cumsum(0).tolist()]  # neighbours: slices of one product
+        return torch.stack([code.values[:, a:b] @ decoder[a:b] for a, b in pairwise(edges)], 1)
 
 
 @TERMS.register("multi_k")

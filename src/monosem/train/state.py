@@ -36,7 +36,7 @@ class DeadTracker:
         if isinstance(code, SparseCode):
             self.since[code.at.col[code.values.detach() != 0]] = 0
         else:
-            self.since[(code.values.detach() != 0).any(0)] = 0
+            self.since[code.values.detach().abs().amax(0) > 0] = 0
 
     @property
     def dead(self) -> Bool[Tensor, " n_q"]:
