@@ -7,7 +7,7 @@
 # make clean   remove the environment and every cache
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench test test-slow test-compile test-gpu check check-format check-lint check-types check-house format import-cost clean peers peers-ci
+.PHONY: help setup bench test test-slow test-compile test-gpu check check-format check-lint check-types check-house format import-cost clean peers peers-ci peers-ci-install
 
 SUITABLE := import sys, venv, pip; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14 python; do \
@@ -75,8 +75,10 @@ peers: setup
 	$(BIN)/python tools/peers.py
 	$(BIN)/python tools/interop_table.py
 
-peers-ci: setup
+peers-ci-install: setup
 	$(BIN)/python tools/peers.py saelens dictionary_learning
+
+peers-ci: peers-ci-install
 	$(PYTEST) -q -m slow tests/interop/test_peers.py -k "by-saelens or by-dictionary_learning or saebench"
 
 clean:
