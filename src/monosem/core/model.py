@@ -22,7 +22,7 @@ __all__ = ["DENSE_ABOVE", "SDL", "Forward", "PreBias"]
 PreBias = Literal["none", "free", "tied"]
 
 DENSE_ABOVE = 1 / 16
-"""Share of cells above which a code is dense: there a matrix product beats gathered rows (measured)."""
+"""Share of cells above which a code is dense: matrix products then cost no more than gathered rows (docs/adr/0003)."""
 
 
 @dataclass(frozen=True, eq=False)
