@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 
 from monosem.base.errors import CheckpointError, DataError, check
 from monosem.base.files import read_json, write_json
+from monosem.base.machine import cpu_name, package_version
 from monosem.base.spec import canonical
 from monosem.bench.metrics import flatten
 
@@ -95,17 +95,13 @@ _IDENTITY = ("study", "task.name", "task.version", "task.hash", "task.pairing", 
 
 def environment() -> dict[str, Any]:
     """Versions, platform, processor, threads, and the commit if this package runs from its own checkout."""
-    try:
-        version = metadata.version("monosem")
-    except metadata.PackageNotFoundError:
-        version = "unknown"
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "numpy": np.__version__,
-        "monosem": version,
+        "monosem": package_version(),
         "platform": f"{sys.platform}-{platform.machine()}",
-        "cpu": _cpu(),
+        "cpu": cpu_name(),
         "threads": torch.get_num_threads(),
         "commit": _commit(Path(__file__)),
     }
@@ -225,15 +221,6 @@ def _finite(number: float | None) -> float | None:
 
 def _is_number(value: Any) -> bool:
     return value is None or (isinstance(value, _NUMBER) and not isinstance(value, bool) and math.isfinite(value))
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
 
 
 def _commit(file: Path) -> str | None:
