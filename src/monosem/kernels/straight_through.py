@@ -28,10 +28,10 @@ class _Jump(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (z, theta), (g,) = ctx.saved_tensors, gradients
-        g_z = _above(z, theta).mul_(g) if ctx.needs_input_grad[0] else None
+        g_z = g * _above(z, theta) if ctx.needs_input_grad[0] else None
         if not ctx.needs_input_grad[1]:
             return g_z, None, None
-        pull = _inside(z, theta, ctx.bandwidth).mul_(g)
+        pull = g * _inside(z, theta, ctx.bandwidth)  # out of place: g may carry a vmap axis
         if theta.shape == z.shape:  # one theta per cell: nothing to sum
             return g_z, pull.mul_(theta).mul_(-1 / ctx.bandwidth), None
         return g_z, pull.sum_to_size(theta.shape) * theta * (-1 / ctx.bandwidth), None
@@ -47,7 +47,7 @@ class _Heaviside(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (z, theta), (g,) = ctx.saved_tensors, gradients
-        pull = _inside(z, theta, ctx.bandwidth).mul_(g).mul_(1 / ctx.bandwidth)
+        pull = g * _inside(z, theta, ctx.bandwidth).mul_(1 / ctx.bandwidth)
         g_theta = -pull.sum_to_size(theta.shape) if ctx.needs_input_grad[1] else None
         return pull if ctx.needs_input_grad[0] else None, g_theta, None
 
