@@ -72,11 +72,11 @@ import-cost: setup
 	$(BIN)/python tools/import_cost.py
 
 peers: setup
-	$(BIN)/python tools/peers.py
+	$(PYTHON) tools/peers.py
 	$(BIN)/python tools/interop_table.py
 
 peers-ci-install: setup
-	$(BIN)/python tools/peers.py saelens dictionary_learning
+	$(PYTHON) tools/peers.py saelens dictionary_learning
 
 peers-ci: peers-ci-install
 	$(PYTEST) -q -m slow tests/interop/test_peers.py -k "by-saelens or by-dictionary_learning or saebench"
