@@ -25,8 +25,8 @@ COLUMNS = (
 
 DEFAULTS = """\
 `monosem.bench.defaults` holds one recipe per method and task. They were chosen on worlds and runs of seeds 100 and 101;
-every reported run uses seeds 0, 1, 2. All train with Adam at lr 0.01 (0.003 at paper size), unit-norm decoder columns,
-5 % warm-up and 20 % decay.
+every reported run uses seeds from 0 on. All train with Adam at lr 0.01 (0.003 at paper size), unit-norm decoder
+columns, 5 % warm-up and 20 % decay.
 """
 SEARCH = """\
 Decoder M_GT(0.95) of plain training, seed 100, by world: n features in 96 dimensions, true L0, cap M, rows (None: an
@@ -152,7 +152,11 @@ def main() -> None:
     bench = [
         "# Benchmarks\n",
         "Recovery on the Linear Representation Bench, from `records/`; mean ± standard deviation over seeds.\n",
-        section("lrb/mini-hard: seven methods, plain and anchored", "mini-hard", "Command: `make bench`."),
+        section(
+            "lrb/mini-hard: seven methods, plain and anchored",
+            "mini-hard",
+            "Command: `monosem bench --seeds 6`; its first three worlds are what `make bench` runs.",
+        ),
         section("lrb/mini: seven methods, plain", "mini", f"{command} lrb/mini --plain --anchors 0`."),
         section("lrb/paper: TopK, plain", "paper", f"{command} lrb/paper --methods topk --plain --seeds 1`."),
         "## GPU\n\nNot measured: no GPU was at hand.\n",
