@@ -57,8 +57,10 @@ def main() -> None:
                 continue
             source = TaskSource(replace(task("lrb/mini", pairing_of(spec), SEED), world=world))
             model = fit(spec, source, 2000, config).model
-            widths = {"p_widths": source.p_widths, "r_widths": source.r_widths}
-            found = score(model.W_E.detach(), model.W_D.detach(), source.W_p, source.W_r, **widths)["decoder_cosine"]
+            W_E, W_D = model.W_E.detach(), model.W_D.detach()
+            p_widths, r_widths = source.p_widths, source.r_widths
+            scores = score(W_E, W_D, source.W_p, source.W_r, p_widths=p_widths, r_widths=r_widths)
+            found = scores["decoder_cosine"]
             done[name] = {"M_GT@0.95": found["M_GT"]["0.95"], "M_IP": found["M_IP"]}
             write_json(OUT, done)
             print(name, done[name], flush=True)
