@@ -9,12 +9,14 @@ Drawn as a tree::
     │   └── UnknownNameError (KeyError)   a name is in no registry
     ├── RefusedError       (ValueError)   a combination that the mathematics forbids
     ├── GeneratorError     (RuntimeError) a data generator cannot reach what was asked
+    ├── AbsentError        (RuntimeError) a download is not there; what needs it can be skipped
     └── CheckpointError    (RuntimeError) a file is damaged, newer, or from another machine
 
 Every message says what is wrong with both numbers in the paper's names, then the remedy.
 """
 
 __all__ = [
+    "AbsentError",
     "ArgumentError",
     "CheckpointError",
     "DataError",
@@ -55,6 +57,10 @@ class RefusedError(MonosemError, ValueError):
 
 class GeneratorError(MonosemError, RuntimeError):
     """A data generator cannot reach what its specification asks."""
+
+
+class AbsentError(MonosemError, RuntimeError):
+    """Something to download is not in the cache, or its registry does not answer: skip what needs it."""
 
 
 class CheckpointError(MonosemError, RuntimeError):
