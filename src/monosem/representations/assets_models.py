@@ -1,9 +1,6 @@
 """The real models among the assets, as transformers objects: weights are read, no downloaded code is run."""
 
-import os
-import shutil
 import struct
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -59,22 +56,11 @@ def smollm2() -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = unpacked("smollm2", [_GGUF])
-    ready = folder / "float32"  # converted once; later calls map this
     with _quiet():
-        if not ready.exists():
-            tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=_GGUF, local_files_only=True)
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, gguf_file=_GGUF, dtype=torch.float32, local_files_only=True
-            )
-            part = tempfile.mkdtemp(dir=folder)
-            tokenizer.save_pretrained(part)
-            model.save_pretrained(part)
-            try:
-                os.rename(part, ready)
-            except OSError:  # another process was first
-                shutil.rmtree(part)
-        model = AutoModelForCausalLM.from_pretrained(ready, dtype=torch.float32, local_files_only=True)
-        return model.eval(), AutoTokenizer.from_pretrained(ready, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, gguf_file=_GGUF, dtype=torch.float32, local_files_only=True
+        )
+        return model.eval(), AutoTokenizer.from_pretrained(folder, gguf_file=_GGUF, local_files_only=True)
 
 
 def minilm() -> tuple[Any, Any]:
