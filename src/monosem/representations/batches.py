@@ -1,0 +1,131 @@
+"""Batches: what a module is called with, and which of its rows are kept, with their provenance."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from monosem.base.errors import DataError, ShapeError, check
+
+__all__ = ["Batch", "Pool", "TokenFilter", "as_batch", "number_documents"]
+
+Pool = Literal["none", "mean", "first", "last"]
+
+
+@dataclass(frozen=True)
+class TokenFilter:
+    """Which tokens become rows: attended, not in `drop`, and at places first <= place < last of their window.
+
+    `drop` holds token numbers (special tokens, say); places count attended tokens of a window, from 0.
+    """
+
+    drop: tuple[int, ...] = ()
+    first: int = 0
+    last: int | None = None
+
+    def __post_init__(self) -> None:
+        check(self.first >= 0, f"first={self.first}; places count from 0")
+        check(self.last is None or self.last > self.first, f"last={self.last} keeps nothing from first={self.first} on")
+
+    def __call__(
+        self, token: Int[Tensor, "batch time"], mask: Bool[Tensor, "batch time"]
+    ) -> Bool[Tensor, "batch time"]:
+        """The rows to keep."""
+        place = mask.cumsum(1) - 1
+        keep = mask & (place >= self.first)
+        if self.last is not None:
+            keep &= place < self.last
+        if self.drop:
+            keep &= ~torch.isin(token, torch.tensor(self.drop, dtype=token.dtype))
+        return keep
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One forward pass.
+
+    `inputs`: keyword arguments (a mapping), or the one argument. `keep`, `token` and `position` are [batch, time];
+    None where inputs are no tokens: every row is kept then, its token is -1, its position counts from 0.
+    `document` [batch] numbers the documents, `label` [batch] their classes.
+    """
+
+    inputs: Any
+    document: Int[Tensor, " batch"]
+    keep: Bool[Tensor, "batch time"] | None = None
+    token: Int[Tensor, "batch time"] | None = None
+    position: Int[Tensor, "batch time"] | None = None
+    label: Int[Tensor, " batch"] | None = None
+
+    def columns(self, time: int, pool: Pool = "none") -> tuple[Bool[Tensor, "batch time"], dict[str, Tensor]]:
+        """(keep, {token, document, position and maybe label} of the kept rows, as int32)."""
+        batch = self.document.numel()
+        keep = torch.ones(batch, time, dtype=torch.bool) if self.keep is None else self.keep
+        if keep.shape[1] != time:
+            raise ShapeError(f"a site has {time} places, the batch's tokens {keep.shape[1]}; choose a site per token")
+        token = keep.new_full(keep.shape, -1, dtype=torch.int64) if self.token is None else self.token
+        position = torch.arange(time).expand(batch, time) if self.position is None else self.position
+        per_row = {"document": self.document} | ({} if self.label is None else {"label": self.label})
+        if pool == "none":
+            found = {"token": token[keep], "position": position[keep]}
+            found |= {name: values[:, None].expand(batch, time)[keep] for name, values in per_row.items()}
+        else:
+            some = keep.any(1)
+            found = {name: values[some] for name, values in per_row.items()}
+            found |= {"token": torch.full_like(found["document"], -1), "position": torch.zeros_like(found["document"])}
+        return keep, {name: values.to(torch.int32) for name, values in found.items()}
+
+    def count(self, time: int, pool: Pool = "none") -> int:
+        """How many rows the batch gives, known without running a model."""
+        if self.keep is None:
+            return self.document.numel() * (time if pool == "none" else 1)
+        return int(self.keep.sum() if pool == "none" else self.keep.any(1).sum())
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the model reads: attended ones where that is known."""
+        mask = self.inputs.get("attention_mask") if isinstance(self.inputs, Mapping) else None
+        return (
+            int(mask.sum())
+            if mask is not None
+            else (self.document.numel() if self.token is None else self.token.numel())
+        )
+
+
+def as_batch(raw: Any, first: int = 0, keep: TokenFilter | None = None) -> Batch:
+    """A batch from what a module takes: token numbers [batch, time], a tokenizer's mapping, or rows of numbers.
+
+    Documents are numbered from `first`. "labels" of a mapping are not the module's but the rows' classes.
+    """
+    if isinstance(raw, Batch):
+        return raw
+    label = None
+    if isinstance(raw, Mapping):
+        inputs: Any = {name: value for name, value in raw.items() if name != "labels"}
+        label = raw.get("labels")
+        token = inputs.get("input_ids")
+        leading = token if token is not None else next(iter(inputs.values()), None)
+    else:
+        inputs = leading = raw
+        token = raw if isinstance(raw, Tensor) and not raw.is_floating_point() and raw.ndim == 2 else None
+    if not isinstance(leading, Tensor) or leading.ndim == 0 or leading.shape[0] == 0:
+        kind = tuple(leading.shape) if isinstance(leading, Tensor) else type(leading).__name__
+        raise DataError(f"a batch is a tensor [batch, ...] or a mapping of such, with rows, not {kind}")
+    document = torch.arange(first, first + leading.shape[0])
+    if token is None:
+        return Batch(inputs, document, label=label)
+    mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
+    mask = torch.ones_like(token, dtype=torch.bool) if mask is None else mask.bool()
+    position = (mask.cumsum(1) - 1).clamp(min=0)
+    return Batch(inputs, document, (keep or TokenFilter())(token.cpu(), mask.cpu()), token.cpu(), position.cpu(), label)
+
+
+def number_documents(batches: Iterable[Any], keep: TokenFilter | None = None) -> Iterator[Batch]:
+    """Every item as a Batch; raw ones have their documents numbered one after the other."""
+    first = 0
+    for raw in batches:
+        batch = as_batch(raw, first, keep)
+        first = max(first, int(batch.document.max()) + 1)
+        yield batch
