@@ -10,19 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from monosem.anchoring.anchors import Anchors, true_features
 from monosem.anchoring.term import Anchoring
 from monosem.base.errors import MonosemError
 from monosem.base.spec import parse_call, to_plain
+from monosem.bench.absorption import Families, absorption
 from monosem.bench.baselines import anchors_alone, chance, oracle
 from monosem.bench.folds import Coded, evaluate
+from monosem.bench.laws import Hierarchy
 from monosem.bench.maps import similarity_map
 from monosem.bench.metrics import TAUS, flatten, score
 from monosem.bench.pool import run_all
 from monosem.bench.records import SCHEMA, environment, metrics_table, record_name, write_record
 from monosem.bench.tasks import Task, TaskSource, task
-from monosem.core.model import SDL
+from monosem.bench.world import Truth
+from monosem.core.model import SDL, Forward
 from monosem.methods import Method, method, with_anchoring
 from monosem.train.config import FitConfig
 from monosem.train.loop import Callback, fit
@@ -46,7 +50,10 @@ def pairing_of(spec: str) -> str:
 
 @dataclass(frozen=True)
 class Job:
-    """One run. `anchors` features are anchored (0: plain); features after the first `held_out` are scored."""
+    """One run. The first `anchors` features of the order are anchored (0: plain), those `among` them that are named.
+
+    Features after the first `held_out` are scored. A hierarchy can anchor "parents" or "children" only.
+    """
 
     task: str
     method: str
@@ -54,6 +61,7 @@ class Job:
     config: FitConfig
     anchors: int = 0
     held_out: int = 0
+    among: str = "all"
     anchoring: Anchoring = field(default_factory=Anchoring)
     n_q: int | None = None
     study: str = "bench"
@@ -72,7 +80,8 @@ class Job:
     @property
     def title(self) -> str:
         """A line for people."""
-        return f"{self.method}  {'anchored' if self.anchors else 'plain'}  seed {self.seed}"
+        arm = "plain" if not self.anchors else "anchored" if self.among == "all" else f"{self.among} anchored"
+        return f"{self.method}  {arm}  seed {self.seed}"
 
 
 def _head(job: Job, source: TaskSource | None) -> dict[str, Any]:
@@ -80,8 +89,8 @@ def _head(job: Job, source: TaskSource | None) -> dict[str, Any]:
     value = job.task_value
     plan = job.anchoring
     anchors = {
-        "kind": "true_features",
-        "k": job.anchors,
+        "kind": "true_features" if job.among == "all" else f"true_{job.among}",
+        "k": value.anchored(job.anchors, job.among).numel(),
         "weight": to_plain(plan.weight),
         "form": f"{plan.form}/{plan.sides}" + ("/hard" if plan.hard else ""),
         "init": plan.init,
@@ -121,20 +130,28 @@ def _beside(value: Task, held_out: int) -> dict[str, dict[str, Any]]:
 
 
 def evaluate_model(model: SDL, source: TaskSource, features: torch.Tensor, rows: int = EVAL_ROWS) -> dict[str, Any]:
-    """Every metric of a trained model on a task: recovery of `features`, codes on held-out rows."""
+    """Every metric of a trained model on a task: recovery of `features`, codes on held-out rows.
 
-    def batches() -> Iterable[Coded]:
+    In a hierarchy also absorption: of the families that are scored, and of those that are not.
+    """
+
+    def outputs() -> Iterable[tuple[Truth, Tensor, Forward]]:
         for start in range(0, rows, 1024):
             truth = source.held_out(min(1024, rows - start), start=start)
             x_p, x_r = source.pair(truth)
             with torch.no_grad():
                 out = model(x_p)
-            yield Coded(x_r, out.x_r_hat, out.code, truth.features.l0)
+            yield truth, x_r, out
 
     W_E, W_D = model.W_E.detach(), model.W_D.detach()
     p_widths, r_widths = source.p_widths, source.r_widths
     found = score(W_E, W_D, source.W_p, source.W_r, p_widths=p_widths, r_widths=r_widths, features=features)
-    return found | evaluate(batches())
+    found |= evaluate(Coded(x_r, out.x_r_hat, out.code, truth.features.l0) for truth, x_r, out in outputs())
+    law = source.task.world.law
+    if isinstance(law, Hierarchy):
+        codes = ((out.code, truth.features) for truth, _, out in outputs())
+        found |= absorption(Families.of(W_D, source.W_r, law), codes, features)
+    return found
 
 
 def run_job(job: Job, folder: str | Path, progress: bool = False, told: Callable[[int], None] | None = None) -> Path:
@@ -146,7 +163,7 @@ def run_job(job: Job, folder: str | Path, progress: bool = False, told: Callable
     anchors: Anchors | None = None
     alone: dict[str, Any] = {}
     if job.anchors:
-        anchors = true_features(source.W_p, source.W_r, value.anchor_order()[: job.anchors])
+        anchors = true_features(source.W_p, source.W_r, value.anchored(job.anchors, job.among))
         alone = {"anchors_alone": anchors_alone(source, anchors.p, anchors.r, features=features)["held_out"]}
     head = _head(job, source)
     for stale in folder.glob(f".{record_name(head)}.*.part"):  # a kill inside the write of this record

@@ -13,6 +13,7 @@ from monosem.base.errors import ArgumentError, check
 from monosem.base.registry import Registry
 from monosem.base.seeds import philox
 from monosem.base.spec import digest
+from monosem.bench.laws import Hierarchy
 from monosem.bench.world import Independent, Truth, World, WorldSpec
 
 __all__ = ["SIDES", "TASKS", "Task", "TaskSource", "task"]
@@ -67,8 +68,18 @@ class Task:
         return replace(self, world=replace(self.world, seed=seed))
 
     def anchor_order(self) -> Int[Tensor, " n"]:
-        """A permutation of the features by the world's seed alone: anchoring takes them in this order."""
-        return torch.from_numpy(philox(self.world.seed, "anchors").permutation(self.world.n))
+        """A permutation of the features by the world's seed and law alone: anchoring takes them in this order."""
+        return torch.from_numpy(self.world.law.anchor_order(philox(self.world.seed, "anchors"), self.world.n))
+
+    def anchored(self, k: int, among: str = "all") -> Int[Tensor, " anchored"]:
+        """Those of the first k features of the order that are of a kind; a hierarchy has "parents" and "children".
+
+        Raises: ArgumentError: the world's law has no such kind, or there is none among the k.
+        """
+        first = self.anchor_order()[:k]
+        found = first[torch.from_numpy(self.world.law.group(among, self.world.n))[first]]
+        check(not k or found.numel() > 0, f"none of the first k = {k} features are {among}; anchor more")
+        return found
 
     def scored(self, k: int | None = None) -> Int[Tensor, " scored"]:
         """The features that are scored when the first k are set aside (None: the usual number), in increasing order."""
@@ -130,6 +141,13 @@ def _add(name: str, version: int, world: WorldSpec, n_q: int, anchors: int) -> N
 _add("lrb/nano", 1, WorldSpec(24, (16, 16), 0.2, Independent(0.9), rows=2048), n_q=48, anchors=4)
 _add("lrb/mini", 1, WorldSpec(125, (96, 96), 0.1, Independent(0.99), rows=100_000), n_q=2000, anchors=12)
 _add("lrb/mini-hard", 1, WorldSpec(300, (96, 96), 0.12, Independent(0.98), rows=1400), n_q=2000, anchors=60)
+_add(
+    "lrb/hierarchy",
+    1,
+    WorldSpec(100, (48, 48), 0.2, Hierarchy((4,) * 10, 0.98, c_min=0.5, beta=0.5), rows=100_000),
+    400,
+    25,
+)
 _add("lrb/paper", 1, WorldSpec(1000, (768, 768), 0.1, Independent(0.99), rows=100_000), n_q=16_000, anchors=100)
 
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from monosem.base.errors import DataError, check
+from monosem.base.errors import ArgumentError, DataError, check
 from monosem.base.seeds import philox
 from monosem.base.spec import digest
 from monosem.bench.generator import Directions, feature_directions
@@ -27,6 +27,16 @@ class FeatureLaw(ABC):
     @abstractmethod
     def draw(self, rng: np.random.Generator, rows: int, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Active cells of a [rows, n] block: increasing flat positions (int64) and positive values (float64)."""
+
+    def anchor_order(self, rng: np.random.Generator, n: int) -> np.ndarray:
+        """A permutation of the features, the order in which anchoring takes them: any by default."""
+        return rng.permutation(n)
+
+    def group(self, name: str, n: int) -> np.ndarray:
+        """Which of the n features are of a named kind: a law that has kinds names them. Raises: ArgumentError."""
+        if name != "all":
+            raise ArgumentError(f"{type(self).__name__} has no {name!r} among its features; ask for 'all'")
+        return np.ones(n, dtype=bool)
 
 
 @dataclass(frozen=True)
