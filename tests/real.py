@@ -1,0 +1,17 @@
+"""Downloaded models and data in tests: there, or the test is skipped with the reason."""
+
+import pytest
+
+from monosem.base.errors import AbsentError
+from monosem.representations.assets import cached
+
+__all__ = ["need"]
+
+
+def need(*names: str) -> None:
+    """Skip the test unless every asset is in the cache; a wrong hash is a failure, not a reason to skip."""
+    for name in names:
+        try:
+            cached(name)
+        except AbsentError as error:
+            pytest.skip(str(error))
