@@ -1,0 +1,90 @@
+"""Statistics of a speed record: ratios to the product of the same turn, their median and their spread."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean, median, quantiles
+from typing import Any
+
+__all__ = ["CPU", "WALL", "Spread", "floor_pieces", "over_ours", "ratios", "scaling", "spread", "turns"]
+
+CPU, WALL = 0, 1
+"""Which of a span's two times: processor seconds of the process, or wall clock."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and quartiles of some numbers."""
+
+    median: float
+    low: float
+    high: float
+    count: int
+
+    def text(self, digits: int = 2) -> str:
+        """1.43 (1.41 to 1.46)."""
+        numbers = (self.median, self.low, self.high)
+        return "{} ({} to {})".format(*(f"{number:.{digits}f}" for number in numbers))
+
+
+def spread(numbers: Iterable[float]) -> Spread | None:
+    """Median and quartiles (of one number: itself thrice); None of nothing.
+
+    Example:
+        >>> spread([1.0, 2.0, 3.0, 4.0, 5.0]).text()
+        '3.00 (2.00 to 4.00)'
+    """
+    found = sorted(numbers)
+    if not found:
+        return None
+    low, _, high = quantiles(found, n=4, method="inclusive") if len(found) > 1 else (found[0],) * 3
+    return Spread(median(found), low, high, len(found))
+
+
+def turns(contender: Mapping[str, Any], state: str, threads: int = 1) -> list[Mapping[str, Any]]:
+    """A contender's turns in one state with one number of threads, in the order of the rounds."""
+    return [turn for turn in contender["turns"] if (turn["state"], turn["threads"]) == (state, threads)]
+
+
+def _ratio(turn: Mapping[str, Any], time: int) -> float:
+    step, product = (mean(float(span[time]) for span in turn[what]) for what in ("steps", "product"))
+    return step / product
+
+
+def ratios(contender: Mapping[str, Any], state: str, threads: int = 1, time: int = CPU) -> dict[int, float]:
+    """By round: mean step of a turn / mean product around it, in the same process."""
+    return {turn["round"]: _ratio(turn, time) for turn in turns(contender, state, threads)}
+
+
+def over_ours(
+    case: Mapping[str, Any], peer: str, state: str, ours: str, threads: int = 1, time: int = CPU
+) -> Spread | None:
+    """The peer's ratio over ours, round by round; `state` and `ours` are the states compared."""
+    theirs = ratios(case[peer], state, threads, time)
+    mine = ratios(case["monosem"], ours, threads, time)
+    return spread(theirs[r] / mine[r] for r in theirs if r in mine)
+
+
+def scaling(contender: Mapping[str, Any], state: str, threads: int) -> Spread | None:
+    """How well a step uses `threads` threads, relative to the product in the same process and round.
+
+    Equation: (step_1 / step_t) / (product_1 / product_t), wall clock; 1 is as well as the product.
+    """
+    one = ratios(contender, state, 1, WALL)
+    many = ratios(contender, state, threads, WALL)
+    return spread(one[r] / many[r] for r in one if r in many)
+
+
+def floor_pieces(floor: Mapping[str, Any], names: Sequence[str], threads: int = 1) -> dict[str, tuple[Spread, Spread]]:
+    """By piece: (ms of processor time, or of wall clock with several threads; share of the turn's product)."""
+    end = "" if threads == 1 else "_wall"
+    time = CPU if threads == 1 else WALL
+    found = {}
+    rows = turns(floor, "floor", threads)
+    for name in names:
+        ms = spread(turn["facts"][f"{name}{end}"] for turn in rows)
+        share = spread(
+            turn["facts"][f"{name}{end}"] / 1e3 / mean(span[time] for span in turn["product"]) for turn in rows
+        )
+        if ms is not None and share is not None:
+            found[name] = (ms, share)
+    return found
