@@ -10,7 +10,7 @@ from torch import Tensor
 from monosem.base.errors import RefusedError, check
 from monosem.core.activations import AbsTopK, BatchTopK, Gated, JumpReLU, ReLU, TopK
 from monosem.core.model import SDL
-from monosem.core.rownorm import RowNormSDL
+from monosem.core.units import Units
 
 __all__ = ["encoder_bias", "fold_decoder_norm", "fold_input_scale", "thresholds"]
 
@@ -62,23 +62,8 @@ def fold_input_scale(model: SDL, scale: float) -> SDL:
     Equation: x -> model(scale x) / scale, by W_E scale, b_in / scale, W_D / scale, b_D / scale; codes are the same.
     """
     check(math.isfinite(scale) and scale > 0, f"scale={scale}; an input scale is a positive number")
-    if isinstance(model, RowNormSDL):
-        raise RefusedError("a model with per-row normalisation does not see the scale of its input; leave it out")
-    model = copy.deepcopy(model)
-    if scale == 1.0:
-        return model
-    with torch.no_grad():
-        for weight in model.encoder.weights:
-            weight.mul_(scale)
-        for weight in model.decoder.weights:
-            weight.div_(scale)
-        for bias in (model.b_D, model._b_in):
-            if bias is not None:
-                bias.div_(scale)
-        if isinstance(model.activation, BatchTopK) and model.activation.rank_by_norm:
-            threshold = model.activation_state()["threshold"]  # stands against z ||W_D[:, j]||
-            threshold.copy_(torch.where(threshold > 0, threshold / scale, threshold))
-    return model
+    p, r = (torch.full((width,), scale) for width in (model.layout.n_p, model.layout.n_r))
+    return Units(torch.zeros_like(p), p, torch.zeros_like(r), r).fold(model)
 
 
 def fold_decoder_norm(model: SDL) -> SDL:

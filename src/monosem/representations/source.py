@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from monosem.base.errors import ArgumentError, DataError, check
+from monosem.core.units import Units
 from monosem.representations.table import Table, read_table
 
 __all__ = ["FileSource", "open_source"]
@@ -17,6 +18,8 @@ class FileSource:
     """Rows (x_p, x_r) of one or two tables; what the format keeps on disk is read row by row as it is used.
 
     `x_r` None means x_r = x_p. Several sources lie side by side; `p_widths` and `r_widths` are their widths.
+    `take` gives the rows that training sees, in `units` if these are set (`normalised` sets them); `sample` and the
+    tables give raw ones. `digest` is that of the data where it is known; otherwise all rows are read for it.
     Raises: DataError when a number is NaN or infinite (naming its row and column) or the tables' rows differ in number.
     """
 
@@ -26,6 +29,7 @@ class FileSource:
         x_r: Table | None = None,
         p_widths: tuple[int, ...] | None = None,
         r_widths: tuple[int, ...] | None = None,
+        digest: str | None = None,
     ) -> None:
         if x_r is not None and x_r.rows != x_p.rows:
             raise DataError(
@@ -39,16 +43,34 @@ class FileSource:
             check(min(widths) >= 1, f"{name} {widths} describe {table.path}; each is at least 1")
             if sum(widths) != table.width:
                 raise ArgumentError(f"{name} {widths} sum to {sum(widths)}, {table.path} has {table.width} columns")
-        self.digest = "+".join(_check_through(table) for table in (x_p, x_r) if table is not None)
+        self.units: Units | None = None
+        self._digest = digest or "+".join(_check_through(table) for table in (x_p, x_r) if table is not None)
+
+    @property
+    def digest(self) -> str:
+        """Of the data, and of the units in which they are given."""
+        return self._digest if self.units is None else f"{self._digest}@{self.units.digest}"
+
+    def normalised(self, centre: bool = True, scale: bool = True, rows: int = 65536) -> "FileSource":
+        """Train in units measured on up to `rows` rows: centred, mean norm sqrt(n) for each source; returns itself."""
+        self.units = Units.of(*self.sample(rows), self.p_widths, self.r_widths, centre, scale)
+        return self
 
     def take(self, index: Int[Tensor, " batch"]) -> tuple[Float[Tensor, "batch n_p"], Float[Tensor, "batch n_r"]]:
-        """Rows by number, as float32."""
+        """Rows by number, as float32, in the units of training."""
+        x_p, x_r = self._raw(index)
+        if self.units is None:
+            return x_p, x_r
+        read = self.units.read(x_p)
+        return read, read if x_r is x_p else self.units.written(x_r)
+
+    def _raw(self, index: Int[Tensor, " batch"]) -> tuple[Tensor, Tensor]:
         x_p = self.x_p.take(index)
         return x_p, x_p if self.x_r is None else self.x_r.take(index)
 
     def sample(self, rows: int) -> tuple[Float[Tensor, "rows n_p"], Float[Tensor, "rows n_r"]]:
-        """Up to `rows` rows, spread evenly over the table."""
-        return self.take(torch.linspace(0, self.rows - 1, min(rows, self.rows), dtype=torch.float64).round().long())
+        """Up to `rows` raw rows, spread evenly over the table: what a trained model takes."""
+        return self._raw(torch.linspace(0, self.rows - 1, min(rows, self.rows), dtype=torch.float64).round().long())
 
 
 def open_source(

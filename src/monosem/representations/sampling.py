@@ -1,0 +1,49 @@
+"""Texts drawn from a language model itself: for a small model, the only text that it knows well."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from monosem.base.errors import check
+from monosem.base.seeds import torch_generator
+
+__all__ = ["sample_texts"]
+
+
+@torch.inference_mode()
+def sample_texts(
+    model: Any,
+    tokenizer: Any,
+    documents: int,
+    tokens: int = 255,
+    batch: int = 64,
+    temperature: float = 1.0,
+    seed: int = 0,
+) -> Iterator[str]:
+    """Texts by ancestral sampling from nothing: each next token is drawn from softmax(logits / temperature).
+
+    `model` and `tokenizer` are transformers' (a causal language model). A text ends where the model ends it, or after
+    `tokens` tokens. Text i depends on the seed and on the batch that it stands in, not on how many are drawn.
+    Raises: ArgumentError when the tokenizer has no token to begin with.
+    """
+    begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    check(begin is not None, "the tokenizer has neither a beginning nor an end token; sampling cannot start")
+    check(temperature > 0, f"temperature={temperature}; it must be positive")
+    stops = {begin, tokenizer.eos_token_id} - {None}
+    for number in range(-(-documents // batch)):
+        generator = torch_generator(seed, "sample", number)
+        newest, past = torch.full((batch, 1), begin), None
+        drawn: list[torch.Tensor] = []
+        open_ = torch.ones(batch, dtype=torch.bool)
+        while len(drawn) < tokens and bool(open_.any()):
+            out = model(input_ids=newest, past_key_values=past, use_cache=True)
+            past = out.past_key_values
+            chances = torch.softmax(out.logits[:, -1].float().cpu() / temperature, -1)
+            newest = torch.multinomial(chances, 1, generator=generator)
+            drawn.append(newest[:, 0])
+            open_ &= ~torch.isin(newest[:, 0], torch.tensor(sorted(stops)))
+        rows = torch.stack(drawn, 1).tolist()
+        for row in rows[: documents - number * batch]:
+            end = next((i for i, token in enumerate(row) if token in stops), len(row))
+            yield tokenizer.decode(row[:end], skip_special_tokens=True).strip()
