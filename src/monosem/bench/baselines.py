@@ -15,7 +15,7 @@ from monosem.bench.metrics import score
 from monosem.bench.tasks import TaskSource
 from monosem.dictionary.omp import nonnegative_omp
 
-__all__ = ["anchors_alone", "chance", "oracle"]
+__all__ = ["anchors_alone", "chance", "oracle", "random_rows"]
 
 
 def chance(source: TaskSource, *, features: Int[Tensor, " scored"] | None = None, seed: int = 0) -> dict[str, Any]:
@@ -24,8 +24,8 @@ def chance(source: TaskSource, *, features: Int[Tensor, " scored"] | None = None
     Every untrained dictionary of the same size scores about this, so a method must beat it to have found anything.
     """
     n_q = source.task.n_q
-    W_E = _random_rows(n_q, sum(source.p_widths), seed, "chance/encoder")
-    W_D = _random_rows(n_q, sum(source.r_widths), seed, "chance/decoder").T
+    W_E = random_rows(n_q, sum(source.p_widths), seed, "chance/encoder")
+    W_D = random_rows(n_q, sum(source.r_widths), seed, "chance/decoder").T
     return _score(source, W_E, W_D, features)
 
 
@@ -73,7 +73,8 @@ def _score(source: TaskSource, W_E: Tensor, W_D: Tensor, features: Tensor | None
     return score(W_E, W_D, source.W_p, source.W_r, p_widths=p_widths, r_widths=r_widths, features=features)
 
 
-def _random_rows(count: int, width: int, seed: int, stream: str) -> Tensor:
+def random_rows(count: int, width: int, seed: int, stream: str) -> Float[Tensor, "count width"]:
+    """Unit directions at random, from a keyed stream."""
     rows = torch.from_numpy(philox(seed, stream).standard_normal((count, width)))
     unit: Tensor = rows / rows.norm(dim=1, keepdim=True)
     return unit

@@ -1,0 +1,142 @@
+"""Runs on real representations, recorded like those of the bench; labelled classes stand in for true features."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from monosem.anchoring.anchors import Anchors
+from monosem.base.errors import check
+from monosem.base.spec import digest, parse_call, to_plain
+from monosem.bench.baselines import random_rows
+from monosem.bench.folds import Coded, evaluate
+from monosem.bench.metrics import TAUS, flatten, score
+from monosem.bench.records import SCHEMA, environment, metrics_table, read_record, record_name, write_record
+from monosem.core.model import SDL
+from monosem.core.pairs import Source
+from monosem.methods import Method
+from monosem.train.config import FitConfig
+from monosem.train.loop import Result, fit
+
+__all__ = ["RealRun", "class_scores", "code_scores", "run_real"]
+
+
+@dataclass(frozen=True, eq=False)
+class RealRun:
+    """One training on rows that a name and a specification identify; `arm` names what was changed in the method."""
+
+    study: str
+    data: str
+    spec: Mapping[str, Any]
+    source: Source
+    method: Method
+    n_q: int
+    config: FitConfig
+    anchors: Anchors | None = None
+    arm: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """What identifies the run, in the record's form."""
+        plan = self.method.anchoring
+        spec = dict(self.spec) | {"n_q": self.n_q, "rows": self.source.rows, "widths": list(self.source.p_widths)}
+        anchors = self.anchors and {
+            "kind": self.anchors.kind,
+            "k": self.anchors.k,
+            "weight": to_plain(plan.weight),
+            "form": f"{plan.form}/{plan.sides}" + ("/hard" if plan.hard else ""),
+            "init": plan.init,
+        }
+        name = parse_call(self.method.spec)[0]
+        return {
+            "schema": SCHEMA,
+            "study": self.study,
+            "task": {
+                "name": f"real/{self.data}",
+                "version": 1,
+                "spec": spec,
+                "hash": digest(spec),
+                "data_digest": self.source.digest,
+                "pairing": "sae",
+            },
+            "method": {"name": f"{name}{'-' * bool(self.arm)}{self.arm}", "spec": to_plain(self.method)},
+            "anchors": anchors,
+            "seed": {"world": 0, "train": self.config.seed},
+            "config": to_plain(self.config) | dict(self.extra),
+        }
+
+
+def run_real(
+    run: RealRun,
+    folder: str | Path,
+    scores: Callable[[Result], Mapping[str, Mapping[str, Any]]],
+    work: str | Path | None = None,
+) -> dict[str, Any]:
+    """Train, score and write the record, or read the record that is there already.
+
+    `scores` gives {"value": ..., "chance": ..., "anchors_alone": ...} as `metrics_table` takes them. With `work`, a
+    folder for checkpoints, an interrupted run goes on.
+    """
+    head = run.head
+    path = Path(folder) / record_name(head)
+    if path.exists():
+        return read_record(path)
+    out = None if work is None else Path(work) / path.name.removesuffix(".record.json")
+    result = fit(run.method, run.source, run.n_q, run.config, run.anchors, out=out)
+    found = scores(result)
+    numbers, curves = flatten(found["value"])
+    empty: dict[str, list[float]] = {
+        kind: [] for kind in ("encoder_raw", "encoder_cosine", "decoder_cosine", "decoder_signed")
+    }
+    known = {name.rpartition(".")[2]: curve for name, curve in curves.items() if name.startswith("held_out.")}
+    record = head | {
+        "metrics": metrics_table(numbers, **{who: flatten(part)[0] for who, part in found.items() if who != "value"}),
+        "curves": {"tau": list(TAUS), **known} if known else {"tau": [], **empty},
+        "similarity": None,
+        "training": {name: [entry[name] for entry in result.log] for name in ("step", "loss", "fvu", "l0", "dead")},
+        "env": environment(),
+        "wall_time_s": result.seconds,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    write_record(folder, record)
+    return record
+
+
+def class_scores(
+    model: SDL, means: Anchors, anchored: Int[Tensor, " k"], seed: int = 0
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Recovery of class means, counted over held-out, anchored and all classes apart.
+
+    Gives value, chance (as many random unit directions) and anchors_alone (the anchored means as whole dictionary).
+    """
+    classes = torch.arange(means.k)
+    held_out = classes[~torch.isin(classes, anchored)]
+    check(held_out.numel() > 0, f"all {means.k} classes are anchored; leave some out to score on")
+    groups = {"held_out": held_out, "all": classes} | ({"anchored": anchored} if anchored.numel() else {})
+
+    def on(W_E: Tensor, W_D: Tensor) -> dict[str, dict[str, Any]]:
+        return {name: score(W_E, W_D, means.p, means.r, features=group) for name, group in groups.items()}
+
+    found = {
+        "value": on(model.W_E.detach(), model.W_D.detach()),
+        "chance": on(
+            random_rows(model.n_q, means.p.shape[0], seed, "chance/encoder"),
+            random_rows(model.n_q, means.r.shape[0], seed, "chance/decoder").T,
+        ),
+    }
+    if anchored.numel():
+        found["anchors_alone"] = on(means.p[:, anchored].T, means.r[:, anchored])
+    return found
+
+
+def code_scores(model: SDL, x_p: Float[Tensor, "rows n_p"], x_r: Float[Tensor, "rows n_r"]) -> dict[str, float]:
+    """FVU, L0 and the share of latents that never fire, on rows that were not trained on."""
+    with torch.no_grad():
+        pairs = [(y, model(x)) for x, y in zip(torch.split(x_p, 1024), torch.split(x_r, 1024), strict=True)]
+    return evaluate(Coded(y, out.x_r_hat, out.code) for y, out in pairs)
