@@ -168,7 +168,7 @@ def test_equal_strengths_keep_the_earlier_row() -> None:
 
 
 def test_a_passage_that_is_cut_keeps_its_best_row() -> None:
-    keep = Keep(1, 2, 1)
+    keep = Keep(1, 2)
 
     def look(latent: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         nothing = np.zeros(row.size, dtype=np.uint8)
@@ -184,6 +184,9 @@ def test_passages() -> None:
     document = np.repeat([7, 8, 7], [PASSAGE + 2, 3, 1])
     rows = Rows(TensorSource(torch.zeros(document.size, 1)), document=document)
     assert rows.passage.tolist() == [0] * PASSAGE + [1, 1, 2, 2, 2, 3]
+    position = np.array([0, 2, 5, 0, 1, 1])  # gaps are left-out tokens; falling back begins another window
+    rows = Rows(TensorSource(torch.zeros(6, 1)), document=np.zeros(6, dtype=np.int64), position=position)
+    assert rows.segment.tolist() == [0, 0, 0, 1, 1, 2]
 
 
 def test_nearest_latents() -> None:
@@ -192,11 +195,11 @@ def test_nearest_latents() -> None:
     index, cosine = nearest_latents(W_D, 4)
     unit = (W_D / W_D.norm(dim=0).clamp(min=1e-9)).numpy()
     full = unit.T @ unit
-    np.fill_diagonal(full, 0)
+    np.fill_diagonal(full, -2)
     for j in range(12):
         assert j not in index[j]
         np.testing.assert_allclose(cosine[j], full[j, index[j]], atol=1e-6)
-        np.testing.assert_allclose(np.abs(cosine[j]), np.sort(np.abs(full[j]))[::-1][:4], atol=1e-6)
+        np.testing.assert_allclose(cosine[j], np.sort(full[j])[::-1][:4], atol=1e-6)
     assert (cosine[3] == 0).all()
     assert nearest_latents(W_D[:, :2], 8)[0].tolist() == [[1], [0]]
 

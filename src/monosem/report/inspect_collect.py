@@ -44,7 +44,7 @@ class Options:
 class Inspection:
     """What `collect` found. `top` are the strongest contexts, `sample` a uniform sample of the firings.
 
-    `cosine` are the signed cosines of decoder columns with those of `nearest`; `fvu` is None where it is undefined.
+    `cosine` are the cosines of decoder columns with those of `nearest`, the largest; `fvu` is None where it is undefined.
     """
 
     options: Options
@@ -85,7 +85,7 @@ def collect(
     before, after = (options.before, options.after) if rows.document is not None else (0, 0)
     labels = None if rows.labels is None else rows.labels.codes.numpy()
     counts = Counts(model.n_q, 0 if rows.labels is None else len(rows.labels.names))
-    top, sample = (Keep(model.n_q, most, before + 1 + after) for most in (options.top, options.sample))
+    top, sample = (Keep(model.n_q, most, before, after) for most in (options.top, options.sample))
     metric, state = FVU(), FVU().init()
     step = max(256, min(8192, _CELLS // model.n_q))
     training = model.training
@@ -116,7 +116,7 @@ def collect(
 
 
 def nearest_latents(W_D: Float[Tensor, "n_r n_q"], most: int) -> tuple[np.ndarray, np.ndarray]:
-    """For every latent the others whose decoder columns have the largest |cos| with its own, and these cosines.
+    """For every latent the others whose decoder columns have the largest cosine with its own, and these cosines.
 
     Shapes: [n_q, min(most, n_q - 1)] each. A zero column has cosine 0.
     """
@@ -128,10 +128,9 @@ def nearest_latents(W_D: Float[Tensor, "n_r n_q"], most: int) -> tuple[np.ndarra
     for start in range(0, n_q, step):
         part = columns[:, start : start + step].T @ columns
         own = torch.arange(part.shape[0])
-        size = part.abs()
-        size[own, own + start] = -1.0
-        found = size.topk(most, 1).indices
-        index[start : start + step], cosine[start : start + step] = found.numpy(), part.gather(1, found).numpy()
+        part[own, own + start] = -2.0  # itself comes last
+        found = part.topk(most, 1)
+        index[start : start + step], cosine[start : start + step] = found.indices.numpy(), found.values.numpy()
     return index, cosine
 
 
@@ -153,15 +152,13 @@ def _look(
 ) -> Look:
     """How a context's neighbours are found among the cells of the rows [low, high)."""
     cells = latent * (high - low) + (row - low)
-    document = None if rows.document is None else np.asarray(rows.document[low:high])
+    segment = rows.segment[low:high]
 
     def same(at: np.ndarray, reach: np.ndarray) -> np.ndarray:
-        """How many rows in a line away from `at` belong to its document."""
-        if document is None or not reach.size:
-            return np.zeros(at.size, dtype=np.uint8)
+        """How many rows in a line away from `at` belong to its segment."""
         to = at[:, None] + reach
         inside = (to >= low) & (to < high)
-        equal = document[np.clip(to, low, high - 1) - low] == document[at - low][:, None]
+        equal = segment[np.clip(to, low, high - 1) - low] == segment[at - low][:, None]
         reached: np.ndarray = np.cumprod(inside & equal, axis=1).sum(1).astype(np.uint8)
         return reached
 

@@ -16,11 +16,13 @@ class Keep:
     """The `most` contexts of highest priority per latent, each the best row of its passage.
 
     The result is the same for any cut of the rows into batches: of equal priorities the earlier row stays.
-    Shapes: priority, row, passage, left, right [n_q, most]; window [n_q, most, width]. An empty place has row -1.
+    Shapes: priority, row, passage, left, right [n_q, most]; window [n_q, most, width], width = before + 1 + after. An
+        empty place has row -1; places are in order, the best first.
     """
 
-    def __init__(self, n_q: int, most: int, width: int) -> None:
-        self.most = most
+    def __init__(self, n_q: int, most: int, before: int = 0, after: int = 0) -> None:
+        self.most, self.before = most, before
+        width = before + 1 + after
         self.priority: Float[np.ndarray, "n_q most"] = np.full((n_q, most), -np.inf)
         self.row: Int[np.ndarray, "n_q most"] = np.full((n_q, most), -1, dtype=np.int64)
         self.passage: Int[np.ndarray, "n_q most"] = np.full((n_q, most), -1, dtype=np.int64)
@@ -38,7 +40,7 @@ class Keep:
         """Show it some cells; `look` is asked for the windows of those that stay."""
         if not self.most:
             return
-        fresh = priority > self.priority[:, -1][latent]  # places are in order, the last is the worst
+        fresh = priority > self.priority[:, -1][latent]  # the last place is the worst
         if not fresh.any():
             return
         latent, row, passage, priority = latent[fresh], row[fresh], passage[fresh], priority[fresh]

@@ -61,12 +61,21 @@ class Rows:
         return next((name for name, found in shown if found is not None), "rows")
 
     @cached_property
-    def passage(self) -> Int[np.ndarray, " rows"]:
-        """The number of each row's passage; without documents every row is one."""
+    def segment(self) -> Int[np.ndarray, " rows"]:
+        """The number of each row's stretch of text: a new one begins with a document, or where positions fall back."""
         if self.document is None:
             return np.arange(self.count)
-        document, at = np.asarray(self.document), np.arange(self.count)
-        begins = np.diff(document, prepend=document[:1] - 1) != 0
-        first = np.maximum.accumulate(np.where(begins, at, 0))
+        begins = np.diff(np.asarray(self.document), prepend=-1) != 0
+        begins[:1] = True
+        if self.position is not None:
+            begins[1:] |= np.diff(np.asarray(self.position)) <= 0
+        number: np.ndarray = np.cumsum(begins) - 1
+        return number
+
+    @cached_property
+    def passage(self) -> Int[np.ndarray, " rows"]:
+        """The number of each row's passage: PASSAGE rows of a segment; without documents every row is one."""
+        at = np.arange(self.count)
+        first = np.maximum.accumulate(np.where(np.diff(self.segment, prepend=-1) != 0, at, 0))
         number: np.ndarray = np.cumsum((at - first) % PASSAGE == 0) - 1
         return number
