@@ -26,7 +26,8 @@ class Families:
 
     Equation:
         latent(f) = argmax_j cos(w_D^j, w_r^f)
-        (a, b) = argmin |w_D^j / |w_D^j| - a w_r^p - b w_r^c|,  carried[j, c] = min(a, b)  for c a child of p
+        (a, b) = argmin |w_D^j / |w_D^j| - a w_r^p - b w_r^c|,  carried[j, c] = min(a, b)  for c a child of p,
+        or -1 where w_D^j lies nearer to a feature outside the family than to c: it is not a latent of c then
 
     Shapes: W_D [n_r, n_q], W_r [n_r, n].
     """
@@ -43,13 +44,15 @@ class Families:
         """Measured in float64 on unit columns; a zero column stands for nothing."""
         columns, true = (torch.nn.functional.normalize(W.detach().double(), dim=0) for W in (W_D, W_r))
         parent_of = torch.from_numpy(law.parent_of)
-        cosine = columns.T @ true[:, : law.related]
-        above, below = cosine[:, : law.parents], cosine[:, law.parents :]
+        cosine = columns.T @ true
+        above, below = cosine[:, : law.parents], cosine[:, law.parents : law.related]
+        family = torch.cat([torch.arange(law.parents), parent_of, torch.full((true.shape[1] - law.related,), -1)])
+        nearest = torch.stack([cosine.masked_fill(family == p, -1.0).amax(1) for p in range(law.parents)], 1)
         between = (true[:, : law.parents][:, parent_of] * true[:, law.parents : law.related]).sum(0)
         along_parent = (above[:, parent_of] - between * below) / (1 - between**2)
         along_child = (below - between * above[:, parent_of]) / (1 - between**2)
         parent, child = above.max(0), below.max(0)
-        carried = torch.minimum(along_parent, along_child)
+        carried = torch.minimum(along_parent, along_child).where(below >= nearest[:, parent_of], -1.0)
         return Families(parent.indices, child.indices, parent.values, child.values, carried, parent_of)
 
 
@@ -97,7 +100,7 @@ def _summary(families: Families, totals: Tensor, above: Tensor, chosen: Tensor) 
     return {
         "recall": float(recall.mean()),
         "absorbed": float(lost.mean()),
-        "missed": float((1 - recall - lost).mean()),
+        "missed": float(((present - hits - absorbed) / present).mean()),
         "precision": float((hits / fired)[fired > 0].mean()),
         "merged": float(own[children].double().mean()),
         "parent_cosine": float(families.parent_cosine[chosen].mean()),

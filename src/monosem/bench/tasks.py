@@ -145,7 +145,7 @@ _add(
     "lrb/hierarchy",
     1,
     WorldSpec(100, (48, 48), 0.2, Hierarchy((4,) * 10, 0.98, c_min=0.5, beta=0.5), rows=100_000),
-    400,
+    200,
     25,
 )
 _add("lrb/paper", 1, WorldSpec(1000, (768, 768), 0.1, Independent(0.99), rows=100_000), n_q=16_000, anchors=100)
