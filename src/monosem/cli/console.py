@@ -15,9 +15,9 @@ from monosem.base.errors import MonosemError
 
 __all__ = ["CONTINUES", "EXTRAS", "Commands", "err", "fail", "out", "say"]
 
-CONTINUES = frozenset(["bench", "train"])
+CONTINUES = frozenset(["bench", "harvest", "train"])
 """Commands that go on where they stopped when they are called again."""
-EXTRAS = {"matplotlib": "report", "pyarrow": "data", "scipy": "bench"}
+EXTRAS = {"matplotlib": "report", "pyarrow": "data", "scipy": "bench", "tokenizers": "real", "transformers": "real"}
 """The extra that installs a package."""
 
 

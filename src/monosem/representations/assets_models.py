@@ -13,7 +13,7 @@ from torch import Tensor
 from monosem.base.errors import check
 from monosem.representations.assets import unpacked
 
-__all__ = ["minilm", "minilm_finetuned", "sentence_vectors", "smollm2", "stories15m"]
+__all__ = ["minilm", "minilm_finetuned", "quiet", "sentence_vectors", "smollm2", "stories15m"]
 
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _ENCODER = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
@@ -56,7 +56,7 @@ def smollm2() -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = unpacked("smollm2", [_GGUF])
-    with _quiet():
+    with quiet():
         model = AutoModelForCausalLM.from_pretrained(
             folder, gguf_file=_GGUF, dtype=torch.float32, local_files_only=True
         )
@@ -97,13 +97,13 @@ def _encoder(name: str, inside: str) -> tuple[Any, Any]:
     from transformers import AutoModel, AutoTokenizer
 
     folder = unpacked(name, [f"{inside}/{file}" for file in _ENCODER])
-    with _quiet():
+    with quiet():
         model = AutoModel.from_pretrained(folder, local_files_only=True)
         return model.eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars while weights load."""
     from transformers.utils import logging
 
