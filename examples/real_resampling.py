@@ -1,0 +1,194 @@
+"""Dead latents on a real network: what AuxK, resampling and anchoring do about them (Tang et al. 2025, figure 7).
+
+TopK sparse autoencoders on the residual stream of SmolLM2-135M (after layer 15, consumer complaints as text), four
+ways, the same rows and seeds: no remedy, AuxK, resampling of dead latents, anchors at the mean rows of frequent tokens.
+
+    monosem fetch smollm2 complaints
+    python examples/real_resampling.py                                 # a small run, some minutes on one core
+    python examples/real_resampling.py --rows 200000 --n-q 4608 --steps 1000 --seeds 3 --out records/resampling
+
+Run again, it goes on where it stopped; --draw only draws what the records hold. A latent is dead when it has not fired
+for --window tokens. The first token of a text is left out: its row is a hundred times longer than the others.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from monosem import FitConfig, TensorSource, class_means, method
+from monosem.anchoring.anchors import Anchors
+from monosem.bench.real import RealRun, code_scores, run_real
+from monosem.bench.records import read_records
+from monosem.losses.resample import Resample
+from monosem.methods import Method, with_resampling
+from monosem.representations.assets import cache_folder
+from monosem.representations.assets_data import complaints
+from monosem.representations.assets_models import smollm2
+from monosem.representations.batches import TokenFilter
+from monosem.representations.harvest import harvest
+from monosem.representations.store import Store, open_store
+
+STUDY = "real-resampling"
+ARMS = ("no remedy", "AuxK", "resampling", "anchoring")
+SITE = "model.layers.14:out"
+LENGTH = 256
+
+
+def batches(tokenizer: Any) -> Iterator[dict[str, torch.Tensor]]:
+    """Texts cut at LENGTH tokens, sixteen at a time, of like length."""
+    texts = complaints().texts
+    for start in range(0, len(texts), 256):
+        part = [tokenizer(text)["input_ids"][:LENGTH] for text in texts[start : start + 256]]
+        part = sorted((tokens for tokens in part if len(tokens) >= 16), key=len)
+        for first in range(0, len(part), 16):
+            group = part[first : first + 16]
+            ids = torch.zeros(len(group), len(group[-1]), dtype=torch.int64)
+            mask = torch.zeros_like(ids)
+            for row, tokens in enumerate(group):
+                ids[row, : len(tokens)], mask[row, : len(tokens)] = torch.tensor(tokens), 1
+            yield {"input_ids": ids, "attention_mask": mask}
+
+
+def activations(rows: int) -> Store:
+    """Rows of the residual stream, harvested once (the network in bfloat16, rows kept in float16)."""
+    folder = cache_folder() / "stores" / f"smollm2-complaints-l15-{rows}"
+    if (folder / "manifest.json").exists():
+        return open_store(folder)
+    network, tokenizer = smollm2()
+    network = network.to(torch.bfloat16)
+    told = {"next": 0}
+
+    def progress(done: int, _: int) -> None:
+        if done >= told["next"]:
+            print(f"harvested {done:,} of {rows:,} rows", flush=True)
+            told["next"] += 20_000
+
+    keep = TokenFilter(first=1)
+    return harvest(network, SITE, batches(tokenizer), folder, keep=keep, dtype="float16", rows=rows, progress=progress)
+
+
+def prepared(store: Store) -> tuple[torch.Tensor, torch.Tensor]:
+    """(all rows in float16, their tokens): centred, mean norm sqrt(n_p)."""
+    rows = torch.cat([part for _, part in store.table(SITE).chunks()])
+    rows = rows - rows.mean(0)
+    rows *= rows.shape[1] ** 0.5 / rows.norm(dim=1).mean()
+    return rows.half(), torch.from_numpy(np.asarray(store.tokens[0 : store.rows]).astype(np.int64))
+
+
+def token_anchors(rows: torch.Tensor, tokens: torch.Tensor, k: int) -> Anchors:
+    """Centred mean rows of the k most frequent tokens."""
+    known, count = torch.unique(tokens, return_counts=True)
+    frequent = known[count.argsort(descending=True)[:k]]
+    inside = torch.isin(tokens, frequent)
+    return class_means(rows[inside].float(), tokens[inside])
+
+
+def arm_method(arm: str, k: int, steps: int) -> Method:
+    """The method of an arm."""
+    plain = method(f"topk(k={k}, aux=0.0)")
+    if arm == "AuxK":
+        return method(f"topk(k={k})")
+    return with_resampling(plain, Resample(every=max(1, steps // 10))) if arm == "resampling" else plain
+
+
+def study(options: argparse.Namespace) -> None:
+    """Train every arm with every seed, seed by seed."""
+    store = activations(options.rows)
+    rows, tokens = prepared(store)
+    held = rows.shape[0] // 10
+    train, fresh = rows[:-held], rows[-held:][:8192].float()
+    source = TensorSource(train, digest=str(store.manifest["shards"][0]["sha256"]))
+    anchors = token_anchors(train, tokens[:-held], options.anchors)
+    spec = {"model": "SmolLM2-135M-Instruct", "site": SITE, "text": "complaints", "held_out_rows": held}
+    for seed in range(options.seeds):
+        for arm in ARMS:
+            config = FitConfig(
+                steps=options.steps,
+                batch_size=options.batch,
+                lr=options.lr,
+                seed=seed,
+                dead_window=options.window,
+                log_every=max(1, options.steps // 50),
+                checkpoint_every=max(1, options.steps // 4),
+                threads=1,
+            )
+            run = RealRun(
+                STUDY,
+                "smollm2-l15",
+                spec,
+                source,
+                arm_method(arm, options.k, options.steps),
+                options.n_q,
+                config,
+                anchors if arm == "anchoring" else None,
+                arm.replace(" ", "_"),
+            )
+            record = run_real(
+                run,
+                options.out,
+                lambda result: {"value": code_scores(result.model, fresh, fresh)},
+                options.out / "runs",
+            )
+            scores = {name: row["value"] for name, row in record["metrics"].items()}
+            dead = record["training"]["dead"][-1]
+            print(f"{arm:<12} seed {seed}  fresh rows: FVU {scores['fvu']:.4f}  dead at the end {dead:.1%}", flush=True)
+
+
+def series(records: list[dict[str, Any]], arm: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """(steps, seeds x steps) of one arm."""
+    own = [r["training"] for r in records if r["method"]["name"].partition("-")[2] == arm.replace(" ", "_")]
+    return np.array(own[0]["step"]), np.array([training[name] for training in own])
+
+
+def draw(folder: Path, path: Path) -> None:
+    """Two panels over training: the share of dead latents, and the error on the rows of the step."""
+    from matplotlib.figure import Figure
+
+    from monosem.report.style import plain_axes, styles, to_svg
+
+    records = [record for record in read_records(folder) if record["study"] == STUDY]
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for arm, style in zip(ARMS, styles(len(ARMS)), strict=True):
+        for axes, name in ((left, "dead"), (right, "fvu")):
+            steps, values = series(records, arm, name)
+            axes.plot(steps, values.mean(0), color=style.colour, label=arm)
+            axes.fill_between(steps, values.min(0), values.max(0), color=style.colour, alpha=0.2, linewidth=0)
+    left.set(xlabel="step", ylabel="share of latents that are dead", ylim=(0, None))
+    right.set(xlabel="step", ylabel="FVU of the step's rows", yscale="log")
+    for axes in (left, right):
+        plain_axes(axes)
+    left.legend(frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(to_svg(figure, "Dead latents and error over training, with no remedy and with three"))
+    print(f"figure: {path}")
+
+
+def main() -> None:
+    """Harvest, train, draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--n-q", type=int, default=1152)
+    parser.add_argument("--k", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--batch", type=int, default=512)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--window", type=int, default=20_000, help="tokens without firing that make a latent dead")
+    parser.add_argument("--anchors", type=int, default=64, help="frequent tokens that anchor latents")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("runs/real-resampling"))
+    parser.add_argument("--figure", type=Path, help="default: figure.svg in --out")
+    parser.add_argument("--draw", action="store_true", help="only draw")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if not options.draw:
+        study(options)
+    draw(options.out, options.figure or options.out / "figure.svg")
+
+
+if __name__ == "__main__":
+    main()
