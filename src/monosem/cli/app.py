@@ -5,7 +5,21 @@ from typing import Annotated
 import typer
 
 from monosem.base.machine import package_version
-from monosem.cli import bench, catalog, check, cite, convert, evaluate, fetch, harvest, report, sample, speed, train
+from monosem.cli import (
+    bench,
+    catalog,
+    check,
+    cite,
+    convert,
+    evaluate,
+    fetch,
+    harvest,
+    inspect,
+    report,
+    sample,
+    speed,
+    train,
+)
 from monosem.cli.console import Commands, out
 
 __all__ = ["app"]
@@ -37,5 +51,5 @@ def _root(
     """Sparse dictionary learning as one problem, x_r_hat = W_D σ(W_E x_p + b_E) + b_D, scored against known truth."""
 
 
-for _command in (bench, train, evaluate, report, catalog, cite, check, convert, fetch, harvest, sample, speed):
+for _command in (bench, train, evaluate, report, catalog, cite, check, convert, fetch, harvest, inspect, sample, speed):
     _command.register(app)

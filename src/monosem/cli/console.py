@@ -17,7 +17,14 @@ __all__ = ["CONTINUES", "EXTRAS", "Commands", "err", "fail", "out", "say"]
 
 CONTINUES = frozenset(["bench", "harvest", "train"])
 """Commands that go on where they stopped when they are called again."""
-EXTRAS = {"matplotlib": "report", "pyarrow": "data", "scipy": "bench", "tokenizers": "real", "transformers": "real"}
+EXTRAS = {
+    "PIL": "report",
+    "matplotlib": "report",
+    "pyarrow": "data",
+    "scipy": "bench",
+    "tokenizers": "real",
+    "transformers": "real",
+}
 """The extra that installs a package."""
 
 

@@ -44,7 +44,7 @@ class Options:
 class Inspection:
     """What `collect` found. `top` are the strongest contexts, `sample` a uniform sample of the firings.
 
-    `cosine` are the cosines of decoder columns with those of `nearest`, the largest; `fvu` is None where it is undefined.
+    `cosine` are those of decoder columns with those of `nearest`, the largest; `fvu` is None where it is undefined.
     """
 
     options: Options

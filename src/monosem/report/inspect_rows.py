@@ -38,7 +38,7 @@ class Rows:
 
     def __post_init__(self) -> None:
         check(self.source.rows is not None, "the rows are an endless stream; give a table or a store", DataError)
-        check((self.token is None) == (self.decode is None), "token needs decode, which turns numbers into texts")
+        check(self.token is None or self.decode is not None, "token needs decode, which turns numbers into texts")
         check(self.token is None or self.document is not None, "token needs document: where each context ends")
         labels = None if self.labels is None else self.labels.codes
         given = {"labels": labels, "token": self.token, "document": self.document, "position": self.position}

@@ -1,0 +1,129 @@
+"""`monosem inspect`: a page to look at what each latent fires on."""
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from monosem.cli.console import err, say
+
+if TYPE_CHECKING:
+    from monosem.core.model import SDL
+    from monosem.report.inspect_rows import Rows
+    from monosem.representations.logits import LogitEffect
+
+__all__ = ["LARGE", "inspect", "register"]
+
+LARGE = 64
+"""Megabytes above which a page is said to be large."""
+
+_data = partial(typer.Option, rich_help_panel="Rows", show_default=False)
+_seen = partial(typer.Option, rich_help_panel="What is seen of a row", show_default=False)
+_kept = partial(typer.Option, rich_help_panel="How much the page holds")
+
+
+def inspect(
+    folder: Annotated[Path, typer.Argument(metavar="MODEL", help="A trained model, of any known format.")],
+    data: Annotated[
+        Path,
+        typer.Option(help="A store from `monosem harvest`, or a table: .npy, .safetensors, .parquet."),
+    ],
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="The page. [default: MODEL/latents.html]", show_default=False)
+    ] = None,
+    read: Annotated[str | None, _data(help="Site of the store that the model reads.")] = None,
+    write: Annotated[str | None, _data(help="Site that it writes, for a transcoder.")] = None,
+    target: Annotated[Path | None, _data(help="Table of x_r, for a transcoder.")] = None,
+    key: Annotated[str | None, _data(help="Tensor of a .safetensors file, or columns of a .parquet one.")] = None,
+    target_key: Annotated[str | None, _data(help="The same for --target.")] = None,
+    rows: Annotated[int | None, _data(help="Use only the first so many rows.")] = None,
+    texts: Annotated[Path | None, _seen(help="A text per row: .txt (lines), .json, .npy or .parquet.")] = None,
+    texts_key: Annotated[str | None, _seen(help="Column of a .parquet file.")] = None,
+    images: Annotated[Path | None, _seen(help="An image per row: .npy (uint8), or a folder in order of names.")] = None,
+    labels: Annotated[Path | None, _seen(help="A class per row: .npy, .safetensors or .parquet.")] = None,
+    labels_key: Annotated[str | None, _seen(help="As --key.")] = None,
+    network: Annotated[
+        str | None, _seen(help="The language model of the site: shows the tokens that latents promote.")
+    ] = None,
+    anchors: Annotated[
+        Path | None, _seen(help="Anchors that held the first latents. [default: those in MODEL]")
+    ] = None,
+    top: Annotated[int, _kept(help="Strongest contexts of every latent.")] = 12,
+    sample: Annotated[int, _kept(help="Contexts drawn at random from all its firings.")] = 4,
+    before: Annotated[int, _kept(help="Tokens before the strongest one of a context.")] = 20,
+    after: Annotated[int, _kept(help="Tokens after it.")] = 10,
+    title: Annotated[str | None, typer.Option(help="Heading. [default: MODEL's name]", show_default=False)] = None,
+    threads: Annotated[int | None, typer.Option(help="Torch threads.")] = None,
+) -> None:
+    """Write one self-contained HTML page of all latents: what each fires on, how often, and what lies near it."""
+    import torch
+
+    from monosem.anchoring.anchors import load_anchors
+    from monosem.cli.harvest import rate_bar
+    from monosem.interop import read as read_model
+    from monosem.report.inspect_collect import Options
+    from monosem.report.inspect_load import anchors_beside, rows_from
+    from monosem.report.inspect_page import inspect_page, write_inspect_page
+
+    options = Options(top, sample, before, after)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    loaded = read_model(folder)
+    with err().status(f"reading {data}"):
+        seen = rows_from(
+            data,
+            loaded.model,
+            target=target,
+            key=key,
+            target_key=target_key,
+            read=read,
+            write=write,
+            rows=rows,
+            labels=labels,
+            labels_key=labels_key,
+            texts=texts,
+            texts_key=texts_key,
+            images=images,
+        )
+        held, names = anchors_beside(folder) if anchors is None else (load_anchors(anchors), ())
+        effect, seen = (None, seen) if network is None else _effect(loaded.model, network, seen)
+    with rate_bar(seen.count) as progress:
+        page = inspect_page(
+            loaded.model,
+            seen,
+            options,
+            title=title or folder.resolve().name,
+            method=str(loaded.metadata.get("method", "")),
+            effect=effect,
+            anchors=held,
+            anchor_names=names,
+            told=lambda done: progress(done, done),
+        )
+    path = write_inspect_page(out_file or folder / "latents.html", page)
+    size = len(page) / 1e6
+    say(f"latents  {path} ({size:.1f} MB), opens in a browser without a server")
+    if size > LARGE:
+        say(f"the page is large; --top {max(1, top // 2)} --sample 0, or a shorter context, make it smaller", "yellow")
+    if seen.kind == "tokens" and network is None:
+        say("with --network, the language model, it also shows the tokens that latents promote", "dim")
+
+
+def _effect(model: "SDL", network: str, seen: "Rows") -> "tuple[LogitEffect, Rows]":
+    """Promoted and suppressed tokens; the rows gain the tokenizer's texts where they have none."""
+    from dataclasses import replace
+
+    from monosem.representations.logits import logit_effect
+    from monosem.representations.models import open_network
+    from monosem.representations.texts import pieces
+
+    module, tokenizer = open_network(network)
+    effect = logit_effect(model, module)
+    words = pieces(tokenizer)
+    decode = seen.decode or (lambda tokens: [words[t] if t < len(words) else f"<{t}>" for t in tokens])
+    return effect, seen if seen.token is not None else replace(seen, decode=decode)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(inspect)
