@@ -38,7 +38,7 @@ LAYERS = (
     ("report",),
     ("cli", "__main__"),
 )
-SIBLINGS = {("bench", "dictionary"), ("__main__", "cli")}  # (who, whom): the imports allowed inside one layer
+SIBLINGS = {("bench", "dictionary"), ("representations", "bench"), ("__main__", "cli")}  # (who, whom), within a layer
 HEAVY = frozenset(
     ["PIL", "matplotlib", "numba", "pandas", "pyarrow", "rich", "scipy", "sklearn", "transformers", "triton", "typer"]
 )
