@@ -9,8 +9,11 @@ import typer
 from monosem.cli.console import err, fail, out, say
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from monosem.anchoring.anchors import Anchors
     from monosem.methods import Method
+    from monosem.representations.labels import Labels
     from monosem.representations.source import FileSource
     from monosem.train.loop import Result
 
@@ -24,7 +27,10 @@ _training = partial(typer.Option, rich_help_panel="Training")
 def train(
     data: Annotated[
         Path,
-        typer.Option(help="Representations x_p, a row each: .npy, .safetensors or .parquet.", show_default=False),
+        typer.Option(
+            help="Representations x_p, a row each: .npy, .safetensors or .parquet; or a store of `monosem harvest`.",
+            show_default=False,
+        ),
     ],
     method: Annotated[str, typer.Option(help='A method, as "topk(k=32)"; `monosem list methods` names them.')],
     n_q: Annotated[int, typer.Option("--n-q", help="Number of latents.", show_default=False)],
@@ -43,13 +49,22 @@ def train(
         _data(help='Widths of several sources side by side, as "384,384".'),
     ] = None,
     target_widths: Annotated[str | None, _data(help="The same for --target.")] = None,
+    read: Annotated[str | None, _data(help="Sites of a store to read, where it leaves a choice.")] = None,
+    write: Annotated[str | None, _data(help="Sites of a store to write, for a transcoder.")] = None,
+    normalise: Annotated[
+        bool | None,
+        _data(
+            help="Train on centred rows of mean norm sqrt(n), folded into the saved weights. [default: for a store]",
+            show_default=False,
+        ),
+    ] = None,
     centre: Annotated[
         bool,
         _data(help="Start the decoder bias at the data's mean and subtract the pre-encoder bias."),
     ] = True,
     labels: Annotated[
         Path | None,
-        _anchor(help="One class per row; latents are anchored at class means."),
+        _anchor(help="One class per row (a file, or a store with labels); latents are anchored at class means."),
     ] = None,
     labels_key: Annotated[str | None, _anchor(help="As --key.")] = None,
     classes: Annotated[str | None, _anchor(help='Anchor only these classes, as "cat,dog".')] = None,
@@ -70,9 +85,12 @@ def train(
     from dataclasses import replace
 
     from monosem.anchoring.term import PRINTED, Anchoring
+    from monosem.base.files import write_json
     from monosem.methods import method as read_method
     from monosem.methods import with_anchoring
     from monosem.representations.source import open_source
+    from monosem.representations.store import is_store, open_store
+    from monosem.representations.store_source import StoreSource, sites_for
     from monosem.train.config import FitConfig
     from monosem.train.loop import fit
 
@@ -82,16 +100,29 @@ def train(
     config = FitConfig(
         steps=steps, batch_size=batch, lr=lr, seed=seed, clip=clip, checkpoint_every=checkpoint_every, threads=threads
     )
-    _agree(method, target is not None, widths)
+    stored = is_store(data)
+    if stored:
+        options = {"--target": target, "--key": key, "--target-key": target_key, "--widths": widths}
+        _nothing("a store knows its sites", options | {"--target-widths": target_widths})
+    else:
+        _nothing(f"{data} is no store", {"--read": read, "--write": write})
+        _agree(method, target is not None, widths)
     with err().status(f"checking {data}"):
-        source = open_source(
-            data,
-            target,
-            key=key,
-            target_key=target_key,
-            widths=_numbers("--widths", widths),
-            target_widths=_numbers("--target-widths", target_widths),
-        )
+        source: FileSource
+        if stored:
+            store = open_store(data)
+            source = StoreSource(store, *sites_for(chosen.pairing, store, read, write), normalise=False)
+        else:
+            source = open_source(
+                data,
+                target,
+                key=key,
+                target_key=target_key,
+                widths=_numbers("--widths", widths),
+                target_widths=_numbers("--target-widths", target_widths),
+            )
+        if stored if normalise is None else normalise:
+            source.normalised()
         anchors = _anchors(source, labels, labels_key, classes, out_folder)
     shape = f"{source.rows:,} rows, n_p={sum(source.p_widths)}, n_r={sum(source.r_widths)}"
     held = f", {anchors.k} class-mean anchors" if anchors else ""
@@ -99,8 +130,17 @@ def train(
     if (out_folder / "checkpoint.safetensors").exists():
         say(f"{out_folder} holds a checkpoint of an earlier call; going on from there", "dim")
     chosen = _centred(chosen) if centre else chosen
+    if isinstance(source, StoreSource):
+        write_json(out_folder / "source.json", {"store": str(data), "read": source.read, "write": source.write})
     result = fit(chosen, source, n_q, config, anchors, out=out_folder, progress=True)
     _summary(result, source, anchors, out_folder)
+
+
+def _nothing(why: str, options: "Mapping[str, object]") -> None:
+    """None of these options is given."""
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        fail(f"{why}; leave out {', '.join(given)}")
 
 
 def _agree(method: str, has_target: bool, widths: str | None) -> None:
@@ -140,17 +180,29 @@ def _anchors(
     """Class means, kept beside the model with the names of their classes."""
     from monosem.base.files import write_json
     from monosem.representations.labels import class_anchors, read_labels
+    from monosem.representations.store import is_store
 
     if labels is None:
         if classes is not None:
             fail("--classes chooses among labels; give them with --labels")
         return None
-    found = read_labels(labels, source.rows, key)
+    found = _stored_labels(labels) if is_store(labels) else read_labels(labels, source.rows, key)
+    if found.codes.numel() != source.rows:
+        fail(f"{labels} labels {found.codes.numel():,} rows, the data have {source.rows:,}; give one label per row")
     names = [name.strip() for name in classes.split(",")] if classes else list(found.names)
     anchors = class_anchors(source, found, names)
     anchors.save(folder / "anchors.safetensors")
     write_json(folder / "anchors.json", {"classes": names, "labels": str(labels)})
     return anchors
+
+
+def _stored_labels(folder: Path) -> "Labels":
+    from monosem.representations.store import open_store
+
+    found = open_store(folder).labels
+    if found is None:
+        fail(f"{folder} holds no labels; harvest it again with --labels FIELD, or give a file")
+    return found
 
 
 def _summary(result: "Result", source: "FileSource", anchors: "Anchors | None", folder: Path) -> None:

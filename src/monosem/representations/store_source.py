@@ -8,6 +8,7 @@ import numpy as np
 
 from monosem.base.errors import check
 from monosem.base.spec import digest
+from monosem.core.pairs import SAE, Crosscoder, CrossLayer, Pairing
 from monosem.representations.source import FileSource
 from monosem.representations.store import Sharded, Store, open_store
 from monosem.representations.table import Table
@@ -64,25 +65,24 @@ class StoreSource(FileSource):
 
 
 def sites_for(
-    pairing: str, store: Store, read: str | None, write: str | None
+    pairing: Pairing, store: Store, read: str | None = None, write: str | None = None
 ) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
-    """Which sites a pairing reads and writes, filled in where the store leaves no choice.
+    """(sites to read, sites to write) of a pairing, filled in where the store leaves no choice.
 
-    A transcoder (`pairing` "transcoder", "skip_transcoder", "cross_layer") reads the inputs and writes the outputs; a
-    crosscoder takes all sites; an SAE ("") the only one. Raises: ArgumentError where the store leaves a choice.
+    A transcoder and a cross-layer transcoder read inputs and write outputs; a crosscoder takes all sites that are read;
+    an SAE takes one. Raises: ArgumentError where the store leaves a choice.
     """
-    two_sided = pairing in ("transcoder", "skip_transcoder", "cross_layer")
-    inputs, outputs = (tuple(s for s in store.sites if s.endswith(side)) for side in (":in", ":out"))
-    if two_sided:
-        reads = store.match(read) if read else inputs
-        writes = store.match(write) if write else outputs
-        one_each = pairing == "cross_layer" or (len(reads), len(writes)) == (1, 1) or (read and write)
-        check(bool(reads and writes and one_each), f"say which sites to read and write: {', '.join(store.sites)}")
-        return reads, writes
-    check(write is None, f"a model without a target writes what it reads; leave out the site to write ({write!r})")
-    reads = store.match(read) if read else store.sites
-    check(pairing == "crosscoder" or len(reads) == 1, f"an SAE reads one site; say which: {', '.join(reads)}")
-    return reads, None
+    known = ", ".join(store.sites)
+    if isinstance(pairing, SAE | Crosscoder):
+        check(write is None, f"this method writes what it reads; leave out the sites to write ({write}) or transcode")
+        reads = store.match(read) if read else store.sites
+        check(isinstance(pairing, Crosscoder) or len(reads) == 1, f"an SAE reads one site; say which of: {known}")
+        return reads, None
+    reads = store.match(read) if read else tuple(site for site in store.sites if site.endswith(":in"))
+    writes = store.match(write) if write else tuple(site for site in store.sites if site.endswith(":out"))
+    settled = isinstance(pairing, CrossLayer) or ((len(reads) == 1 or read) and (len(writes) == 1 or write))
+    check(bool(reads and writes and settled), f"a transcoder reads some sites and writes others; say which of: {known}")
+    return reads, writes
 
 
 def _chosen(store: Store, sites: str | Sequence[str]) -> tuple[str, ...]:
