@@ -1,0 +1,8 @@
+"""What stands for triton.language until Triton is imported: as much as annotations need."""
+
+from types import SimpleNamespace
+from typing import Any
+
+__all__ = ["tl"]
+
+tl: Any = SimpleNamespace(constexpr="constexpr")

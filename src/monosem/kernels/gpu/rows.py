@@ -1,0 +1,125 @@
+"""One optimiser step on the rows of a weight, its gradient still cells or dense: the GPU's kernels.native.rows."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from monosem.base.errors import DataError, ShapeError, check
+from monosem.kernels.gpu.cells import CHUNK, bag, partial_sums, power_of_two, rows_in_order
+from monosem.kernels.gpu.launch import launch
+from monosem.kernels.native.rows import CellSet
+
+__all__ = ["WIDEST", "RowStep"]
+
+WIDEST = 2**14
+"""Columns of a piece of a row that one program can hold."""
+
+
+class RowStep:
+    """Projection, clipping and Adam for one float32 weight [rows, width], in place.
+
+    The gradient is `base` (dense, or None) plus a sum over the cells of every set, which is never written out for up
+    to two sets. `bounds`: columns where pieces of a row begin and end; each piece is projected on (its part along the
+    weight is taken out of the gradient) with `project` and brought to unit norm with `unit`.
+
+    Raises: ShapeError, DataError.
+    """
+
+    def __init__(
+        self,
+        weight: Float[Tensor, "rows width"],
+        base: Float[Tensor, "rows width"] | None,
+        sets: Sequence[CellSet],
+        bounds: Sequence[int],
+        project: bool,
+        unit: bool,
+    ) -> None:
+        _check(weight, base, bounds)
+        self.weight, self.base, self.project, self.unit = weight, base, project, unit
+        self._widest = max(b - a for a, b in pairwise(bounds))
+        self.bounds = torch.tensor(bounds, dtype=torch.int32, device=weight.device)
+        for more in sets[2:]:  # rare: what does not fit into the programs is added up first
+            part = bag(more.x, more.cells.row, more.cells.starts, more.values[more.cells.cell.long()])
+            part = part[more.first : more.first + weight.shape[0]]
+            self.base = part if self.base is None else self.base + part
+        self._sets = sets[:2]
+        self._parts = [_arguments(part) for part in self._sets]
+
+    def _launch(self, name: str, *arguments: Any, **constants: Any) -> None:
+        weight, pieces = self.weight, self.bounds.numel() - 1
+        nothing = (weight, 0, weight, weight, weight, 0, weight)  # stands for a set that is not there
+        first, second = [*self._parts, nothing, nothing][:2]
+        wide = power_of_two(self._widest, WIDEST)
+        launch(
+            name, (weight.shape[0], pieces), weight, weight if self.base is None else self.base, *first, *second,
+            self.bounds, *arguments,
+            BASE=self.base is not None, SETS=len(self._sets), PROJECT=self.project, WIDTH=wide, CHUNK=CHUNK,
+            CELLS=max(1, min(8, 2**14 // wide)), warps=max(4, min(16, wide // 256)), **constants,
+        )  # fmt: skip
+
+    def squared_norm(self) -> Float[Tensor, ""]:
+        """||projected gradient||^2, summed over all rows; a tensor on the device, so that nobody waits for it."""
+        squares = torch.zeros(self.weight.shape[0], self.bounds.numel() - 1, device=self.weight.device)
+        if squares.numel():
+            self._launch("row_norm", squares, self.weight.shape[1])
+        return squares.sum(dtype=torch.float64).float()
+
+    def adam(
+        self,
+        m: Float[Tensor, "rows width"],
+        v: Float[Tensor, "rows width"],
+        moved: Bool[Tensor, " rows"] | None,
+        step: int,
+        lr: float,
+        betas: tuple[float, float],
+        eps: float,
+        scale: Float[Tensor, ""] | float,
+        low: Float[Tensor, "rows width"] | None = None,
+    ) -> None:
+        """Step number `step` (from 1) of Adam, in place.
+
+        Equation: g <- scale (projected gradient); m <- b1 m + (1 - b1) g; v <- b2 v + (1 - b2) g^2;
+            w <- w - lr m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps); each piece of w to unit norm (unit);
+            low <- w rounded to bf16.
+        `moved` marks rows that had a gradient at any time and is kept up to date: others have zero moments and are
+        passed over. Every row that ever moved moves again, whether its gradient is zero or not: this is Adam, not
+        an optimiser over touched rows. `low` must hold the rounding of w before.
+        Source: Kingma and Ba 2015, algorithm 1.
+        """
+        weight = self.weight
+        for name, tensor in (("m", m), ("v", v), ("low", low)):
+            fits = tensor is None or (tensor.shape == weight.shape and tensor.is_contiguous())
+            check(fits, f"{name} must be contiguous and of the weight's shape {tuple(weight.shape)}", ShapeError)
+        if not weight.numel():
+            return
+        scale = torch.as_tensor(scale, dtype=torch.float32).to(weight.device)
+        self._launch(
+            "row_step", weight if low is None else low, m, v, weight if moved is None else moved, scale,
+            weight.shape[1], lr / (1 - betas[0] ** step), betas[0], 1 - betas[0], betas[1], 1 - betas[1],
+            (1 - betas[1] ** step) ** 0.5, eps, UNIT=self.unit, MOVED=moved is not None, LOW=low is not None,
+        )  # fmt: skip
+
+
+def _arguments(part: CellSet) -> tuple[Any, ...]:
+    """A set as the programs take it: its values in the order of its cells, and the sums of its whole chunks."""
+    x, values = rows_in_order(part.x), part.values[part.cells.cell.long()].float()
+    starts, row = part.cells.starts.contiguous(), part.cells.row.contiguous()
+    return starts, part.first, row, values, x, x.stride(0), partial_sums(x, row, starts, values)
+
+
+def _check(weight: Tensor, base: Tensor | None, bounds: Sequence[int]) -> None:
+    check(weight.dtype == torch.float32, f"weight is {weight.dtype}; give the float32 master", DataError)
+    check(weight.is_contiguous(), "weight is not contiguous; keep latents as rows", DataError)
+    if base is not None:
+        shapes = f"base has shape {tuple(base.shape)}, weight {tuple(weight.shape)}; they must agree"
+        check(base.shape == weight.shape, shapes, ShapeError)
+        check(base.is_contiguous(), "base is not contiguous; give base.contiguous()", DataError)
+    pairs = list(pairwise(bounds))
+    whole = bool(pairs) and bounds[0] == 0 and bounds[-1] == weight.shape[1] and all(a <= b for a, b in pairs)
+    check(whole, f"bounds={tuple(bounds)} must rise from 0 to the weight's {weight.shape[1]} columns", ShapeError)
+    widest = max(b - a for a, b in pairs)
+    check(widest <= WIDEST, f"a piece of {widest} columns, at most {WIDEST} fit: cut it, or use torch.optim.Adam")
