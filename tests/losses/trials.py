@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+import monosem.core.encoding as encoding_module
 import monosem.core.model as model_module
+import monosem.core.selection as selection_module
 from monosem.core.activations import Activation, Context
 from monosem.core.model import SDL, PreBias
 from monosem.losses.objective import Loss, Objective, State, Step, Term
@@ -87,7 +89,8 @@ def gradients(
     twin = Trial(model, run.objective, state, run.pair)
     with pytest.MonkeyPatch.context() as patch:
         if dense_above is not None:
-            patch.setattr(model_module, "DENSE_ABOVE", dense_above)
+            for module in (encoding_module, model_module, selection_module):
+                patch.setattr(module, "DENSE_ABOVE", dense_above)
         loss = loss_of(twin, (x[0].double(), x[1].double()), dead, context)
     loss.total.backward()
     return loss.total.detach(), {

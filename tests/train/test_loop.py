@@ -27,6 +27,7 @@ from monosem.train import loop
 from monosem.train.config import FitConfig, Order
 from monosem.train.loop import fit, train_step
 from monosem.train.state import DeadTracker, Run
+from monosem.train.update import Update
 from tests.train.scenes import SCENES, rows
 
 QUICK = FitConfig(12, 16, 1e-2, log_every=1, dead_window=40)
@@ -290,7 +291,7 @@ def test_train_step_returns_what_the_step_saw_before_the_weights_moved() -> None
     x = rows(16, 10)
     with torch.no_grad():
         before = model.train()(x).x_r_hat
-    step, loss = train_step(run, made, QUICK, x, x)
+    step, loss = train_step(run, Update(run, made, QUICK), x, x)
     assert torch.equal(step.x_r_hat, before)
     assert float(loss.parts["reconstruction"]) == pytest.approx(float((x - before).pow(2).sum(1).mean()), rel=1e-6)
     assert run.step == 1

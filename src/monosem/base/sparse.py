@@ -12,6 +12,7 @@ members, so each term is written once:
     to_dense()  [batch, n_q], zeros elsewhere
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -104,6 +105,14 @@ class Positions:
         crow = torch.zeros(batch + 1, dtype=torch.int64, device=mask.device)
         torch.cumsum(torch.bincount(row, minlength=batch), 0, out=crow[1:])
         return Positions(crow, col, n_q)
+
+    @staticmethod
+    def below(parts: Sequence["Positions"]) -> "Positions":
+        """Tiles of rows, one below the other."""
+        crow = [parts[0].crow]
+        for part in parts[1:]:
+            crow.append(part.crow[1:] + crow[-1][-1])
+        return Positions(torch.cat(crow), torch.cat([part.col for part in parts]), parts[0].n_q)
 
     @staticmethod
     def from_rows(index: Int[Tensor, "batch k"], n_q: int) -> "Positions":

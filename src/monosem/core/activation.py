@@ -11,14 +11,15 @@ one definition of `score` and `value` serves dense and sparse codes. Eq 10 of th
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from monosem.base.sparse import Positions
+from monosem.core.selection import cells_above
 
-__all__ = ["Activation", "At", "Context", "Selected"]
+__all__ = ["Activation", "At", "Context", "Fold", "Selected"]
 
 At = Callable[[str], Tensor]
 Selected = Positions | Bool[Tensor, "batch n_q"]
@@ -57,7 +58,11 @@ class Activation:
 
     def select(self, score: Float[Tensor, "batch n_q"], at: At, context: Context) -> Selected:
         """Which cells are carried; a superset of the cells with a nonzero value."""
-        return score > 0
+        return cells_above(score, 0.0)
+
+    def fold(self, context: Context, batch: int) -> "Fold":
+        """`select`, tile by tile of a batch's rows."""
+        return Fold(self, context)
 
     def value(self, z: Tensor, at: At) -> Tensor:
         """The latents at the selected cells."""
@@ -76,3 +81,18 @@ class Activation:
     def needs_decoder_norm(self) -> bool:
         """Whether `score` reads the decoder norms."""
         return False
+
+
+class Fold:
+    """Selection of a batch that comes in tiles of rows. As it stands: each row is selected by itself."""
+
+    def __init__(self, activation: Activation, context: Context) -> None:
+        self.activation, self.context = activation, context
+
+    def update(self, score: Float[Tensor, "rows n_q"], at: At) -> Selected:
+        """The cells of a tile that the whole batch may select."""
+        return self.activation.select(score, at, self.context)
+
+    def finish(self, score: Float[Tensor, " nnz"]) -> Tensor | Literal["all", "again"]:
+        """Which of all tiles' cells are selected, or "all"; "again" where `update` kept too few to tell."""
+        return "all"

@@ -29,6 +29,13 @@ class Constraint:
     def after_step(self, model: SDL) -> None:
         """Bring the weights back after an optimiser step."""
 
+    def row_pieces(self, model: SDL) -> dict[int, tuple[int, ...]] | None:
+        """By id of the weight, the columns between which pieces of its rows are projected on and normalised.
+
+        Empty: the constraint does nothing at a step. None: it does something else than that.
+        """
+        return {}
+
 
 @dataclass(frozen=True)
 class UnitNorm(Constraint):
@@ -79,6 +86,14 @@ class UnitNorm(Constraint):
             norms = model.decoder.squared_norms(columns).clamp(min=1e-30).sqrt()
             for block, weight, inside in self._parts(model, columns):
                 weight[:, inside] /= norms[block.latents, None]
+
+    def row_pieces(self, model: SDL) -> dict[int, tuple[int, ...]] | None:
+        """The whole row, or the columns of each target source, where one weight holds them."""
+        if not model.decoder.is_whole:
+            return None
+        weight = model.decoder.weights[0]
+        groups = self._groups(model)
+        return {id(weight): (*(columns.start for columns in groups), groups[-1].stop)} if weight.requires_grad else {}
 
     def _groups(self, model: SDL) -> tuple[slice, ...]:
         return (slice(0, model.layout.n_r),) if self.per == "latent" else model.layout.r_slices

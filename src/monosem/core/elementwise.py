@@ -9,6 +9,7 @@ from torch import Tensor
 
 from monosem.base.errors import check
 from monosem.core.activation import Activation, At, Context, Selected
+from monosem.core.selection import cells_above
 from monosem.kernels.straight_through import heaviside, jump
 
 __all__ = ["Binary", "Gated", "JumpReLU", "ReLU"]
@@ -53,7 +54,7 @@ class JumpReLU(Activation):
     def select(self, score: Float[Tensor, "batch n_q"], at: At, context: Context) -> Selected:
         """z > theta; in training everything above theta - bandwidth / 2, where theta still has a gradient."""
         margin = self.bandwidth / 2 if context.training else 0.0
-        return score > self.threshold(at) - margin
+        return cells_above(score, self.threshold(at) - margin)
 
     def value(self, z: Tensor, at: At) -> Tensor:
         """z H(z - theta)."""
@@ -108,7 +109,7 @@ class Binary(Activation):
 
     def select(self, score: Float[Tensor, "batch n_q"], at: At, context: Context) -> Selected:
         """z > 0; in training everything above -bandwidth / 2, where there is still a gradient."""
-        return score > (-self.bandwidth / 2 if context.training else 0.0)
+        return cells_above(score, -self.bandwidth / 2 if context.training else 0.0)
 
     def value(self, z: Tensor, at: At) -> Tensor:
         """H(z) with its straight-through gradient."""

@@ -1,6 +1,6 @@
 """SDL: the one model. x_r_hat = W_D sigma(W_E (x_p - b_in) + b_E) + b_D + W_skip x_p."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -14,16 +14,13 @@ from monosem.base.sparse import Code, DenseCode, Positions, SparseCode
 from monosem.core.activations import Activation, At, Context
 from monosem.core.blockmap import BlockMap
 from monosem.core.pairs import Layout
-from monosem.core.selection import Every, Request, Top, top_of_row
+from monosem.core.encoding import Chosen, Encoder, Picked
+from monosem.core.selection import DENSE_ABOVE, Every, Request, Top, top_of_row
 from monosem.kernels import reference, sparse
 
-__all__ = ["DENSE_ABOVE", "SDL", "Forward", "PreBias"]
+__all__ = ["SDL", "Forward", "PreBias"]
 
 PreBias = Literal["none", "free", "tied"]
-
-DENSE_ABOVE = 1 / 16
-"""Share of cells above which a code is dense: matrix products then cost no more than gathered rows (docs/adr/0003)."""
-
 
 @dataclass(frozen=True, eq=False)
 class Forward:
@@ -122,6 +119,11 @@ class SDL(nn.Module):
         """`at(name)` for an activation's functions, laid along a code."""
         return partial(self._laid, code, self.decoder_norm() if self.activation.needs_decoder_norm() else None)
 
+    def _at(self) -> Callable[[Positions | None], At]:
+        """The same for cells without values (None: every cell), without gradient; the norms are taken once."""
+        norms = self.decoder_norm() if self.activation.needs_decoder_norm() else None
+        return lambda at: partial(self._laid, None if at is None else SparseCode(at, self.b_E[:0]), norms)
+
     def _select(
         self, z: Tensor, requests: Sequence[Request], dead: Tensor | None, context: Context
     ) -> tuple[Positions | Bool[Tensor, "batch n_q"], Tensor, dict[Request, Positions]]:
@@ -188,34 +190,54 @@ class SDL(nn.Module):
         self, x_p: Tensor, requests: Sequence[Request], dead: Tensor | None, context: Context
     ) -> tuple[Code, Code, dict[Request, Code]]:
         blocks, weights = self.layout.encoder, list(self.encoder.weights)
+        every = any(isinstance(r, Every) for r in requests)
+        tops = [r for r in requests if isinstance(r, Top)]
         with torch.no_grad():
-            b_in = None if self.pre_bias == "none" else self.b_in
-        x = x_p if b_in is None else x_p - b_in.detach()
+            x = x_p if self.pre_bias == "none" else x_p - self.b_in
+            encoder = Encoder(self.activation, blocks, weights, self.b_E, self._at(), context)
+            picked = Picked(None, {}, encoder.every(x)) if every else encoder.pick(x, tops, dead)
+            if context.training and self._state_names and picked.code is not None:
+                score = self.activation.score(picked.code.z, encoder.at(picked.code.at))
+                self.activation.observe(score, self.activation_state())
+        if x_p.requires_grad:
+            x = x_p if self.pre_bias == "none" else x_p - self.b_in.detach()
+        if picked.z is not None:
+            return self._encode_dense(picked.z, x, tops, requests, dead, context)
+        assert picked.code is not None
+        chosen = [picked.extra[r] for r in tops] + [picked.code]
+        ats, values = [c.at for c in chosen], [c.z for c in chosen]
+        *read, z = sparse.read_cells(values, ats, None, x, self.b_in, self.b_E, blocks, weights)
+        codes: dict[Request, Code] = {r: SparseCode(c.at, v) for r, c, v in zip(tops, chosen, read, strict=False)}
+        main = SparseCode(picked.code.at, z)
+        return main.with_values(self.activation.value(z, self.along(main))), main, codes
+
+    def _encode_dense(
+        self, z: Tensor, x: Tensor, tops: Sequence[Top], requests: Sequence[Request], dead: Tensor | None, context: Context
+    ) -> tuple[Code, Code, dict[Request, Code]]:
+        """From z of every cell; whatever is sparse in itself stays sparse."""
+        blocks, weights, many = self.layout.encoder, list(self.encoder.weights), DENSE_ABOVE * z.numel()
         with torch.no_grad():
-            z = reference.read(x, self.b_E, blocks, weights)
-            chosen, score, extra = self._select(z, requests, dead, context)
-            cells = chosen.nnz if isinstance(chosen, Positions) else int(torch.count_nonzero(chosen))
-            dense_code = cells > DENSE_ABOVE * z.numel()
-            many = {r: at for r, at in extra.items() if at.nnz > DENSE_ABOVE * z.numel()}
-            extra = {r: at for r, at in extra.items() if r not in many}
-            dense = dense_code or bool(many) or any(isinstance(r, Every) for r in requests)
-            if not dense_code and not isinstance(chosen, Positions):
-                chosen = Positions.from_mask(chosen)
+            selected, score, extra = self._select(z, requests, dead, context)
+            if not isinstance(selected, Positions) and int(torch.count_nonzero(selected)) <= many:
+                selected = Positions.from_mask(selected)
             if context.training and self._state_names:
-                passed = score[chosen.row, chosen.col] if isinstance(chosen, Positions) else score[chosen]
-                self.activation.observe(passed, self.activation_state())
-        ats = list(extra.values()) + ([chosen] if not dense_code and isinstance(chosen, Positions) else [])
-        read = sparse.read_cells(z, ats, dense, x, self.b_in, self.b_E, blocks, weights)
-        z = read[-1] if dense else z
-        codes: dict[Request, Code] = {r: SparseCode(at, v) for (r, at), v in zip(extra.items(), read, strict=False)}
-        masks = {r: at.mask() for r, at in many.items()}
-        if dense_code:
-            mask = chosen.mask() if isinstance(chosen, Positions) else chosen
-            dense_main, dense_cells, more = self._dense_codes(z, mask, masks, requests)
-            return dense_main, dense_cells, codes | more
+                here = (selected.row, selected.col) if isinstance(selected, Positions) else selected
+                self.activation.observe(score[here], self.activation_state())
+            chosen = {r: Chosen.of(at, z) for r, at in extra.items() if at.nnz <= many}
+            code = Chosen.of(selected, z) if isinstance(selected, Positions) and selected.nnz <= many else None
+        parts = [*chosen.values()] + ([] if code is None else [code])
+        *read, z = sparse.read_cells(
+            [c.z for c in parts], [c.at for c in parts], z, x, self.b_in, self.b_E, blocks, weights
+        )
+        codes: dict[Request, Code] = {r: SparseCode(c.at, v) for (r, c), v in zip(chosen.items(), read, strict=False)}
+        masks = {r: at.mask() for r, at in extra.items() if r not in chosen}
+        if code is None:
+            mask = selected.mask() if isinstance(selected, Positions) else selected
+            dense, cells, more = self._dense_codes(z, mask, masks, requests)
+            return dense, cells, codes | more
         codes |= {r: DenseCode(torch.where(m, z, torch.zeros_like(z))) for r, m in masks.items()}
         codes |= {r: DenseCode(z) for r in requests if isinstance(r, Every)}
-        main = SparseCode(ats[-1], read[len(extra)])
+        main = SparseCode(code.at, read[-1])
         return main.with_values(self.activation.value(main.values, self.along(main))), main, codes
 
     def encode(self, x_p: Float[Tensor, "batch n_p"]) -> Code:

@@ -1,7 +1,7 @@
 """Activations that rank latents against each other: TopK, BatchTopK, AbsTopK, GroupMax."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -9,8 +9,8 @@ from torch import Tensor
 
 from monosem.base.errors import check
 from monosem.base.sparse import Positions
-from monosem.core.activation import Activation, At, Context, Selected
-from monosem.core.selection import top_of_batch, top_of_row
+from monosem.core.activation import Activation, At, Context, Fold, Selected
+from monosem.core.selection import BatchFloor, cells_above, top_of_batch, top_of_row
 
 __all__ = ["AbsTopK", "BatchTopK", "GroupMax", "TopK"]
 
@@ -88,7 +88,11 @@ class BatchTopK(TopK):
         """Training: the batch's largest positive scores. Inference: above the threshold."""
         if context.training:
             return top_of_batch(score, int(self.k_at(context) * score.shape[0]))
-        return score > at("threshold").clamp(min=0.0).to(score.dtype)
+        return cells_above(score, at("threshold").clamp(min=0.0).to(score.dtype))
+
+    def fold(self, context: Context, batch: int) -> Fold:
+        """The same for tiles of rows: what may be among the batch's largest is kept until the last tile."""
+        return _BatchFold(self, context, batch) if context.training else Fold(self, context)
 
     def observe(self, score: Float[Tensor, " nnz"], state: dict[str, Tensor]) -> None:
         """Move the threshold towards the smallest score that passed."""
@@ -96,6 +100,18 @@ class BatchTopK(TopK):
         if positive.numel():
             least, threshold = positive.min().double(), state["threshold"]
             threshold.copy_(torch.where(threshold < 0, least, threshold + self.rate * (least - threshold)))
+
+
+class _BatchFold(Fold):
+    def __init__(self, activation: BatchTopK, context: Context, batch: int) -> None:
+        super().__init__(activation, context)
+        self.floor = BatchFloor(int(activation.k_at(context) * batch), batch)
+
+    def update(self, score: Float[Tensor, "rows n_q"], at: At) -> Selected:
+        return self.floor.update(score)
+
+    def finish(self, score: Float[Tensor, " nnz"]) -> Tensor | Literal["all", "again"]:
+        return self.floor.finish(score)
 
 
 @dataclass(frozen=True)

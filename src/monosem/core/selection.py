@@ -1,15 +1,21 @@
 """What is selected of a batch's pre-activations: requests of loss terms, and the rankings they share."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from monosem.base.sparse import Positions
+from monosem.kernels.native.calls import above, usable
 from monosem.kernels.ranking import top_index
 
-__all__ = ["Every", "Request", "Top", "top_of_batch", "top_of_row"]
+__all__ = ["DENSE_ABOVE", "BatchFloor", "Every", "Request", "Top", "cells_above", "top_of_batch", "top_of_row"]
+
+
+DENSE_ABOVE = 1 / 16
+"""Share of cells above which a code is dense: matrix products then cost no more than gathered rows (docs/adr/0003)."""
 
 
 @dataclass(frozen=True)
@@ -34,31 +40,72 @@ def top_of_row(score: Float[Tensor, "batch n_q"], k: int, among: Bool[Tensor, " 
     if among is None:
         return Positions.from_rows(top_index(score, min(k, n_q)), n_q)
     latents = among.nonzero().squeeze(1)
-    index = top_index(score.index_select(1, latents), min(k, latents.numel()))
-    return Positions.from_rows(latents[index], n_q)
+    return Positions.from_rows(top_index(score, min(k, latents.numel()), latents), n_q)
+
+
+def cells_above(
+    score: Float[Tensor, "batch n_q"], floor: float | Float[Tensor, "..."], all_of_them: bool = False
+) -> Positions | Bool[Tensor, "batch n_q"]:
+    """The cells whose score is above a floor (one for all, or one per latent); a mask where they are many."""
+    n_q = score.shape[1]
+    if usable(score):
+        floors = floor.reshape(-1).contiguous() if isinstance(floor, Tensor) else floor
+        floors = float(floors) if isinstance(floors, Tensor) and floors.numel() == 1 else floors
+        room = score.numel() if all_of_them else int(DENSE_ABOVE * score.numel()) + 1
+        found = above(score, floors, room)
+        if found is not None:
+            crow = torch.zeros(score.shape[0] + 1, dtype=torch.int64)
+            torch.cumsum(found[0], 0, out=crow[1:])
+            return Positions(crow, found[1], n_q)
+    mask = score > floor
+    return Positions.from_mask(mask) if all_of_them else mask
+
+
+class BatchFloor:
+    """The `count` largest positive scores of a batch that comes in tiles of rows, exactly.
+
+    A floor is guessed from a strided sample of the first tile, with slack; only scores above it are kept, and the
+    largest of those are the batch's if they are at least `count`. If they are not, the guess was wrong.
+    """
+
+    def __init__(self, count: int, batch: int) -> None:
+        self.count, self.batch, self.floor = count, batch, 0.0
+        self._guessed = False
+
+    def update(self, score: Float[Tensor, "rows n_q"]) -> Positions:
+        """The cells of a tile that may be among the largest."""
+        if not self._guessed:
+            self._guessed, self.floor = True, self._guess(score)
+        return cells_above(score, self.floor, all_of_them=True)
+
+    def _guess(self, score: Tensor) -> float:
+        flat = score.reshape(-1)
+        stride = max(1, flat.numel() // 65536)
+        sample = flat[::stride]
+        share = self.count * score.shape[0] / max(self.batch, 1)
+        expected = min(sample.numel(), int(1.3 * share / stride) + 32)
+        return float(sample.topk(expected, sorted=False).values.amin().clamp(min=0.0)) if expected else 0.0
+
+    def finish(self, score: Float[Tensor, " nnz"]) -> Tensor | Literal["all", "again"]:
+        """Which of the kept cells are selected."""
+        if score.numel() < self.count and self.floor > 0:
+            return "again"
+        if score.numel() <= self.count:
+            return "all"
+        chosen = torch.zeros(score.numel(), dtype=torch.bool, device=score.device)
+        chosen[score.topk(self.count, sorted=False).indices] = True
+        return chosen
 
 
 def top_of_batch(score: Float[Tensor, "batch n_q"], count: int) -> Positions:
-    """The `count` largest positive scores of the whole batch, exactly.
-
-    A floor that at least `count` scores exceed is found from a strided sample; only what lies above
-    it is ranked. When the sample misleads, everything positive is ranked: same result, more work.
-    """
-    flat = score.reshape(-1)
-    count = min(count, flat.numel())
-    if count == 0:
+    """The `count` largest positive scores of the whole batch, exactly."""
+    if min(count, score.numel()) == 0:
         return Positions.from_mask(torch.zeros_like(score, dtype=torch.bool))
-    stride = max(1, flat.numel() // 65536)
-    sample = flat[::stride]
-    expected = min(sample.numel(), int(1.3 * count / stride) + 32)
-    floor = sample.topk(expected, sorted=False).values.amin().clamp(min=0.0)
-    mask = score > floor
-    candidates = Positions.from_mask(mask)
-    if candidates.nnz < count and floor > 0:
-        candidates = Positions.from_mask(score > 0)
-    if candidates.nnz <= count:
-        return candidates
-    values = score[candidates.row, candidates.col]
-    chosen = torch.zeros(candidates.nnz, dtype=torch.bool, device=score.device)
-    chosen[values.topk(count, sorted=False).indices] = True
-    return candidates.subset(chosen)
+    fold = BatchFloor(count, score.shape[0])
+    kept = fold.update(score)
+    chosen = fold.finish(score[kept.row, kept.col])
+    if isinstance(chosen, str) and chosen == "again":
+        fold.floor = 0.0
+        kept = fold.update(score)
+        chosen = fold.finish(score[kept.row, kept.col])
+    return kept.subset(chosen) if isinstance(chosen, Tensor) else kept

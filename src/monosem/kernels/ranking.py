@@ -5,19 +5,29 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from monosem.kernels.native import calls as native
+
 __all__ = ["STRIDE", "top_index"]
 
 STRIDE = 16
 """Columns per group in the two-stage ranking."""
 
 
-def top_index(score: Float[Tensor, "batch n"], k: int) -> Int[Tensor, "batch k"]:
+def top_index(
+    score: Float[Tensor, "batch n"], k: int, among: Int[Tensor, " m"] | None = None
+) -> Int[Tensor, "batch k"]:
     """Columns of the k largest entries of each row; their order within a row, and between ties, is not defined.
 
-    Three exact ways on the CPU, chosen by shape alone. Small k: the k groups of largest maximum hold the k
+    `among`: only these columns are ranked. Compiled where that is at hand; else three exact ways on the CPU, chosen by shape alone. Small k: the k groups of largest maximum hold the k
     largest entries, so only those are ranked. Large k: the k-th value by partition, then everything at or above
     it (rows with ties there go the plain way). Else, and on other devices: torch.topk.
     """
+    if k and native.usable(score):
+        found = native.top(score, k, among)
+        if found is not None:
+            return found[0]
+    if among is not None:
+        return among[top_index(score.index_select(1, among), k)]
     n = score.shape[1]
     if score.is_cuda or k == 0 or k == n or score.shape[0] == 0:
         return score.topk(k, dim=1, sorted=False).indices

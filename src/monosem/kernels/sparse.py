@@ -7,6 +7,7 @@ order), a value's gradient is the inner product of its row's output gradient wit
 
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
@@ -15,8 +16,11 @@ from torch.nn.functional import embedding_bag
 
 from monosem.base.sparse import Positions
 from monosem.kernels.blocks import Block
+from monosem.kernels.ledger import Ledger, the_ledger
+from monosem.kernels.native import calls as native
+from monosem.kernels.native.rows import CellSet
 
-__all__ = ["inner", "read_cells", "scatter", "write_cells"]
+__all__ = ["inner", "read_cells", "rows_of", "scatter", "write_cells"]
 
 
 def _bag(table: Tensor, index: Tensor, offsets: Tensor, values: Tensor) -> Tensor:
@@ -24,6 +28,21 @@ def _bag(table: Tensor, index: Tensor, offsets: Tensor, values: Tensor) -> Tenso
     if index.numel() == 0:
         return table.new_zeros(offsets.numel() - 1, table.shape[1])
     return embedding_bag(index, table, offsets, mode="sum", per_sample_weights=values, include_last_offset=True)
+
+
+_orders: WeakKeyDictionary[Positions, dict[int, list[native.Ordered]]] = WeakKeyDictionary()
+
+
+def _ordered(at: Positions, tile: int) -> list[native.Ordered]:
+    """The cells latent by latent, per tile of rows; kept as long as the positions are."""
+    known = _orders.setdefault(at, {})
+    if tile not in known:
+        known[tile] = native.order_cells(at.crow, at.col, at.n_q, tile)
+    return known[tile]
+
+
+def _whole(at: Positions) -> native.Ordered:
+    return _ordered(at, max(at.batch, 1))[0]
 
 
 def _block_cells(at: Positions, block: Block) -> tuple[Positions, Tensor | None]:
@@ -39,6 +58,12 @@ def scatter(
     at: Positions, values: Float[Tensor, " nnz"], width: int, blocks: Sequence[Block], weights: Sequence[Tensor]
 ) -> Float[Tensor, "batch width"]:
     """out[b, columns] = sum over the row's cells of values * W_block[latent]; no gradient of its own."""
+    if native.usable(values, *weights):
+        whole = values.new_zeros(at.batch, width)
+        for block, weight in zip(blocks, weights, strict=True):
+            tiles = _ordered(at, native.ROW_TILE)
+            native.scatter(tiles, block.first, block.last, values, weight, whole[:, block.columns])
+        return whole
     out: Tensor | None = None
     for block, weight in zip(blocks, weights, strict=True):
         cells, chosen = _block_cells(at, block)
@@ -55,6 +80,12 @@ def inner(
     at: Positions, x: Float[Tensor, "batch width"], blocks: Sequence[Block], weights: Sequence[Tensor]
 ) -> Float[Tensor, " nnz"]:
     """values[cell] = sum over blocks of <x[row, columns], W_block[latent]>; no gradient of its own."""
+    if native.usable(x, *weights):
+        products = x.new_zeros(at.nnz)
+        for block, weight in zip(blocks, weights, strict=True):
+            tiles = _ordered(at, native.ROW_TILE)
+            native.inner(tiles, block.first, block.last, x[:, block.columns], weight, products)
+        return products
     values: Tensor | None = None
     for block, weight in zip(blocks, weights, strict=True):
         cells, chosen = _block_cells(at, block)
@@ -80,6 +111,9 @@ def _inner_full(at: Positions, x: Tensor, weight: Tensor) -> Tensor:
 
 def _weight_gradients(at: Positions, values: Tensor, x: Tensor, blocks: Sequence[Block]) -> list[Tensor]:
     """For each block: gradient[j] = sum over the latent's cells of values * x[row, columns]."""
+    if native.usable(values, x):
+        cells = _whole(at)
+        return [native.bags(cells, b.first, b.last, values, x[:, b.columns]) for b in blocks]
     order, offsets = at.latent_major
     row, values = at.row[order], values[order]
     gradients = []
@@ -90,12 +124,23 @@ def _weight_gradients(at: Positions, values: Tensor, x: Tensor, blocks: Sequence
     return gradients
 
 
+def _note(
+    ledger: Ledger | None, at: Positions, values: Tensor, x: Tensor, blocks: Sequence[Block], weights: Sequence[Tensor]
+) -> bool:
+    """Whether an open ledger took the weights' gradients."""
+    if ledger is None or not all(ledger.names(weight) for weight in weights):
+        return False
+    for block, weight in zip(blocks, weights, strict=True):
+        ledger.note(weight, CellSet(_whole(at), values.detach(), x[:, block.columns], block.first))
+    return True
+
+
 class _WriteCells(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, at: Positions, width: int, blocks: Sequence[Block], values: Tensor, *weights: Tensor
     ) -> Tensor:
-        ctx.at, ctx.blocks = at, blocks
+        ctx.at, ctx.blocks, ctx.ledger = at, blocks, the_ledger()
         ctx.save_for_backward(values, *weights)
         return scatter(at, values, width, blocks, weights)
 
@@ -105,7 +150,8 @@ class _WriteCells(torch.autograd.Function):
         g_out = gradients[0].contiguous()
         g_values = inner(ctx.at, g_out, ctx.blocks, weights) if ctx.needs_input_grad[3] else None
         g_weights: list[Tensor | None] = [None] * len(weights)
-        if any(ctx.needs_input_grad[4:]):
+        needed = any(ctx.needs_input_grad[4:])
+        if needed and not _note(ctx.ledger, ctx.at, values, g_out, ctx.blocks, weights):
             g_weights = list(_weight_gradients(ctx.at, values, g_out, ctx.blocks))
         return None, None, None, g_values, *g_weights
 
@@ -114,19 +160,19 @@ class _ReadCells(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        z: Tensor,
+        values: Sequence[Tensor],
         ats: Sequence[Positions],
-        dense: bool,
+        z: Tensor | None,
         blocks: Sequence[Block],
         x: Tensor,
         b_in: Tensor,
         bias: Tensor,
         *weights: Tensor,
     ) -> tuple[Tensor, ...]:
-        ctx.ats, ctx.blocks, ctx.dense = ats, blocks, dense
+        ctx.ats, ctx.blocks, ctx.dense, ctx.ledger = ats, blocks, z is not None, the_ledger()
         ctx.save_for_backward(x, *weights)
-        values = tuple(z[at.row, at.col] for at in ats)
-        return (*values, z.clone()) if dense else values
+        copies = tuple(v.clone() for v in values)
+        return copies if z is None else (*copies, z.clone())
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -143,7 +189,7 @@ class _ReadCells(torch.autograd.Function):
                 g_bias.index_add_(0, at.col, g)
             if g_x is not None:
                 g_x += scatter(at, g.contiguous(), x.shape[1], blocks, weights)
-            if needs_weights:
+            if needs_weights and not _note(ctx.ledger, at, g, x, blocks, weights):
                 parts = _weight_gradients(at, g, x, blocks)
                 g_weights = [a.add_(b) for a, b in zip(g_weights, parts, strict=True)] if g_weights else parts
         if ctx.dense:
@@ -177,24 +223,24 @@ def write_cells(
 
 
 def read_cells(
-    z: Float[Tensor, "batch n_q"],
+    values: Sequence[Float[Tensor, " _"]],
     ats: Sequence[Positions],
-    dense: bool,
+    z: Float[Tensor, "batch n_q"] | None,
     x: Float[Tensor, "batch n_p"],
     b_in: Float[Tensor, " n_p"],
     bias: Float[Tensor, " n_q"],
     blocks: Sequence[Block],
     weights: Sequence[Tensor],
 ) -> tuple[Tensor, ...]:
-    """Differentiable pre-activations at each set of cells (and, if `dense`, of every cell, last).
+    """Differentiable pre-activations at each set of cells (and, where `z` is given, of every cell, last).
 
-    `z` are the values already computed, without gradient, from x (b_in subtracted already), bias
-    and weights.
+    `values` and `z` are what was already computed, without gradient, from x (b_in subtracted already),
+    bias and weights.
 
     Gradient: with g = dL/dz on the cells (summed over the sets), dL/dW[j] = sum g x[row],
     dL/dbias[j] = sum g, dL/dx[b] = sum g W[latent], dL/db_in = -sum over latents of dL/dbias[j] W[j];
     none of it needs a dense [batch, n_q] array.
     """
     return _ReadCells.apply(  # type: ignore[no-any-return, no-untyped-call]
-        z, ats, dense, blocks, x, b_in, bias, *weights
+        values, ats, z, blocks, x, b_in, bias, *weights
     )

@@ -18,6 +18,7 @@ from monosem.core.activations import Context
 from monosem.core.io import save_model
 from monosem.core.model import SDL
 from monosem.core.pairs import Source
+from monosem.core.units import Units
 from monosem.losses.fidelity import distance
 from monosem.losses.objective import Loss, Objective, Step
 from monosem.methods import Method
@@ -26,6 +27,7 @@ from monosem.train.config import FitConfig, Order
 from monosem.train.log import Log
 from monosem.train.progress import progress_bar
 from monosem.train.state import Run, load_run, save_run
+from monosem.train.update import Update
 
 __all__ = ["Callback", "Result", "fit", "identity_of", "train_step"]
 
@@ -56,32 +58,22 @@ def _hold(model: SDL, objective: Objective) -> None:
             term.hold(model)
 
 
-def train_step(run: Run, method: Method, config: FitConfig, x_p: Tensor, x_r: Tensor) -> tuple[Step, Loss]:
+def train_step(run: Run, update: Update, x_p: Tensor, x_r: Tensor) -> tuple[Step, Loss]:
     """One step, in order: forward, backward, project, clip, optimise, renormalise, count the dead.
 
     Returns what the step saw (before the weights moved) and its loss.
     """
     model, objective = run.model, run.objective
-    context = Context(True, run.step, config.steps)
+    context = Context(True, run.step, update.config.steps)
     dead = run.tracker.dead
-    out = model(x_p, objective.requests(model.layout, context), dead, context)
-    step = Step(model, x_p, x_r, out.x_r_hat, out.code, out.cells, out.extra, dead, context)
-    loss = objective(step, run.terms)
     run.optimiser.zero_grad(set_to_none=True)
-    torch.autograd.backward(loss.total)
-    for constraint in method.constraints:
-        constraint.project_gradient(model)
-    for term in objective.terms:
-        if isinstance(term, AnchorPenalty):
-            term.freeze_gradient(model)
-    if config.clip is not None:
-        torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], config.clip)
-    for group in run.optimiser.param_groups:
-        group["lr"] = config.lr * config.schedule.at(run.step, config.steps)
-    run.optimiser.step()
+    with update.collecting() as ledger:
+        out = model(x_p, objective.requests(model.layout, context), dead, context)
+        step = Step(model, x_p, x_r, out.x_r_hat, out.code, out.cells, out.extra, dead, context)
+        loss = objective(step, run.terms)
+        torch.autograd.backward(loss.total)
+    update.apply(ledger)
     with torch.no_grad():
-        for constraint in method.constraints:
-            constraint.after_step(model)
         _hold(model, objective)
         model.activation.project(dict(model.act.items()))
         run.tracker.update(out.code)
@@ -152,6 +144,8 @@ def fit(
     With `out`, a folder, the run writes log.jsonl, checkpoint.safetensors and, at the end, the model; called again
     after an interruption it goes on from the last checkpoint and ends with the same bits (same machine type,
     threads and versions). `callbacks` are called with the run and the entry at every logged step.
+    Where the source gives rows in `units` of its own, these are folded into the finished model, which takes and gives
+    raw rows then; the log, callbacks and checkpoint stay in the units of training.
 
     Raises: RefusedError for a combination that the mathematics forbids; DataError when the loss is not finite;
         CheckpointError when `out` holds another run.
@@ -186,10 +180,11 @@ def fit(
             load_run(run, checkpoint, allow_other_machine)
     log = Log(folder / "log.jsonl" if folder else None, run.step)
     model.train()
+    update = Update(run, method, config)
     with progress_bar(config.steps, run.step, method.spec, progress) as advance:
         while run.step < config.steps:
             x_p, x_r = source.take(order.index(run.step))
-            step, loss = train_step(run, method, config, x_p, x_r)
+            step, loss = train_step(run, update, x_p, x_r)
             _check_finite(run, config, step, loss)
             _resample(run, method, config, source)
             if run.step % config.log_every == 0 or run.step in (1, config.steps):
@@ -202,7 +197,8 @@ def fit(
                 run.step == config.steps or (config.checkpoint_every and run.step % config.checkpoint_every == 0)
             ):
                 save_run(run, checkpoint)
-    model.eval()
+    units: Units | None = getattr(source, "units", None)
+    model = (model if units is None else units.fold(model)).eval()
     if folder:
         save_model(model, folder, {"method": method.spec, "steps": config.steps, "identity": identity})
     return Result(model, log.entries, time.perf_counter() - started, identity)

@@ -1,0 +1,53 @@
+"""Weight gradients kept as cells until the optimiser reads them.
+
+In a sparse step a weight's gradient is a sum over active cells. Writing it out as a matrix of the weight's size, and
+reading it back for projection, clipping and Adam, costs as much memory traffic as Adam itself. While a ledger is
+open, the two sparse operations note the cells of the weights that it names instead, and return no gradient for them.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from torch import Tensor
+
+from monosem.kernels.native.rows import CellSet
+
+__all__ = ["Ledger", "open_ledger", "the_ledger"]
+
+
+class Ledger:
+    """Which cells make up the gradient of each named weight."""
+
+    def __init__(self, weights: Iterable[Tensor]) -> None:
+        self._parts: dict[int, list[CellSet]] = {weight.data_ptr(): [] for weight in weights}
+
+    def names(self, weight: Tensor) -> bool:
+        """Whether this weight's gradient is to be noted here."""
+        return weight.data_ptr() in self._parts
+
+    def note(self, weight: Tensor, part: CellSet) -> None:
+        """Add a part to a weight's gradient."""
+        self._parts[weight.data_ptr()].append(part)
+
+    def parts(self, weight: Tensor) -> list[CellSet]:
+        """What was noted of a weight."""
+        return self._parts[weight.data_ptr()]
+
+
+_open: list[Ledger] = []
+
+
+def the_ledger() -> Ledger | None:
+    """The open ledger, if any."""
+    return _open[-1] if _open else None
+
+
+@contextmanager
+def open_ledger(weights: Iterable[Tensor]) -> Iterator[Ledger]:
+    """Note the gradients of these weights for the forward passes made inside."""
+    ledger = Ledger(weights)
+    _open.append(ledger)
+    try:
+        yield ledger
+    finally:
+        _open.remove(ledger)

@@ -1,0 +1,92 @@
+"""The shared library of the C kernels: compiled on first use by the machine's C compiler, kept in the user's cache.
+
+Nothing is compiled at import. Without a compiler (or with MONOSEM_NATIVE=0) there is no library and every caller
+takes its plain torch path: same values within rounding, slower.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+__all__ = ["SOURCES", "library", "why_absent"]
+
+SOURCES = ("cells.c", "rank.c", "rows.c")
+_HEADERS = ("cells.h",)
+_FLAGS = (
+    "-O3",
+    "-march=native",
+    "-fopenmp-simd",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-shared",
+    "-fPIC",
+    "-std=gnu11",
+)
+_reason: list[str] = []
+
+
+def _folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "monosem" / "native"
+
+
+def _machine() -> str:
+    """What a build for this machine depends on: its instruction set."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine() + platform.processor()
+    return platform.machine() + "".join(next((line for line in lines if line.startswith(("flags", "Features"))), ""))
+
+
+def _compile(compiler: str, sources: list[Path], target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=target.parent, suffix=".part")
+    os.close(handle)
+    try:
+        command = [compiler, *_FLAGS, "-o", name, *map(str, sources), "-lm"]
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+        os.replace(name, target)  # whole or not at all, also when two processes build at once
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The compiled kernels, or None (see `why_absent`)."""
+    if os.environ.get("MONOSEM_NATIVE", "1") == "0":
+        _reason.append("MONOSEM_NATIVE=0")
+        return None
+    compiler = next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
+    sources = [Path(str(files(__package__) / name)) for name in SOURCES]
+    headers = [(files(__package__) / name).read_text() for name in _HEADERS]
+    key = hashlib.sha256()
+    for part in (_machine(), str(compiler), *_FLAGS, *(source.read_text() for source in sources), *headers):
+        key.update(part.encode())
+    target = _folder() / f"kernels-{key.hexdigest()[:20]}.so"
+    try:
+        if not target.exists():
+            if compiler is None:
+                _reason.append("no C compiler (cc, gcc or clang) on the path")
+                return None
+            _compile(compiler, sources, target)
+        found = ctypes.CDLL(str(target))
+    except (OSError, subprocess.SubprocessError) as error:
+        _reason.append(f"{error}: {getattr(error, 'stderr', '') or ''}".strip())
+        return None
+    found.monosem_top.restype = ctypes.c_int64
+    found.monosem_above.restype = ctypes.c_int64
+    found.monosem_rows_norm.restype = ctypes.c_double
+    return found
+
+
+def why_absent() -> str:
+    """Why `library` is None; empty where it is there."""
+    return _reason[0] if library() is None and _reason else ""

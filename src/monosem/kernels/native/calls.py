@@ -1,0 +1,191 @@
+"""Typed calls of the compiled kernels: checks of dtype and layout, pointers, and the split over threads.
+
+Every function takes float32 CPU tensors; `usable` says whether a set of tensors qualifies. Work is split into fixed
+units (tiles of rows, runs of latents), so that results do not depend on the number of threads.
+"""
+
+import ctypes
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from monosem.kernels.native.build import library
+
+__all__ = ["Ordered", "above", "bags", "inner", "order_cells", "pointer", "runs_of", "scatter", "spread", "top", "usable"]
+
+ROW_TILE = 512
+"""Rows per unit of `scatter` and `inner`: 512 rows of 768 floats stay in a second-level cache."""
+
+_P = ctypes.c_void_p
+_I = ctypes.c_int64
+_F = ctypes.c_float
+
+
+def usable(*tensors: Tensor) -> bool:
+    """Whether the compiled kernels exist and take these tensors: float32, on the CPU, unit stride along columns."""
+    for t in tensors:
+        if t.dtype != torch.float32 or t.device.type != "cpu" or (t.numel() and t.stride(-1) != 1):
+            return False
+    return library() is not None
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="monosem")
+
+
+def spread(work: Callable[[int], None], units: int) -> None:
+    """work(0), ..., work(units - 1), over torch's number of threads; the C calls release the interpreter lock."""
+    threads = min(torch.get_num_threads(), units)
+    if threads <= 1:
+        for unit in range(units):
+            work(unit)
+        return
+    for _ in _pool(threads).map(work, range(units)):
+        pass
+
+
+def pointer(t: Tensor | None) -> ctypes.c_void_p:
+    """Where a tensor's first element lies; NULL for None."""
+    return _P(None if t is None else t.data_ptr())
+
+
+def runs_of(length: int, most: int) -> list[tuple[int, int]]:
+    """0..length in about `most` runs of equal length."""
+    size = max(1, -(-length // most))
+    return [(start, min(start + size, length)) for start in range(0, length, size)]
+
+
+@dataclass(frozen=True, eq=False)
+class Ordered:
+    """The cells of rows [row0, row1), latent by latent: where each latent's run starts, and each cell's row and number."""
+
+    row0: int
+    row1: int
+    starts: Tensor
+    row: Tensor
+    cell: Tensor
+
+
+def order_cells(crow: Tensor, col: Tensor, n_q: int, tile: int) -> list[Ordered]:
+    """Cells in latent-major order, tile of rows by tile of rows."""
+    lib, batch = library(), crow.numel() - 1
+    assert lib is not None
+    crow, col = crow.contiguous(), col.contiguous()
+    tiles = []
+    for row0 in range(0, max(batch, 1), tile):
+        row1 = min(row0 + tile, batch)
+        nnz = int(crow[row1] - crow[row0])
+        starts = torch.empty(n_q + 1, dtype=torch.int64)
+        row, cell = torch.empty(nnz, dtype=torch.int32), torch.empty(nnz, dtype=torch.int64)
+        lib.monosem_latent_major(pointer(crow), pointer(col), _I(row0), _I(row1), _I(n_q), pointer(starts), pointer(row), pointer(cell))
+        tiles.append(Ordered(row0, row1, starts, row, cell))
+    return tiles
+
+
+def scatter(tiles: Sequence[Ordered], first: int, last: int, values: Tensor, weight: Tensor, out: Tensor) -> None:
+    """out[row] += values[cell] * weight[latent - first], for the cells of latents [first, last)."""
+    lib = library()
+    assert lib is not None
+    values = values.contiguous()
+
+    def work(unit: int) -> None:
+        t = tiles[unit]
+        lib.monosem_scatter(
+            pointer(t.starts), pointer(t.row), pointer(t.cell), _I(first), _I(last), pointer(values), pointer(weight), _I(weight.stride(0)),
+            _I(weight.shape[1]), pointer(out), _I(out.stride(0)),
+        )  # fmt: skip
+
+    spread(work, len(tiles))
+
+
+def inner(tiles: Sequence[Ordered], first: int, last: int, x: Tensor, weight: Tensor, values: Tensor) -> None:
+    """values[cell] += <x[row], weight[latent - first]>, for the cells of latents [first, last)."""
+    lib = library()
+    assert lib is not None
+
+    def work(unit: int) -> None:
+        t = tiles[unit]
+        lib.monosem_inner(
+            pointer(t.starts), pointer(t.row), pointer(t.cell), _I(first), _I(last), pointer(x), _I(x.stride(0)), pointer(weight),
+            _I(weight.stride(0)), _I(weight.shape[1]), pointer(values),
+        )  # fmt: skip
+
+    spread(work, len(tiles))
+
+
+def bags(cells: Ordered, first: int, last: int, values: Tensor, x: Tensor) -> Tensor:
+    """out[latent - first] = sum over the latent's cells of values[cell] * x[row]."""
+    lib = library()
+    assert lib is not None
+    values = values.contiguous()
+    out = x.new_empty(last - first, x.shape[1])
+    runs = runs_of(last - first, 64)
+
+    def work(unit: int) -> None:
+        a, b = runs[unit]
+        lib.monosem_bags(
+            pointer(cells.starts), pointer(cells.row), pointer(cells.cell), _I(first + a), _I(first + b), pointer(values), pointer(x),
+            _I(x.stride(0)), _I(x.shape[1]), _P(out.data_ptr() + 4 * a * out.stride(0)), _I(out.stride(0)),
+        )  # fmt: skip
+
+    spread(work, len(runs))
+    return out
+
+
+def top(
+    score: Tensor, k: int, among: Tensor | None = None, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor] | None:
+    """(columns, entries) of the k largest of each row of score + bias, columns ascending, ties to the lower.
+
+    `among`: only these columns. None when a row has fewer than k numbers (NaN).
+    """
+    lib, rows = library(), score.shape[0]
+    assert lib is not None
+    n = score.shape[1] if among is None else among.numel()
+    index, value = torch.empty(rows, k, dtype=torch.int64), torch.empty(rows, k)
+    runs, bad = runs_of(rows, 16), [0] * 16
+
+    def work(unit: int) -> None:
+        a, b = runs[unit]
+        scratch = torch.empty(4 * n)
+        bad[unit] = lib.monosem_top(
+            _P(score.data_ptr() + 4 * a * score.stride(0)), _I(score.stride(0)), _I(b - a), _I(n), pointer(bias),
+            pointer(among), _I(k),
+            _P(index.data_ptr() + 8 * a * k), _P(value.data_ptr() + 4 * a * k), pointer(scratch),
+        )  # fmt: skip
+
+    spread(work, len(runs))
+    return None if any(bad) else (index, value)
+
+
+def above(score: Tensor, floors: Tensor | float, room: int) -> tuple[Tensor, Tensor, Tensor] | None:
+    """(cells per row, columns, entries) of everything above its column's floor; None if it exceeds `room`."""
+    lib, (rows, n) = library(), score.shape
+    assert lib is not None
+    runs = runs_of(rows, 8)
+    share = -(-room // max(len(runs), 1))
+    counts = torch.empty(rows, dtype=torch.int64)
+    parts: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(runs)
+    full = [False] * len(runs)
+    per_column = isinstance(floors, Tensor)
+
+    def work(unit: int) -> None:
+        a, b = runs[unit]
+        index, value = torch.empty(share, dtype=torch.int64), torch.empty(share)
+        total = lib.monosem_above(
+            _P(score.data_ptr() + 4 * a * score.stride(0)), _I(score.stride(0)), _I(b - a), _I(n),
+            pointer(floors if isinstance(floors, Tensor) else None), _F(0.0 if per_column else float(floors)), _I(share),
+            _P(counts.data_ptr() + 8 * a), pointer(index), pointer(value),
+        )  # fmt: skip
+        full[unit] = total > share
+        parts[unit] = index[:total], value[:total]
+
+    spread(work, len(runs))
+    if any(full):
+        return None
+    return counts, torch.cat([i for i, _ in parts]), torch.cat([v for _, v in parts])

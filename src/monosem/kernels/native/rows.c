@@ -1,0 +1,136 @@
+/* The update of a weight's rows in one pass, float32: gradient from cells, projection, clipping, Adam, row norms.
+ *
+ * The gradient of row j is base[j] (where base is not NULL) plus, for each set of ordered cells, the sum of
+ * values[cell] * x[row] over latent j's cells. It is built in the first cache and never written to memory.
+ */
+#include <math.h>
+#include <string.h>
+#ifdef __SSE__
+#include <xmmintrin.h>
+#endif
+
+#include "cells.h"
+
+#define LANES 64
+
+struct set {
+    const int64_t *starts, *order_cell;
+    const int32_t *order_row;
+    const float *values, *x;
+    int64_t ld_x, first; /* the latent, in the code's numbering, of row 0 */
+};
+
+struct rows {
+    float *w, *m, *v;
+    const float *base;
+    const struct set *sets;
+    const int64_t *bounds; /* pieces + 1 columns: each piece of a row is projected and normalised by itself */
+    int64_t width, n_sets, pieces;
+    int32_t project, unit;
+    float scale, beta1, beta2, step, root, eps; /* root = sqrt(1 - beta2^t), step = lr / (1 - beta1^t) */
+};
+
+static inline double dot(const float *restrict a, const float *restrict b, int64_t width) {
+    float sums[LANES] = {0.0f};
+    double total = 0.0;
+    int64_t i = 0;
+    for (; i + LANES <= width; i += LANES)
+        for (int64_t l = 0; l < LANES; l++) sums[l] += a[i + l] * b[i + l];
+    for (; i < width; i++) total += (double)(a[i] * b[i]);
+    for (int64_t l = 0; l < LANES; l++) total += (double)sums[l];
+    return total;
+}
+
+/* g = the gradient of row j; whether it has any part. */
+static int gradient(const struct rows *s, int64_t j, float *g) {
+    int any = s->base != 0;
+    if (s->base) memcpy(g, s->base + j * s->width, (size_t)s->width * sizeof(float));
+    for (int64_t t = 0; t < s->n_sets; t++) {
+        const struct set *c = s->sets + t;
+        const int64_t from = c->starts[c->first + j], to = c->starts[c->first + j + 1];
+        if (from == to) continue;
+        if (!any) memset(g, 0, (size_t)s->width * sizeof(float));
+        any = 1;
+        monosem_gather(from, to, c->order_row, c->order_cell, c->values, c->x, c->ld_x, s->width, g);
+    }
+    return any;
+}
+
+/* The share of w_j in g_j, per piece: <g, w> / <w, w>. Returns the squared norm of what remains of g. */
+static double shares(const struct rows *s, const float *g, const float *w, float *share) {
+    double rest = 0.0;
+    for (int64_t p = 0; p < s->pieces; p++) {
+        const int64_t a = s->bounds[p], n = s->bounds[p + 1] - a;
+        const double gg = dot(g + a, g + a, n);
+        share[p] = 0.0f;
+        rest += gg;
+        if (s->project && gg != 0.0) {
+            const double gw = dot(g + a, w + a, n), ww = dot(w + a, w + a, n);
+            share[p] = (float)(gw / (ww > 1e-30 ? ww : 1e-30));
+            rest -= gw * gw / (ww > 1e-30 ? ww : 1e-30);
+        }
+    }
+    return rest > 0.0 ? rest : 0.0;
+}
+
+/* The sum over rows [from, to) of the squared norm of the projected gradient. g holds width floats. */
+double monosem_rows_norm(const struct rows *s, int64_t from, int64_t to, float *g, float *share) {
+    double total = 0.0;
+    for (int64_t j = from; j < to; j++)
+        if (gradient(s, j, g)) total += shares(s, g, s->w + j * s->width, share);
+    return total;
+}
+
+static void normalise(const struct rows *s, float *restrict w) {
+    for (int64_t p = 0; p < s->pieces; p++) {
+        const int64_t a = s->bounds[p], b = s->bounds[p + 1];
+        const double norm = dot(w + a, w + a, b - a);
+        const float factor = (float)(1.0 / sqrt(norm > 1e-30 ? norm : 1e-30));
+#pragma omp simd
+        for (int64_t i = a; i < b; i++) w[i] *= factor;
+    }
+}
+
+/* One step of Adam on rows [from, to). moved[j] is 0 as long as row j never had a gradient: its moments are zero and
+ * so is its update, so it is left alone.
+ */
+void monosem_rows_step(const struct rows *s, int64_t from, int64_t to, uint8_t *moved, float *g, float *share) {
+#ifdef __SSE__
+    const unsigned csr = _mm_getcsr();
+    _mm_setcsr(csr | 0x8040); /* denormal moments of latents that rest would cost a hundred cycles each */
+#endif
+    const float b1 = s->beta1, b2 = s->beta2, c1 = 1.0f - b1, c2 = 1.0f - b2;
+    const float inverse_root = 1.0f / s->root, step = s->step, eps = s->eps, scale = s->scale;
+    for (int64_t j = from; j < to; j++) {
+        const int active = gradient(s, j, g);
+        if (!active && !moved[j]) continue;
+        moved[j] = 1;
+        const int64_t at = j * s->width;
+        float *restrict w = s->w + at, *restrict m = s->m + at, *restrict v = s->v + at;
+        if (active && s->project) shares(s, g, w, share);
+        for (int64_t p = 0; p < s->pieces; p++) {
+            const int64_t a = s->bounds[p], b = s->bounds[p + 1];
+            if (!active) {
+#pragma omp simd
+                for (int64_t i = a; i < b; i++) {
+                    m[i] *= b1;
+                    v[i] *= b2;
+                    w[i] -= step * m[i] / (sqrtf(v[i]) * inverse_root + eps);
+                }
+                continue;
+            }
+            const float part = s->project ? share[p] : 0.0f;
+#pragma omp simd
+            for (int64_t i = a; i < b; i++) {
+                const float d = (g[i] - part * w[i]) * scale;
+                m[i] = b1 * m[i] + c1 * d;
+                v[i] = b2 * v[i] + c2 * d * d;
+                w[i] -= step * m[i] / (sqrtf(v[i]) * inverse_root + eps);
+            }
+        }
+        if (s->unit) normalise(s, w);
+    }
+#ifdef __SSE__
+    _mm_setcsr(csr);
+#endif
+}

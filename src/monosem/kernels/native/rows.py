@@ -1,0 +1,118 @@
+"""One optimiser step on the rows of a weight whose gradient is still cells; see rows.c."""
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from monosem.kernels.native.build import library
+from monosem.kernels.native.calls import Ordered, pointer, runs_of, spread
+
+__all__ = ["CellSet", "RowStep"]
+
+_P, _I, _F, _N = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int32
+_RUNS = 64
+"""Runs of rows: fixed, so that sums over rows do not depend on the number of threads."""
+
+
+class _Set(ctypes.Structure):
+    _fields_: ClassVar = [
+        ("starts", _P), ("order_cell", _P), ("order_row", _P), ("values", _P), ("x", _P), ("ld_x", _I), ("first", _I),
+    ]  # fmt: skip
+
+
+class _Rows(ctypes.Structure):
+    _fields_: ClassVar = [
+        ("w", _P), ("m", _P), ("v", _P), ("base", _P), ("sets", _P), ("bounds", _P), ("width", _I), ("n_sets", _I),
+        ("pieces", _I), ("project", _N), ("unit", _N), ("scale", _F), ("beta1", _F), ("beta2", _F), ("step", _F),
+        ("root", _F), ("eps", _F),
+    ]  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class CellSet:
+    """A part of a weight's gradient: row j gets sum over latent (first + j)'s cells of values[cell] * x[row]."""
+
+    cells: Ordered
+    values: Tensor
+    x: Tensor
+    first: int
+
+    def dense(self, rows: int) -> Tensor:
+        """The same gradient as a tensor [rows, width], by stock operations."""
+        stop = self.first + rows
+        a, b = int(self.cells.starts[self.first]), int(self.cells.starts[stop])
+        cell, row = self.cells.cell[a:b], self.cells.row[a:b].long()
+        latent = torch.repeat_interleave(torch.arange(rows), self.cells.starts[self.first : stop + 1].diff())
+        return self.x.new_zeros(rows, self.x.shape[1]).index_add_(0, latent, self.values[cell, None] * self.x[row])
+
+
+class RowStep:
+    """Projection, clipping and Adam for one weight [rows, width], in place.
+
+    `bounds`: columns where pieces of a row begin and end; each piece is projected on (its part along the weight is
+    taken out of the gradient) with `project` and brought to unit norm with `unit`. `moved` marks rows that had a
+    gradient at any time.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        base: Tensor | None,
+        sets: Sequence[CellSet],
+        bounds: Sequence[int],
+        project: bool,
+        unit: bool,
+    ) -> None:
+        self.weight, self.base, self.sets = weight, base, sets
+        self.bounds = torch.tensor(bounds, dtype=torch.int64)
+        self._values = [s.values.contiguous() for s in sets]
+        parts = [
+            _Set(pointer(s.cells.starts), pointer(s.cells.cell), pointer(s.cells.row), pointer(v), pointer(s.x),
+                 s.x.stride(0), s.first)
+            for s, v in zip(sets, self._values, strict=True)
+        ]  # fmt: skip
+        self._sets = (_Set * max(len(parts), 1))(*parts)
+        self._rows = _Rows(
+            w=pointer(weight), base=pointer(base), sets=ctypes.cast(self._sets, _P), bounds=pointer(self.bounds),
+            width=weight.shape[1], n_sets=len(parts), pieces=len(bounds) - 1, project=project, unit=unit,
+        )  # fmt: skip
+
+    def _over_rows(self, call: Any) -> None:
+        runs = runs_of(self.weight.shape[0], _RUNS)
+
+        def work(unit: int) -> None:
+            scratch, share = torch.empty(self.weight.shape[1]), torch.empty(self.bounds.numel())
+            call(unit, *runs[unit], pointer(scratch), pointer(share))
+
+        spread(work, len(runs))
+
+    def squared_norm(self) -> float:
+        """||projected gradient||^2, summed over all rows."""
+        lib, totals = library(), [0.0] * _RUNS
+        assert lib is not None
+
+        def norm(unit: int, a: int, b: int, scratch: Any, share: Any) -> None:
+            totals[unit] = lib.monosem_rows_norm(ctypes.byref(self._rows), _I(a), _I(b), scratch, share)
+
+        self._over_rows(norm)
+        return sum(totals)
+
+    def adam(
+        self, m: Tensor, v: Tensor, moved: Tensor, step: int, lr: float, betas: tuple[float, float], eps: float,
+        scale: float,
+    ) -> None:  # fmt: skip
+        """Step number `step` (from 1) of Adam with the projected gradient times `scale`, then the row norms."""
+        lib, rows = library(), self._rows
+        assert lib is not None
+        rows.m, rows.v, rows.scale, rows.eps = pointer(m), pointer(v), scale, eps
+        rows.beta1, rows.beta2 = betas
+        rows.step, rows.root = lr / (1 - betas[0] ** step), (1 - betas[1] ** step) ** 0.5
+
+        def run(_: int, a: int, b: int, scratch: Any, share: Any) -> None:
+            lib.monosem_rows_step(ctypes.byref(rows), _I(a), _I(b), pointer(moved), scratch, share)
+
+        self._over_rows(run)
