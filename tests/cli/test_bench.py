@@ -92,6 +92,10 @@ def test_arms_and_anchors() -> None:
     anchored = plan("lrb/nano", ["topk(k=2)", "topk(k=2)"], seeds=1, plain=False, anchors=7, steps=9)
     assert [(job.anchors, job.held_out, job.config.steps) for job in anchored] == [(7, 7, 9)]
     assert plan("lrb/nano", ["topk"], seeds=1, anchoring=PRINTED)[1].anchoring == PRINTED
+    family = plan("lrb/hierarchy", ["topk(k=2)"], seeds=1, among=("parents", "children"))
+    assert [(job.anchors, job.held_out, job.arm) for job in family] == [
+        (0, 25, "plain"), (25, 25, "parents anchored"), (25, 25, "children anchored")
+    ]  # fmt: skip
     names = [job.method.partition("(")[0] for job in plan("lrb/mini", seeds=1, anchored=False)]
     assert names == [
         "relu_l1",

@@ -58,7 +58,7 @@ _FIT: Mapping[str, FitConfig] = MappingProxyType(
         "lrb/nano": FitConfig(steps=300, batch_size=128, lr=1e-2),
         "lrb/mini": FitConfig(steps=2000, batch_size=256, lr=1e-2),
         "lrb/mini-hard": FitConfig(steps=1500, batch_size=256, lr=1e-2),
-        "lrb/hierarchy": FitConfig(steps=1000, batch_size=128, lr=1e-2),
+        "lrb/hierarchy": FitConfig(steps=500, batch_size=256, lr=1e-2),
         "lrb/paper": FitConfig(steps=1500, batch_size=1024, lr=3e-3, checkpoint_every=250),
     }
 )

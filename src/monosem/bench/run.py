@@ -78,10 +78,14 @@ class Job:
         return base if self.n_q is None else replace(base, n_q=self.n_q)
 
     @property
+    def arm(self) -> str:
+        """ "plain", "anchored", or what is anchored."""
+        return "plain" if not self.anchors else "anchored" if self.among == "all" else f"{self.among} anchored"
+
+    @property
     def title(self) -> str:
         """A line for people."""
-        arm = "plain" if not self.anchors else "anchored" if self.among == "all" else f"{self.among} anchored"
-        return f"{self.method}  {arm}  seed {self.seed}"
+        return f"{self.method}  {self.arm}  seed {self.seed}"
 
 
 def _head(job: Job, source: TaskSource | None) -> dict[str, Any]:

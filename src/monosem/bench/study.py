@@ -29,12 +29,14 @@ def plan(
     steps: int | None = None,
     checkpoint_every: int | None = None,
     anchoring: Anchoring | None = None,
+    among: Sequence[str] = ("all",),
 ) -> list[Job]:
     """Jobs in the order in which they start: world by world, each with every method, plain and anchored.
 
     `methods` are names or texts (none: the seven of the paper's table 1), `anchors` the number of anchored features
     (None: the task's), which no run is scored on, plain ones neither; `steps` and
-    `checkpoint_every` override the task's, `anchoring` the usual form.
+    `checkpoint_every` override the task's, `anchoring` the usual form. Each of `among` is an anchored run of its own
+    that takes only those features: a hierarchy has "parents" and "children".
     """
     usual = TASKS[task].anchors
     count = usual if anchors is None else anchors
@@ -43,6 +45,8 @@ def plan(
         raise ArgumentError("neither plain nor anchored runs are wanted; ask for one of them")
     check(not anchored or count >= 1, f"anchors = {count}; anchored runs need at least one, or ask for plain runs only")
     TASKS[task].scored(count)
+    for group in among:
+        TASKS[task].anchored(count, group)
     specs = list(dict.fromkeys(resolve(name, task) for name in methods or PAPER_ROWS))
     jobs = []
     for seed in range(seeds):
@@ -50,7 +54,7 @@ def plan(
         if checkpoint_every is not None:
             config = replace(config, checkpoint_every=checkpoint_every)
         for spec in specs:
-            arms = [0] * plain + [count] * anchored
-            given = Anchoring() if anchoring is None else anchoring
-            jobs += [Job(task, spec, seed, config, anchors=arm, held_out=count, anchoring=given) for arm in arms]
+            bare = Job(task, spec, seed, config, held_out=count, anchoring=anchoring or Anchoring())
+            jobs += [bare] * plain
+            jobs += [replace(bare, anchors=count, among=group) for group in among if anchored]
     return jobs

@@ -49,6 +49,14 @@ def bench(
     printed: Annotated[
         bool, typer.Option("--printed", help="Anchor as the paper prints it: both sides, no start at the anchors.")
     ] = False,
+    among: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="In a hierarchy: anchor only parents, or only children; repeat it for one anchored run of each. "
+            "[default: all]",
+            show_default=False,
+        ),
+    ] = None,
     seeds: Annotated[int, typer.Option(help="How many worlds: seeds 0, 1, ...")] = 3,
     steps: Annotated[int | None, typer.Option(help="Training steps. [default: the task's]", show_default=False)] = None,
     workers: Annotated[
@@ -78,6 +86,7 @@ def bench(
         steps=steps,
         checkpoint_every=checkpoint_every,
         anchoring=PRINTED if printed else None,
+        among=among or ("all",),
     )
     if workers is not None and workers < 1:
         fail(f"--workers {workers}; use at least one")

@@ -80,8 +80,8 @@ class LiveRuns:
         self._end(number, Text("failed", style="red"))
 
     def _title(self, number: int) -> str:
-        job, width = self.jobs[number], max(map(len, self._names))
-        return f"{self._names[number]:<{width}}  {'anchored' if job.anchors else 'plain':<8}  world {job.seed}"
+        job, width, wide = self.jobs[number], max(map(len, self._names)), max(len(job.arm) for job in self.jobs)
+        return f"{self._names[number]:<{width}}  {job.arm:<{wide}}  world {job.seed}"
 
     def _end(self, number: int, line: Text | None) -> None:
         self._ended += 1
