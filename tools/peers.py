@@ -50,6 +50,8 @@ PEERS = {
         ("dictionary-learning==0.1.0", "nnsight==0.3.7"),
     ),
     "sparsify": Peer("eai-sparsify", "1.3.3", ("eai-sparsify==1.3.3",)),
+    # its image models need a torchvision that fits the torch at hand; the autoencoders do not need them
+    "overcomplete": Peer("overcomplete", "0.3.0", ("einops",), ("overcomplete==0.3.0",)),
     "circuit_tracer": Peer("circuit-tracer", "0.5.0", ("circuit-tracer==0.5.0",)),
     "llamascopium": Peer("llamascopium", "2.0.0b34", ("llamascopium==2.0.0b34", "transformer-lens<4")),
 }  # fmt: skip

@@ -28,7 +28,8 @@ def speed(
     record: Annotated[Path, typer.Option(help="The record that is written.")] = Path("runs/speed.json"),
 ) -> None:
     """Time whole steps of the public `fit`, the floor's pieces and other libraries, in turns; write a record."""
-    from monosem.bench.speed.drive import Options, measure, write_speed
+    from monosem.base.files import write_json
+    from monosem.bench.speed.drive import Options, measure
     from monosem.bench.speed.peers import environments
     from monosem.bench.speed.sizes import CASES, QUICK, SIZES
     from monosem.cli.speed_tables import tables
@@ -56,7 +57,7 @@ def speed(
     found = measure(options, command, lambda text: say(text, "dim"))
     for table in tables(found):
         out().print(table)
-    say(f"record   {write_speed(found, record)}  ({found['minutes']:.1f} minutes)")
+    say(f"record   {write_json(record, found)}  ({found['minutes']:.1f} minutes)")
     wrong = _errors(found)
     for line in wrong:
         say(f"failed: {line}", "red")

@@ -47,7 +47,7 @@ def speed_method(text: str) -> Method:
 class States:
     """Brings a run into the state that a turn asks for, outside the timed part.
 
-    dead, half_dead: a fixed set of latents has encoder rows of 1/50 of their length and no moments, counts as dead,
+    dead, half_dead: a fixed set of latents has encoder rows of 1/50 of their length, counts as dead,
     and so never enters the code, while its pre-activations still have both signs. With `l0`, thresholds (ReLU: b_E)
     move by one number so that l0 latents a row are active on 256 rows.
     """
@@ -83,7 +83,6 @@ class States:
         encoder.scale_rows(torch.where(dead, self.lengths / norms.clamp(min=1e-12), 1.0))
         if not self.l0:
             run.model.b_E[dead] = 0.0
-        run.forget(dead)
         run.tracker.since[dead] = run.tracker.window + 1
 
     def _calibrate(self, run: Run) -> None:

@@ -15,7 +15,7 @@ State = Literal["trained", "dead", "half_dead"]
 
 @dataclass(frozen=True)
 class Size:
-    """Shapes of a step, and how a turn is measured at them: `turn` steps between `products` products on either side."""
+    """Shapes of a step, and how a turn is measured: `turn` steps (of a peer: `peer_turn`), products on either side."""
 
     name: str
     n_p: int
@@ -24,6 +24,7 @@ class Size:
     batch: int = 1024
     features: int = 1000
     turn: int = 3
+    peer_turn: int = 1
     products: int = 1
 
     @property
@@ -39,7 +40,7 @@ class Size:
 
 SIZES: Mapping[str, Size] = MappingProxyType(
     {
-        "small": Size("small", n_p=256, n_q=4096, k=16, turn=10, products=4),
+        "small": Size("small", n_p=256, n_q=4096, k=16, turn=10, peer_turn=4, products=4),
         "paper": Size("paper", n_p=768, n_q=16_000, k=32),
     }
 )
