@@ -1,50 +1,60 @@
-"""Tiny networks with random weights for tests of splicing and steering."""
+"""Small networks and batches that tests harvest, and the rows that they give, computed plainly."""
 
-from typing import Any
-
-import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from monosem.core.model import SDL
-from monosem.methods import method
-
-__all__ = ["LENGTH", "MLP", "VOCABULARY", "WIDTH", "ids", "llama", "trained"]
-
-WIDTH, VOCABULARY, LENGTH = 16, 40, 9
-MLP = "model.layers.{}.mlp"
+__all__ = ["Tiny", "masked_batches", "plain_rows"]
 
 
-def llama(layers: int = 3, seed: int = 0) -> Any:
-    """A LlamaForCausalLM with random weights, in evaluation mode; skips where transformers is not installed."""
-    transformers = pytest.importorskip("transformers", reason="transformers is not installed: monosem[real]")
-    torch.manual_seed(seed)
-    config = transformers.LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=WIDTH,
-        intermediate_size=24,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        bos_token_id=1,
-        eos_token_id=2,
-        initializer_range=0.4,
-    )
-    return transformers.LlamaForCausalLM(config).eval()
+class Block(nn.Module):
+    """Called by keyword, as transformers calls attention; gives a tuple, as transformers' layers did."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.ReLU(inplace=True), nn.Linear(2 * width, width))
+
+    def forward(self, *, mask: Tensor | None, hidden_states: Tensor) -> tuple[Tensor, str]:
+        return hidden_states + self.mlp(hidden_states), "more"
 
 
-def ids(batch: int = 3, length: int = LENGTH, seed: int = 0) -> Tensor:
-    """Token ids, none of them special."""
-    return torch.randint(3, VOCABULARY, (batch, length), generator=torch.Generator().manual_seed(seed))
+class Tiny(nn.Module):
+    """Embedding, some layers, a head."""
+
+    def __init__(self, width: int = 6, layers: int = 3, words: int = 40, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.embed = nn.Embedding(words, width)
+        self.layers = nn.ModuleList(Block(width) for _ in range(layers))
+        self.head = nn.Linear(width, words)
+        self.eval()
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        x = self.embed(input_ids)
+        for layer in self.layers:
+            x, _ = layer(mask=attention_mask, hidden_states=x)
+        logits: Tensor = self.head(x)
+        return logits
 
 
-def trained(text: str, n_q: int, p_widths: tuple[int, ...], r_widths: tuple[int, ...], seed: int = 0) -> SDL:
-    """A model with random weights and biases, as if trained, in evaluation mode."""
-    model, _ = method(text).build(n_q, p_widths, r_widths, seed=seed)
+def masked_batches(batches: int = 5, seed: int = 0) -> list[dict[str, Tensor]]:
+    """Batches of token numbers with padding at the right, each of another size."""
     generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in (model.b_E, model.b_D, *(model.parameters() if model.W_skip is not None else ())):
-            if parameter.ndim == 1 or parameter is model.W_skip:
-                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return model.eval()
+    made = []
+    for number in range(batches):
+        rows, time = 2 + number % 3, 5 + number
+        mask = torch.ones(rows, time, dtype=torch.int64)
+        mask[0, 3:] = 0
+        made.append({"input_ids": torch.randint(0, 40, (rows, time), generator=generator), "attention_mask": mask})
+    return made
+
+
+@torch.no_grad()
+def plain_rows(model: Tiny, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """[batch, time, width] of some sites, by calling the parts one after the other."""
+    x = model.embed(batch["input_ids"])
+    found = {}
+    for number, layer in enumerate(model.layers):
+        found[f"layers.{number}:in"] = found[f"layers.{number}.mlp:in"] = x
+        found[f"layers.{number}.mlp:out"] = layer.mlp(x)  # type: ignore[operator, union-attr]
+        x = found[f"layers.{number}:out"] = x + layer.mlp(x)  # type: ignore[operator, union-attr]
+    return found | {"head:in": x, "head:out": model.head(x)}

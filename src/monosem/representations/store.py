@@ -83,7 +83,7 @@ class Sharded:
         flat = np.where(index < 0, index + self.shape[0], index).reshape(-1)
         if flat.size and not (flat.min() >= 0 and flat.max() < self.shape[0]):
             raise DataError(f"row {int(flat.max())} is asked for; the store has rows 0 to {self.shape[0] - 1}")
-        return self._plain(self._gather(flat)).reshape(*index.shape, *self.shape[1:])
+        return self._plain(self._gather(flat)).reshape((*index.shape, *self.shape[1:]))
 
     def _run(self, start: int, stop: int) -> np.ndarray:
         parts = []

@@ -1,5 +1,7 @@
 """Writing a store: whole shards only, so that a kill at any moment costs at most the shard that was being filled."""
 
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -10,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from monosem.base.errors import CheckpointError, check
-from monosem.base.files import read_json, write_json
+from monosem.base.files import read_json, write_atomic, write_json
 from monosem.base.machine import machine
 from monosem.representations.store import COLUMNS, FORMAT, is_store, sha256_of, shard_folder
 
@@ -41,7 +43,7 @@ class Writer:
             "format": FORMAT,
             **header,
             "machine": machine(),
-            "vocabulary": None,
+            "vocabulary": None if vocabulary is None else hashlib.sha256(_words(vocabulary)).hexdigest(),
             "shards": [],
             "complete": False,
         }
@@ -62,13 +64,10 @@ class Writer:
             found = [name for name in found if not name.startswith(".")]
             check(not found, f"{folder} holds other files ({', '.join(found[:3])}); give an empty folder")
         self._clean()
-        if vocabulary is not None:
-            path = folder / "vocabulary.json"
-            if not path.is_file():
-                write_json(path, list(vocabulary))
-            self.manifest["vocabulary"] = sha256_of(path)
         if not self.complete:
             write_json(folder / "manifest.json", self.manifest)
+        if vocabulary is not None and not (folder / "vocabulary.json").is_file():
+            write_atomic(folder / "vocabulary.json", _words(vocabulary))
 
     @property
     def rows(self) -> int:
@@ -182,7 +181,11 @@ class Writer:
             self._pool.shutdown()
 
 
-_OF_THE_RUN = ("machine", "vocabulary", "shards", "complete")
+_OF_THE_RUN = ("machine", "shards", "complete")
+
+
+def _words(vocabulary: Sequence[str]) -> bytes:
+    return (json.dumps(list(vocabulary), ensure_ascii=False) + "\n").encode()
 
 
 def _short(value: Any) -> str:
