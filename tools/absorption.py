@@ -68,8 +68,9 @@ def facts(section: Section) -> str:
         f"{len(section.records)} runs in `records/hierarchy` by `monosem bench --task lrb/hierarchy --among parents "
         f"--among children --seeds {len(seeds)}`: version {section.version} ({first['task']['hash'][:12]}), "
         f"worlds and trainings {seeds[0]} to {seeds[-1]}, {config['steps']} steps of {config['batch_size']} rows, "
-        f"lr {config['lr']}; {minutes:.0f} minutes of run time in all, one thread a run on a shared machine; {env['cpu']}, torch "
-        f"{env['torch']}, commit {', '.join(commits)}. Intervals are 95 % t intervals over the {len(seeds)} worlds."
+        f"lr {config['lr']}; {minutes:.0f} minutes of run time in all, one thread a run on a busy machine; "
+        f"{env['cpu']}, torch {env['torch']}, commit {', '.join(commits)}. "
+        f"Intervals are 95 % t intervals over the {len(seeds)} worlds."
     )
 
 
