@@ -108,7 +108,7 @@ def test_train_without_centring_is_fit(data: Path) -> None:
 def test_train_anchors_at_class_means(data: Path) -> None:
     result = _train(data, "--method", "topk(k=2)", "--labels", data / "y.npy", "--classes", "owl,cat", "--hard")
     assert result.exit_code == 0, result.output
-    assert "2 class-mean anchors" in result.stderr
+    assert "2 anchors (class_means)" in result.stderr
     assert json.loads((data / "out" / "anchors.json").read_text())["classes"] == ["owl", "cat"]
     x, y = np.load(data / "x.npy").astype(np.float64), np.load(data / "y.npy")
     means = np.stack([x[y == name].mean(0) for name in ("cat", "dog", "owl")])

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from monosem.anchoring.anchors import class_means
 from monosem.base.errors import ArgumentError, DataError
 from monosem.core.pairs import Source
-from monosem.representations.labels import class_anchors, read_labels
+from monosem.representations.class_means import class_anchors
+from monosem.representations.labels import read_labels
 from monosem.representations.source import open_source
 from monosem.representations.table import CHUNK
 from monosem.train.config import FitConfig

@@ -6,6 +6,7 @@ import typer
 
 from monosem.base.machine import package_version
 from monosem.cli import (
+    anchors,
     bench,
     catalog,
     check,
@@ -51,5 +52,20 @@ def _root(
     """Sparse dictionary learning as one problem, x_r_hat = W_D σ(W_E x_p + b_E) + b_D, scored against known truth."""
 
 
-for _command in (bench, train, evaluate, report, catalog, cite, check, convert, fetch, harvest, inspect, sample, speed):
+for _command in (
+    bench,
+    train,
+    anchors,
+    evaluate,
+    report,
+    catalog,
+    cite,
+    check,
+    convert,
+    fetch,
+    harvest,
+    inspect,
+    sample,
+    speed,
+):
     _command.register(app)

@@ -68,6 +68,9 @@ def train(
     ] = None,
     labels_key: Annotated[str | None, _anchor(help="As --key.")] = None,
     classes: Annotated[str | None, _anchor(help='Anchor only these classes, as "cat,dog".')] = None,
+    anchors_file: Annotated[
+        Path | None, _anchor("--anchors", help="Anchors that `monosem anchors` wrote.", show_default=False)
+    ] = None,
     anchors_weight: Annotated[
         float | None, _anchor(help="Weight of the anchoring term. [default: the form's]", show_default=False)
     ] = None,
@@ -123,9 +126,9 @@ def train(
             )
         if stored if normalise is None else normalise:
             source.normalised()
-        anchors = _anchors(source, labels, labels_key, classes, out_folder)
+        anchors = _anchors(source, anchors_file, labels, labels_key, classes, out_folder)
     shape = f"{source.rows:,} rows, n_p={sum(source.p_widths)}, n_r={sum(source.r_widths)}"
-    held = f", {anchors.k} class-mean anchors" if anchors else ""
+    held = f", {anchors.k} anchors ({anchors.kind})" if anchors else ""
     say(f"{chosen.spec} on {shape}, n_q={n_q}{held}")
     if (out_folder / "checkpoint.safetensors").exists():
         say(f"{out_folder} holds a checkpoint of an earlier call; going on from there", "dim")
@@ -175,17 +178,32 @@ def _numbers(option: str, text: str | None) -> tuple[int, ...] | None:
 
 
 def _anchors(
-    source: "FileSource", labels: Path | None, key: str | None, classes: str | None, folder: Path
+    source: "FileSource",
+    given: Path | None,
+    labels: Path | None,
+    key: str | None,
+    classes: str | None,
+    folder: Path,
 ) -> "Anchors | None":
-    """Class means, kept beside the model with the names of their classes."""
-    from monosem.base.files import write_json
-    from monosem.representations.labels import class_anchors, read_labels
+    """Anchors of a file, or class means; kept beside the model with the names of their classes."""
+    from monosem.anchoring.anchors import load_anchors
+    from monosem.base.files import read_json, write_json
+    from monosem.representations.class_means import class_anchors
+    from monosem.representations.labels import read_labels
     from monosem.representations.store import is_store
 
     if labels is None:
         if classes is not None:
             fail("--classes chooses among labels; give them with --labels")
-        return None
+        if given is None:
+            return None
+        anchors, beside = load_anchors(given), given.with_suffix(".json")
+        anchors.save(folder / "anchors.safetensors")
+        if beside.exists():
+            write_json(folder / "anchors.json", read_json(beside))
+        return anchors
+    if given is not None:
+        fail("--anchors and --labels both give anchors; leave one out")
     found = _stored_labels(labels) if is_store(labels) else read_labels(labels, source.rows, key)
     if found.codes.numel() != source.rows:
         fail(f"{labels} labels {found.codes.numel():,} rows, the data have {source.rows:,}; give one label per row")

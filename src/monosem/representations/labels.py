@@ -1,4 +1,4 @@
-"""Labels of rows, and the anchors that the means of their classes give."""
+"""Labels of rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,12 +9,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from monosem.anchoring.anchors import Anchors, class_means
 from monosem.base.errors import DataError, check
-from monosem.representations.source import FileSource
-from monosem.representations.table import Table, read_array
+from monosem.representations.table import read_array
 
-__all__ = ["Labels", "class_anchors", "read_labels"]
+__all__ = ["Labels", "read_labels"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,25 +52,3 @@ def read_labels(path: str | Path, rows: int, key: str | None = None) -> Labels:
     names, codes = np.unique(values, return_inverse=True)
     words = tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist())
     return Labels(torch.from_numpy(codes.reshape(-1)), words)
-
-
-def class_anchors(
-    source: FileSource, labels: Labels, classes: Sequence[str] | None = None, centre: bool = True
-) -> Anchors:
-    """Anchors at the class means of a source, as `anchoring.class_means`, reading the rows in chunks.
-
-    Equation: mean over class c of x_p (and of x_r), minus the mean of all class means with `centre`, over its norm.
-    """
-    check(len(labels.names) > 1, f"all rows are labelled {labels.names[0]!r}; class means need two classes", DataError)
-    x_p = _means(source.x_p, labels)
-    x_r = x_p if source.x_r is None else _means(source.x_r, labels)
-    chosen = None if classes is None else labels.pick(classes)
-    return class_means(x_p, torch.arange(len(labels.names)), x_r, centre, chosen)
-
-
-def _means(table: Table, labels: Labels) -> Tensor:
-    """[classes, width] means in float64."""
-    total = torch.zeros(len(labels.names), table.width, dtype=torch.float64)
-    for start, rows in table.chunks():
-        total.index_add_(0, labels.codes[start : start + rows.shape[0]], rows.double())
-    return total / torch.bincount(labels.codes, minlength=len(labels.names))[:, None]

@@ -1,0 +1,194 @@
+"""`monosem anchors`: anchors from what is known, and what they do for what is not."""
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from monosem.cli.console import err, fail, out, say
+
+if TYPE_CHECKING:
+    from monosem.representations.labels import Labels
+    from monosem.representations.source import FileSource
+
+__all__ = ["anchors_app", "from_classes", "register", "score_classes"]
+
+anchors_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Make anchors, and score what they do.")
+
+_data = partial(typer.Option, rich_help_panel="Data", show_default=False)
+_Data = Annotated[Path | None, _data(help="Representations x_p, a row each: .npy, .safetensors or .parquet.")]
+_Store = Annotated[Path | None, _data(help="The same from a store of `monosem harvest`.")]
+_Target = Annotated[Path | None, _data(help="Representations x_r of the same inputs, for a transcoder.")]
+_Key = Annotated[str | None, _data(help="Tensor of a .safetensors file, or columns of a .parquet one.")]
+_Read = Annotated[str | None, _data(help="Site of the store that is read.")]
+_Write = Annotated[str | None, _data(help="Site of the store that is written, for a transcoder.")]
+_Labels = Annotated[
+    Path | None, _data(help="One class per row: a file, or a store with labels. [default: the store's]")
+]
+_LabelsKey = Annotated[str | None, _data(help="As --key.")]
+
+
+def from_classes(
+    out_file: Annotated[Path, typer.Option("--out", help="The anchors to write: .safetensors.", show_default=False)],
+    data: _Data = None,
+    store: _Store = None,
+    target: _Target = None,
+    key: _Key = None,
+    read: _Read = None,
+    write: _Write = None,
+    labels: _Labels = None,
+    labels_key: _LabelsKey = None,
+    classes: Annotated[str | None, typer.Option(help='Anchor only these classes, as "cat,dog".')] = None,
+    number: Annotated[int | None, typer.Option("--number", help="Anchor so many classes, drawn by --seed.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the draw of --number.")] = 0,
+    raw: Annotated[bool, typer.Option("--raw", help="Do not centre the means, as the paper prints it.")] = False,
+    shrinkage: Annotated[float, typer.Option(help="Towards the centre, 1 as James and Stein; 0: none.")] = 0.0,
+) -> None:
+    """Anchors at the means of labelled classes (eq 23-24), raw and centred compared; centred ones are written."""
+    import numpy as np
+
+    from monosem.base.files import write_json
+    from monosem.representations.class_means import class_anchors
+
+    source, found = _opened(data, store, target, key, read, write, labels, labels_key)
+    if classes is not None and number is not None:
+        fail("--classes and --number both choose classes; give one of them")
+    names = [name.strip() for name in classes.split(",")] if classes else list(found.names)
+    if number is not None:
+        if not 1 <= number <= len(names):
+            fail(f"--number {number} classes of {len(names)}; choose 1 to {len(names)}")
+        names = [names[i] for i in np.random.default_rng(seed).permutation(len(names))[:number]]
+    anchors = class_anchors(source, found, names, not raw, shrinkage)
+    anchors.save(out_file)
+    write_json(out_file.with_suffix(".json"), {"classes": names, "centred": not raw, "shrinkage": shrinkage})
+    _compare(source, found, shrinkage)
+    rest = len(found.names) - len(names)
+    kind = "raw" if raw else "centred"
+    say(f"{anchors.k} {kind} anchors in {out_file}; {rest} of {len(found.names)} classes left out")
+    say(f"next: monosem train ... --anchors {out_file}; then monosem anchors score-classes", "dim")
+
+
+def score_classes(
+    model: Annotated[Path, typer.Option(help="A trained model's folder.", show_default=False)],
+    data: _Data = None,
+    store: _Store = None,
+    target: _Target = None,
+    key: _Key = None,
+    read: _Read = None,
+    write: _Write = None,
+    labels: _Labels = None,
+    labels_key: _LabelsKey = None,
+    anchors: Annotated[
+        Path | None, typer.Option(help="The anchors: none of their classes counts as held out.", show_default=False)
+    ] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Against raw class means.")] = False,
+) -> None:
+    """Score a model's decoder columns on class means: held-out, anchored and all classes apart, beside chance."""
+    import torch
+
+    from monosem.base.files import read_json
+    from monosem.bench.real import class_scores
+    from monosem.core.io import load_model
+    from monosem.representations.class_means import class_anchors
+
+    source, found = _opened(data, store, target, key, read, write, labels, labels_key)
+    trained = load_model(model)
+    beside = anchors.with_suffix(".json") if anchors else model / "anchors.json"
+    given = read_json(beside)["classes"] if anchors or beside.exists() else []
+    picked = found.pick(given) if given else torch.zeros(0, dtype=torch.int64)
+    means = class_anchors(source, found, centre=not raw)
+    _scores(class_scores(trained, means, picked), len(found.names), len(given), trained.n_q, anchors is not None)
+
+
+def _opened(
+    data: Path | None,
+    store: Path | None,
+    target: Path | None,
+    key: str | None,
+    read: str | None,
+    write: str | None,
+    labels: Path | None,
+    labels_key: str | None,
+) -> "tuple[FileSource, Labels]":
+    """Rows and their labels, from files or from a store."""
+    from monosem.representations.labels import read_labels
+    from monosem.representations.source import open_source
+    from monosem.representations.store import is_store, open_store
+    from monosem.representations.store_source import StoreSource
+
+    if (data is None) == (store is None):
+        fail("give the rows with --data FILE or with --store DIR, one of them")
+    source: FileSource
+    with err().status(f"reading {data or store}"):
+        if data is not None:
+            source = open_source(data, target, key=key)
+        else:
+            assert store is not None
+            source = StoreSource(store, read, write, normalise=False)
+    labels = labels or store
+    if labels is None:
+        fail("give the classes of the rows with --labels FILE")
+    if is_store(labels):
+        found = open_store(labels).labels
+        if found is None:
+            fail(f"{labels} holds no labels; harvest it again with labels, or give them with --labels FILE")
+        if found.codes.numel() != source.rows:
+            fail(f"{labels} labels {found.codes.numel():,} rows, the data have {source.rows:,}; give one per row")
+        return source, found
+    return source, read_labels(labels, source.rows, labels_key)
+
+
+def _compare(source: "FileSource", labels: "Labels", shrinkage: float) -> None:
+    """Raw and centred means beside each other, and which of them work."""
+    from rich.table import Table
+
+    from monosem.representations.class_means import read_means
+
+    readings = {kind: read_means(source.x_p, labels, kind == "centred", shrinkage) for kind in ("raw", "centred")}
+    title = "class means as anchors: made of even rows, tried on odd ones"
+    table = Table(box=None, header_style="bold", title=title, title_justify="left")
+    for head in ("means", "closest two, cos", "pairs above 0.95", "own class nearest", "chance"):
+        table.add_column(head, justify="left" if head == "means" else "right")
+    for kind, r in readings.items():
+        row = (f"{r.closest:.3f}", str(r.coincident), f"{r.accuracy:.1%}", f"{r.chance:.1%}")
+        table.add_row(kind, *row)
+    out().print(table)
+    raw, centred = readings["raw"], readings["centred"]
+    if raw.coincident > centred.coincident:
+        say(
+            f"centred means work here; raw ones nearly coincide in {raw.coincident} pairs, as in any space that is not "
+            "centred, and would ask many latents for one direction"
+        )
+    elif centred.coincident:
+        say("some classes have the same mean even when centred: join them, or leave one out", "yellow")
+    else:
+        say("both tell the classes apart; the rows are near centred already")
+
+
+def _scores(
+    found: "dict[str, dict[str, dict[str, object]]]", classes: int, anchored: int, n_q: int, alone: bool
+) -> None:
+    from rich.table import Table
+
+    title = f"decoder columns against class means, best |cos|: {classes - anchored} held out, {anchored} anchored"
+    table = Table(box=None, header_style="bold", title=title, title_justify="left")
+    for head in ("classes", "dictionary", "mean", "above 0.8", "above 0.9", "above 0.95"):
+        table.add_column(head, justify="left" if head in ("classes", "dictionary") else "right")
+    names = {"value": "the model", "anchors_alone": "anchors alone", "chance": f"{n_q} random"}
+    for group in ("held_out", "anchored", "all"):
+        for who, name in names.items():
+            if group in found.get(who, {}):
+                score: dict[str, object] = found[who][group]["decoder_cosine"]  # type: ignore[assignment]
+                share: dict[str, float] = score["M_GT"]  # type: ignore[assignment]
+                shares = [f"{share[tau]:.1%}" for tau in ("0.8", "0.9", "0.95")]
+                table.add_row(group.replace("_", " "), name, f"{score['M_IP']:.3f}", *shares)
+    out().print(table)
+    say("only held-out classes say whether anchors help: the others are what anchors were asked for", "dim")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group of commands."""
+    anchors_app.command("from-classes")(from_classes)
+    anchors_app.command("score-classes")(score_classes)
+    app.add_typer(anchors_app, name="anchors")
