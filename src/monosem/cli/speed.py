@@ -14,7 +14,7 @@ __all__ = ["register", "speed"]
 
 def speed(
     quick: Annotated[bool, typer.Option("--quick", help="Small size, main methods, few rounds: a minute.")] = False,
-    sizes: Annotated[str, typer.Option(help="small, paper, or both.")] = "small,paper",
+    sizes: Annotated[str, typer.Option(help="Among small, paper, large, separated by commas.")] = "small,paper",
     cases: Annotated[
         str | None, typer.Option(help="Cases, separated by commas. [default: all]", show_default=False)
     ] = None,
@@ -25,6 +25,9 @@ def speed(
         Path | None,
         typer.Option(help="Folder of side environments (python tools/peers.py --speed); none: monosem alone."),
     ] = None,
+    curves: Annotated[bool, typer.Option("--curves", help="Also cost against n_q, k, batch and n_p.")] = False,
+    sweep: Annotated[bool, typer.Option("--sweep", help="Also many runs at once, in one process and in two.")] = False,
+    floor: Annotated[bool, typer.Option("--floor/--no-floor", help="The floor's pieces.")] = True,
     record: Annotated[Path, typer.Option(help="The record that is written.")] = Path("runs/speed.json"),
 ) -> None:
     """Time whole steps of the public `fit`, the floor's pieces and other libraries, in turns; write a record."""
@@ -50,6 +53,9 @@ def speed(
         threads=counts,
         peers=environments(peers) if peers else {},
         warm=50 if quick and warm is None else warm,
+        floor=floor,
+        curves=curves,
+        sweep=sweep,
     )
     if peers and not options.peers:
         fail(f"--peers {peers} holds no side environment; make them with `python tools/peers.py --speed`")

@@ -7,7 +7,7 @@ from typing import Any, TextIO
 
 import torch
 
-from monosem.bench.speed.clock import Span, clock, forget_peak, peak_memory, product, resident_memory, timed
+from monosem.bench.speed.clock import Span, clock, forget_peak, give_back, peak_memory, product, resident_memory, timed
 from monosem.bench.speed.sizes import Size
 
 __all__ = ["Beat", "Enough"]
@@ -56,6 +56,7 @@ class Beat:
 
     def baseline(self) -> None:
         """Memory counts from here: after the imports and the rows, before the model."""
+        give_back()
         forget_peak()
         self.baseline_mb = resident_memory()
 

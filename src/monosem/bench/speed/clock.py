@@ -1,5 +1,7 @@
 """What a turn of the speed benchmark measures, and the unit that it measures in: one fp32 encoder product."""
 
+import ctypes
+import gc
 import resource
 import time
 from collections.abc import Callable
@@ -11,7 +13,7 @@ import torch
 
 from monosem.base.seeds import torch_generator
 
-__all__ = ["Span", "clock", "forget_peak", "peak_memory", "product", "resident_memory", "timed"]
+__all__ = ["Span", "clock", "forget_peak", "give_back", "peak_memory", "product", "resident_memory", "timed"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,13 @@ def peak_memory() -> float:
     """The most memory this process has had since `forget_peak`, in MB."""
     peak = _status("VmHWM")
     return peak if peak is not None else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000 * 1.024
+
+
+def give_back() -> None:
+    """Return freed memory to the system (glibc keeps it), so that a baseline does not hold what a model will reuse."""
+    gc.collect()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def forget_peak() -> None:

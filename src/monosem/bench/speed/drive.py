@@ -2,23 +2,24 @@
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from monosem.base.errors import MonosemError
 from monosem.bench.records import environment
+from monosem.bench.speed.curves import curves
 from monosem.bench.speed.peers import PEERS
 from monosem.bench.speed.process import Process
 from monosem.bench.speed.sizes import CASES, SIZES, Case, Size
+from monosem.bench.speed.sweep import sweep
+from monosem.bench.speed.turns import Plan, Seat, Tell, prepare, take_turns
 
-__all__ = ["SCHEMA", "Options", "Tell", "measure"]
+__all__ = ["SCHEMA", "Options", "measure"]
 
 SCHEMA = "monosem.speed/1"
-
-Tell = Callable[[str], None]
+_AT_ONCE = 2
 
 
 @dataclass(frozen=True)
@@ -27,95 +28,62 @@ class Options:
 
     `rounds`: in each, every contender has one turn (peers only in the first `peer_rounds`). `warm`: at most that many
     steps before timing (None: as the case says). `peers`: pythons of side environments, by the peer's name.
-    `changes`: shapes that differ from the named size's.
+    `floor`, `curves`, `sweep`: whether the floor's pieces, cost against each size, and many runs at once are measured.
     """
 
-    sizes: tuple[str, ...] = tuple(SIZES)
+    sizes: tuple[str, ...] = ("small", "paper")
     cases: tuple[str, ...] = tuple(CASES)
     rounds: int = 5
     peer_rounds: int = 3
     threads: tuple[int, ...] = (1,)
     peers: Mapping[str, str] = field(default_factory=dict)
     warm: int | None = None
-    changes: Mapping[str, int] = field(default_factory=dict)
+    floor: bool = True
+    curves: bool = False
+    sweep: bool = False
+
+    def plan(self, size: Size) -> Plan:
+        """How turns are taken at a size."""
+        return Plan(self.rounds, self.peer_rounds, self.threads, size.turn, size.peer_turn)
 
 
-@dataclass(eq=False)
-class _Seat:
-    """A contender and what the record will say of it; after an error it takes no more turns."""
-
-    process: Process
-    out: dict[str, Any]
-
-    @property
-    def ours(self) -> bool:
-        return self.process.who not in PEERS
+def _seat(stack: ExitStack, python: str, who: str, case: str, size: Size, out: dict[str, Any]) -> Seat:
+    return Seat(stack.enter_context(Process(python, who, case, size.name, {})), out)
 
 
-def _each(seats: Sequence[_Seat], work: Callable[[_Seat], object], tell: Tell) -> None:
-    for seat in seats:
-        if "error" in seat.out:
-            continue
-        try:
-            work(seat)
-        except MonosemError as error:
-            seat.out["error"] = str(error)
-            tell(f"{seat.process.case} {seat.process.who}: {error}")
-
-
-def _prepare(seats: Sequence[_Seat], warm: Mapping[str, int], tell: Tell) -> None:
-    """Start, one step, the first state (thresholds that make codes sparse), then warm up side by side."""
-    _each(seats, lambda seat: seat.out.update(seat.process.hear()), tell)
-    _each(seats, lambda seat: seat.process.ask(do="warm", steps=1), tell)
-    _each(seats, lambda seat: seat.process.ask(do="state", name="trained"), tell)
-    _each(seats, lambda seat: seat.process.send(do="warm", steps=warm[seat.process.who]), tell)
-    _each(seats, lambda seat: seat.out.update(memory_mb=seat.process.hear()["peak_mb"]), tell)
-
-
-def _rounds(seats: Sequence[_Seat], state: str, size: Size, options: Options, tell: Tell) -> None:
-    """Rounds of turns: in each, every contender once with every number of threads."""
-
-    def turn(seat: _Seat, place: dict[str, Any]) -> None:
-        if not seat.ours and place["round"] >= options.peer_rounds:
-            return
-        seat.process.ask(do="state", name=state)
-        steps = 1 if seat.process.who == "floor" else size.turn if seat.ours else size.peer_turn
-        answer = seat.process.ask(do="turn", steps=steps, threads=place["threads"])
-        seat.out["turns"].append(place | answer)
-
-    for number in range(options.rounds):
-        for threads in options.threads:
-            place = {"state": state, "round": number, "threads": threads}
-            _each(seats, lambda seat, place=place: turn(seat, place), tell)  # type: ignore[misc]
-
-
-def _case(case: Case, size: Size, options: Options, tell: Tell) -> dict[str, Any]:
-    """One case: every contender warmed up, then rounds in each of its states; peers only in the first."""
-    names = ["monosem", *(name for name in options.peers if case.peers in PEERS[name].cases)]
-    found: dict[str, dict[str, Any]] = {name: {"turns": []} for name in names}
-    steps = case.warm if options.warm is None else min(case.warm, options.warm)
+def _cases(cases: Sequence[Case], size: Size, options: Options, tell: Tell) -> dict[str, Any]:
+    """Some cases: ours warm up side by side, then each case has its rounds, with the peers that have it."""
+    found: dict[str, dict[str, Any]] = {case.name: {"monosem": {"turns": []}} for case in cases}
     with ExitStack() as stack:
-        seats = []
-        for name in names:
-            called = case.name if name == "monosem" else case.peers
-            python = options.peers.get(name, sys.executable)
-            process = stack.enter_context(Process(python, name, called, size.name, options.changes))
-            seats.append(_Seat(process, found[name]))
-        _prepare(seats, {name: max(steps, 1) if name == "monosem" else 1 for name in names}, tell)
-        for state in case.states:
-            taking_part = seats if state == case.states[0] else seats[:1]
-            _rounds(taking_part, state, size, options, tell)
-    tell(f"{size.name}: {case.name} done")
+        ours = [_seat(stack, sys.executable, "monosem", c.name, size, found[c.name]["monosem"]) for c in cases]
+        prepare(ours, [min(case.warm, options.warm or case.warm) for case in cases], tell)
+        for seat, case in zip(ours, cases, strict=True):
+            _case(seat, case, size, options, found[case.name], tell)
     return found
+
+
+def _case(ours: Seat, case: Case, size: Size, options: Options, found: dict[str, Any], tell: Tell) -> None:
+    """One case: rounds in each of its states; peers only in the first."""
+    with ExitStack() as stack:
+        peers = []
+        for name, python in options.peers.items():
+            if case.peers in PEERS[name].cases:
+                found[name] = {"turns": []}
+                peers.append(_seat(stack, python, name, case.peers, size, found[name]))
+        prepare(peers, [1] * len(peers), tell)
+        take_turns([ours, *peers], case.states[0], options.plan(size), tell)
+    for state in case.states[1:]:
+        take_turns([ours], state, options.plan(size), tell)
+    tell(f"{size.name}: {case.name} done")
 
 
 def _floor(size: Size, options: Options, tell: Tell) -> dict[str, Any]:
     """The floor's pieces, in their own process."""
     out: dict[str, Any] = {"turns": []}
-    with Process(sys.executable, "floor", "", size.name, options.changes) as process:
-        seats = [_Seat(process, out)]
-        _prepare(seats, {"floor": 2}, tell)
-        _rounds(seats, "floor", size, options, tell)
+    with ExitStack() as stack:
+        seats = [_seat(stack, sys.executable, "floor", "", size, out)]
+        prepare(seats, [2], tell)
+        take_turns(seats, "floor", options.plan(size), tell)
     tell(f"{size.name}: floor done")
     return out
 
@@ -127,11 +95,12 @@ def measure(options: Options, command: str = "", tell: Tell = print) -> dict[str
     sizes: dict[str, Any] = {}
     for name in options.sizes:
         size = SIZES[name]
-        sizes[name] = {
-            "shape": asdict(size) | dict(options.changes),
-            "floor": _floor(size, options, tell),
-            "cases": {case: _case(CASES[case], size, options, tell) for case in options.cases},
-        }
+        floor = _floor(size, options, tell) if options.floor else {"turns": []}
+        cases: dict[str, Any] = {}
+        for start in range(0, len(options.cases), _AT_ONCE):
+            some = [CASES[case] for case in options.cases[start : start + _AT_ONCE]]
+            cases |= _cases(some, size, options, tell)
+        sizes[name] = {"shape": asdict(size), "floor": floor, "cases": cases}
         load.append(os.getloadavg())
     return {
         "schema": SCHEMA,
@@ -140,6 +109,8 @@ def measure(options: Options, command: str = "", tell: Tell = print) -> dict[str
         "options": asdict(options) | {"peers": sorted(options.peers)},
         "seeds": {"world": 0, "train": 0},
         "sizes": sizes,
+        "curves": curves(tell) if options.curves else {},
+        "sweep": sweep(tell) if options.sweep else {},
         "load": [[round(value, 2) for value in entry] for entry in load],
         "cores": os.cpu_count(),
         "env": environment(),

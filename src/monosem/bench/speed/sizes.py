@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 from monosem.bench.tasks import Task
 from monosem.bench.world import Independent, WorldSpec
@@ -42,6 +42,7 @@ SIZES: Mapping[str, Size] = MappingProxyType(
     {
         "small": Size("small", n_p=256, n_q=4096, k=16, turn=10, peer_turn=4, products=4),
         "paper": Size("paper", n_p=768, n_q=16_000, k=32),
+        "large": Size("large", n_p=4096, n_q=131_072, k=64, batch=256, turn=1),
     }
 )
 
@@ -67,6 +68,7 @@ class Case:
         return self.method.replace("{k}", str(size.k))
 
 
+_BRIEF: dict[str, Any] = {"warm": 50, "states": ("trained",)}
 _JUMP = "jumprelu(theta=0.05, bandwidth=0.05)"
 CASES: Mapping[str, Case] = MappingProxyType(
     {
@@ -86,13 +88,13 @@ CASES: Mapping[str, Case] = MappingProxyType(
                 states=("half_dead",),
                 peers="topk_auxk",
             ),
-            Case("multi_topk", "multi_topk(k={k}, aux=0.0)"),
-            Case("gated", "gated", l0=True),
-            Case("p_anneal", "p_anneal", l0=True),
-            Case("binary", "binary", l0=True),
-            Case("abs_topk", "abs_topk(k={k})"),
-            Case("topk_transcoder", "topk_transcoder(k={k}, aux=0.0)"),
-            Case("topk_crosscoder", "topk_crosscoder(k={k}, aux=0.0)"),
+            Case("multi_topk", "multi_topk(k={k}, aux=0.0)", **_BRIEF),
+            Case("gated", "gated", l0=True, **_BRIEF),
+            Case("p_anneal", "p_anneal", l0=True, **_BRIEF),
+            Case("binary", "binary", l0=True, **_BRIEF),
+            Case("abs_topk", "abs_topk(k={k})", **_BRIEF),
+            Case("topk_transcoder", "topk_transcoder(k={k}, aux=0.0)", **_BRIEF),
+            Case("topk_crosscoder", "topk_crosscoder(k={k}, aux=0.0)", **_BRIEF),
         )
     }
 )
