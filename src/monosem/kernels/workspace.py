@@ -1,11 +1,17 @@
-"""Memory that is used again at every step: fresh pages of tens of megabytes cost as much as filling them."""
+"""Memory of a training step: used again at every step, and on huge pages where the system has them.
 
+Fresh pages of tens of megabytes cost as much as filling them, and weights on small pages miss the address cache.
+"""
+
+import ctypes
+import sys
 import threading
+from functools import cache
 
 import torch
 from torch import Tensor
 
-__all__ = ["workspace"]
+__all__ = ["huge_pages", "workspace"]
 
 _held = threading.local()
 
@@ -20,4 +26,27 @@ def workspace(name: str, shape: tuple[int, ...], dtype: torch.dtype, device: tor
     if key not in known or not size <= known[key].numel() <= 4 * size:
         with torch.inference_mode(False):  # memory born in inference mode could not be written outside it
             known[key] = torch.empty(size, dtype=dtype, device=device)
+        huge_pages(known[key])
     return known[key][:size].view(shape)
+
+
+@cache
+def _libc() -> ctypes.CDLL | None:
+    try:
+        libc = ctypes.CDLL(None)
+        libc.madvise  # noqa: B018
+    except (OSError, AttributeError):
+        return None
+    return libc
+
+
+def huge_pages(tensor: Tensor) -> None:
+    """Ask Linux to keep a large CPU tensor on huge pages; without effect elsewhere. Values stay as they are."""
+    size = tensor.numel() * tensor.element_size()
+    if sys.platform != "linux" or tensor.device.type != "cpu" or size < 2**22:
+        return
+    libc, start = _libc(), -(-tensor.data_ptr() // 4096) * 4096
+    length = (tensor.data_ptr() + size - start) // 4096 * 4096
+    if libc is not None:
+        for advice in (14, 25):  # MADV_HUGEPAGE for pages to come, MADV_COLLAPSE for those that are there
+            libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), advice)

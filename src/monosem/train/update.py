@@ -14,6 +14,7 @@ from monosem.anchoring.term import AnchorPenalty
 from monosem.kernels.ledger import Ledger, open_ledger
 from monosem.kernels.native.calls import usable
 from monosem.kernels.native.rows import RowStep
+from monosem.kernels.workspace import huge_pages
 from monosem.methods import Method
 from monosem.train.config import FitConfig
 from monosem.train.state import Run
@@ -103,6 +104,8 @@ class Update:
             state |= {"step": torch.zeros(()), "exp_avg": torch.zeros_like(weight)}
             state |= {"exp_avg_sq": torch.zeros_like(weight)}
         if "moved" not in state:  # a state that the plain way began
+            for t in (weight, state["exp_avg"], state["exp_avg_sq"]):
+                huge_pages(t)
             state["moved"] = (state["exp_avg_sq"] != 0).any(1) | (state["exp_avg"] != 0).any(1)
         return state
 

@@ -15,7 +15,10 @@ from torch import Tensor
 from monosem.kernels.gpu.cells import power_of_two
 from monosem.kernels.gpu.launch import interpreted, launch
 
-__all__ = ["Kept", "Plan", "Reach"]
+__all__ = ["COLUMNS", "Kept", "Plan", "Reach"]
+
+COLUMNS = 128
+"""Columns of a tile of a fused product."""
 
 _STRIDE = 16
 
@@ -99,14 +102,14 @@ class Kept:
         """Look through x W^T + bias of all columns, tile by tile, without storing it (float32 or bf16)."""
         (batch, width), n_q = x.shape, weight.shape[0]
         low = x.dtype == torch.bfloat16
-        rows, columns, depth = (128, 128, 64) if low else (64, 128, 32)
+        rows, depth = (128, 64) if low else (64, 32)
         none = self.floor
-        tiles = -(-n_q // (columns * self.count.shape[1]))
+        tiles = -(-n_q // (COLUMNS * self.count.shape[1]))
         launch(
             "keep_product", (-(-batch // rows), self.count.shape[1]), x, x.stride(0), weight, weight.stride(0), bias,
             self.floor, none if reach is None else reach.x, none if reach is None else reach.w,
             self.value, self.column, self.count, batch, n_q, width, tiles, self.capacity,
-            ROWS=rows, COLUMNS=columns, DEPTH=depth, ERROR=reach is not None, LAST=reach.last if reach else 0.0,
+            ROWS=rows, COLUMNS=COLUMNS, DEPTH=depth, ERROR=reach is not None, LAST=reach.last if reach else 0.0,
             UPCAST=low and interpreted(), warps=8,
         )  # fmt: skip
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from monosem.base.errors import DataError, ShapeError, check
 from monosem.base.sparse import Positions
 from monosem.kernels.gpu.cells import inner_full, rows_in_order
-from monosem.kernels.gpu.kept import Kept, Plan, Reach
+from monosem.kernels.gpu.kept import COLUMNS, Kept, Plan, Reach
 
 __all__ = ["TopCells", "encode_top", "encode_tops", "top_index"]
 
@@ -104,14 +104,14 @@ def encode_tops(
                 lists.append(None)
                 continue
             floor = _floor(a, w, bias, how, reach)
-            splits = max(1, min(32, _PROGRAMS // x.shape[0])) if fused else 1
+            splits = max(1, min(-(-n_q // COLUMNS), _PROGRAMS // x.shape[0], 32)) if fused else 1
             lists.append(Kept.start(floor, max(k, how.capacity * min(4, splits) // splits), splits))
         if fused:
             for kept, (bias, _, _) in zip(lists, asked, strict=True):
                 if kept is not None:
                     kept.take_product(a, w, bias, reach)
         elif any(kept is not None for kept in lists):
-            columns = min(n_q, max(1024, _TILE // x.shape[0]))
+            columns = min(n_q, max(16, _TILE // x.shape[0]))
             room = a.new_empty(x.shape[0], columns)
             for first in range(0, n_q, columns):
                 part = room[:, : min(columns, n_q - first)]

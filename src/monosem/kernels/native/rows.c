@@ -21,24 +21,41 @@ struct set {
 };
 
 struct rows {
-    float *w, *m, *v;
+    float *w, *m, *v, *share; /* share: pieces numbers per row, from monosem_rows_norm to monosem_rows_step */
     const float *base;
     const struct set *sets;
     const int64_t *bounds; /* pieces + 1 columns: each piece of a row is projected and normalised by itself */
     int64_t width, n_sets, pieces;
-    int32_t project, unit;
+    int32_t project, unit, shared; /* shared: whether `share` is filled already */
     float scale, beta1, beta2, step, root, eps; /* root = sqrt(1 - beta2^t), step = lr / (1 - beta1^t) */
 };
 
-static inline double dot(const float *restrict a, const float *restrict b, int64_t width) {
-    float sums[LANES] = {0.0f};
+static inline double folded(float *sums) {
+    for (int64_t step = LANES / 2; step > 0; step /= 2)
+        for (int64_t l = 0; l < step; l++) sums[l] += sums[l + step];
+    return (double)sums[0];
+}
+
+static inline double square(const float *restrict g, int64_t width) {
+    float gg[LANES] = {0.0f};
     double total = 0.0;
     int64_t i = 0;
     for (; i + LANES <= width; i += LANES)
-        for (int64_t l = 0; l < LANES; l++) sums[l] += a[i + l] * b[i + l];
-    for (; i < width; i++) total += (double)(a[i] * b[i]);
-    for (int64_t l = 0; l < LANES; l++) total += (double)sums[l];
-    return total;
+        for (int64_t l = 0; l < LANES; l++) gg[l] += g[i + l] * g[i + l];
+    for (; i < width; i++) total += (double)(g[i] * g[i]);
+    return total + folded(gg);
+}
+
+/* <g, w> and <w, w>. */
+static inline void products(const float *restrict g, const float *restrict w, int64_t width, double *gw, double *ww) {
+    float a[LANES] = {0.0f}, b[LANES] = {0.0f};
+    int64_t i = 0;
+    *gw = *ww = 0.0;
+    for (; i + LANES <= width; i += LANES)
+        for (int64_t l = 0; l < LANES; l++) a[l] += g[i + l] * w[i + l], b[l] += w[i + l] * w[i + l];
+    for (; i < width; i++) *gw += (double)(g[i] * w[i]), *ww += (double)(w[i] * w[i]);
+    *gw += folded(a);
+    *ww += folded(b);
 }
 
 /* g = the gradient of row j; whether it has any part. */
@@ -61,40 +78,32 @@ static double shares(const struct rows *s, const float *g, const float *w, float
     double rest = 0.0;
     for (int64_t p = 0; p < s->pieces; p++) {
         const int64_t a = s->bounds[p], n = s->bounds[p + 1] - a;
-        const double gg = dot(g + a, g + a, n);
+        const double gg = square(g + a, n);
         share[p] = 0.0f;
         rest += gg;
         if (s->project && gg != 0.0) {
-            const double gw = dot(g + a, w + a, n), ww = dot(w + a, w + a, n);
-            share[p] = (float)(gw / (ww > 1e-30 ? ww : 1e-30));
-            rest -= gw * gw / (ww > 1e-30 ? ww : 1e-30);
+            double gw, ww;
+            products(g + a, w + a, n, &gw, &ww);
+            ww = ww > 1e-30 ? ww : 1e-30;
+            share[p] = (float)(gw / ww);
+            rest -= gw * gw / ww;
         }
     }
     return rest > 0.0 ? rest : 0.0;
 }
 
 /* The sum over rows [from, to) of the squared norm of the projected gradient. g holds width floats. */
-double monosem_rows_norm(const struct rows *s, int64_t from, int64_t to, float *g, float *share) {
+double monosem_rows_norm(const struct rows *s, int64_t from, int64_t to, float *g) {
     double total = 0.0;
     for (int64_t j = from; j < to; j++)
-        if (gradient(s, j, g)) total += shares(s, g, s->w + j * s->width, share);
+        if (gradient(s, j, g)) total += shares(s, g, s->w + j * s->width, s->share + j * s->pieces);
     return total;
-}
-
-static void normalise(const struct rows *s, float *restrict w) {
-    for (int64_t p = 0; p < s->pieces; p++) {
-        const int64_t a = s->bounds[p], b = s->bounds[p + 1];
-        const double norm = dot(w + a, w + a, b - a);
-        const float factor = (float)(1.0 / sqrt(norm > 1e-30 ? norm : 1e-30));
-#pragma omp simd
-        for (int64_t i = a; i < b; i++) w[i] *= factor;
-    }
 }
 
 /* One step of Adam on rows [from, to). moved[j] is 0 as long as row j never had a gradient: its moments are zero and
  * so is its update, so it is left alone.
  */
-void monosem_rows_step(const struct rows *s, int64_t from, int64_t to, uint8_t *moved, float *g, float *share) {
+void monosem_rows_step(const struct rows *s, int64_t from, int64_t to, uint8_t *moved, float *g) {
 #ifdef __SSE__
     const unsigned csr = _mm_getcsr();
     _mm_setcsr(csr | 0x8040); /* denormal moments of latents that rest would cost a hundred cycles each */
@@ -107,28 +116,35 @@ void monosem_rows_step(const struct rows *s, int64_t from, int64_t to, uint8_t *
         moved[j] = 1;
         const int64_t at = j * s->width;
         float *restrict w = s->w + at, *restrict m = s->m + at, *restrict v = s->v + at;
-        if (active && s->project) shares(s, g, w, share);
+        float *share = s->share + j * s->pieces;
+        if (active && s->project && !s->shared) shares(s, g, w, share);
         for (int64_t p = 0; p < s->pieces; p++) {
             const int64_t a = s->bounds[p], b = s->bounds[p + 1];
-            if (!active) {
-#pragma omp simd
+            float norm = 0.0f;
+            if (active) {
+                const float part = s->project ? share[p] : 0.0f;
+#pragma omp simd reduction(+ : norm)
+                for (int64_t i = a; i < b; i++) {
+                    const float d = (g[i] - part * w[i]) * scale;
+                    m[i] = b1 * m[i] + c1 * d;
+                    v[i] = b2 * v[i] + c2 * d * d;
+                    w[i] -= step * m[i] / (sqrtf(v[i]) * inverse_root + eps);
+                    norm += w[i] * w[i];
+                }
+            } else {
+#pragma omp simd reduction(+ : norm)
                 for (int64_t i = a; i < b; i++) {
                     m[i] *= b1;
                     v[i] *= b2;
                     w[i] -= step * m[i] / (sqrtf(v[i]) * inverse_root + eps);
+                    norm += w[i] * w[i];
                 }
-                continue;
             }
-            const float part = s->project ? share[p] : 0.0f;
+            if (!s->unit) continue;
+            const float factor = 1.0f / sqrtf(norm > 1e-30f ? norm : 1e-30f);
 #pragma omp simd
-            for (int64_t i = a; i < b; i++) {
-                const float d = (g[i] - part * w[i]) * scale;
-                m[i] = b1 * m[i] + c1 * d;
-                v[i] = b2 * v[i] + c2 * d * d;
-                w[i] -= step * m[i] / (sqrtf(v[i]) * inverse_root + eps);
-            }
+            for (int64_t i = a; i < b; i++) w[i] *= factor;
         }
-        if (s->unit) normalise(s, w);
     }
 #ifdef __SSE__
     _mm_setcsr(csr);

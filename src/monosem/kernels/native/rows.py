@@ -26,8 +26,8 @@ class _Set(ctypes.Structure):
 
 class _Rows(ctypes.Structure):
     _fields_: ClassVar = [
-        ("w", _P), ("m", _P), ("v", _P), ("base", _P), ("sets", _P), ("bounds", _P), ("width", _I), ("n_sets", _I),
-        ("pieces", _I), ("project", _N), ("unit", _N), ("scale", _F), ("beta1", _F), ("beta2", _F), ("step", _F),
+        ("w", _P), ("m", _P), ("v", _P), ("share", _P), ("base", _P), ("sets", _P), ("bounds", _P), ("width", _I), ("n_sets", _I),
+        ("pieces", _I), ("project", _N), ("unit", _N), ("shared", _N), ("scale", _F), ("beta1", _F), ("beta2", _F), ("step", _F),
         ("root", _F), ("eps", _F),
     ]  # fmt: skip
 
@@ -76,8 +76,9 @@ class RowStep:
             for s, v in zip(sets, self._values, strict=True)
         ]  # fmt: skip
         self._sets = (_Set * max(len(parts), 1))(*parts)
+        self._share = torch.empty(weight.shape[0], len(bounds) - 1)
         self._rows = _Rows(
-            w=pointer(weight), base=pointer(base), sets=ctypes.cast(self._sets, _P), bounds=pointer(self.bounds),
+            w=pointer(weight), share=pointer(self._share), base=pointer(base), sets=ctypes.cast(self._sets, _P), bounds=pointer(self.bounds),
             width=weight.shape[1], n_sets=len(parts), pieces=len(bounds) - 1, project=project, unit=unit,
         )  # fmt: skip
 
@@ -85,8 +86,8 @@ class RowStep:
         runs = runs_of(self.weight.shape[0], _RUNS)
 
         def work(unit: int) -> None:
-            scratch, share = torch.empty(self.weight.shape[1]), torch.empty(self.bounds.numel())
-            call(unit, *runs[unit], pointer(scratch), pointer(share))
+            scratch = torch.empty(self.weight.shape[1])
+            call(unit, *runs[unit], pointer(scratch))
 
         spread(work, len(runs))
 
@@ -95,10 +96,11 @@ class RowStep:
         lib, totals = library(), [0.0] * _RUNS
         assert lib is not None
 
-        def norm(unit: int, a: int, b: int, scratch: Any, share: Any) -> None:
-            totals[unit] = lib.monosem_rows_norm(ctypes.byref(self._rows), _I(a), _I(b), scratch, share)
+        def norm(unit: int, a: int, b: int, scratch: Any) -> None:
+            totals[unit] = lib.monosem_rows_norm(ctypes.byref(self._rows), _I(a), _I(b), scratch)
 
         self._over_rows(norm)
+        self._rows.shared = 1
         return sum(totals)
 
     def adam(
@@ -112,7 +114,7 @@ class RowStep:
         rows.beta1, rows.beta2 = betas
         rows.step, rows.root = lr / (1 - betas[0] ** step), (1 - betas[1] ** step) ** 0.5
 
-        def run(_: int, a: int, b: int, scratch: Any, share: Any) -> None:
-            lib.monosem_rows_step(ctypes.byref(rows), _I(a), _I(b), pointer(moved), scratch, share)
+        def run(_: int, a: int, b: int, scratch: Any) -> None:
+            lib.monosem_rows_step(ctypes.byref(rows), _I(a), _I(b), pointer(moved), scratch)
 
         self._over_rows(run)
