@@ -118,7 +118,7 @@ def test_bad_hierarchies_are_named() -> None:
         Hierarchy((2,), sparsity=1.0)
     with pytest.raises(ArgumentError, match=r"are 10 features but the world has n = 9"):
         World(replace(SPEC, n=9)).rows(0, 1)
-    with pytest.raises(ArgumentError, match="Hierarchy has no 'breeds'"):
+    with pytest.raises(ArgumentError, match="no 'breeds' among its features; ask for all, parents, children, free"):
         LAW.group("breeds", N)
     with pytest.raises(ArgumentError, match="Independent has no 'parents'"):
         Independent().group("parents", 3)

@@ -89,9 +89,10 @@ class Hierarchy(FeatureLaw):
         return rates
 
     def group(self, name: str, n: int) -> Bool[np.ndarray, " n"]:
-        """Which features are "parents", "children" or "free"."""
-        if name not in GROUPS:
+        """Which features are "all", "parents", "children" or "free". Raises: ArgumentError for another name."""
+        if name == "all":
             return super().group(name, n)
+        check(name in GROUPS, f"a hierarchy has no {name!r} among its features; ask for all, {', '.join(GROUPS)}")
         self._fits(n)
         feature = np.arange(n)
         return np.asarray(np.digitize(feature, (self.parents, self.related)) == GROUPS.index(name))
