@@ -1,16 +1,12 @@
 """The page in a real browser: its script runs to the end, without errors, and what it should do happens."""
 
-import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from monosem.report.page import page
+from tests.report.browser import BROWSER, dom_of, probed
 from tests.report.samples import samples
-
-BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), "")
 
 PROBE = """<script>
 document.querySelectorAll(".tabs:not(.minor) > .bar > button")[1].click();
@@ -33,33 +29,10 @@ document.body.dataset.probe = JSON.stringify({
 @pytest.mark.skipif(not BROWSER, reason="no chromium or chrome is installed")
 @pytest.mark.parametrize("width", [1400, 420])
 def test_the_page_works(width: int, tmp_path: Path) -> None:
-    from html import unescape
-    from json import loads
-
-    path = tmp_path / "report.html"
-    path.write_text(page(samples()).replace("</body>", PROBE), encoding="utf-8")
-    command = [
-        BROWSER,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        f"--user-data-dir={tmp_path / 'profile'}",
-        f"--window-size={width},900",
-        "--virtual-time-budget=4000",
-        "--dump-dom",
-        path.as_uri(),
-    ]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    dom = dom_of(page(samples()).replace("</body>", PROBE), tmp_path, width)
     assert 'data-ready="yes"' in dom
     assert '<div id="script-errors" hidden=""></div>' in dom
-    found = re.search(r'data-probe="([^"]*)"', dom)
-    assert found
-    probe = loads(unescape(found[1]))
+    probe = probed(dom)
     assert probe["open"] == ["none", "block", "none", "none"]
     assert probe["sort"] == "descending"
     assert probe["first"].startswith("topk_crosscoder anchored")

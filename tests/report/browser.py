@@ -1,0 +1,121 @@
+"""A headless browser for the tests of pages: the document after its scripts, or what a script of ours returns in it."""
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+__all__ = ["BROWSER", "dom_of", "evaluate", "probed"]
+
+BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), "")
+_LIMIT = 120
+"""Seconds after which a browser that does not answer is ended."""
+
+
+def _command(folder: Path, width: int, *more: str) -> list[str]:
+    options = ["headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking"]
+    options += ["disable-component-update", "disable-sync", f"user-data-dir={folder / 'profile'}"]
+    return [BROWSER, *(f"--{option}" for option in options), f"--window-size={width},900", *more]
+
+
+def _saved(page: str, folder: Path) -> str:
+    path = folder / "page.html"
+    path.write_text(page, encoding="utf-8")
+    return path.as_uri()
+
+
+def dom_of(page: str, folder: Path, width: int = 1400) -> str:
+    """The document's text once its scripts have run; they must not wait for anything but timers."""
+    command = _command(folder, width, "--virtual-time-budget=4000", "--dump-dom", _saved(page, folder))
+    return subprocess.run(command, capture_output=True, text=True, timeout=_LIMIT, check=True).stdout
+
+
+def probed(dom: str) -> Any:
+    """What a probe left, as JSON, in the body's data-probe."""
+    found = re.search(r'<body[^>]* data-probe="([^"]*)"', dom)
+    assert found, "the probe did not run to its end"
+    return json.loads(unescape(found[1]))
+
+
+def evaluate(page: str, script: str, folder: Path, width: int = 1400, address: str = "") -> Any:
+    """What a script returns (the body of an async function) in a page, as JSON; `address` follows the file's name."""
+    with _opened(_command(folder, width, "--remote-debugging-pipe", "about:blank")) as (call, event):
+        pages: list[Any] = []
+        deadline = time.monotonic() + _LIMIT
+        while not pages:
+            assert time.monotonic() < deadline, "the browser opened no page"
+            targets = call("Target.getTargets", {})["targetInfos"]
+            pages = [target["targetId"] for target in targets if target["type"] == "page"]
+        session = call("Target.attachToTarget", {"targetId": pages[0], "flatten": True})["sessionId"]
+        call("Page.enable", {}, session)
+        call("Page.navigate", {"url": _saved(page, folder) + address}, session)
+        event("Page.loadEventFired")
+        expression = f"(async () => {{ {script} }})()"
+        options = {"expression": expression, "awaitPromise": True, "returnByValue": True}
+        answer = call("Runtime.evaluate", options, session)
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
+
+
+@contextmanager
+def _opened(command: list[str]) -> Iterator[Any]:
+    """A browser that is asked through two pipes: `call(method, parameters, session)` and `event(name)`, which waits."""
+    to_read, to_write, back_read, back_write = _pipes()
+    quiet = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_WRONLY, 0) for stream in (1, 2)]
+    pipes = [(os.POSIX_SPAWN_DUP2, to_read, 3), (os.POSIX_SPAWN_DUP2, back_write, 4)]
+    process = os.posix_spawn(command[0], command, os.environ, file_actions=[*quiet, *pipes])
+    os.close(to_read)
+    os.close(back_write)
+    number, rest, events = 0, b"", set[str]()
+
+    def receive() -> dict[str, Any]:
+        nonlocal rest
+        while b"\0" not in rest:
+            part = os.read(back_read, 1 << 16)
+            assert part, "the browser ended"
+            rest += part
+        text, _, rest = rest.partition(b"\0")
+        message: dict[str, Any] = json.loads(text)
+        if "method" in message:
+            events.add(message["method"])
+        return message
+
+    def call(method: str, parameters: dict[str, Any], session: str = "") -> Any:
+        nonlocal number
+        number += 1
+        message = {"id": number, "method": method, "params": parameters} | ({"sessionId": session} if session else {})
+        os.write(to_write, json.dumps(message).encode() + b"\0")
+        while (answer := receive()).get("id") != number:
+            pass
+        assert "error" not in answer, answer
+        return answer["result"]
+
+    def event(name: str) -> None:
+        while name not in events:
+            receive()
+
+    try:
+        yield call, event
+    finally:
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+        os.close(to_write)
+        os.close(back_read)
+
+
+def _pipes() -> list[int]:
+    """Both ends of two pipes, out of the way of the numbers that the browser expects."""
+    ends = [*os.pipe(), *os.pipe()]
+    moved = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in ends]
+    for end in ends:
+        os.close(end)
+    return moved
