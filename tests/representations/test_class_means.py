@@ -107,9 +107,8 @@ def test_commands_from_classes_to_scores(tmp_path: Path) -> None:
     assert trained.exit_code == 0, trained.stderr
     scored = call("anchors", "score-classes", "--model", tmp_path / "model", *rows)
     assert scored.exit_code == 0, scored.stderr
-    assert "2 held out, 2 anchored" in scored.stdout
-    for word in ("held out", "anchored", "all"):
-        assert scored.stdout.count(f"{word:<10}") >= 2
+    for word in ("held out (2)", "anchored (2)", "all (4)"):
+        assert scored.stdout.count(word) == 3
     assert "anchors alone" in scored.stdout
     assert "16 random" in scored.stdout
 

@@ -98,7 +98,7 @@ def score_classes(
     given = read_json(beside)["classes"] if anchors or beside.exists() else []
     picked = found.pick(given) if given else torch.zeros(0, dtype=torch.int64)
     means = class_anchors(source, found, centre=not raw)
-    _scores(class_scores(trained, means, picked), len(found.names), len(given), trained.n_q, anchors is not None)
+    _scores(class_scores(trained, means, picked), len(found.names), len(given), trained.n_q)
 
 
 def _opened(
@@ -171,7 +171,8 @@ def _scores(
 ) -> None:
     from rich.table import Table
 
-    title = f"decoder columns against class means, best |cos|: {classes - anchored} held out, {anchored} anchored"
+    title = "best |cos| of a decoder column with each class mean"
+    counts = {"held_out": classes - anchored, "anchored": anchored, "all": classes}
     table = Table(box=None, header_style="bold", title=title, title_justify="left")
     for head in ("classes", "dictionary", "mean", "above 0.8", "above 0.9", "above 0.95"):
         table.add_column(head, justify="left" if head in ("classes", "dictionary") else "right")
@@ -182,7 +183,7 @@ def _scores(
                 score: dict[str, object] = found[who][group]["decoder_cosine"]  # type: ignore[assignment]
                 share: dict[str, float] = score["M_GT"]  # type: ignore[assignment]
                 shares = [f"{share[tau]:.1%}" for tau in ("0.8", "0.9", "0.95")]
-                table.add_row(group.replace("_", " "), name, f"{score['M_IP']:.3f}", *shares)
+                table.add_row(f"{group.replace('_', ' ')} ({counts[group]})", name, f"{score['M_IP']:.3f}", *shares)
     out().print(table)
     say("only held-out classes say whether anchors help: the others are what anchors were asked for", "dim")
 
