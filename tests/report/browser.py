@@ -48,7 +48,7 @@ def probed(dom: str) -> Any:
 
 def evaluate(page: str, script: str, folder: Path, width: int = 1400, address: str = "") -> Any:
     """What a script returns (the body of an async function) in a page, as JSON; `address` follows the file's name."""
-    with _opened(_command(folder, width, "--remote-debugging-pipe", "about:blank")) as (call, event):
+    with _opened(_command(folder, width, "--remote-debugging-pipe", "about:blank"), folder) as (call, event):
         pages: list[Any] = []
         deadline = time.monotonic() + _LIMIT
         while not pages:
@@ -67,12 +67,12 @@ def evaluate(page: str, script: str, folder: Path, width: int = 1400, address: s
 
 
 @contextmanager
-def _opened(command: list[str]) -> Iterator[Any]:
+def _opened(command: list[str], folder: Path) -> Iterator[Any]:
     """A browser that is asked through two pipes: `call(method, parameters, session)` and `event(name)`, which waits."""
     to_read, to_write, back_read, back_write = _pipes()
     quiet = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_WRONLY, 0) for stream in (1, 2)]
     pipes = [(os.POSIX_SPAWN_DUP2, to_read, 3), (os.POSIX_SPAWN_DUP2, back_write, 4)]
-    process = os.posix_spawn(command[0], command, os.environ, file_actions=[*quiet, *pipes])
+    process = os.posix_spawn(command[0], command, os.environ | {"TMPDIR": str(folder)}, file_actions=[*quiet, *pipes])
     os.close(to_read)
     os.close(back_write)
     number, rest, events = 0, b"", set[str]()
