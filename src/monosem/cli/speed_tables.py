@@ -35,7 +35,7 @@ def _steps(name: str, size: dict[str, Any], threads: int) -> Table:
                 found = spread(ratios(contender, state, threads, time).values())
                 if found is None:
                     continue
-                beside = over_ours(contenders, who, state, state, threads, time) if who != "monosem" else None
+                beside = over_ours(contenders, who, state, threads, time) if who != "monosem" else None
                 facts = [turn["facts"] for turn in contender["turns"] if turn["state"] == state][-1]
                 table.add_row(
                     case,

@@ -8,7 +8,7 @@ from monosem.base.seeds import torch_generator
 from monosem.base.spec import parse_call
 from monosem.bench.run import pairing_of
 from monosem.bench.speed.beat import Beat, Enough
-from monosem.bench.speed.clock import forget_peak
+from monosem.bench.speed.clock import forget_peak, give_back
 from monosem.bench.speed.sizes import Case, Size, speed_task
 from monosem.bench.tasks import TaskSource
 from monosem.core.activations import AbsTopK, JumpReLU
@@ -72,6 +72,7 @@ class States:
             self._kill(self.run, DEAD_SHARE[name])
         if self.l0:
             self._calibrate(self.run)
+            give_back()
             forget_peak()  # the first step was dense; what counts is the memory of sparse ones
 
     def _kill(self, run: Run, share: float) -> None:

@@ -2,10 +2,23 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import log, sqrt
 from statistics import mean, median, quantiles
 from typing import Any
 
-__all__ = ["CPU", "WALL", "Spread", "floor_pieces", "over_ours", "ratios", "scaling", "spread", "turns"]
+__all__ = [
+    "CPU",
+    "WALL",
+    "Spread",
+    "exponent",
+    "floor_pieces",
+    "milliseconds",
+    "over_ours",
+    "ratios",
+    "scaling",
+    "spread",
+    "turns",
+]
 
 CPU, WALL = 0, 1
 """Which of a span's two times: processor seconds of the process, or wall clock."""
@@ -55,12 +68,10 @@ def ratios(contender: Mapping[str, Any], state: str, threads: int = 1, time: int
     return {turn["round"]: _ratio(turn, time) for turn in turns(contender, state, threads)}
 
 
-def over_ours(
-    case: Mapping[str, Any], peer: str, state: str, ours: str, threads: int = 1, time: int = CPU
-) -> Spread | None:
-    """The peer's ratio over ours, round by round; `state` and `ours` are the states compared."""
+def over_ours(case: Mapping[str, Any], peer: str, state: str, threads: int = 1, time: int = CPU) -> Spread | None:
+    """The peer's ratio over ours in the same state, round by round."""
     theirs = ratios(case[peer], state, threads, time)
-    mine = ratios(case["monosem"], ours, threads, time)
+    mine = ratios(case["monosem"], state, threads, time)
     return spread(theirs[r] / mine[r] for r in theirs if r in mine)
 
 
@@ -72,6 +83,27 @@ def scaling(contender: Mapping[str, Any], state: str, threads: int) -> Spread | 
     one = ratios(contender, state, 1, WALL)
     many = ratios(contender, state, threads, WALL)
     return spread(one[r] / many[r] for r in one if r in many)
+
+
+def milliseconds(contender: Mapping[str, Any], state: str, what: str = "steps") -> Spread | None:
+    """Processor time of a step (or of a product, "product") with one thread."""
+    return spread(1e3 * mean(float(span[CPU]) for span in turn[what]) for turn in turns(contender, state))
+
+
+def exponent(values: Sequence[float], costs: Sequence[float]) -> tuple[float, float]:
+    """How cost grows with a size: the slope and half its 95 % interval.
+
+    Equation: least squares of log cost = a + b log value; half = t_{0.975, n-2} times b's standard error.
+    """
+    from scipy.special import stdtrit
+
+    x, y = [log(value) for value in values], [log(cost) for cost in costs]
+    x_mean, y_mean, n = mean(x), mean(y), len(x)
+    spread_x = sum((a - x_mean) ** 2 for a in x)
+    slope = sum((a - x_mean) * (b - y_mean) for a, b in zip(x, y, strict=True)) / spread_x
+    residuals = [b - y_mean - slope * (a - x_mean) for a, b in zip(x, y, strict=True)]
+    error = sqrt(sum(r * r for r in residuals) / max(n - 2, 1) / spread_x)
+    return slope, float(stdtrit(max(n - 2, 1), 0.975)) * error
 
 
 def floor_pieces(floor: Mapping[str, Any], names: Sequence[str], threads: int = 1) -> dict[str, tuple[Spread, Spread]]:
