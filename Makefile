@@ -1,5 +1,6 @@
 # make setup   a virtual environment with everything (done once; needs CPython >= 3.11 and pip)
 # make bench   train and score every method against known ground truth; ARGS="..." are passed on
+# make speed   whole training steps, ours and other libraries', in turns; needs a quiet machine; ARGS="..." are passed on
 # make test    the unmarked tests, on two cores
 # make check   format, lint, types, house rules
 # make test-slow | test-compile | test-gpu   the marked tests
@@ -8,7 +9,7 @@
 # make clean   remove the environment and every cache
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench test test-slow test-compile test-gpu check check-format check-lint check-types check-house format import-cost clean peers peers-ci peers-ci-install real test-real
+.PHONY: help setup bench speed test test-slow test-compile test-gpu check check-format check-lint check-types check-house format import-cost clean peers peers-ci peers-ci-install real test-real
 
 SUITABLE := import sys, venv, pip; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14 python; do \
@@ -39,6 +40,10 @@ $(STAMP): pyproject.toml
 
 bench: setup
 	$(BIN)/monosem bench $(ARGS)
+
+speed: setup
+	$(PYTHON) tools/peers.py --speed
+	$(BIN)/monosem speed --peers .peers --threads 1,2 --curves --sweep --record records/speed/cpu.json $(ARGS)
 
 test: setup
 	$(PYTEST) -q -n $(WORKERS) --dist worksteal $(ARGS)

@@ -1,7 +1,8 @@
-"""Side environments with the released packages of other libraries, for the proofs in tests/interop.
+"""Side environments with the released packages of other libraries, for the proofs in tests/interop and monosem speed.
 
     python tools/peers.py              every peer
     python tools/peers.py saelens ...  some of them
+    python tools/peers.py --speed      those that monosem speed times
     python tools/peers.py --list       what they are
 
 Each lies under .peers/<name> and sees the main environment's packages (torch, numpy, safetensors); its own come first.
@@ -19,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PEERS_DIR = ROOT / ".peers"
 
-__all__ = ["PEERS", "PEERS_DIR", "Peer", "make"]
+__all__ = ["PEERS", "PEERS_DIR", "SPEED", "Peer", "make"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ PEERS = {
     "llamascopium": Peer("llamascopium", "2.0.0b34", ("llamascopium==2.0.0b34", "transformer-lens<4")),
 }  # fmt: skip
 
+SPEED = ("saelens", "dictionary_learning", "sparsify", "overcomplete")
+
 
 def make(name: str) -> None:
     """Create one environment, unless it is there and whole."""
@@ -86,12 +89,13 @@ def main() -> None:
     """Make the environments named on the command line."""
     parser = argparse.ArgumentParser(description="Make side environments with other libraries' released packages.")
     parser.add_argument("names", nargs="*", help=f"among {', '.join(PEERS)}; all if none")
+    parser.add_argument("--speed", action="store_true", help=f"those that monosem speed times: {', '.join(SPEED)}")
     parser.add_argument("--list", action="store_true", help="print what they are")
     given = parser.parse_args()
     unknown = sorted(set(given.names) - set(PEERS))
     if unknown:
         parser.error(f"{', '.join(unknown)} unknown; known are {', '.join(PEERS)}")
-    for name in given.names or PEERS:
+    for name in given.names or (SPEED if given.speed else PEERS):
         if given.list:
             print(f"{name}: {PEERS[name].pin}")
         else:

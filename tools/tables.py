@@ -7,7 +7,9 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from monosem.base.files import read_json
 from monosem.bench.records import read_records
+from monosem.report.speed import speed_page
 from monosem.report.summary import HEADLINE, sections
 
 RECORDS = Path("records")
@@ -113,6 +115,14 @@ def search() -> str:
     return "\n".join(lines)
 
 
+def speed() -> str:
+    """Whole training steps, from the record of `make speed`."""
+    path = RECORDS / "speed" / "cpu.json"
+    if not path.is_file():
+        return "## Speed on a CPU\n\nNot run.\n"
+    return f"## Speed on a CPU\n\n{speed_page(read_json(path), 'docs/figures/speed.svg')}"
+
+
 def readme() -> str:
     """The README's table: recovery of features that were not anchored, plain and anchored."""
     (found,) = sections(read_records(RECORDS / "mini-hard"))
@@ -168,6 +178,7 @@ def main() -> None:
         ),
         section("lrb/mini: seven methods, plain", "mini", f"{command} lrb/mini --plain --anchors 0`."),
         section("lrb/paper: TopK, plain", "paper", f"{command} lrb/paper --methods topk --plain --seeds 1`."),
+        speed(),
         "## GPU\n\nNot measured: no GPU was at hand.\n",
     ]
     Path("BENCHMARKS.md").write_text(generated + "\n".join(bench))
