@@ -45,11 +45,15 @@ class Chosen:
 
 @dataclass(frozen=True, eq=False)
 class Picked:
-    """What a batch carries: its code's cells and each request's; or, where that is not sparse, z of every cell."""
+    """What a batch carries: its code's cells and each request's; or, where that is not sparse, z of every cell.
+
+    `dense`: z is given because the code itself is dense.
+    """
 
     code: Chosen | None
     extra: dict[Top, Chosen]
     z: Float[Tensor, "batch n_q"] | None
+    dense: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +104,7 @@ class Encoder:
             chosen = fold.update(score, self.at(None))
             if not isinstance(chosen, Positions) or chosen.nnz > DENSE_ABOVE * z.numel():
                 if start == 0:
-                    return Picked(None, {}, self.every(x, z))
+                    return Picked(None, {}, self.every(x, z), dense=True)
                 chosen = chosen if isinstance(chosen, Positions) else Positions.from_mask(chosen)
             code.append(Chosen.of(chosen, z))
             for r in requests:

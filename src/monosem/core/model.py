@@ -177,11 +177,13 @@ class SDL(nn.Module):
         return self._dense_codes(z, mask, {r: p.mask() for r, p in extra.items()}, requests)
 
     def _dense_codes(
-        self, z: Tensor, mask: Tensor, extra: dict[Request, Tensor], requests: Sequence[Request]
+        self, z: Tensor, mask: Tensor | None, extra: dict[Request, Tensor], requests: Sequence[Request]
     ) -> tuple[Code, Code, dict[Request, Code]]:
         cells = DenseCode(z)
         value = self.activation.value(z, self.along(cells))
-        code = DenseCode(value if self.activation.vanishes else torch.where(mask, value, torch.zeros_like(value)))
+        if mask is not None and not self.activation.vanishes:
+            value = torch.where(mask, value, torch.zeros_like(value))
+        code = DenseCode(value)
         codes: dict[Request, Code] = {r: DenseCode(torch.where(m, z, torch.zeros_like(z))) for r, m in extra.items()}
         codes |= {r: DenseCode(z) for r in requests if isinstance(r, Every)}
         return code, cells, codes
@@ -201,6 +203,9 @@ class SDL(nn.Module):
                 self.activation.observe(score, self.activation_state())
         if x_p.requires_grad:
             x = x_p if self.pre_bias == "none" else x_p - self.b_in.detach()
+        if picked.z is not None and picked.dense and self.activation.vanishes and not tops and not self._state_names:
+            (z,) = sparse.read_cells([], [], picked.z, x, self.b_in, self.b_E, blocks, weights)
+            return self._dense_codes(z, None, {}, requests)  # nothing to rank, and zeros come by themselves
         if picked.z is not None:
             return self._encode_dense(picked.z, x, tops, requests, dead, context)
         assert picked.code is not None
@@ -212,7 +217,13 @@ class SDL(nn.Module):
         return main.with_values(self.activation.value(z, self.along(main))), main, codes
 
     def _encode_dense(
-        self, z: Tensor, x: Tensor, tops: Sequence[Top], requests: Sequence[Request], dead: Tensor | None, context: Context
+        self,
+        z: Tensor,
+        x: Tensor,
+        tops: Sequence[Top],
+        requests: Sequence[Request],
+        dead: Tensor | None,
+        context: Context,
     ) -> tuple[Code, Code, dict[Request, Code]]:
         """From z of every cell; whatever is sparse in itself stays sparse."""
         blocks, weights, many = self.layout.encoder, list(self.encoder.weights), DENSE_ABOVE * z.numel()

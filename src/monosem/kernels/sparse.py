@@ -162,8 +162,8 @@ class _ReadCells(torch.autograd.Function):
         ctx: Any,
         values: Sequence[Tensor],
         ats: Sequence[Positions],
-        z: Tensor | None,
         blocks: Sequence[Block],
+        z: Tensor | None,
         x: Tensor,
         b_in: Tensor,
         bias: Tensor,
@@ -172,7 +172,10 @@ class _ReadCells(torch.autograd.Function):
         ctx.ats, ctx.blocks, ctx.dense, ctx.ledger = ats, blocks, z is not None, the_ledger()
         ctx.save_for_backward(x, *weights)
         copies = tuple(v.clone() for v in values)
-        return copies if z is None else (*copies, z.clone())
+        if z is None:
+            return copies
+        ctx.mark_dirty(z)  # it becomes the output: a copy of [batch, n_q] would cost as much as ReLU
+        return (*copies, z)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -235,12 +238,12 @@ def read_cells(
     """Differentiable pre-activations at each set of cells (and, where `z` is given, of every cell, last).
 
     `values` and `z` are what was already computed, without gradient, from x (b_in subtracted already),
-    bias and weights.
+    bias and weights; `z` becomes the last output itself.
 
     Gradient: with g = dL/dz on the cells (summed over the sets), dL/dW[j] = sum g x[row],
     dL/dbias[j] = sum g, dL/dx[b] = sum g W[latent], dL/db_in = -sum over latents of dL/dbias[j] W[j];
     none of it needs a dense [batch, n_q] array.
     """
     return _ReadCells.apply(  # type: ignore[no-any-return, no-untyped-call]
-        values, ats, z, blocks, x, b_in, bias, *weights
+        values, ats, blocks, z, x, b_in, bias, *weights
     )

@@ -4,6 +4,7 @@ Fresh pages of tens of megabytes cost as much as filling them, and weights on sm
 """
 
 import ctypes
+import os
 import sys
 import threading
 from functools import cache
@@ -11,7 +12,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-__all__ = ["huge_pages", "workspace"]
+__all__ = ["huge_pages", "keep_freed_memory", "workspace"]
 
 _held = threading.local()
 
@@ -50,3 +51,20 @@ def huge_pages(tensor: Tensor) -> None:
     if libc is not None:
         for advice in (14, 25):  # MADV_HUGEPAGE for pages to come, MADV_COLLAPSE for those that are there
             libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), advice)
+
+
+@cache
+def keep_freed_memory() -> bool:
+    """Let glibc keep large blocks that are freed, for this process, instead of handing them back; whether it does.
+
+    A dense step frees and asks for some 65 MB arrays by the dozen; fetched afresh, each costs a page fault per 4 KB.
+    MONOSEM_KEEP_MEMORY=0 leaves the allocator as it is.
+    """
+    libc = _libc()
+    if sys.platform != "linux" or libc is None or os.environ.get("MONOSEM_KEEP_MEMORY", "1") == "0":
+        return False
+    try:
+        mmap_threshold, trim_threshold = -3, -1
+        return bool(libc.mallopt(mmap_threshold, 2**30)) and bool(libc.mallopt(trim_threshold, 2**31 - 1))
+    except AttributeError:  # not glibc
+        return False

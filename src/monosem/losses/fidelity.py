@@ -1,5 +1,6 @@
 """Terms that ask x_r_hat to equal x_r: reconstruction, nested prefixes, several k, the gated auxiliary."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar, Literal
@@ -101,29 +102,33 @@ class Matryoshka(Term):
         return {"level": prefix_level(model.layout, self.fractions).to(model.b_E.device)}
 
     def apply(self, step: Step, state: State) -> Tensor:
-        """Running sums over groups: no latent is decoded twice."""
+        """Running residuals over groups; the last prefix is the whole code, which is decoded already."""
         weights = self.weights or (1.0,) * len(self.fractions)
-        groups = self._write_groups(step, state["level"])
-        prefixes = groups.cumsum(1)
-        if self.detach_inner:
-            prefixes = (prefixes - groups).detach() + groups
-        target = step.x_r - step.model.offset(step.x_p)
+        if len(weights) == 1:
+            return weights[0] * distance(step.residual, step.x_r, self.reduction)
+        left = step.x_r - step.model.offset(step.x_p)
         total = torch.zeros_like(step.x_r[0, 0])
-        for number, weight in enumerate(weights):
-            total = total + weight * distance(target - prefixes[:, number], step.x_r, self.reduction)
-        return total
+        groups = self._write_groups(step, state["level"], len(weights) if self.detach_inner else len(weights) - 1)
+        for group, weight in zip(groups, weights, strict=False):
+            error = left - group
+            total = total + weight * distance(error, step.x_r, self.reduction)
+            left = left - group.detach() if self.detach_inner else error
+        return total if self.detach_inner else total + weights[-1] * distance(step.residual, step.x_r, self.reduction)
 
-    def _write_groups(self, step: Step, level: Int[Tensor, " n_q"]) -> Float[Tensor, "batch levels n_r"]:
-        """What each group of latents writes."""
-        model, code, levels = step.model, step.code, len(self.fractions)
+    def _write_groups(
+        self, step: Step, level: Int[Tensor, " n_q"], levels: int
+    ) -> Sequence[Float[Tensor, "batch n_r"]]:
+        """What each of the first groups of latents writes."""
+        model, code = step.model, step.code
         if isinstance(code, SparseCode):  # one decode: each (row, level) is a row of its own
-            at, order = code.at.split_rows(level, levels)
-            return model.write(SparseCode(at, code.values[order])).view(code.batch, levels, -1)
+            inner = code.keep(level < levels) if levels < len(self.fractions) else code
+            at, order = inner.at.split_rows(level, levels)
+            return model.write(SparseCode(at, inner.values[order])).view(code.batch, levels, -1).unbind(1)
         if not model.decoder.is_whole:
-            return torch.stack([model.write(code.keep(level == number)) for number in range(levels)], 1)
+            return [model.write(code.keep(level == number)) for number in range(levels)]
         decoder = model.decoder.weights[0]
         edges = [0, *torch.bincount(level, minlength=levels).cumsum(0).tolist()]  # neighbours: slices of one product
-        return torch.stack([code.values[:, a:b] @ decoder[a:b] for a, b in pairwise(edges)], 1)
+        return [code.values[:, a:b] @ decoder[a:b] for a, b in list(pairwise(edges))[:levels]]
 
 
 @TERMS.register("multi_k")

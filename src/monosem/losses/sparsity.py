@@ -19,11 +19,12 @@ __all__ = ["L0", "L1", "Lp", "Norm", "Tanh"]
 Norm = Literal["none", "decoder", "sources"]
 
 
-def _norms(step: Step, norm: Norm, code: Code) -> Tensor | float:
-    """1, ||W_D[:, j]||, or the sum over sources of the norms within each source, laid along a code."""
+def _norms(step: Step, norm: Norm, code: Code | None = None) -> Tensor | float:
+    """1, ||W_D[:, j]||, or the sum over sources of the norms within each source; laid along a code, if one is given."""
     if norm == "none":
         return 1.0
-    return code.along(step.norms if norm == "decoder" else step.model.source_norms().sum(0))
+    norms = step.norms if norm == "decoder" else step.model.source_norms().sum(0)
+    return norms if code is None else code.along(norms)
 
 
 @TERMS.register("l1")
@@ -52,8 +53,11 @@ class L1(Term):
     def apply(self, step: Step, state: State) -> Tensor:
         """Sum over latents, mean over the batch."""
         code = step.code if self.on == "code" else step.cells
-        size = code.values.abs() if self.on == "code" else code.values.relu()
-        return step.mean(size * _norms(step, self.norm, code), code)
+        size = code.values.relu() if self.on == "gate" else code.values
+        if self.on == "code" and step.model.activation.pattern_kind == "signed":
+            size = size.abs()
+        per_latent = code.latent_sum(size)  # summed over rows first: one pass where the code is dense
+        return (per_latent * _norms(step, self.norm)).sum() / max(code.batch, 1)
 
 
 @TERMS.register("l0")

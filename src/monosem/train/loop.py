@@ -19,6 +19,7 @@ from monosem.core.io import save_model
 from monosem.core.model import SDL
 from monosem.core.pairs import Source
 from monosem.core.units import Units
+from monosem.kernels.workspace import keep_freed_memory
 from monosem.losses.fidelity import distance
 from monosem.losses.objective import Loss, Objective, Step
 from monosem.methods import Method
@@ -84,7 +85,7 @@ def train_step(run: Run, update: Update, x_p: Tensor, x_r: Tensor) -> tuple[Step
 def _entry(run: Run, config: FitConfig, step: Step, loss: Loss) -> dict[str, float]:
     """What is logged of a step: the loss that was trained, part by part."""
     with torch.no_grad():
-        active = float((step.code.values != 0).sum()) / step.code.batch
+        active = int(torch.count_nonzero(step.code.values)) / step.code.batch
         fvu = float(distance(step.residual, step.x_r, "fvu"))
     return {
         "step": run.step,
@@ -159,6 +160,7 @@ def fit(
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     started = time.perf_counter()
+    keep_freed_memory()
     check(source.rows is None or source.rows > 0, "the source has no rows", DataError)
     order = Order(source.rows, config.batch_size, config.seed)
     sample_size = config.sample_rows if source.rows is None else min(config.sample_rows, source.rows)

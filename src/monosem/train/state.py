@@ -36,7 +36,8 @@ class DeadTracker:
         if isinstance(code, SparseCode):
             self.since[code.at.col[code.values.detach() != 0]] = 0
         else:
-            self.since[code.values.detach().abs().amax(0) > 0] = 0
+            least, most = torch.aminmax(code.values.detach(), dim=0)
+            self.since[(most > 0) | (least < 0)] = 0
 
     @property
     def dead(self) -> Bool[Tensor, " n_q"]:

@@ -23,6 +23,7 @@ struct set {
 struct rows {
     float *w, *m, *v, *share; /* share: pieces numbers per row, from monosem_rows_norm to monosem_rows_step */
     const float *base;
+    float *kept; /* NULL, or [rows, width]: where monosem_rows_norm leaves the gradient for monosem_rows_step */
     const struct set *sets;
     const int64_t *bounds; /* pieces + 1 columns: each piece of a row is projected and normalised by itself */
     int64_t width, n_sets, pieces;
@@ -95,15 +96,23 @@ static double shares(const struct rows *s, const float *g, const float *w, float
 /* The sum over rows [from, to) of the squared norm of the projected gradient. g holds width floats. */
 double monosem_rows_norm(const struct rows *s, int64_t from, int64_t to, float *g) {
     double total = 0.0;
-    for (int64_t j = from; j < to; j++)
-        if (gradient(s, j, g)) total += shares(s, g, s->w + j * s->width, s->share + j * s->pieces);
+    for (int64_t j = from; j < to; j++) {
+        float *here = s->kept ? s->kept + j * s->width : g;
+        if (gradient(s, j, here)) total += shares(s, here, s->w + j * s->width, s->share + j * s->pieces);
+    }
     return total;
+}
+
+static int has_cells(const struct rows *s, int64_t j) {
+    for (int64_t t = 0; t < s->n_sets; t++)
+        if (s->sets[t].starts[s->sets[t].first + j] != s->sets[t].starts[s->sets[t].first + j + 1]) return 1;
+    return s->base != 0;
 }
 
 /* One step of Adam on rows [from, to). moved[j] is 0 as long as row j never had a gradient: its moments are zero and
  * so is its update, so it is left alone.
  */
-void monosem_rows_step(const struct rows *s, int64_t from, int64_t to, uint8_t *moved, float *g) {
+void monosem_rows_step(const struct rows *s, int64_t from, int64_t to, uint8_t *moved, float *built) {
 #ifdef __SSE__
     const unsigned csr = _mm_getcsr();
     _mm_setcsr(csr | 0x8040); /* denormal moments of latents that rest would cost a hundred cycles each */
@@ -111,7 +120,9 @@ void monosem_rows_step(const struct rows *s, int64_t from, int64_t to, uint8_t *
     const float b1 = s->beta1, b2 = s->beta2, c1 = 1.0f - b1, c2 = 1.0f - b2;
     const float inverse_root = 1.0f / s->root, step = s->step, eps = s->eps, scale = s->scale;
     for (int64_t j = from; j < to; j++) {
-        const int active = gradient(s, j, g);
+        const int again = s->kept && s->shared;
+        const float *g = again ? s->kept + j * s->width : built;
+        const int active = again ? has_cells(s, j) : gradient(s, j, built);
         if (!active && !moved[j]) continue;
         moved[j] = 1;
         const int64_t at = j * s->width;

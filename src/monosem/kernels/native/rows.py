@@ -10,10 +10,14 @@ from torch import Tensor
 
 from monosem.kernels.native.build import library
 from monosem.kernels.native.calls import Ordered, pointer, runs_of, spread
+from monosem.kernels.workspace import workspace
 
-__all__ = ["CellSet", "RowStep"]
+__all__ = ["KEEP_ABOVE", "CellSet", "RowStep"]
 
 _P, _I, _F, _N = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int32
+KEEP_ABOVE = 8
+"""Cells per row above which a gradient is built once and kept between the norm and the step."""
+
 _RUNS = 64
 """Runs of rows: fixed, so that sums over rows do not depend on the number of threads."""
 
@@ -26,7 +30,7 @@ class _Set(ctypes.Structure):
 
 class _Rows(ctypes.Structure):
     _fields_: ClassVar = [
-        ("w", _P), ("m", _P), ("v", _P), ("share", _P), ("base", _P), ("sets", _P), ("bounds", _P), ("width", _I), ("n_sets", _I),
+        ("w", _P), ("m", _P), ("v", _P), ("share", _P), ("base", _P), ("kept", _P), ("sets", _P), ("bounds", _P), ("width", _I), ("n_sets", _I),
         ("pieces", _I), ("project", _N), ("unit", _N), ("shared", _N), ("scale", _F), ("beta1", _F), ("beta2", _F), ("step", _F),
         ("root", _F), ("eps", _F),
     ]  # fmt: skip
@@ -92,7 +96,14 @@ class RowStep:
         spread(work, len(runs))
 
     def squared_norm(self) -> float:
-        """||projected gradient||^2, summed over all rows."""
+        """||projected gradient||^2, summed over all rows.
+
+        Gradients of few cells are built again by `adam`; those of many are kept, in memory of the weight's size.
+        """
+        if sum(s.cells.cell.numel() for s in self.sets) > KEEP_ABOVE * self.weight.shape[0]:
+            shape = tuple(self.weight.shape)
+            self._kept = workspace(f"gradient {self.weight.data_ptr()}", shape, torch.float32, torch.device("cpu"))
+            self._rows.kept = pointer(self._kept)
         lib, totals = library(), [0.0] * _RUNS
         assert lib is not None
 
