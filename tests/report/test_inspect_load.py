@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from monosem import Anchors, method, save_model
+from monosem import Anchors, load_model, method, save_model
 from monosem.base.errors import ArgumentError, DataError
+from monosem.base.files import write_json
 from monosem.report.inspect_load import anchors_beside, read_images, read_texts, rows_from
 from monosem.report.inspect_pack import unpack
+from monosem.representations import models
 from monosem.representations.harvest import harvest
 from tests.cli.calls import call
 
@@ -170,6 +172,65 @@ def test_the_command_on_a_store(tmp_path: Path, sae: Path, store: Path) -> None:
     folder = _saved(tmp_path, "topk_transcoder(k=2)", 5)
     sites = ("--read", "mlp:in", "--write", "mlp:out")
     assert call("inspect", folder, "--data", store, *sites).exit_code == 0
+
+
+class _Tokenizer:
+    """As much of a tokenizer as the command asks."""
+
+    all_special_tokens: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(WORDS)
+
+    def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
+        return [WORDS[i] for i in ids]
+
+
+class _Language(nn.Module):
+    """As much of a language model as logit effects ask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(6, 4, bias=False)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.head
+
+
+def test_a_model_of_a_store_needs_no_options(tmp_path: Path, sae: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its folder says which store and site, and the store says which network: promoted tokens come by themselves."""
+    language, asked = _Language(), []
+
+    def opened(name: str) -> tuple[nn.Module, _Tokenizer]:
+        asked.append(name)
+        return language, _Tokenizer()
+
+    monkeypatch.setattr(models, "open_network", opened)
+    batches = [torch.randint(0, 4, (3, 20)) for _ in range(2)]
+    about = {"model": ["a language model"]}
+    harvest(_Network().eval(), "embed:out; mlp:in", batches, tmp_path / "acts", vocabulary=WORDS, about=about)
+    write_json(sae / "source.json", {"store": str(tmp_path / "acts"), "read": ["embed:out"], "write": None})
+    ran = call("inspect", sae)
+    assert ran.exit_code == 0, ran.stderr
+    header, arrays = _data(sae / "latents.html")
+    assert header["title_rows"].endswith("embed:out")
+    exact = (language.head.weight @ load_model(sae).W_D).detach().numpy()
+    promoted = arrays["up"].reshape(16, -1)[:, 0]
+    assert [header["vocabulary"][word] for word in promoted] == [WORDS[word] for word in exact.argmax(0)]
+    assert asked == ["a language model"]
+
+    assert call("inspect", sae, "--network", "none").exit_code == 0
+    assert "effect" not in _data(sae / "latents.html")[0]
+    ran = call("inspect", sae, "--read", "mlp:in")
+    assert "does not write into the residual stream" in ran.stderr
+    assert asked == ["a language model"]
+
+    write_json(sae / "source.json", {"store": "gone", "read": ["embed:out"], "write": None})
+    ran = call("inspect", sae)
+    assert (ran.exit_code, "gone, which is not here" in ran.stderr) == (2, True)
+    (sae / "source.json").unlink()
+    ran = call("inspect", sae)
+    assert (ran.exit_code, "give rows with --data" in ran.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(

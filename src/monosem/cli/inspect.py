@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from monosem.cli.console import err, say
+from monosem.cli.console import err, fail, say
 
 if TYPE_CHECKING:
     from monosem.core.model import SDL
@@ -26,9 +26,9 @@ _kept = partial(typer.Option, rich_help_panel="How much the page holds")
 def inspect(
     folder: Annotated[Path, typer.Argument(metavar="MODEL", help="A trained model, of any known format.")],
     data: Annotated[
-        Path,
-        typer.Option(help="A store from `monosem harvest`, or a table: .npy, .safetensors, .parquet."),
-    ],
+        Path | None,
+        _data(help="A store, or a table: .npy, .safetensors, .parquet. [default: the store it was trained on]"),
+    ] = None,
     out_file: Annotated[
         Path | None, typer.Option("--out", help="The page. [default: MODEL/latents.html]", show_default=False)
     ] = None,
@@ -44,7 +44,8 @@ def inspect(
     labels: Annotated[Path | None, _seen(help="A class per row: .npy, .safetensors or .parquet.")] = None,
     labels_key: Annotated[str | None, _seen(help="As --key.")] = None,
     network: Annotated[
-        str | None, _seen(help="The language model of the site: shows the tokens that latents promote.")
+        str | None,
+        _seen(help="Language model: shows the tokens that latents promote; or none. [default: the store's]"),
     ] = None,
     anchors: Annotated[
         Path | None, _seen(help="Anchors that held the first latents. [default: those in MODEL]")
@@ -63,13 +64,23 @@ def inspect(
     from monosem.cli.harvest import rate_bar
     from monosem.interop import read as read_model
     from monosem.report.inspect_collect import Options
-    from monosem.report.inspect_load import anchors_beside, rows_from
+    from monosem.report.inspect_load import anchors_beside, rows_from, trained_on
     from monosem.report.inspect_page import inspect_page, write_inspect_page
+    from monosem.representations.store import is_store
 
     options = Options(top, sample, before, after)
     if threads is not None:
         torch.set_num_threads(threads)
     loaded = read_model(folder)
+    trained = trained_on(folder)
+    if data is None:
+        if trained is None:
+            fail(f"{folder} does not say what it was trained on; give rows with --data")
+        data = trained.store
+        if not is_store(data):
+            fail(f"{folder} was trained on {data}, which is not here; give its place with --data")
+    if trained is not None and is_store(data):
+        read, write = read or trained.read, write or trained.write
     with err().status(f"reading {data}"):
         seen = rows_from(
             data,
@@ -87,7 +98,10 @@ def inspect(
             images=images,
         )
         held, names = anchors_beside(folder) if anchors is None else (load_anchors(anchors), ())
-        effect, seen = (None, seen) if network is None else _effect(loaded.model, network, seen)
+        if network is None:
+            effect = _usual_effect(loaded.model, data, seen)
+        else:
+            effect, seen = (None, seen) if network == "none" else _effect(loaded.model, network, seen)
     with rate_bar(seen.count) as progress:
         page = inspect_page(
             loaded.model,
@@ -105,8 +119,28 @@ def inspect(
     say(f"latents  {path} ({size:.1f} MB), opens in a browser without a server")
     if size > LARGE:
         say(f"the page is large; --top {max(1, top // 2)} --sample 0, or a shorter context, make it smaller", "yellow")
-    if seen.kind == "tokens" and network is None:
-        say("with --network, the language model, it also shows the tokens that latents promote", "dim")
+
+
+def _usual_effect(model: "SDL", data: Path, seen: "Rows") -> "LogitEffect | None":
+    """By the network that the store was harvested from, where the site writes into its residual stream."""
+    from monosem.base.errors import MonosemError
+    from monosem.representations.store import is_store, open_store
+
+    if seen.kind != "tokens" or not is_store(data):
+        return None
+    networks = open_store(data).manifest["about"].get("model", [])
+    hint = "give --network, the language model, to see the tokens that latents promote"
+    if len(networks) != 1:
+        say(hint, "dim")
+        return None
+    if not all(site.endswith(":out") for site in seen.sites):
+        say("no promoted tokens: the site does not write into the residual stream", "dim")
+        return None
+    try:
+        return _effect(model, networks[0], seen)[0]
+    except MonosemError as error:
+        say(f"no promoted tokens: {error}; {hint}", "yellow")
+        return None
 
 
 def _effect(model: "SDL", network: str, seen: "Rows") -> "tuple[LogitEffect, Rows]":

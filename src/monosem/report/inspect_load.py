@@ -1,7 +1,7 @@
 """Rows to look at, from files: a store or a table, with texts or images and classes beside it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +19,28 @@ from monosem.representations.store import Store, is_store, open_store
 from monosem.representations.store_source import StoreSource, sites_for
 from monosem.representations.table import read_array
 
-__all__ = ["IMAGE_SUFFIXES", "anchors_beside", "read_images", "read_texts", "rows_from"]
+__all__ = ["IMAGE_SUFFIXES", "TrainedOn", "anchors_beside", "read_images", "read_texts", "rows_from", "trained_on"]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".ppm")
 """Files of a folder that are taken for images."""
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """The store, and its sites, that `monosem train` notes beside a model."""
+
+    store: Path
+    read: str
+    write: str | None
+
+
+def trained_on(folder: str | Path) -> TrainedOn | None:
+    """What a model's folder says it was trained on; None for a model of tables, or from elsewhere."""
+    path = Path(folder) / "source.json"
+    if not path.is_file():
+        return None
+    told = read_json(path)
+    return TrainedOn(Path(told["store"]), "; ".join(told["read"]), "; ".join(told["write"]) if told["write"] else None)
 
 
 def rows_from(
@@ -88,21 +106,23 @@ def _first(found: Rows, rows: int) -> Rows:
     )
     texts = None if found.texts is None else found.texts[:rows]
     title = f"the first {rows:,} of {found.count:,} rows of {found.title}"
-    return Rows(_First(found.source, rows), labels, token, document, position, found.decode, texts, found.image, title)
+    source = _First(found.source, rows)
+    parts = {"labels": labels, "token": token, "document": document, "position": position, "texts": texts}
+    return replace(found, source=source, title=title, **parts)  # type: ignore[arg-type]
 
 
 def _store_rows(store: Store, source: StoreSource) -> Rows:
     """Rows of a store; where they are no single tokens (a pooled document, an image) there are none to show."""
     title = f"{store.folder}, {' + '.join(source.read)}" + (f" to {' + '.join(source.write)}" if source.write else "")
-    token = store.tokens[0 : store.rows]
+    token, sites = store.tokens[0 : store.rows], source.write or source.read
     if not (token >= 0).any():
-        return Rows(source, store.labels, title=title)
+        return Rows(source, store.labels, title=title, sites=sites)
     document, position, words = store.documents[0 : store.rows], store.positions[0 : store.rows], store.vocabulary
 
     def decode(tokens: Sequence[int]) -> list[str]:
         return [words[t] if words and 0 <= t < len(words) else f"<{t}>" if t >= 0 else "" for t in tokens]
 
-    return Rows(source, store.labels, token, document, position, decode, title=title)
+    return Rows(source, store.labels, token, document, position, decode, title=title, sites=sites)
 
 
 def read_texts(path: str | Path, rows: int, key: str | None = None) -> Sequence[str]:

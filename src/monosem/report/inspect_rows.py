@@ -22,7 +22,8 @@ class Rows:
     """Rows (x_p, x_r) with what is known of each: a token of a document, a text, an image, a class.
 
     `token` and `document` go together: rows of one document follow each other and are shown as context. `decode`
-    turns token numbers into their texts, one each. `image(row)` is uint8 [height, width, 3].
+    turns token numbers into their texts, one each. `image(row)` is uint8 [height, width, 3]. `sites` are those of a
+    store that x_r comes from.
     Raises: ShapeError when something is not one per row.
     """
 
@@ -35,6 +36,7 @@ class Rows:
     texts: Sequence[str] | None = None
     image: Callable[[int], np.ndarray] | None = None
     title: str = "rows"
+    sites: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check(self.source.rows is not None, "the rows are an endless stream; give a table or a store", DataError)
