@@ -17,7 +17,7 @@ from pathlib import Path
 
 __all__ = ["SOURCES", "library", "why_absent"]
 
-SOURCES = ("cells.c", "rank.c", "rows.c")
+SOURCES = ("cells.c", "rank.c", "rows.c", "certified.c")
 _HEADERS = ("cells.h",)
 _FLAGS = (
     "-O3",
@@ -81,8 +81,8 @@ def library() -> ctypes.CDLL | None:
     except (OSError, subprocess.SubprocessError) as error:
         _reason.append(f"{error}: {getattr(error, 'stderr', '') or ''}".strip())
         return None
-    found.monosem_top.restype = ctypes.c_int64
-    found.monosem_above.restype = ctypes.c_int64
+    for name in ("top", "above", "certified_top", "certified_above"):
+        getattr(found, f"monosem_{name}").restype = ctypes.c_int64
     found.monosem_rows_norm.restype = ctypes.c_double
     return found
 
