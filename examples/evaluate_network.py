@@ -1,0 +1,224 @@
+"""What a network loses when it reads a model's reconstruction: loss recovered of an SAE and of transcoders.
+
+Harvests one layer of a language model, trains TopK models on it (an SAE on the layer's output, a transcoder and a skip
+transcoder from the input of its MLP to its output), splices each into the network, and scores text that no model was
+trained on: FVU, L0, dead share, cosine, cross-entropy and KL, loss recovered against zero and mean ablation.
+
+    monosem fetch smollm2 complaints
+    python examples/evaluate_network.py --rows 20000 --steps 300                       # some minutes on one core
+    python examples/evaluate_network.py --rows 150000 --steps 3000 --out records/network
+
+    monosem fetch stories15m
+    python examples/evaluate_network.py --network stories15m --layer 3 --n-q 4096      # on stories of its own
+
+Called again, it goes on where it stopped; --draw only draws what the records hold. The first token of a window is
+neither harvested, replaced nor counted: at SmolLM2's it is a hundred times longer than the others.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from monosem import FitConfig, method
+from monosem.base.files import read_json, write_atomic, write_json
+from monosem.base.spec import to_plain
+from monosem.bench.records import environment
+from monosem.core.io import load_model
+from monosem.representations.assets import cache_folder
+from monosem.representations.assets_data import complaints
+from monosem.representations.batches import Batch, TokenFilter
+from monosem.representations.harvest import harvest
+from monosem.representations.models import open_network
+from monosem.representations.network import network_scores
+from monosem.representations.sampling import sample_texts
+from monosem.representations.store import Store
+from monosem.representations.store_source import StoreSource
+from monosem.representations.texts import text_batches
+from monosem.train.loop import fit
+
+STUDY = "network"
+LENGTH = 256
+TEXTS = {"smollm2": "consumer complaints", "stories15m": "own samples, T = 1"}
+METHODS = ("topk", "topk_transcoder", "topk_skip_transcoder")
+TITLES = {"topk": "SAE, layer output", "topk_transcoder": "transcoder, MLP", "topk_skip_transcoder": "skip transcoder"}
+LINES = {"zero": "zero ablation", "mean": "mean ablation", "spliced": "spliced", "clean": "network as it is"}
+
+
+def texts(options: argparse.Namespace, network: Any, tokenizer: Any) -> tuple[list[str], list[str]]:
+    """(to train on, to score on); no text is in both."""
+    if options.network == "smollm2":
+        found = complaints().texts
+        return found[:10000], found[10000:]
+    path = options.text or cache_folder() / "texts" / f"{options.network}-{options.stories}.jsonl"
+    if not path.exists():
+        lines = (json.dumps({"text": text}) for text in sample_texts(network, tokenizer, options.stories))
+        write_atomic(path, "\n".join(lines).encode())
+    own = [json.loads(line)["text"] for line in path.read_text().splitlines() if line.strip()]
+    return own[: len(own) * 9 // 10], own[len(own) * 9 // 10 :]
+
+
+def limited(batches: Iterator[Batch], tokens: int) -> Iterator[Batch]:
+    """Batches until so many tokens are counted."""
+    count = 0
+    for batch in batches:
+        yield batch
+        assert batch.keep is not None
+        count += int(batch.keep.sum())
+        if count >= tokens:
+            return
+
+
+def activations(options: argparse.Namespace, network: Any, tokenizer: Any, sites: str, keep: TokenFilter) -> Store:
+    """The store of the layer, harvested once, in float16."""
+    folder = cache_folder() / "stores" / f"network-{options.network}-{options.layer}-{options.rows}"
+    batches = text_batches(tokenizer, texts(options, network, tokenizer)[0], length=LENGTH, tokens=2048, keep=keep)
+    began = time.perf_counter()
+
+    def told(rows: int, _: int) -> None:
+        print(f"\rharvested {rows:,} rows, {rows / (time.perf_counter() - began):,.0f} a second", end="", flush=True)
+
+    store = harvest(network, sites, batches, folder, keep=keep, dtype="float16", rows=options.rows, progress=told)
+    print(f"\r{store.rows:,} rows of {', '.join(store.sites)} in {folder}")
+    return store
+
+
+def run(options: argparse.Namespace, name: str, network: Any, store: Store, scored: list[Batch]) -> dict[str, Any]:
+    """Train one model, or take the trained one, and score it: its record."""
+    mlp, out = f"model.layers.{options.layer}.mlp", f"model.layers.{options.layer}:out"
+    at = f"{mlp}:in,out" if "transcoder" in name else out
+    source = StoreSource(store, *((f"{mlp}:in", f"{mlp}:out") if "transcoder" in name else (out,)))
+    chosen = method(f"{name}(k={options.k})")
+    config = FitConfig(steps=options.steps, batch_size=options.batch, lr=options.lr, checkpoint_every=200)
+    folder = options.models / f"{options.network}-{options.layer}-{options.rows}-{options.steps}-{name}-{options.n_q}"
+    result = fit(chosen, source, options.n_q, config, out=folder, progress=True)
+    began = time.perf_counter()
+    scores = network_scores(network, load_model(folder), at, scored)
+    return {
+        "schema": 1,
+        "study": STUDY,
+        "network": options.network,
+        "at": at,
+        "text": TEXTS[options.network],
+        "method": {"name": name, "spec": to_plain(chosen)},
+        "n_q": options.n_q,
+        "rows": store.rows,
+        "data_digest": source.digest,
+        "config": to_plain(config),
+        "scores": scores.plain(),
+        "seconds": {"training_this_call": result.seconds, "scoring": time.perf_counter() - began},
+        "env": environment(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def table(records: list[dict[str, Any]]) -> str:
+    """The records as a Markdown table."""
+    head = [
+        "network, place",
+        "method",
+        "n_q",
+        "FVU",
+        "L0",
+        "dead",
+        "cosine",
+        "cross-entropy",
+        "KL",
+        "rec. zero",
+        "mean",
+    ]
+    rows = ["| " + " | ".join(head) + " |", "|---|---" + "|---:" * (len(head) - 2) + "|"]
+    for record in records:
+        scores, effect = record["scores"], record["scores"]["effects"][0]
+        ce = f"{effect['ce']['clean']:.3f} -> {effect['ce']['spliced']:.3f}"
+        shares = [effect["recovered"][name] for name in ("zero", "mean")]
+        numbers = [f"{scores['fvu']:.4f}", f"{scores['l0']:.1f}", f"{scores['dead']:.1%}", f"{scores['cosine']:.4f}"]
+        place = f"{record['network']}, `{record['at']}`"
+        wins = ["-" if share is None else f"{share:.4f}" for share in shares]
+        line = [place, TITLES[record["method"]["name"]], str(record["n_q"]), *numbers, ce]
+        rows.append("| " + " | ".join([*line, f"{effect['kl']['spliced']:.3f}", *wins]) + " |")
+    return "\n".join(rows)
+
+
+def draw(records: list[dict[str, Any]], path: Path) -> None:
+    """Cross-entropy of each model's four networks, on one scale."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    plt.rcParams.update(
+        {"svg.hashsalt": "monosem", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+    )
+    figure, axes = plt.subplots(figsize=(7.2, 1.0 + 0.55 * len(records)), layout="constrained")
+    colours = {"zero": "#b3b3b3", "mean": "#7a7a7a", "spliced": "#c2410c", "clean": "#1d4ed8"}
+    for row, record in enumerate(records):
+        effect = record["scores"]["effects"][0]
+        ce = effect["ce"]
+        axes.plot([ce["clean"], max(ce["zero"], ce["mean"])], [row, row], color="#dddddd", linewidth=2, zorder=0)
+        for name, label in LINES.items():
+            hollow = {"facecolors": "none"} if name == "clean" else {"facecolors": colours[name]}
+            shown = label if row == 0 else None
+            axes.scatter(
+                [ce[name]], [row], s=48 if name == "clean" else 30, edgecolors=colours[name], label=shown, **hollow
+            )
+        share = effect["recovered"]["zero"]
+        text = "" if share is None else f"{share:.1%} recovered"
+        axes.annotate(text, (ce["spliced"], row), (0, 8), textcoords="offset points", ha="left", fontsize=8)
+    axes.set_yticks(range(len(records)), [f"{r['network']}\n{TITLES[r['method']['name']]}" for r in records])
+    axes.set_ylim(len(records) - 0.5, -0.6)
+    axes.set_xlabel("cross-entropy of the next token, nats")
+    figure.legend(ncols=4, loc="outside upper left", frameon=False, fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=150)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Harvest, train, splice, score, record, draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", choices=TEXTS, default="smollm2")
+    parser.add_argument("--layer", type=int, default=15)
+    parser.add_argument("--methods", default=",".join(METHODS), help="separated by commas")
+    parser.add_argument("--rows", type=int, default=150_000, help="tokens to train on")
+    parser.add_argument("--scored", type=int, default=20_000, help="tokens to score on")
+    parser.add_argument("--n-q", type=int, default=4608)
+    parser.add_argument("--k", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--stories", type=int, default=1200, help="how many the network writes, where it does")
+    parser.add_argument("--text", type=Path, help="stories that it has written, .jsonl")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--models", type=Path, default=Path("runs/network"), help="where trained models are kept")
+    parser.add_argument("--out", type=Path, default=Path("runs/network/records"), help="where records go")
+    parser.add_argument("--figure", type=Path, help="where the figure goes [default: beside the records]")
+    parser.add_argument("--draw", action="store_true", help="only draw what the records hold")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if not options.draw:
+        network, tokenizer = open_network(options.network)
+        keep = TokenFilter(tuple(sorted(set(tokenizer.all_special_ids))), 1)
+        sites = f"model.layers.{options.layer}.mlp:in,out; model.layers.{options.layer}:out"
+        store = activations(options, network, tokenizer, sites, keep)
+        windows = text_batches(tokenizer, texts(options, network, tokenizer)[1], length=LENGTH, tokens=1024, keep=keep)
+        scored = list(limited(windows, options.scored))
+        for name in options.methods.split(","):
+            record = run(options, name, network, store, scored)
+            path = options.out / f"{options.network}-{options.layer}-{name}-{options.n_q}-{options.k}.json"
+            write_json(path, record)
+            print(table([record]))
+    order = {name: place for place, name in enumerate(METHODS)}
+    records = [read_json(path) for path in options.out.glob("*.json")]
+    records.sort(key=lambda record: (record["network"], order[record["method"]["name"]]))
+    print(table(records))
+    draw(records, options.figure or options.out / "network.svg")
+
+
+if __name__ == "__main__":
+    main()
