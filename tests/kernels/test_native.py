@@ -1,5 +1,6 @@
 """The compiled kernels against float64 torch: random shapes, ties, empty rows, strided inputs, several threads."""
 
+import itertools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -127,7 +128,7 @@ def test_a_row_step_is_projection_clipping_and_adam(pieces: tuple[int, ...], pro
     """Three steps against float64 formulas written out; one latent never has a cell, one only in the first step."""
     batch, rows, width, first = 40, 25, 90, 3
     weight = numbers(0, rows, width)
-    for a, b in zip(pieces, pieces[1:], strict=False):
+    for a, b in itertools.pairwise(pieces):
         weight[:, a:b] /= weight[:, a:b].norm(dim=1, keepdim=True)
     m, v, moved = torch.zeros(rows, width), torch.zeros(rows, width), torch.zeros(rows, dtype=torch.bool)
     W, M, V = (t.double() for t in (weight, m, v))
@@ -147,7 +148,7 @@ def test_a_row_step_is_projection_clipping_and_adam(pieces: tuple[int, ...], pro
         for part in parts:
             g = g + part.dense(rows).double()
         if project:
-            for a, b in zip(pieces, pieces[1:], strict=False):
+            for a, b in itertools.pairwise(pieces):
                 along = (g[:, a:b] * W[:, a:b]).sum(1, keepdim=True) / W[:, a:b].pow(2).sum(1, keepdim=True)
                 g[:, a:b] = g[:, a:b] - along * W[:, a:b]
         step = RowStep(weight, base, parts, pieces, project, project)
@@ -156,7 +157,7 @@ def test_a_row_step_is_projection_clipping_and_adam(pieces: tuple[int, ...], pro
         M, V = 0.9 * M + 0.1 * g * 0.5, 0.99 * V + 0.01 * (g * 0.5) ** 2
         W = W - 1e-2 / (1 - 0.9**t) * M / ((V / (1 - 0.99**t)).sqrt() + 1e-8)
         if project:
-            for a, b in zip(pieces, pieces[1:], strict=False):
+            for a, b in itertools.pairwise(pieces):
                 W[:, a:b] = W[:, a:b] / W[:, a:b].norm(dim=1, keepdim=True)
         rests |= (g != 0).any(1)
         assert torch.equal(moved, rests)

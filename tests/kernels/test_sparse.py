@@ -9,7 +9,7 @@ from torch.autograd import gradcheck
 from monosem.base.sparse import Positions, SparseCode
 from monosem.kernels import reference
 from monosem.kernels.blocks import Block
-from monosem.kernels.sparse import inner, read_cells, scatter, write_cells
+from monosem.kernels.sparse import inner, read_cells, rows_of, scatter, write_cells
 from tests.kernels.layouts import Case, cases, dense_weight, positions
 
 
@@ -109,3 +109,11 @@ def test_float32_gradient_sums_many_rows_of_one_latent() -> None:
     assert weight.grad is not None
     torch.testing.assert_close(weight.grad[0], (values.double() @ g.double()).float(), rtol=1e-4, atol=1e-4)
     assert weight.grad[1:].abs().sum() == 0
+
+
+def test_rows_of_a_weight_have_the_gradient_of_indexing() -> None:
+    weight = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    latents = torch.tensor([4, 0, 2])
+    assert torch.equal(rows_of(weight, latents), weight[latents])
+    assert gradcheck(lambda w: rows_of(w, latents), (weight,))
+    assert rows_of(weight, latents[:0]).shape == (0, 3)

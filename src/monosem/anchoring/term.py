@@ -12,6 +12,7 @@ from monosem.base.errors import ShapeError, check
 from monosem.base.schedule import Schedule
 from monosem.core.blockmap import BlockMap
 from monosem.core.model import SDL
+from monosem.kernels.sparse import rows_of
 from monosem.losses.objective import State, Step, Term
 
 __all__ = ["PRINTED", "AnchorPenalty", "Anchoring", "anchor_slots"]
@@ -63,7 +64,7 @@ def _distance(weight: BlockMap, target: Tensor, slots: Tensor, form: str) -> Ten
     total: Tensor = weight.weights[0].new_zeros(())
     for block, part in zip(weight.blocks, weight.weights, strict=True):
         inside = (slots >= block.first) & (slots < block.last)
-        rows = part[slots[inside] - block.first]
+        rows = rows_of(part, slots[inside] - block.first)
         wanted = target[inside, block.columns].to(rows)
         if form == "direction":
             rows = rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-12)

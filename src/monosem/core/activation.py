@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from monosem.base.sparse import Positions
-from monosem.core.selection import cells_above
+from monosem.core.selection import Above, Largest, Rule, cells_above, top_of_row
 
 __all__ = ["Activation", "At", "Context", "Fold", "Selected"]
 
@@ -41,6 +41,8 @@ class Activation:
     homogeneous: ClassVar[bool] = True
     eq10: ClassVar[str] = "yes"
     pattern_kind: ClassVar[str] = "independent"
+    has_rule: ClassVar[bool] = True
+    """Whether selection is by a rule: the k largest of a row (or batch), or all above a floor."""
     vanishes: ClassVar[bool] = True
     """Whether `value` and its gradient are zero by themselves wherever `select` does not choose."""
 
@@ -56,9 +58,19 @@ class Activation:
         """What is ranked or thresholded; z itself unless said otherwise."""
         return z
 
+    def rule(self, at: At, context: Context) -> Rule | None:
+        """How `select` chooses, where that is the k largest of a row or all above a floor."""
+        return Above(0.0)
+
     def select(self, score: Float[Tensor, "batch n_q"], at: At, context: Context) -> Selected:
         """Which cells are carried; a superset of the cells with a nonzero value."""
-        return cells_above(score, 0.0)
+        rule = self.rule(at, context)
+        assert rule is not None
+        return top_of_row(score, rule.k) if isinstance(rule, Largest) else cells_above(score, rule.floor)
+
+    def scores_z(self) -> bool:
+        """Whether `score` is z itself."""
+        return True
 
     def fold(self, context: Context, batch: int) -> "Fold":
         """`select`, tile by tile of a batch's rows."""
@@ -92,6 +104,13 @@ class Fold:
     def update(self, score: Float[Tensor, "rows n_q"], at: At) -> Selected:
         """The cells of a tile that the whole batch may select."""
         return self.activation.select(score, at, self.context)
+
+    def rule(self, at: At) -> Rule | None:
+        """How `update` chooses from the next tile, where that is a rule and known by now."""
+        return self.activation.rule(at, self.context)
+
+    def look(self, sample: Float[Tensor, " some"], rows: int, cells: int) -> None:
+        """Near scores of some of the first tile's cells, for folds whose rule depends on them."""
 
     def finish(self, score: Float[Tensor, " nnz"]) -> Tensor | Literal["all", "again"]:
         """Which of all tiles' cells are selected, or "all"; "again" where `update` kept too few to tell."""

@@ -4,12 +4,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from monosem.base.errors import check
-from monosem.core.activation import Activation, At, Context, Selected
-from monosem.core.selection import cells_above
+from monosem.core.activation import Activation, At, Context
+from monosem.core.selection import Above, Rule
 from monosem.kernels.straight_through import heaviside, jump
 
 __all__ = ["Binary", "Gated", "JumpReLU", "ReLU"]
@@ -51,10 +50,10 @@ class JumpReLU(Activation):
         """theta, whichever way it is stored."""
         return at("log_theta").exp() if self.log_threshold else at("theta")
 
-    def select(self, score: Float[Tensor, "batch n_q"], at: At, context: Context) -> Selected:
+    def rule(self, at: At, context: Context) -> Rule | None:
         """z > theta; in training everything above theta - bandwidth / 2, where theta still has a gradient."""
         margin = self.bandwidth / 2 if context.training else 0.0
-        return cells_above(score, self.threshold(at) - margin)
+        return Above(self.threshold(at) - margin)
 
     def value(self, z: Tensor, at: At) -> Tensor:
         """z H(z - theta)."""
@@ -107,9 +106,9 @@ class Binary(Activation):
     def __post_init__(self) -> None:
         check(self.bandwidth > 0, f"bandwidth={self.bandwidth}; it must be positive")
 
-    def select(self, score: Float[Tensor, "batch n_q"], at: At, context: Context) -> Selected:
+    def rule(self, at: At, context: Context) -> Rule | None:
         """z > 0; in training everything above -bandwidth / 2, where there is still a gradient."""
-        return cells_above(score, -self.bandwidth / 2 if context.training else 0.0)
+        return Above(-self.bandwidth / 2 if context.training else 0.0)
 
     def value(self, z: Tensor, at: At) -> Tensor:
         """H(z) with its straight-through gradient."""

@@ -5,16 +5,18 @@ the first tile carries more than DENSE_ABOVE of its cells, z of the whole batch 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from monosem.base.sparse import Positions
-from monosem.core.activation import Activation, At, Context
-from monosem.core.selection import DENSE_ABOVE, Top, top_of_row
+from monosem.core.activation import Activation, At, Context, Fold
+from monosem.core.selection import DENSE_ABOVE, SAMPLE, Largest, Top, top_of_row
 from monosem.kernels.blocks import Block
+from monosem.kernels.native.certified import Halved
 from monosem.kernels.workspace import workspace
 
 __all__ = ["TILE", "Chosen", "Encoder", "Picked"]
@@ -66,6 +68,9 @@ class Encoder:
     bias: Float[Tensor, " n_q"]
     at: Callable[[Positions | None], At]
     context: Context
+    halved: Halved | None = None
+    """The encoder in both precisions, where bfloat16 products propose what is selected."""
+    _memory: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def product(self, x: Tensor, out: Float[Tensor, "rows n_q"]) -> Tensor:
         """z of some rows, into `out`."""
@@ -76,6 +81,12 @@ class Encoder:
             out[:, block.latents].addmm_(x[:, block.columns], weight.T)
         return out
 
+    def gathered(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Encoder rows and biases of some latents; gathered once for all tiles."""
+        if "dead" not in self._memory:
+            self._memory["dead"] = (self.weights[0].index_select(0, latents), self.bias[latents])
+        return self._memory["dead"]
+
     def every(self, x: Float[Tensor, "batch n_p"], known: Tensor | None = None) -> Float[Tensor, "batch n_q"]:
         """z of every cell; `known` are its first rows."""
         z = x.new_empty(x.shape[0], self.bias.numel())
@@ -85,9 +96,7 @@ class Encoder:
         self.product(x[start:], z[start:])
         return z
 
-    def pick(
-        self, x: Float[Tensor, "batch n_p"], requests: Sequence[Top], dead: Bool[Tensor, " n_q"] | None
-    ) -> Picked:
+    def pick(self, x: Float[Tensor, "batch n_p"], requests: Sequence[Top], dead: Bool[Tensor, " n_q"] | None) -> Picked:
         """The cells that the code and each request carry."""
         n_q, batch = self.bias.numel(), x.shape[0]
         among = {r: _among(r, dead, n_q, x.device) for r in requests}
@@ -96,26 +105,83 @@ class Encoder:
         fold = self.activation.fold(self.context, batch)
         code: list[Chosen] = []
         extra: dict[Top, list[Chosen]] = {r: [] for r in requests}
-        tile = workspace("z", (min(TILE, batch), n_q), x.dtype, x.device)
         for start in range(0, max(batch, 1), TILE):
             rows = x[start : start + TILE]
-            z = self.product(rows, tile[: rows.shape[0]])
-            score = self.activation.score(z, self.at(None))
-            chosen = fold.update(score, self.at(None))
-            if not isinstance(chosen, Positions) or chosen.nnz > DENSE_ABOVE * z.numel():
-                if start == 0:
-                    return Picked(None, {}, self.every(x, z), dense=True)
-                chosen = chosen if isinstance(chosen, Positions) else Positions.from_mask(chosen)
-            code.append(Chosen.of(chosen, z))
+            tile = _Tile(self, rows, start == 0)
+            chosen = tile.code(fold)
+            if chosen is None:
+                if self.halved is not None:
+                    return replace(self, halved=None).pick(x, requests, dead)
+                return Picked(None, {}, self.every(x, tile.z if start == 0 else None), dense=True)
+            code.append(chosen)
             for r in requests:
-                extra[r].append(Chosen.of(top_of_row(score, r.k, among[r]), z))
+                extra[r].append(tile.request(r, among[r]))
         whole = Chosen.joined(code)
         keep = fold.finish(self.activation.score(whole.z, self.at(whole.at)))
-        if keep == "again":
+        if isinstance(keep, str) and keep == "again":
             return Picked(None, {}, self.every(x))
         if isinstance(keep, Tensor):
             whole = Chosen(whole.at.subset(keep), whole.z[keep])
         return Picked(whole, {r: Chosen.joined(parts) for r, parts in extra.items()}, None)
+
+
+class _Tile:
+    """Some rows: their z, or what selects from them without it."""
+
+    def __init__(self, encoder: Encoder, rows: Tensor, first: bool) -> None:
+        self.encoder, self.rows, self.first = encoder, rows, first
+
+    @cached_property
+    def z(self) -> Float[Tensor, "rows n_q"]:
+        """z in memory that the next tile uses again."""
+        shape = (self.rows.shape[0], self.encoder.bias.numel())
+        return self.encoder.product(self.rows, workspace("z", shape, self.rows.dtype, self.rows.device))
+
+    def code(self, fold: Fold) -> Chosen | None:
+        """The code's cells; None where they are many, or bfloat16 cannot tell."""
+        e, halved = self.encoder, self.encoder.halved
+        cells = self.rows.shape[0] * e.bias.numel()
+        if halved is None:
+            score = e.activation.score(self.z, e.at(None))
+            chosen = fold.update(score, e.at(None))
+            if self.first and (not isinstance(chosen, Positions) or chosen.nnz > DENSE_ABOVE * cells):
+                return None
+            return Chosen.of(chosen if isinstance(chosen, Positions) else Positions.from_mask(chosen), self.z)
+        if self.first:
+            fold.look(halved.sample(self.rows, SAMPLE), self.rows.shape[0], cells)
+        rule = fold.rule(e.at(None))
+        if isinstance(rule, Largest):
+            found = halved.top(self.rows, rule.k)
+            return None if found is None else _cells(found, e.bias.numel())
+        assert rule is not None
+        floor = rule.floor.reshape(-1) if isinstance(rule.floor, Tensor) else rule.floor
+        several = isinstance(floor, Tensor) and floor.numel() > 1
+        above = halved.above(self.rows, floor if several else float(floor), int(DENSE_ABOVE * cells) + 8)
+        if above is None:
+            return None
+        crow = torch.zeros(self.rows.shape[0] + 1, dtype=torch.int64)
+        torch.cumsum(above[0], 0, out=crow[1:])
+        return Chosen(Positions(crow, above[1], e.bias.numel()), above[2])
+
+    def request(self, r: Top, among: Tensor | None) -> Chosen:
+        """A request's cells; among some latents only, their z alone is computed."""
+        e, halved = self.encoder, self.encoder.halved
+        if halved is not None and among is None:
+            found = halved.top(self.rows, min(r.k, e.bias.numel()))
+            if found is not None:
+                return _cells(found, e.bias.numel())
+        if halved is not None and among is not None:
+            latents = among.nonzero().squeeze(1)
+            weight, bias = e.gathered(latents)
+            z = torch.addmm(bias, self.rows, weight.T)
+            at = top_of_row(z, min(r.k, latents.numel()))
+            here = Chosen.of(at, z)
+            return Chosen(Positions(at.crow, latents[at.col], e.bias.numel()), here.z)
+        return Chosen.of(top_of_row(e.activation.score(self.z, e.at(None)), r.k, among), self.z)
+
+
+def _cells(found: tuple[Tensor, Tensor], n_q: int) -> Chosen:
+    return Chosen(Positions.from_rows(found[0], n_q), found[1].reshape(-1))
 
 
 def _among(request: Top, dead: Tensor | None, n_q: int, device: torch.device) -> Tensor | None:

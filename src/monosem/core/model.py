@@ -13,14 +13,18 @@ from monosem.base.errors import ShapeError, check
 from monosem.base.sparse import Code, DenseCode, Positions, SparseCode
 from monosem.core.activations import Activation, At, Context
 from monosem.core.blockmap import BlockMap
-from monosem.core.pairs import Layout
 from monosem.core.encoding import Chosen, Encoder, Picked
+from monosem.core.pairs import Layout
 from monosem.core.selection import DENSE_ABOVE, Every, Request, Top, top_of_row
 from monosem.kernels import reference, sparse
+from monosem.kernels.native.calls import usable
+from monosem.kernels.native.certified import Halved, has_bfloat16
 
-__all__ = ["SDL", "Forward", "PreBias"]
+__all__ = ["SDL", "Forward", "PreBias", "Selection"]
 
 PreBias = Literal["none", "free", "tied"]
+Selection = Literal["fp32", "bf16"]
+
 
 @dataclass(frozen=True, eq=False)
 class Forward:
@@ -41,7 +45,9 @@ class SDL(nn.Module):
 
     Shapes: W_E [n_q, n_p], W_D [n_r, n_q], b_E [n_q], b_D [n_r], b_in [n_p], W_skip [n_r, n_p].
     `pre_bias`: "none" (b_in = 0), "free" (own parameter) or "tied" (b_in = b_D, SAE and crosscoder only).
-    `path`: "auto" carries sparse codes where that is cheaper; "reference" is plain dense autograd.
+    `path`: "auto" carries sparse codes where that is cheaper; "reference" is plain dense autograd. `selection`: "bf16"
+    lets a bfloat16 product propose and exact float32 values decide, proven row by row (docs/adr/0009); `fell_back` is
+    the last batch's share of rows that were computed in full instead.
     Source: Tang et al. 2025, 2.3; biases and W_skip are practice, absent from the paper.
     """
 
@@ -54,6 +60,8 @@ class SDL(nn.Module):
         shared = layout.p_widths == layout.r_widths and layout.shared
         check(pre_bias != "tied" or shared, "pre_bias='tied' needs x_p and x_r in one space; use 'free' or 'none'")
         self.layout, self.activation, self.pre_bias, self.path = layout, activation, pre_bias, "auto"
+        self.selection: Selection = "fp32"
+        self.fell_back = 0.0
         self.encoder = BlockMap(layout.encoder, n_q, layout.n_p)
         self.decoder = BlockMap(layout.decoder, n_q, layout.n_r)
         self.b_E = nn.Parameter(torch.zeros(n_q))
@@ -196,8 +204,10 @@ class SDL(nn.Module):
         tops = [r for r in requests if isinstance(r, Top)]
         with torch.no_grad():
             x = x_p if self.pre_bias == "none" else x_p - self.b_in
-            encoder = Encoder(self.activation, blocks, weights, self.b_E, self._at(), context)
+            halved = self._halved(x) if self.selection == "bf16" and not every else None
+            encoder = Encoder(self.activation, blocks, weights, self.b_E, self._at(), context, halved)
             picked = Picked(None, {}, encoder.every(x)) if every else encoder.pick(x, tops, dead)
+            self.fell_back = halved.fell_back / max(halved.rows, 1) if halved else 0.0
             if context.training and self._state_names and picked.code is not None:
                 score = self.activation.score(picked.code.z, encoder.at(picked.code.at))
                 self.activation.observe(score, self.activation_state())
@@ -215,6 +225,12 @@ class SDL(nn.Module):
         codes: dict[Request, Code] = {r: SparseCode(c.at, v) for r, c, v in zip(tops, chosen, read, strict=False)}
         main = SparseCode(picked.code.at, z)
         return main.with_values(self.activation.value(z, self.along(main))), main, codes
+
+    def _halved(self, x: Tensor) -> Halved | None:
+        """The encoder in both precisions, where the machine and the activation allow it."""
+        weight = self.encoder.weights[0]
+        fits = self.encoder.is_whole and self.activation.scores_z() and self.activation.has_rule
+        return Halved(weight, self.b_E) if fits and usable(weight, self.b_E, x) and has_bfloat16() else None
 
     def _encode_dense(
         self,

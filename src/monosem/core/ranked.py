@@ -10,7 +10,7 @@ from torch import Tensor
 from monosem.base.errors import check
 from monosem.base.sparse import Positions
 from monosem.core.activation import Activation, At, Context, Fold, Selected
-from monosem.core.selection import BatchFloor, cells_above, top_of_batch, top_of_row
+from monosem.core.selection import Above, BatchFloor, Largest, Rule, top_of_batch
 
 __all__ = ["AbsTopK", "BatchTopK", "GroupMax", "TopK"]
 
@@ -52,9 +52,13 @@ class TopK(Activation):
         """z, or z times the decoder norm."""
         return z * at("decoder_norm") if self.rank_by_norm else z
 
-    def select(self, score: Float[Tensor, "batch n_q"], at: At, context: Context) -> Selected:
+    def rule(self, at: At, context: Context) -> Rule | None:
         """The k largest scores of each row."""
-        return top_of_row(score, round(self.k_at(context)))
+        return Largest(round(self.k_at(context)))
+
+    def scores_z(self) -> bool:
+        """Unless norms count."""
+        return not self.rank_by_norm
 
     def needs_decoder_norm(self) -> bool:
         """Only with rank_by_norm."""
@@ -88,7 +92,11 @@ class BatchTopK(TopK):
         """Training: the batch's largest positive scores. Inference: above the threshold."""
         if context.training:
             return top_of_batch(score, int(self.k_at(context) * score.shape[0]))
-        return cells_above(score, at("threshold").clamp(min=0.0).to(score.dtype))
+        return super().select(score, at, context)
+
+    def rule(self, at: At, context: Context) -> Rule | None:
+        """Inference only: above the threshold."""
+        return None if context.training else Above(float(at("threshold").clamp(min=0.0)))
 
     def fold(self, context: Context, batch: int) -> Fold:
         """The same for tiles of rows: what may be among the batch's largest is kept until the last tile."""
@@ -110,6 +118,12 @@ class _BatchFold(Fold):
     def update(self, score: Float[Tensor, "rows n_q"], at: At) -> Selected:
         return self.floor.update(score)
 
+    def rule(self, at: At) -> Rule | None:
+        return Above(self.floor.floor) if self.floor.guessed else None
+
+    def look(self, sample: Float[Tensor, " some"], rows: int, cells: int) -> None:
+        self.floor.look(sample, rows, cells)
+
     def finish(self, score: Float[Tensor, " nnz"]) -> Tensor | Literal["all", "again"]:
         return self.floor.finish(score)
 
@@ -127,6 +141,10 @@ class AbsTopK(TopK):
         """|z|, or |z| times the decoder norm."""
         return super().score(z.abs(), at)
 
+    def scores_z(self) -> bool:
+        """It scores |z|."""
+        return False
+
     def value(self, z: Tensor, at: At) -> Tensor:
         """z itself."""
         return z
@@ -140,11 +158,16 @@ class GroupMax(Activation):
     """
 
     k: int
+    has_rule: ClassVar[bool] = False
     pattern_kind: ClassVar[str] = "ranked"
     vanishes: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check(self.k >= 1, f"k={self.k}; at least one group is needed")
+
+    def rule(self, at: At, context: Context) -> Rule | None:
+        """Neither the largest nor all above a floor."""
+        return None
 
     def select(self, score: Float[Tensor, "batch n_q"], at: At, context: Context) -> Selected:
         """One latent per group."""

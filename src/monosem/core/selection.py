@@ -11,7 +11,20 @@ from monosem.base.sparse import Positions
 from monosem.kernels.native.calls import above, usable
 from monosem.kernels.ranking import top_index
 
-__all__ = ["DENSE_ABOVE", "BatchFloor", "Every", "Request", "Top", "cells_above", "top_of_batch", "top_of_row"]
+__all__ = [
+    "DENSE_ABOVE",
+    "SAMPLE",
+    "Above",
+    "BatchFloor",
+    "Every",
+    "Largest",
+    "Request",
+    "Rule",
+    "Top",
+    "cells_above",
+    "top_of_batch",
+    "top_of_row",
+]
 
 
 DENSE_ABOVE = 1 / 16
@@ -32,6 +45,23 @@ class Every:
 
 
 Request = Top | Every
+
+
+@dataclass(frozen=True)
+class Largest:
+    """The k largest of each row."""
+
+    k: int
+
+
+@dataclass(frozen=True, eq=False)
+class Above:
+    """Everything above a floor: one for all cells, or one per latent."""
+
+    floor: float | Tensor
+
+
+Rule = Largest | Above
 
 
 def top_of_row(score: Float[Tensor, "batch n_q"], k: int, among: Bool[Tensor, " n_q"] | None = None) -> Positions:
@@ -61,6 +91,10 @@ def cells_above(
     return Positions.from_mask(mask) if all_of_them else mask
 
 
+SAMPLE = 65536
+"""Cells of a tile that a floor is guessed from."""
+
+
 class BatchFloor:
     """The `count` largest positive scores of a batch that comes in tiles of rows, exactly.
 
@@ -70,21 +104,23 @@ class BatchFloor:
 
     def __init__(self, count: int, batch: int) -> None:
         self.count, self.batch, self.floor = count, batch, 0.0
-        self._guessed = False
+        self.guessed = False
 
     def update(self, score: Float[Tensor, "rows n_q"]) -> Positions:
         """The cells of a tile that may be among the largest."""
-        if not self._guessed:
-            self._guessed, self.floor = True, self._guess(score)
-        return cells_above(score, self.floor, all_of_them=True)
+        if not self.guessed:
+            flat = score.reshape(-1)
+            self.look(flat[:: max(1, flat.numel() // SAMPLE)], score.shape[0], score.numel())
+        kept = cells_above(score, self.floor, all_of_them=True)
+        assert isinstance(kept, Positions)
+        return kept
 
-    def _guess(self, score: Tensor) -> float:
-        flat = score.reshape(-1)
-        stride = max(1, flat.numel() // 65536)
-        sample = flat[::stride]
-        share = self.count * score.shape[0] / max(self.batch, 1)
-        expected = min(sample.numel(), int(1.3 * share / stride) + 32)
-        return float(sample.topk(expected, sorted=False).values.amin().clamp(min=0.0)) if expected else 0.0
+    def look(self, sample: Float[Tensor, " some"], rows: int, cells: int) -> None:
+        """Guess the floor from some of the first tile's cells."""
+        share = self.count * rows / max(self.batch, 1) * sample.numel() / max(cells, 1)
+        expected = min(sample.numel(), int(1.3 * share) + 32)
+        self.floor = float(sample.topk(expected, sorted=False).values.amin().clamp(min=0.0)) if expected else 0.0
+        self.guessed = True
 
     def finish(self, score: Float[Tensor, " nnz"]) -> Tensor | Literal["all", "again"]:
         """Which of the kept cells are selected."""

@@ -18,9 +18,10 @@ def top_index(
 ) -> Int[Tensor, "batch k"]:
     """Columns of the k largest entries of each row; their order within a row, and between ties, is not defined.
 
-    `among`: only these columns are ranked. Compiled where that is at hand; else three exact ways on the CPU, chosen by shape alone. Small k: the k groups of largest maximum hold the k
-    largest entries, so only those are ranked. Large k: the k-th value by partition, then everything at or above
-    it (rows with ties there go the plain way). Else, and on other devices: torch.topk.
+    `among`: only these columns are ranked. Compiled where the kernels are at hand; else three exact ways on the CPU,
+    chosen by shape alone. Small k: the k groups of largest maximum hold the k largest entries, so only those are
+    ranked. Large k: the k-th value by partition, then everything at or above it (rows with ties there go the plain
+    way). Else, and on other devices: torch.topk.
     """
     if k and native.usable(score):
         found = native.top(score, k, among)

@@ -10,7 +10,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
@@ -212,6 +212,28 @@ class _ReadCells(torch.autograd.Function):
                 g_b_in[block.columns] -= g_bias[block.latents] @ weight
         out: list[Tensor | None] = [*g_weights] if g_weights else [None] * len(weights)
         return None, None, None, None, g_x, g_b_in, g_bias, *out
+
+
+class _RowsOf(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, latents: Tensor, weight: Tensor) -> Tensor:
+        ctx.ledger, ctx.latents = the_ledger(), latents
+        ctx.save_for_backward(weight)
+        return weight[latents]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (weight,), g = ctx.saved_tensors, gradients[0].contiguous()
+        at = Positions.from_rows(ctx.latents[:, None], weight.shape[0])
+        block = (Block(0, weight.shape[0], 0, weight.shape[1]),)
+        if _note(ctx.ledger, at, g.new_ones(at.nnz), g, block, [weight]):
+            return None, None
+        return None, torch.zeros_like(weight).index_add_(0, ctx.latents, g)
+
+
+def rows_of(weight: Float[Tensor, "n width"], latents: Int[Tensor, " k"]) -> Float[Tensor, "k width"]:
+    """weight[latents], differentiable; the gradient is k rows, not a matrix of zeros around them."""
+    return _RowsOf.apply(latents, weight)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def write_cells(

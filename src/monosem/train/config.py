@@ -9,6 +9,7 @@ from torch import Tensor
 from monosem.base.errors import check
 from monosem.base.schedule import WarmupDecay
 from monosem.base.seeds import key, torch_generator
+from monosem.core.model import Selection
 
 __all__ = ["FitConfig", "Order"]
 
@@ -21,7 +22,9 @@ class FitConfig:
 
     `lr` is Adam's at its highest, times `schedule`; `clip` bounds the gradient's norm over all parameters (None: not).
     `dead_window`: a latent is dead when it has not fired for more than that many tokens (rows); None means a tenth
-    of the run's rows, at most ten million. `threads`: torch threads, None leaves them as they are. `log_every` and
+    of the run's rows, at most ten million. `threads`: torch threads, None leaves them as they are.
+    `selection`: "bf16" selects from a bfloat16 encoder product where the processor has one, exactly and proven
+    row by row; log entries then say which share of rows fell back to full precision. `log_every` and
     `checkpoint_every` count steps; checkpoints need an output folder (None: only at the end).
     """
 
@@ -37,6 +40,7 @@ class FitConfig:
     log_every: int = 50
     checkpoint_every: int | None = None
     threads: int | None = None
+    selection: Selection = "fp32"
     sample_rows: int = 4096
 
     def __post_init__(self) -> None:

@@ -95,6 +95,7 @@ def _entry(run: Run, config: FitConfig, step: Step, loss: Loss) -> dict[str, flo
         "l0": active,
         "dead": float(run.tracker.dead.float().mean()),
         "lr": config.lr * config.schedule.at(run.step - 1, config.steps),
+        **({"fell_back": run.model.fell_back} if run.model.selection == "bf16" else {}),
     }
 
 
@@ -169,6 +170,7 @@ def fit(
     fixed = [name for name in ("encoder", "decoder") if not all(p.requires_grad for p in getattr(model, name).weights)]
     resampled = method.resample is not None
     check(not (resampled and fixed), f"resampling draws {fixed} anew, but they are fixed; drop one", RefusedError)
+    model.selection = config.selection
     _hold(model, objective)
     identity = identity_of(method, source, n_q, config, anchors)
     run = Run.start(model, objective, config.lr, config.betas, config.eps, config.window, identity)

@@ -15,7 +15,19 @@ from torch import Tensor
 
 from monosem.kernels.native.build import library
 
-__all__ = ["Ordered", "above", "bags", "inner", "order_cells", "pointer", "runs_of", "scatter", "spread", "top", "usable"]
+__all__ = [
+    "Ordered",
+    "above",
+    "bags",
+    "inner",
+    "order_cells",
+    "pointer",
+    "runs_of",
+    "scatter",
+    "spread",
+    "top",
+    "usable",
+]
 
 ROW_TILE = 512
 """Rows per unit of `scatter` and `inner`: 512 rows of 768 floats stay in a second-level cache."""
@@ -54,6 +66,9 @@ def pointer(t: Tensor | None) -> ctypes.c_void_p:
     return _P(None if t is None else t.data_ptr())
 
 
+_p = pointer
+
+
 def runs_of(length: int, most: int) -> list[tuple[int, int]]:
     """0..length in about `most` runs of equal length."""
     size = max(1, -(-length // most))
@@ -62,7 +77,7 @@ def runs_of(length: int, most: int) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True, eq=False)
 class Ordered:
-    """The cells of rows [row0, row1), latent by latent: where each latent's run starts, and each cell's row and number."""
+    """Cells of rows [row0, row1), latent by latent: where each latent's run starts; each cell's row and number."""
 
     row0: int
     row1: int
@@ -82,7 +97,7 @@ def order_cells(crow: Tensor, col: Tensor, n_q: int, tile: int) -> list[Ordered]
         nnz = int(crow[row1] - crow[row0])
         starts = torch.empty(n_q + 1, dtype=torch.int64)
         row, cell = torch.empty(nnz, dtype=torch.int32), torch.empty(nnz, dtype=torch.int64)
-        lib.monosem_latent_major(pointer(crow), pointer(col), _I(row0), _I(row1), _I(n_q), pointer(starts), pointer(row), pointer(cell))
+        lib.monosem_latent_major(_p(crow), _p(col), _I(row0), _I(row1), _I(n_q), _p(starts), _p(row), _p(cell))
         tiles.append(Ordered(row0, row1, starts, row, cell))
     return tiles
 
@@ -96,8 +111,8 @@ def scatter(tiles: Sequence[Ordered], first: int, last: int, values: Tensor, wei
     def work(unit: int) -> None:
         t = tiles[unit]
         lib.monosem_scatter(
-            pointer(t.starts), pointer(t.row), pointer(t.cell), _I(first), _I(last), pointer(values), pointer(weight), _I(weight.stride(0)),
-            _I(weight.shape[1]), pointer(out), _I(out.stride(0)),
+            _p(t.starts), _p(t.row), _p(t.cell), _I(first), _I(last), _p(values), _p(weight), _I(weight.stride(0)),
+            _I(weight.shape[1]), _p(out), _I(out.stride(0)),
         )  # fmt: skip
 
     spread(work, len(tiles))
@@ -111,8 +126,8 @@ def inner(tiles: Sequence[Ordered], first: int, last: int, x: Tensor, weight: Te
     def work(unit: int) -> None:
         t = tiles[unit]
         lib.monosem_inner(
-            pointer(t.starts), pointer(t.row), pointer(t.cell), _I(first), _I(last), pointer(x), _I(x.stride(0)), pointer(weight),
-            _I(weight.stride(0)), _I(weight.shape[1]), pointer(values),
+            _p(t.starts), _p(t.row), _p(t.cell), _I(first), _I(last), _p(x), _I(x.stride(0)), _p(weight),
+            _I(weight.stride(0)), _I(weight.shape[1]), _p(values),
         )  # fmt: skip
 
     spread(work, len(tiles))
@@ -129,7 +144,7 @@ def bags(cells: Ordered, first: int, last: int, values: Tensor, x: Tensor) -> Te
     def work(unit: int) -> None:
         a, b = runs[unit]
         lib.monosem_bags(
-            pointer(cells.starts), pointer(cells.row), pointer(cells.cell), _I(first + a), _I(first + b), pointer(values), pointer(x),
+            _p(cells.starts), _p(cells.row), _p(cells.cell), _I(first + a), _I(first + b), _p(values), _p(x),
             _I(x.stride(0)), _I(x.shape[1]), _P(out.data_ptr() + 4 * a * out.stride(0)), _I(out.stride(0)),
         )  # fmt: skip
 
@@ -137,9 +152,7 @@ def bags(cells: Ordered, first: int, last: int, values: Tensor, x: Tensor) -> Te
     return out
 
 
-def top(
-    score: Tensor, k: int, among: Tensor | None = None, bias: Tensor | None = None
-) -> tuple[Tensor, Tensor] | None:
+def top(score: Tensor, k: int, among: Tensor | None = None, bias: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
     """(columns, entries) of the k largest of each row of score + bias, columns ascending, ties to the lower.
 
     `among`: only these columns. None when a row has fewer than k numbers (NaN).
@@ -154,9 +167,9 @@ def top(
         a, b = runs[unit]
         scratch = torch.empty(4 * n)
         bad[unit] = lib.monosem_top(
-            _P(score.data_ptr() + 4 * a * score.stride(0)), _I(score.stride(0)), _I(b - a), _I(n), pointer(bias),
-            pointer(among), _I(k),
-            _P(index.data_ptr() + 8 * a * k), _P(value.data_ptr() + 4 * a * k), pointer(scratch),
+            _P(score.data_ptr() + 4 * a * score.stride(0)), _I(score.stride(0)), _I(b - a), _I(n), _p(bias),
+            _p(among), _I(k),
+            _P(index.data_ptr() + 8 * a * k), _P(value.data_ptr() + 4 * a * k), _p(scratch),
         )  # fmt: skip
 
     spread(work, len(runs))
@@ -179,8 +192,8 @@ def above(score: Tensor, floors: Tensor | float, room: int) -> tuple[Tensor, Ten
         index, value = torch.empty(share, dtype=torch.int64), torch.empty(share)
         total = lib.monosem_above(
             _P(score.data_ptr() + 4 * a * score.stride(0)), _I(score.stride(0)), _I(b - a), _I(n),
-            pointer(floors if isinstance(floors, Tensor) else None), _F(0.0 if per_column else float(floors)), _I(share),
-            _P(counts.data_ptr() + 8 * a), pointer(index), pointer(value),
+            _p(floors if isinstance(floors, Tensor) else None), _F(0.0 if per_column else float(floors)), _I(share),
+            _P(counts.data_ptr() + 8 * a), _p(index), _p(value),
         )  # fmt: skip
         full[unit] = total > share
         parts[unit] = index[:total], value[:total]

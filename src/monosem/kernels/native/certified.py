@@ -28,10 +28,12 @@ class _Product(ctypes.Structure):
 
 def has_bfloat16() -> bool:
     """Whether the processor multiplies bfloat16 matrices (AMX or AVX-512 BF16) and the kernels are there."""
-    flags = getattr(torch.cpu, "get_capabilities", dict)()
+    flags: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     if flags:
         return library() is not None and bool(flags.get("amx_bf16") or flags.get("avx512_bf16"))
-    asked = (getattr(torch.cpu, name, lambda: False) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
+    asked = (
+        getattr(torch.cpu, name, lambda: False) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    )
     return library() is not None and any(bool(ask()) for ask in asked)
 
 
@@ -79,6 +81,14 @@ class Halved:
             summation=(width + 2) * 2.0**-24 * 1.01,
         )  # fmt: skip
         return parts, [y, x_lost, x_size]
+
+    def sample(self, x: Float[Tensor, "rows n_p"], size: int) -> Float[Tensor, " some"]:
+        """Near values of about `size` cells."""
+        n = self.bias.numel()
+        _, held = self._product(x)
+        stride = max(1, x.shape[0] * n // size)
+        cells = torch.arange(0, x.shape[0] * n, stride)
+        return held[0].reshape(-1)[::stride].float() + self.bias[cells % n]
 
     def top(self, x: Float[Tensor, "rows n_p"], k: int, limit: int | None = None) -> tuple[Tensor, Tensor] | None:
         """(columns, z) of the k largest z of each row of a tile, columns ascending; None if NaN is met."""

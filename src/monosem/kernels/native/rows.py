@@ -30,8 +30,10 @@ class _Set(ctypes.Structure):
 
 class _Rows(ctypes.Structure):
     _fields_: ClassVar = [
-        ("w", _P), ("m", _P), ("v", _P), ("share", _P), ("base", _P), ("kept", _P), ("sets", _P), ("bounds", _P), ("width", _I), ("n_sets", _I),
-        ("pieces", _I), ("project", _N), ("unit", _N), ("shared", _N), ("scale", _F), ("beta1", _F), ("beta2", _F), ("step", _F),
+        ("w", _P), ("m", _P), ("v", _P), ("share", _P), ("base", _P), ("kept", _P), ("sets", _P),
+        ("bounds", _P), ("width", _I), ("n_sets", _I),
+        ("pieces", _I), ("project", _N), ("unit", _N), ("shared", _N), ("scale", _F), ("beta1", _F),
+        ("beta2", _F), ("step", _F),
         ("root", _F), ("eps", _F),
     ]  # fmt: skip
 
@@ -82,7 +84,8 @@ class RowStep:
         self._sets = (_Set * max(len(parts), 1))(*parts)
         self._share = torch.empty(weight.shape[0], len(bounds) - 1)
         self._rows = _Rows(
-            w=pointer(weight), share=pointer(self._share), base=pointer(base), sets=ctypes.cast(self._sets, _P), bounds=pointer(self.bounds),
+            w=pointer(weight), share=pointer(self._share), base=pointer(base),
+            sets=ctypes.cast(self._sets, _P), bounds=pointer(self.bounds),
             width=weight.shape[1], n_sets=len(parts), pieces=len(bounds) - 1, project=project, unit=unit,
         )  # fmt: skip
 
