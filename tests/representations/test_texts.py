@@ -135,6 +135,7 @@ def test_pieces_of_three_families() -> None:
     assert pieces(Fake(["[CLS]", "run", "##ning"])) == ["[CLS]", " run", "ning"]
     assert pieces(Fake(["[CLS]", "Ġrun", "ning", "Ċ", "Ã¼"])) == ["[CLS]", " run", "ning", "\n", "ü"]
     assert pieces(Fake(["[CLS]", "▁run", "ning"])) == ["[CLS]", " run", "ning"]
+    assert pieces(Fake(["▁run", "▁a", "##"])) == [" run", " a", "##"]  # Llama's own "##" makes it no WordPiece
 
 
 @pytest.fixture(scope="module")

@@ -175,9 +175,11 @@ def pieces(tokenizer: Any) -> list[str]:
     """
     names: list[str] = [name or "" for name in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))]
     special = set(tokenizer.all_special_tokens)
-    if any(name.startswith("##") for name in names):
+    marks = {mark: sum(name.startswith(mark) for name in names) for mark in ("▁", "Ġ", "##")}
+    family = max(marks, key=lambda mark: marks[mark])  # a few tokens of any family begin with another's mark
+    if family == "##":
         return [name if name in special else name[2:] if name.startswith("##") else f" {name}" for name in names]
-    if sum(name.startswith("Ġ") for name in names) * 50 > len(names):
+    if family == "Ġ":
         byte = _byte_of_letter()
         return [name if name in special or any(c not in byte for c in name) else _decoded(name, byte) for name in names]
     return [name.replace("▁", " ") for name in names]
