@@ -5,10 +5,11 @@ ways, the same rows and seeds: no remedy, AuxK, resampling of dead latents, anch
 
     monosem fetch smollm2 complaints
     python examples/real_resampling.py                                 # a small run, some minutes on one core
-    python examples/real_resampling.py --rows 200000 --n-q 4608 --steps 1000 --seeds 3 --out records/resampling
+    python examples/real_resampling.py --rows 100000 --n-q 4608 --batch 256 --steps 500 --seeds 3 --out records/resampling
 
 Run again, it goes on where it stopped; --draw only draws what the records hold. A latent is dead when it has not fired
-for --window tokens. The first token of a text is left out: its row is a hundred times longer than the others.
+for --window tokens. Rows a hundred times longer than the others (the first token's of every text, and a few) are left
+out: one of them would outweigh all others of a batch.
 """
 
 import argparse
@@ -72,11 +73,15 @@ def activations(rows: int) -> Store:
 
 
 def prepared(store: Store) -> tuple[torch.Tensor, torch.Tensor]:
-    """(all rows in float16, their tokens): centred, mean norm sqrt(n_p)."""
+    """(rows in float16, their tokens): centred, mean norm sqrt(n_p); without the few that are ten times too long."""
     rows = torch.cat([part for _, part in store.table(SITE).chunks()])
-    rows = rows - rows.mean(0)
+    norms = rows.norm(dim=1)
+    keep = norms < 10 * norms.median()
+    print(f"{int((~keep).sum())} of {store.rows:,} rows are longer than ten times the median: left out", flush=True)
+    rows = rows[keep] - rows[keep].mean(0)
     rows *= rows.shape[1] ** 0.5 / rows.norm(dim=1).mean()
-    return rows.half(), torch.from_numpy(np.asarray(store.tokens[0 : store.rows]).astype(np.int64))
+    tokens = torch.from_numpy(np.asarray(store.tokens[0 : store.rows]).astype(np.int64))
+    return rows.half(), tokens[keep]
 
 
 def token_anchors(rows: torch.Tensor, tokens: torch.Tensor, k: int) -> Anchors:
@@ -104,7 +109,7 @@ def study(options: argparse.Namespace) -> None:
     source = TensorSource(train, digest=str(store.manifest["shards"][0]["sha256"]))
     anchors = token_anchors(train, tokens[:-held], options.anchors)
     spec = {"model": "SmolLM2-135M-Instruct", "site": SITE, "text": "complaints", "held_out_rows": held}
-    for seed in range(options.seeds):
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
         for arm in ARMS:
             config = FitConfig(
                 steps=options.steps,
@@ -131,7 +136,7 @@ def study(options: argparse.Namespace) -> None:
                 run,
                 options.out,
                 lambda result: {"value": code_scores(result.model, fresh, fresh)},
-                options.out / "runs",
+                Path("runs") / STUDY,
             )
             scores = {name: row["value"] for name, row in record["metrics"].items()}
             dead = record["training"]["dead"][-1]
@@ -180,6 +185,7 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=20_000, help="tokens without firing that make a latent dead")
     parser.add_argument("--anchors", type=int, default=64, help="frequent tokens that anchor latents")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/real-resampling"))
     parser.add_argument("--figure", type=Path, help="default: figure.svg in --out")
     parser.add_argument("--draw", action="store_true", help="only draw")
