@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 
@@ -21,7 +21,7 @@ class Enough(BaseException):
 class Beat:
     """The boundary between steps. A step lasts from one call to the next, whatever happens between them.
 
-    Commands come as JSON lines on `commands`, each answered by one line on `answers`:
+    Commands are JSON lines that `read` gives, each answered by one line to `write`:
 
         {"do": "warm", "steps": n}                   n steps, not timed -> {"peak_mb"} over the baseline
         {"do": "state", "name": s}                   bring the model into a state -> {}
@@ -30,8 +30,8 @@ class Beat:
     """
 
     size: Size
-    commands: TextIO
-    answers: TextIO
+    read: Callable[[], str]
+    write: Callable[[str], object]
     state: Callable[[str], None] = lambda name: None
     facts: Callable[[], dict[str, float]] = dict
     baseline_mb: float = 0.0
@@ -62,8 +62,7 @@ class Beat:
 
     def say(self, **answer: Any) -> None:
         """One line to the driver."""
-        self.answers.write(json.dumps(answer) + "\n")
-        self.answers.flush()
+        self.write(json.dumps(answer) + "\n")
 
     def _measure_product(self) -> None:
         if self._product is None:
@@ -84,7 +83,7 @@ class Beat:
         """Hear commands until one asks for steps."""
         self._steps, self._products, self._last = [], [], None
         while self._left == 0:
-            command = json.loads(self.commands.readline() or '{"do": "end"}')
+            command = json.loads(self.read() or '{"do": "end"}')
             if command["do"] == "end":
                 raise Enough
             if command["do"] == "state":

@@ -30,13 +30,13 @@ def _load_lazily() -> None:
 def main(text: str) -> None:
     """Serve one contender: who ("monosem", "floor" or a peer), case, size, and sizes that differ from the named one."""
     asked: dict[str, Any] = json.loads(text)
-    answers = os.fdopen(os.dup(1), "w")
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what a library prints is no answer
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     size = replace(SIZES[asked["size"]], **asked.get("changes", {}))
     who = asked["who"]
-    beat = Beat(size, sys.stdin, answers)
+    beat = Beat(size, sys.stdin.readline, answers.write)
     try:
         if who in PEERS:
             peer = PEERS[who]()
