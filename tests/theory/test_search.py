@@ -1,24 +1,18 @@
 """Search: monotone, its quadratic programmes and lower bounds against sampling, its optima against a fine grid."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
 
-from monosem.base.errors import RefusedError
 from monosem.core.activations import Activation, JumpReLU, ReLU, TopK
 from monosem.theory.basins import basins, wilson
 from monosem.theory.descent import Plan, descend, run_losses, starts
-from monosem.theory.instances import draw_encoder, draw_problem, plane
+from monosem.theory.instances import draw_encoder, draw_problem
 from monosem.theory.loss import best_decoder, loss
 from monosem.theory.patterns import ActivationPattern, pattern_of
 from monosem.theory.problem import Atoms, Problem
 from monosem.theory.search.acs import acs, sampled_acs
 from monosem.theory.search.atlas import partitions
-from monosem.theory.search.bound import lower_bounds
-from monosem.theory.search.cells import Cell, feature_sets, first_cells, split_cell
-from monosem.theory.search.certified import certified_optimum
 from monosem.theory.search.qp import kkt_residual, solve_qp
 
 __all__: list[str] = []
@@ -68,56 +62,6 @@ def test_sampled_search_never_rises_and_gives_no_certificate() -> None:
     assert list(found.history) == sorted(found.history, reverse=True)
     assert found.history[-1] < 0.7 * found.history[0]
     assert found.stop == "steps"
-
-
-def test_lower_bounds_are_below_every_dictionary_of_their_box() -> None:
-    rng = np.random.default_rng(3)
-    for n, n_p, n_q in ((4, 2, 1), (4, 2, 2), (4, 3, 2)):
-        problem = draw_problem(rng, n, n_p, n_q)
-        sets = feature_sets(problem)
-        root = problem.weights.sqrt()[:, None]
-        for _ in range(15):
-            node: list[Cell] = []
-            for _latent in range(n_q):
-                cell = first_cells(sets[int(rng.integers(len(sets)))])[0]
-                for _split in range(int(rng.integers(0, 6))):
-                    halves = split_cell(cell) if cell.axes else []
-                    cell = halves[int(rng.integers(len(halves)))] if halves else cell
-                node.append(cell)
-            bound = float(lower_bounds(problem, [tuple(node)], 10.0)[0])
-            for _draw in range(20):
-                Z = torch.zeros(n, n_q, dtype=torch.float64)
-                for i, cell in enumerate(node):
-                    y = np.array(cell.centre)
-                    for a, h in zip(cell.axes, cell.half, strict=True):
-                        y[a] += h * rng.uniform(-1, 1)
-                    Z[:, i] = torch.from_numpy(y @ cell.of.responses)
-                W_D = (torch.linalg.pinv(root * Z) @ (root * problem.W_r.T)).T
-                if float(W_D.norm(dim=0).max()) <= 10.0:
-                    value = float(((root * (problem.W_r.T - Z @ W_D.T)) ** 2).sum())
-                    assert value >= bound
-
-
-def test_certified_optimum_is_that_of_a_fine_grid() -> None:
-    """One latent in the plane: 36,000 directions."""
-    rng = np.random.default_rng(4)
-    for _ in range(2):
-        problem = draw_problem(rng, 4, 2, 1)
-        found = certified_optimum(problem, starts=8, steps=150)
-        assert found.complete
-        assert found.gap <= 1e-3
-        angles = torch.arange(36_000, dtype=torch.float64) * 2 * math.pi / 36_000
-        Z = (torch.stack([angles.cos(), angles.sin()], 1) @ problem.W_p).clamp(min=0)  # [angles, n]
-        m = problem.weights
-        gain = ((Z * m) @ problem.W_r.T).square().sum(1) / (Z.square() @ m).clamp(min=1e-12)
-        grid = problem.zero_dictionary_loss - float(gain.max())
-        assert found.lower <= grid + 1e-9
-        assert found.loss <= grid * (1 + 1e-3)
-
-
-def test_certified_search_is_for_relu() -> None:
-    with pytest.raises(RefusedError, match="ReLU"):
-        certified_optimum(Problem(plane(0, 90), plane(0, 90), torch.ones(2), TopK(1), 1))
 
 
 def test_partitions_are_counted_by_stirling_numbers() -> None:

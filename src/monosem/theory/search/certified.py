@@ -1,34 +1,36 @@
-"""Certified global optima of small ReLU problems: every realizable pattern, branch and bound in each."""
+"""Certified global optima of small problems: over every realizable pattern, exactly or by branch and bound."""
 
-import heapq
 import itertools
 from dataclasses import dataclass
+from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from monosem.base.errors import check
+from monosem.base.errors import RefusedError, check
 from monosem.theory.descent import Plan, descend
 from monosem.theory.loss import best_decoder, loss
-from monosem.theory.patterns import ActivationPattern, pattern_of
+from monosem.theory.patterns import ActivationPattern, competition, pattern_of
 from monosem.theory.problem import Problem
-from monosem.theory.search.bound import lower_bounds
-from monosem.theory.search.cells import Cell, feature_sets, first_cells, split_cell
+from monosem.theory.search.cones import CodeCone, code_cones
+from monosem.theory.search.exact import best_normal, best_ray
+from monosem.theory.search.pairs import bound_pairs
 
-__all__ = ["Certified", "certified_optimum", "unit_rows"]
-
-_BATCH = 128
+__all__ = ["Certified", "certified_optimum", "in_gauge"]
 
 
 @dataclass(frozen=True, eq=False)
 class Certified:
-    """The best dictionary found, and a lower bound on L~ over every dictionary of the gauge.
+    """The best dictionary found, and a lower bound on L~ over every dictionary.
 
-    Gauge: rows of W_E of unit norm (ReLU is free of scale), decoder columns of norm at most `norm_bound`; without a
-    bound the infimum may need columns that grow for ever and cancel. Lower bounds hold to float64 rounding. `gap` =
-    (loss - lower) / loss, or 0 where the loss is below 1e-9 of the zero dictionary's. `complete`: gap <= the one asked
-    for. `open_by_pattern`: patterns that still hold undecided boxes, with their lower bounds.
+    Gauge: rows of W_E of unit norm under ReLU, which is free of scale; under a threshold theta, rows such that theta
+    lies between what passes and what does not. Decoders are free: where two latents draw together the infimum is not
+    attained, and `columns`, the longest decoder column, tells how far the dictionary found has gone. `gap` = (loss -
+    lower) / loss, 0 where the loss is below 1e-9 of the zero dictionary's; `complete`: gap <= the one asked for. Bounds
+    hold to float64 rounding. `how`: "independent codes" (n_q >= n), "faces" (one latent), "flats" (n_q = n - 1),
+    "boxes" (branch and bound); `nodes`: candidates or boxes looked at.
     """
 
     W_D: Float[Tensor, "n_r n_q"]
@@ -38,86 +40,74 @@ class Certified:
     gap: float
     complete: bool
     nodes: int
-    patterns: int
+    how: Literal["independent codes", "faces", "flats", "boxes"]
     pattern: ActivationPattern
-    norm_bound: float
-    open_by_pattern: dict[str, float]
+    columns: float
 
 
-def unit_rows(problem: Problem, W_E: Float[Tensor, "n_q n_p"], norm_bound: float) -> tuple[Tensor, Tensor, float]:
-    """The encoder in the gauge with its best decoder and its loss; infinite when a decoder column is too long."""
-    W_E = W_E / W_E.norm(dim=1, keepdim=True).clamp(min=1e-300)
-    W_D = best_decoder(problem, W_E)
-    fits = float(W_D.norm(dim=0).max()) <= norm_bound
-    return W_D, W_E, float(loss(problem, W_D, W_E)) if fits else float("inf")
+def in_gauge(problem: Problem, rows: Float[Tensor, "n_q n_p"]) -> tuple[Tensor, Tensor, float]:
+    """(best decoder, encoder, L~) with the rows' scale in the gauge: unit norm, or the best set that passes theta."""
+    W_E = rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-300)
+    theta = competition(problem.activation, problem.n_q, problem.threshold).theta
+    choices = [W_E]
+    if theta > 0:
+        scaled = []
+        for row in W_E:
+            levels = sorted({0.0, *(problem.W_p.T @ row).clamp(min=0).tolist()})
+            middle = [(high * max(low, high / 4)) ** 0.5 for low, high in itertools.pairwise(levels)]
+            scaled.append([row * theta / m for m in middle] or [row])
+        choices = [torch.stack(chosen) for chosen in itertools.product(*scaled)]
+    tried = [(best_decoder(problem, E), E) for E in choices]
+    values = [float(loss(problem, *pair)) for pair in tried]
+    least = int(np.argmin(values))
+    return *tried[least], values[least]
 
 
-def _name(node: tuple[Cell, ...]) -> str:
-    return " ".join("{" + ",".join(map(str, cell.of.members)) + "}" for cell in node)
+def _independent_rows(cones: list[CodeCone], n_q: int) -> np.ndarray:
+    """Encoder rows whose codes span all n features, the first of them repeated to make n_q."""
+    from scipy.linalg import qr
+
+    codes = np.vstack([cone.codes for cone in cones])
+    rows = np.vstack([cone.encoders + 1e-9 * cone.inside for cone in cones])
+    n = codes.shape[1]
+    order = qr(codes.T, pivoting=True)[2][:n]
+    chosen: np.ndarray = rows[np.resize(order, n_q)]
+    return chosen
 
 
 def certified_optimum(
-    problem: Problem,
-    gap: float = 1e-3,
-    norm_bound: float = 5.0,
-    max_nodes: int = 200_000,
-    starts: int = 32,
-    steps: int = 800,
-    seed: int = 0,
+    problem: Problem, gap: float = 1e-3, max_nodes: int = 1_000_000, starts: int = 32, steps: int = 800, seed: int = 0
 ) -> Certified:
-    """Global minimum of L~ with a certificate, for small n, n_p and n_q under ReLU.
+    """Global minimum of L~ with a certificate, in at most three dimensions, where latents do not compete.
 
-    Patterns with a dead latent are left out: a live latent with a zero column does the same. The upper bound comes from
-    Adam on L~ and from box centres.
-    Raises: RefusedError for other activations; ArgumentError when n_p > 3 or n_q > 4.
+    Equation: with the best decoder L~ depends on the span of the codes alone: L~ = tr(G Pi), Pi the projector on its
+        complement, G_cd = sqrt(M_c M_d) <w_r^c, w_r^d>. Codes of a latent form finitely many cones (`code_cones`).
+        n_q >= n: independent codes give 0. n_q = 1 and n_q = n - 1: eigenvectors on faces and flats, exact. n = 4 with
+        two latents: branch and bound from where Adam on L~ ends.
+    Raises: RefusedError for latents that compete (TopK), more than three dimensions, or n > 4 with 1 < n_q < n - 1.
     """
-    check(problem.n_p <= 3 and problem.n_q <= 4, f"n_p={problem.n_p}, n_q={problem.n_q}; it is for n_p <= 3, n_q <= 4")
-    sets, zero = feature_sets(problem), problem.zero_dictionary_loss
-    ended = descend(problem, Plan(steps=steps, lr=0.03), starts, seed)
-    best = min((unit_rows(problem, W_E, norm_bound) for W_E in ended.W_E), key=lambda item: item[2])
-    heap: list[tuple[float, int, tuple[Cell, ...]]] = []
-    counter, patterns, closed = itertools.count(), 0, float("inf")
-
-    def enough() -> float:
-        return best[2] - max(gap * best[2], 1e-9 * zero)
-
-    def push(nodes: list[tuple[Cell, ...]], parents: list[float]) -> None:
-        nonlocal closed
-        for start in range(0, len(nodes), _BATCH):
-            part = nodes[start : start + _BATCH]
-            values = lower_bounds(problem, part, norm_bound).tolist()
-            for node, value, parent in zip(part, values, parents[start : start + _BATCH], strict=True):
-                if max(value, parent) >= enough():
-                    closed = min(closed, max(value, parent))
-                else:
-                    heapq.heappush(heap, (max(value, parent), next(counter), node))
-
-    if best[2] > 1e-9 * zero:
-        for chosen in itertools.combinations_with_replacement(sets, problem.n_q):
-            patterns += 1
-            push(nodes := list(itertools.product(*(first_cells(s) for s in chosen))), [0.0] * len(nodes))
-    while heap and heap[0][0] < enough() and next(counter) < max_nodes:
-        children, parents = [], []
-        for _ in range(min(_BATCH, len(heap))):
-            value, _, node = heapq.heappop(heap)
-            rows = [torch.from_numpy(cell.of.basis) @ torch.tensor(cell.centre).double() for cell in node]
-            centre = torch.stack(rows)
-            best = min(best, unit_rows(problem, centre, norm_bound), key=lambda item: item[2])
-            widest = max(range(len(node)), key=lambda i: node[i].size)
-            if node[widest].size < 1e-9:  # nothing left to split: what the bound misses is rounding
-                closed = min(closed, value)
-                continue
-            for cell in split_cell(node[widest]):
-                children.append((*node[:widest], cell, *node[widest + 1 :]))
-                parents.append(value)
-        push(children, parents)
-    left: dict[str, float] = {}
-    for value, _, node in heap:
-        if value < enough():
-            left[_name(node)] = min(value, left.get(_name(node), float("inf")))
-    lower = max(0.0, min([closed, best[2], *left.values()]))
-    lower = 0.0 if best[2] <= 1e-9 * zero else lower
-    relative = (best[2] - lower) / best[2] if best[2] > 1e-9 * zero else 0.0
-    pattern = pattern_of(problem, best[1])
-    done = relative <= gap * (1 + 1e-6)
-    return Certified(*best, lower, relative, done, next(counter), patterns, pattern, norm_bound, left)
+    n, n_q, cones = problem.n, problem.n_q, code_cones(problem)
+    exact = n_q == 1 or n_q >= n - 1
+    check(exact or (n, n_q) == (4, 2), f"n={n}, n_q={n_q}; use n <= 4, n_q = 1 or n_q >= n - 1", RefusedError)
+    A = problem.W_r * problem.weights.sqrt()
+    G, zero = (A.T @ A).numpy(), problem.zero_dictionary_loss
+    how: Literal["independent codes", "faces", "flats", "boxes"] = "boxes"
+    rows: np.ndarray | None
+    if n_q >= n:
+        how, lower, rows, nodes = "independent codes", 0.0, _independent_rows(cones, n_q), 1
+    elif n_q == 1:
+        how, (lower, rows, nodes) = "faces", best_ray(G, cones)
+    elif n_q == n - 1:
+        how, (lower, rows, nodes) = "flats", best_normal(G, cones, gap / 10)
+    else:
+        ended = descend(problem, Plan(steps=steps, lr=0.03), starts, seed)
+        first = min((in_gauge(problem, W_E) for W_E in ended.W_E), key=lambda item: item[2])
+        found = bound_pairs(G, cones, first[2], gap, max_nodes)
+        lower, nodes, rows = found.lower, found.nodes, (first[1] if found.rows is None else found.rows).numpy()
+    if rows is None:
+        rows = descend(problem, Plan(steps=steps, lr=0.03), 1, seed).W_E[0].numpy()
+    W_D, W_E, value = in_gauge(problem, torch.from_numpy(np.ascontiguousarray(rows)))
+    lower = max(0.0, min(lower, value))
+    relative = (value - lower) / value if value > 1e-9 * zero else 0.0
+    pattern, columns = pattern_of(problem, W_E), float(W_D.norm(dim=0).max())
+    return Certified(W_D, W_E, value, lower, relative, relative <= gap * (1 + 1e-6), nodes, how, pattern, columns)
