@@ -12,7 +12,7 @@ from monosem.base.errors import DataError, RefusedError, ShapeError
 from monosem.core.model import SDL
 from monosem.representations.batches import TokenFilter
 from monosem.representations.network import Effect, NetworkScores, network_scores
-from tests.representations.networks import MLP, WIDTH, ids, llama, trained
+from tests.representations.llamas import MLP, WIDTH, ids, llama, trained
 
 Array = np.ndarray
 

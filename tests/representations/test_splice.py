@@ -8,7 +8,7 @@ from monosem.base.errors import RefusedError, ShapeError
 from monosem.representations.rewrite import rewriting
 from monosem.representations.sites import find_sites
 from monosem.representations.splice import splice
-from tests.representations.networks import MLP, WIDTH, ids, llama, trained
+from tests.representations.llamas import MLP, WIDTH, ids, llama, trained
 
 LAYER = "model.layers.1:out"
 

@@ -18,7 +18,7 @@ from monosem.representations.edits import Edit, add, clamp, scale, zero
 from monosem.representations.rewrite import rewriting
 from monosem.representations.sites import find_sites
 from monosem.representations.steer import steer
-from tests.representations.networks import LENGTH, MLP, VOCABULARY, WIDTH, ids, llama, trained
+from tests.representations.llamas import LENGTH, MLP, VOCABULARY, WIDTH, ids, llama, trained
 
 LAYER = "model.layers.1:out"
 N_Q = 24
