@@ -4,8 +4,8 @@ TopK sparse autoencoders on the residual stream of SmolLM2-135M (after layer 15,
 ways, the same rows and seeds: no remedy, AuxK, resampling of dead latents, anchors at the mean rows of frequent tokens.
 
     monosem fetch smollm2 complaints
-    python examples/real_resampling.py                                 # a small run, some minutes on one core
-    python examples/real_resampling.py --rows 100000 --n-q 4608 --batch 256 --steps 500 --seeds 3 --out records/resampling
+    python examples/real_resampling.py                              # a small run, some minutes on one core
+    python examples/real_resampling.py --rows 100000 --n-q 4608 --batch 256 --steps 500 --seeds 3
 
 Run again, it goes on where it stopped; --draw only draws what the records hold. A latent is dead when it has not fired
 for --window tokens. Rows a hundred times longer than the others (the first token's of every text, and a few) are left

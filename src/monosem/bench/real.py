@@ -114,6 +114,8 @@ def class_scores(
     """Recovery of class means, counted over held-out, anchored and all classes apart.
 
     Gives value, chance (as many random unit directions) and anchors_alone (the anchored means as whole dictionary).
+    held_out_joined: the model with the anchors put beside it, untrained; what an anchored run reaches beyond a plain
+    one joined with them was learned.
     """
     classes = torch.arange(means.k)
     held_out = classes[~torch.isin(classes, anchored)]
@@ -131,6 +133,11 @@ def class_scores(
         ),
     }
     if anchored.numel():
+        W_E, W_D = (
+            torch.cat([model.W_E.detach(), means.p[:, anchored].T]),
+            torch.cat([model.W_D.detach(), means.r[:, anchored]], 1),
+        )
+        found["value"]["held_out_joined"] = score(W_E, W_D, means.p, means.r, features=held_out)
         found["anchors_alone"] = on(means.p[:, anchored].T, means.r[:, anchored])
     return found
 
