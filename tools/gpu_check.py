@@ -9,6 +9,7 @@ bandwidth measured here by a copy. Times are of CUDA events, median of the round
 
 import argparse
 import gc
+import importlib.util
 import os
 import subprocess
 import sys
@@ -169,6 +170,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--rounds {given.rounds}: at least 1")
     if not torch.cuda.is_available():
         parser.error("torch sees no CUDA device here; run this on a machine with a GPU and a CUDA build of torch")
+    if importlib.util.find_spec("triton") is None:
+        parser.error("Triton is not installed here; pip install triton, of the version that this torch names")
     record: dict[str, Any] = {
         "schema": SCHEMA,
         "study": "gpu",

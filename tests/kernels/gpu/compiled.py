@@ -34,6 +34,8 @@ PROGRAMS: list[tuple[str, dict[str, str], dict[str, Any], int]] = [
      {"ROWS": 128, "COLUMNS": 128, "DEPTH": 64, "ERROR": True, "LAST": 2.0**-20, "UPCAST": False}, 8),
     ("keep_product", {**_KEPT, **_PRODUCT, "x": F, "weight": F},
      {"ROWS": 64, "COLUMNS": 128, "DEPTH": 32, "ERROR": False, "LAST": 0.0, "UPCAST": False}, 8),
+    ("narrow", {"weight": F, "weight_row": N, "low": B, "size": F, "off": F, "rows": N, "width": N},
+     {"ROWS": 16, "WIDTH": 256, "COPY": True}, 4),
     ("row_norm", {**_ROWS, "out": F},
      {"BASE": True, "SETS": 2, "PROJECT": True, "CELLS": 4, "WIDTH": 4096, "CHUNK": 128}, 16),
     ("row_step", _STEP, {"BASE": False, "SETS": 1, "PROJECT": True, "UNIT": True, "MOVED": True, "LOW": True,

@@ -12,7 +12,7 @@ from torch import Tensor
 from monosem.base.errors import DataError, ShapeError
 from monosem.base.sparse import Positions
 from monosem.kernels.gpu.adam import DenseAdam
-from monosem.kernels.gpu.rows import RowStep
+from monosem.kernels.gpu.rows import RowStep, narrowed
 from monosem.kernels.native.calls import Ordered
 from monosem.kernels.native.rows import CellSet
 from tests.kernels.gpu.where import DEVICE, few, needs_triton, rounded
@@ -53,7 +53,7 @@ def _project(g: Tensor, w: Tensor) -> Tensor:
 
 
 @given(st.data(), st.integers(0, 3), st.booleans(), st.booleans(), st.booleans())
-@few(8)
+@few(6)
 def test_a_step_is_the_formula(data: st.DataObject, sets: int, dense: bool, unit: bool, low: bool) -> None:
     """Two steps: cells (in up to three sets, of some of the latents), a dense part, pieces, masters of a bf16 copy."""
     batch, n_q, first = 3, 6, 2
@@ -112,6 +112,19 @@ def test_a_latent_that_fires_on_every_row() -> None:
     wanted = (part.values.double() @ part.x.double()).square().sum()
     found = RowStep(weight, None, [part], (0, 3), False, False).squared_norm()
     torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_narrowed_rows_come_with_their_norms() -> None:
+    """In one pass, more rows and columns than one block; a bf16 table is not copied."""
+    table = torch.randn(300, 17).to(DEVICE).T
+    low, size, off = narrowed(table)
+    assert low.equal(rounded(table.contiguous()))
+    torch.testing.assert_close(size, table.norm(dim=1))
+    torch.testing.assert_close(off, (table - low.float()).norm(dim=1))
+    again, size, off = narrowed(low)
+    assert again.data_ptr() == low.data_ptr()
+    torch.testing.assert_close(size, low.float().norm(dim=1))
+    assert off.abs().sum() == 0
 
 
 def test_dense_adam_is_torch_adam() -> None:

@@ -1,4 +1,4 @@
-"""One optimiser step on the rows of a weight, its gradient still cells or dense: the GPU's kernels.native.rows."""
+"""Passes over the rows of a weight: a bf16 copy with norms, and an optimiser step from cells or a dense gradient."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -9,11 +9,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from monosem.base.errors import DataError, ShapeError, check
-from monosem.kernels.gpu.cells import CHUNK, bag, partial_sums, power_of_two, rows_in_order
+from monosem.kernels.gpu.cells import CHUNK, partial_sums, power_of_two, rows_in_order
 from monosem.kernels.gpu.launch import launch
+from monosem.kernels.native.calls import Ordered
 from monosem.kernels.native.rows import CellSet
 
-__all__ = ["WIDEST", "RowStep"]
+__all__ = ["WIDEST", "RowStep", "narrowed"]
 
 WIDEST = 2**14
 """Columns of a piece of a row that one program can hold."""
@@ -22,9 +23,9 @@ WIDEST = 2**14
 class RowStep:
     """Projection, clipping and Adam for one float32 weight [rows, width], in place.
 
-    The gradient is `base` (dense, or None) plus a sum over the cells of every set, which is never written out for up
-    to two sets. `bounds`: columns where pieces of a row begin and end; each piece is projected on (its part along the
-    weight is taken out of the gradient) with `project` and brought to unit norm with `unit`.
+    The gradient is `base` (dense, or None) plus a sum over the cells of every set, which is never written out.
+    `bounds`: columns where pieces of a row begin and end; each piece is projected on (its part along the weight is
+    taken out of the gradient) with `project` and brought to unit norm with `unit`.
 
     Raises: ShapeError, DataError.
     """
@@ -42,11 +43,7 @@ class RowStep:
         self.weight, self.base, self.project, self.unit = weight, base, project, unit
         self._widest = max(b - a for a, b in pairwise(bounds))
         self.bounds = torch.tensor(bounds, dtype=torch.int32, device=weight.device)
-        for more in sets[2:]:  # rare: what does not fit into the programs is added up first
-            part = bag(more.x, more.cells.row, more.cells.starts, more.values[more.cells.cell.long()])
-            part = part[more.first : more.first + weight.shape[0]]
-            self.base = part if self.base is None else self.base + part
-        self._sets = sets[:2]
+        self._sets = sets if len(sets) <= 2 else [sets[0], _merged(sets[1:], weight.shape[0])]
         self._parts = [_arguments(part) for part in self._sets]
 
     def _launch(self, name: str, *arguments: Any, **constants: Any) -> None:
@@ -102,6 +99,37 @@ class RowStep:
             weight.shape[1], lr / (1 - betas[0] ** step), betas[0], 1 - betas[0], betas[1], 1 - betas[1],
             (1 - betas[1] ** step) ** 0.5, eps, UNIT=self.unit, MOVED=moved is not None, LOW=low is not None,
         )  # fmt: skip
+
+
+def narrowed(table: Float[Tensor, "rows width"]) -> tuple[Tensor, Float[Tensor, " rows"], Float[Tensor, " rows"]]:
+    """(table in bf16, |row|, |row - row in bf16|) in one pass; a bf16 table is its own copy and loses nothing."""
+    table, copy = rows_in_order(table), table.dtype != torch.bfloat16
+    rows, width = table.shape
+    low = torch.empty(rows, width, dtype=torch.bfloat16, device=table.device) if copy else table
+    size, off = (torch.zeros(rows, dtype=torch.float32, device=table.device) for _ in range(2))
+    if rows and width:
+        launch(
+            "narrow", (-(-rows // 16),), table, table.stride(0), low, size, off, rows, width,
+            ROWS=16, WIDTH=power_of_two(width, 256), COPY=copy,
+        )  # fmt: skip
+    return low, size, off
+
+
+def _merged(sets: Sequence[CellSet], rows: int) -> CellSet:
+    """Several sets as one, their tables on top of each other: the programs take two."""
+    latents, cells, values, above = [], [], [], 0
+    for part in sets:
+        starts = part.cells.starts[part.first : part.first + rows + 1]
+        inside = slice(int(starts[0]), int(starts[-1]))
+        latents.append(torch.repeat_interleave(torch.arange(rows, device=starts.device), starts.diff()))
+        cells.append(part.cells.row[inside].long() + above)
+        values.append(part.values[part.cells.cell[inside].long()])
+        above += part.x.shape[0]
+    latent = torch.cat(latents)
+    order, runs = torch.argsort(latent, stable=True), torch.zeros(rows + 1, dtype=torch.int64, device=latent.device)
+    torch.cumsum(torch.bincount(latent, minlength=rows), 0, out=runs[1:])
+    together = Ordered(0, above, runs, torch.cat(cells)[order], order)
+    return CellSet(together, torch.cat(values), torch.cat([part.x for part in sets]), 0)
 
 
 def _arguments(part: CellSet) -> tuple[Any, ...]:

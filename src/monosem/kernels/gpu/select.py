@@ -12,6 +12,7 @@ from monosem.base.errors import DataError, ShapeError, check
 from monosem.base.sparse import Positions
 from monosem.kernels.gpu.cells import inner_full, rows_in_order
 from monosem.kernels.gpu.kept import COLUMNS, Kept, Plan, Reach
+from monosem.kernels.gpu.rows import narrowed
 
 __all__ = ["TopCells", "encode_top", "encode_tops", "top_index"]
 
@@ -95,8 +96,7 @@ def encode_tops(
     _check(x, weight, requests, low, fused)
     x, weight, n_q = rows_in_order(x.detach()), rows_in_order(weight.detach()), weight.shape[0]
     asked = [(bias.detach().contiguous(), k, plan or Plan.of(n_q, k)) for bias, k in requests]
-    a, w = (x.bfloat16(), weight.bfloat16()) if low else (x, weight)
-    reach = _reach(x, a, weight, w, fused) if low else None
+    a, w, reach = _narrowed(x, weight, fused) if low else (x, weight, None)
     with _full_precision():
         lists: list[Kept | None] = []
         for bias, k, how in asked:
@@ -171,16 +171,15 @@ def _floor(a: Tensor, w: Tensor, bias: Tensor, plan: Plan, reach: Reach | None) 
     return sample.topk(plan.rank, dim=1, sorted=False).values.amin(1)
 
 
-def _reach(x: Tensor, a: Tensor, weight: Tensor, w: Tensor, fused: bool) -> Reach:
-    """The bound of encode_tops, each norm rounded up by more than its own error."""
+def _narrowed(x: Tensor, weight: Tensor, fused: bool) -> tuple[Tensor, Tensor, Reach]:
+    """(x in bf16, W in bf16, the bound of encode_tops), each norm rounded up by more than its own error."""
     n_p = x.shape[1]
-    up, g = 1 + (n_p + 8) * 2.0**-22, (n_p + 8) * 2.0**-21
-    size_x, off_x = x.norm(dim=1) * up, (x - a).norm(dim=1) * up
-    size_w = torch.linalg.vector_norm(weight, dim=1, dtype=torch.float32) * up
-    off_w = torch.zeros_like(size_w) if weight.dtype == w.dtype else (weight - w).norm(dim=1) * up
-    tiny = 2.0**-100  # products too small for a normal number
-    in_x, in_w = torch.stack([size_x + off_x + tiny, off_x], 1), torch.stack([off_w + g * (size_w + off_w), size_w], 1)
-    return Reach(in_x, in_w + tiny, 2.0**-20 if fused else 1.05 * 2.0**-8)
+    up, g, tiny = 1 + (n_p + 8) * 2.0**-22, (n_p + 8) * 2.0**-21, 2.0**-100  # tiny: products below normal numbers
+    (a, size_x, off_x), (w, size_w, off_w) = narrowed(x), narrowed(weight)
+    size_x, off_x, size_w, off_w = size_x * up, off_x * up, size_w * up, off_w * up
+    in_x = torch.stack([size_x + off_x + tiny, off_x], 1)
+    in_w = torch.stack([off_w + g * (size_w + off_w) + tiny, size_w + tiny], 1)
+    return a, w, Reach(in_x, in_w, 2.0**-20 if fused else 1.05 * 2.0**-8)
 
 
 @contextmanager

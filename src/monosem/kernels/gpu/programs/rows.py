@@ -1,11 +1,11 @@
-"""One pass over the rows of a weight: the norm of its gradient, and a step of Adam."""
+"""One pass over the rows of a weight: its bf16 copy with norms, the norm of its gradient, a step of Adam."""
 
 from typing import no_type_check
 
 from monosem.kernels.gpu.programs.late import tl
 from monosem.kernels.gpu.programs.sums import sum_run
 
-__all__ = ["SHARED", "any_cells", "gradient", "row_norm", "row_step"]
+__all__ = ["SHARED", "any_cells", "gradient", "narrow", "row_norm", "row_step"]
 
 SHARED = ("gradient", "any_cells")
 """Names of programs that other programs call."""
@@ -107,3 +107,26 @@ def row_step(
             tl.store(low + at, w.to(tl.bfloat16), mask=inside)
         if MOVED:
             tl.store(moved + row, busy | (tl.load(moved + row) != 0))
+
+
+@no_type_check
+def narrow(
+    weight, weight_row, low, size, off, rows, width,
+    ROWS: tl.constexpr, WIDTH: tl.constexpr, COPY: tl.constexpr,
+):  # fmt: skip
+    """The norms of ROWS rows and, with COPY, the rows in bf16 and the norms of what that loses; all in float32."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    there = row < rows
+    whole, lost = tl.zeros([ROWS, WIDTH], dtype=tl.float32), tl.zeros([ROWS, WIDTH], dtype=tl.float32)
+    for start in range(0, width, WIDTH):
+        column = start + tl.arange(0, WIDTH)
+        mask = there[:, None] & (column < width)[None, :]
+        w = tl.load(weight + row[:, None] * weight_row + column[None, :], mask=mask, other=0).to(tl.float32)
+        whole += w * w
+        if COPY:
+            rough = w.to(tl.bfloat16)
+            loss = w - rough.to(tl.float32)
+            lost += loss * loss
+            tl.store(low + row[:, None] * width + column[None, :], rough, mask=mask)
+    tl.store(size + row, tl.sqrt(tl.sum(whole, 1)), mask=there)
+    tl.store(off + row, tl.sqrt(tl.sum(lost, 1)), mask=there)
