@@ -33,10 +33,10 @@ PIECES: Mapping[str, str] = {
 }
 """Every piece, in the order of a step, and what it is."""
 
-Work = Callable[[], object]
+_Work = Callable[[], object]
 
 
-def _products(size: Size, x: Tensor, weight: Tensor) -> dict[str, Work]:
+def _products(size: Size, x: Tensor, weight: Tensor) -> dict[str, _Work]:
     x16, weight16 = x.bfloat16(), weight.bfloat16()
     z16 = torch.empty(size.batch, size.n_q, dtype=torch.bfloat16)
     z = torch.mm(x, weight.T)
@@ -49,7 +49,7 @@ def _products(size: Size, x: Tensor, weight: Tensor) -> dict[str, Work]:
     }
 
 
-def _sparse(size: Size, x: Tensor, weight: Tensor, generator: torch.Generator) -> dict[str, Work]:
+def _sparse(size: Size, x: Tensor, weight: Tensor, generator: torch.Generator) -> dict[str, _Work]:
     """Decode and gradients of batch * k cells at random latents."""
     index = torch.rand(size.batch, size.n_q, generator=generator).topk(size.k, 1).indices.reshape(-1)
     values = torch.rand(index.numel(), generator=generator)
@@ -74,7 +74,7 @@ def _sparse(size: Size, x: Tensor, weight: Tensor, generator: torch.Generator) -
     }
 
 
-def _updates(size: Size, generator: torch.Generator) -> dict[str, Work]:
+def _updates(size: Size, generator: torch.Generator) -> dict[str, _Work]:
     """What passes over whole weights."""
     weights = [torch.randn(size.n_q, size.n_p, generator=generator).requires_grad_() for _ in range(2)]
     for weight in weights:
@@ -96,7 +96,7 @@ def _updates(size: Size, generator: torch.Generator) -> dict[str, Work]:
     }
 
 
-def pieces(size: Size) -> dict[str, Work]:
+def pieces(size: Size) -> dict[str, _Work]:
     """Every piece at a size, ready to be called."""
     generator = torch_generator(0, "speed/floor")
     x = torch.randn(size.batch, size.n_p, generator=generator)

@@ -67,7 +67,7 @@ class Peer:
         raise NotImplementedError
 
 
-class SAELens(Peer):
+class _SAELens(Peer):
     """SAETrainer.fit on an iterator."""
 
     package = "sae-lens"
@@ -98,7 +98,7 @@ class SAELens(Peer):
         trainer.fit()
 
 
-class DictionaryLearning(Peer):
+class _DictionaryLearning(Peer):
     """trainer.update for every batch, as its trainSAE does."""
 
     package = "dictionary-learning"
@@ -130,7 +130,7 @@ class DictionaryLearning(Peer):
             trainer.update(step, x)
 
 
-class Sparsify(Peer):
+class _Sparsify(Peer):
     """Trainer.fit on a model whose one hooked layer puts out the rows."""
 
     package = "eai-sparsify"
@@ -195,7 +195,7 @@ class _Layer(torch.nn.Module):
         return x
 
 
-class Overcomplete(Peer):
+class _Overcomplete(Peer):
     """train_sae over the rows, with Adam and its default clipping and monitoring."""
 
     package = "overcomplete"
@@ -234,10 +234,10 @@ def _squared_error(x: Tensor, x_hat: Tensor, *_: Tensor) -> Tensor:
 
 
 PEERS: Mapping[str, type[Peer]] = {
-    "saelens": SAELens,
-    "dictionary_learning": DictionaryLearning,
-    "sparsify": Sparsify,
-    "overcomplete": Overcomplete,
+    "saelens": _SAELens,
+    "dictionary_learning": _DictionaryLearning,
+    "sparsify": _Sparsify,
+    "overcomplete": _Overcomplete,
 }
 """Peers by the names that tools/peers.py has for their environments."""
 
