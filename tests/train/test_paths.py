@@ -1,4 +1,4 @@
-"""A whole training run ends where the reference's does: on the fast path, in plain torch, and with bfloat16 selection."""
+"""A whole run ends where the reference's does: on the fast path, in plain torch, with bfloat16 selection."""
 
 from dataclasses import replace
 
