@@ -13,6 +13,7 @@ from monosem.bench.records import read_records
 from monosem.report.interval import Interval
 from monosem.report.style import GREY, INK, PALETTE, plain_axes, to_svg
 from monosem.report.summary import Arm, Line, Section, sections
+from tools.absorption_sizes import METHODS
 
 RECORDS, SIZES, PAGE = (
     Path("records/hierarchy"),
@@ -27,7 +28,7 @@ ARMS = {
     "true_parents": ("parents", PALETTE[0], "s"),
     "true_children": ("children", PALETTE[3], "^"),
 }
-SHARES = {"absorbed": "absorbed", "recall": "parent's latent fires (recall)"}
+SHARES = {"absorbed": "absorbed", "recall": "recall"}
 
 
 def kind(arm: Arm) -> str:
@@ -81,7 +82,7 @@ def shares_table(section: Section) -> str:
     for line in section.lines:
         assert line.plain is not None
         values = [line.plain.interval("l0"), *(line.plain.interval(f"hierarchy.{name}") for name in names)]
-        rows.append([f"`{line.spec.split(', aux')[0].split(', warm')[0].rstrip(')')})`", *map(_text, values)])
+        rows.append([f"`{line.label}`", *map(_text, values)])
     return _rows(["method", "L0", *(name.replace("_", " ") for name in names)], rows)
 
 
@@ -121,14 +122,23 @@ def trained_figure(section: Section) -> Figure:
     for row, (share, words) in zip(grid, SHARES.items(), strict=True):
         for axes, (group, title) in zip(row, GROUPS.items(), strict=True):
             plain_axes(axes)
-            axes.set_title(title, loc="left", color=INK)
+            axes.set_title(f"{words}: {title}", loc="left", color=INK)
+            axes.tick_params(labelbottom=True)
             _panel(axes, section, f"{group}.{share}")
-            axes.set_xlabel(f"share of the parent's rows: {words}", color=INK)
+    figure.supxlabel("share of the rows in which the parent is present", color=INK, fontsize=10)
     handles = [
-        Line2D([], [], color=c, marker=m, linestyle="none", markerfacecolor="white" if k == "plain" else c, label=w)
+        Line2D(
+            [],
+            [],
+            color=c,
+            marker=m,
+            linestyle="none",
+            markerfacecolor="white" if k == "plain" else c,
+            label=w if k == "plain" else f"{w} anchored",
+        )
         for k, (w, c, m) in ARMS.items()
     ]
-    figure.legend(handles=handles, loc="outside upper right", ncols=3, frameon=False, title="anchored", fontsize=9)
+    figure.legend(handles=handles, loc="outside upper right", ncols=3, frameon=False, fontsize=9)
     return figure
 
 
@@ -138,7 +148,7 @@ def sizes() -> dict[str, dict[float, list[dict[str, float]]]]:
     for key, numbers in json.loads(SIZES.read_text())["runs"].items():
         name, beta, _ = key.split()
         found.setdefault(name, {}).setdefault(float(beta.removeprefix("beta=")), []).append(numbers)
-    return found
+    return {name: found[name] for name in METHODS}
 
 
 def sizes_table() -> str:
