@@ -16,6 +16,7 @@ neither harvested, replaced nor counted: at SmolLM2's it is a hundred times long
 """
 
 import argparse
+import copy
 import json
 import time
 from collections.abc import Iterator
@@ -75,7 +76,7 @@ def limited(batches: Iterator[Batch], tokens: int) -> Iterator[Batch]:
 
 
 def activations(options: argparse.Namespace, network: Any, tokenizer: Any, sites: str, keep: TokenFilter) -> Store:
-    """The store of the layer, harvested once, in float16."""
+    """The store of the layer, harvested once: the network in bfloat16 (it is scored in float32), rows in float16."""
     folder = cache_folder() / "stores" / f"network-{options.network}-{options.layer}-{options.rows}"
     batches = text_batches(tokenizer, texts(options, network, tokenizer)[0], length=LENGTH, tokens=2048, keep=keep)
     began = time.perf_counter()
@@ -83,6 +84,7 @@ def activations(options: argparse.Namespace, network: Any, tokenizer: Any, sites
     def told(rows: int, _: int) -> None:
         print(f"\rharvested {rows:,} rows, {rows / (time.perf_counter() - began):,.0f} a second", end="", flush=True)
 
+    network.to(torch.bfloat16)
     store = harvest(network, sites, batches, folder, keep=keep, dtype="float16", rows=options.rows, progress=told)
     print(f"\r{store.rows:,} rows of {', '.join(store.sites)} in {folder}")
     return store
@@ -108,6 +110,7 @@ def run(options: argparse.Namespace, name: str, network: Any, store: Store, scor
         "method": {"name": name, "spec": to_plain(chosen)},
         "n_q": options.n_q,
         "rows": store.rows,
+        "harvested": "network in bfloat16, rows in float16",
         "data_digest": source.digest,
         "config": to_plain(config),
         "scores": scores.plain(),
@@ -202,10 +205,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if not options.draw:
-        network, tokenizer = open_network(options.network)
+        network, tokenizer = open_network(options.network)  # float32
         keep = TokenFilter(tuple(sorted(set(tokenizer.all_special_ids))), 1)
         sites = f"model.layers.{options.layer}.mlp:in,out; model.layers.{options.layer}:out"
-        store = activations(options, network, tokenizer, sites, keep)
+        store = activations(options, copy.deepcopy(network), tokenizer, sites, keep)
         windows = text_batches(tokenizer, texts(options, network, tokenizer)[1], length=LENGTH, tokens=1024, keep=keep)
         scored = list(limited(windows, options.scored))
         for name in options.methods.split(","):

@@ -19,6 +19,7 @@ from monosem.cli import (
     report,
     sample,
     speed,
+    steer,
     train,
 )
 from monosem.cli.console import Commands, out
@@ -57,6 +58,7 @@ for _command in (
     train,
     anchors,
     evaluate,
+    steer,
     report,
     catalog,
     cite,

@@ -1,6 +1,7 @@
-"""`monosem evaluate`: score a trained model on a task of the bench."""
+"""`monosem evaluate`: score a trained model on a task of the bench, or on the network that it was trained on."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -10,22 +11,70 @@ from monosem.cli.console import err, fail, out
 
 __all__ = ["evaluate", "register"]
 
+_on_task = partial(typer.Option, rich_help_panel="On a task, whose true features are known", show_default=False)
+_on_network = partial(typer.Option, rich_help_panel="On a language model", show_default=False)
+
 
 def evaluate(
     folder: Annotated[Path, typer.Argument(help="Folder of a trained model.", show_default=False)],
-    task: Annotated[str, typer.Option(help="Task; `monosem list tasks` names them.", show_default=False)],
+    task: Annotated[str | None, _on_task(help="Task; `monosem list tasks` names them.")] = None,
     pairing: Annotated[
-        str | None, typer.Option(help="sae, transcoder or crosscoder. [default: the model's]", show_default=False)
+        str | None, _on_task(help="sae, transcoder or crosscoder. [default: the model's]", show_default=False)
     ] = None,
-    world: Annotated[int, typer.Option(help="Seed of the world.")] = 0,
+    world: Annotated[int, _on_task(help="Seed of the world. [default: 0]")] = 0,
     held_out: Annotated[
-        int | None,
-        typer.Option(help="Leave out the first so many features of the anchoring order. [default: the task's]"),
+        int | None, _on_task(help="Leave out the first so many features of the anchoring order. [default: the task's]")
     ] = None,
-    rows: Annotated[int, typer.Option(help="Held-out rows for FVU, L0 and dead latents.")] = 8192,
+    text: Annotated[
+        list[Path] | None, _on_network("--text", help="Texts that it was not trained on: .txt, .jsonl or .parquet.")
+    ] = None,
+    network: Annotated[
+        str | None, _on_network(help="A transformers folder or a known network. [default: that of its store]")
+    ] = None,
+    at: Annotated[
+        str | None, _on_network(help='Sites, as "model.layers.5.mlp:in,out". [default: those of its store]')
+    ] = None,
+    to: Annotated[str | None, _on_network(help="Sites that are written, where --at is only read.")] = None,
+    each: Annotated[str, _on_network(help="One document of a .txt file: line, paragraph or file. [default: line]")] = (
+        "line"
+    ),
+    field: Annotated[str, _on_network(help="Field or column that holds the text. [default: text]")] = "text",
+    length: Annotated[int, _on_network(help="Most tokens of one window. [default: 256]")] = 256,
+    rows: Annotated[int, typer.Option(help="Held-out rows, or tokens of the text, to score on.")] = 8192,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    threads: Annotated[int | None, typer.Option(help="Torch threads.", show_default=False)] = None,
 ) -> None:
-    """Score a model against the true features of a task: four similarities, matching, codes, chance and oracle."""
+    """Score a model against the true features of a task, or by what its network loses with the reconstruction in place.
+
+    On a task: four similarities, matching, codes, chance and oracle. On a network: FVU, L0, dead latents, cosine;
+    cross-entropy and KL of the next token with x_r_hat in the place of x_r; loss recovered against ablation.
+    """
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    on_network = bool(text) or network is not None or at is not None
+    if (task is None) != on_network:
+        fail("say on what: either --task TASK, or --text FILES with the network's --network and --at")
+    if task is not None:
+        _evaluate_on_task(folder, task, pairing, world, held_out, rows, as_json)
+        return
+    from monosem.cli.network import find_place, network_table, score_on_network
+
+    if not text:
+        fail("no text to score on; give --text FILES that the model was not trained on")
+    place = find_place(folder, network, at, to)
+    scores = score_on_network(folder, place, text, each, field, rows, length)
+    if as_json:
+        told = {"model": str(folder), "network": place.network, "at": place.at, "to": place.to}
+        typer.echo(json.dumps(told | scores.plain(), indent=1, sort_keys=True))
+        return
+    out().print(network_table(scores, f"{folder} in {place.network}"))
+
+
+def _evaluate_on_task(
+    folder: Path, task: str, pairing: str | None, world: int, held_out: int | None, rows: int, as_json: bool
+) -> None:
     from monosem.bench.baselines import chance, oracle
     from monosem.bench.records import metrics_table
     from monosem.bench.run import evaluate_model, pairing_of

@@ -1,6 +1,6 @@
 """Scores of a model on its network: the metrics of its code, and what the network loses by reading x_r_hat for x_r."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from monosem.base.errors import DataError, check
+from monosem.base.errors import DataError, ShapeError, check
 from monosem.bench.folds import FVU, L0, Coded, Dead, Fold
 from monosem.core.activation import Context
 from monosem.core.model import SDL
@@ -148,8 +148,8 @@ class _Coding:
 
     def update(self, found: Mapping[Site, Tensor]) -> None:
         """One batch's rows by site."""
-        x_p = torch.cat([found[site] for site in self.where.reads], 1).to(self.sdl.b_E)
-        x_r = torch.cat([found[site] for site in self.where.writes], 1).to(self.sdl.b_E)
+        x_p = _together(found, self.where.reads, self.sdl.layout.p_widths).to(self.sdl.b_E)
+        x_r = _together(found, self.where.writes, self.sdl.layout.r_widths).to(self.sdl.b_E)
         if x_p.shape[0] == 0:
             return
         done = self.sdl.forward(x_p, context=Context())
@@ -176,3 +176,14 @@ class _Coding:
         fvu_at = {name: FVU().compute(state) for name, state in zip(names, self.sites, strict=True)}
         code = {name: fold.compute(self.states[name]) for name, fold in self.folds.items()}
         return NetworkScores(self.tokens, count, **code, fvu_at=fvu_at, effects=effects)
+
+
+def _together(found: Mapping[Site, Tensor], sites: Sequence[Site], widths: Sequence[int]) -> Tensor:
+    """Sources side by side; each must have its width."""
+    for site, width in zip(sites, widths, strict=True):
+        check(
+            found[site].shape[1] == width,
+            f"{site} has width {found[site].shape[1]}, the model has {width} there; choose its own site",
+            ShapeError,
+        )
+    return torch.cat([found[site] for site in sites], 1)

@@ -1,0 +1,110 @@
+"""A model on its network, for the commands: where it belongs, the text it is scored on, the table of scores."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from monosem.cli.console import err, fail
+
+if TYPE_CHECKING:
+    from monosem.representations.batches import Batch, TokenFilter
+    from monosem.representations.network import NetworkScores
+
+__all__ = ["Place", "find_place", "network_table", "score_on_network"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A network's name or folder, the sites of a model in it, and the tokens that it was trained on."""
+
+    network: str
+    at: str
+    to: str | None
+    drop: tuple[int, ...] | None = None
+    first: int = 0
+
+
+def find_place(folder: Path, network: str | None, at: str | None, to: str | None) -> Place:
+    """What is given, and else what `monosem train` noted beside the model about its store."""
+    from monosem.report.inspect_load import trained_on
+    from monosem.representations.store import is_store, open_store
+
+    noted = trained_on(folder)
+    if noted is not None and at is None:
+        at, to = noted.read, to or noted.write
+    drop, first = None, 0
+    if noted is not None and is_store(noted.store):
+        about = open_store(noted.store).manifest["about"]
+        named = about.get("model") or []
+        network = network or (named[0] if len(named) == 1 else None)
+        drop, first = tuple(about["drop"]) if "drop" in about else None, int(about.get("first", 0))
+    if network is None or at is None:
+        missing = " and ".join(name for name, value in (("--network", network), ("--at", at)) if value is None)
+        fail(f"{folder} does not say where it belongs; give {missing}, as --network smollm2 --at model.layers.15:out")
+    return Place(network, at, to, drop, first)
+
+
+def score_on_network(
+    folder: Path, place: Place, text: list[Path], each: str, field: str, tokens: int, length: int
+) -> "NetworkScores":
+    """Read everything, splice, score."""
+    from monosem.interop import load
+    from monosem.representations.batches import TokenFilter
+    from monosem.representations.models import open_network
+    from monosem.representations.network import network_scores
+    from monosem.representations.texts import read_documents, text_batches
+
+    documents = list(read_documents(text, each, field))  # type: ignore[arg-type]
+    model = load(folder)
+    with err().status("reading the network"):
+        network, tokenizer = open_network(place.network)
+    drop = tuple(sorted(set(tokenizer.all_special_ids))) if place.drop is None else place.drop
+    keep = TokenFilter(drop, place.first)
+    batches = text_batches(tokenizer, (d.text for d in documents), length=length, tokens=1024, keep=keep)
+    held = list(_first(batches, tokens, keep))
+    with err().status(f"splicing {folder} into {place.network}, {sum(batch.tokens for batch in held):,} tokens"):
+        return network_scores(network, model, place.at, held, place.to)
+
+
+def _first(batches: "Iterator[Batch]", tokens: int, keep: "TokenFilter") -> "Iterator[Batch]":
+    """Batches until so many tokens are counted; the last one is counted whole."""
+    count = 0
+    for batch in batches:
+        if count >= tokens:
+            return
+        yield batch
+        count += 0 if batch.keep is None else int(batch.keep.sum())
+
+
+def network_table(scores: "NetworkScores", title: str) -> RenderableType:
+    """Scores of the code, and a row per set of sites that is replaced."""
+    code = _table(title)
+    code.add_column("tokens", justify="right")
+    for name in ("FVU", "L0", "dead", "cosine"):
+        code.add_column(name, justify="right")
+    code.add_row(
+        f"{scores.tokens:,}", f"{scores.fvu:.4f}", f"{scores.l0:.1f}", f"{scores.dead:.2%}", f"{scores.cosine:.4f}"
+    )
+    losses = _table("")
+    losses.add_column("replaced", style="cyan", overflow="fold")
+    for name in ("CE clean", "spliced", "zero", "mean", "KL spliced", "recovered", "vs mean"):
+        losses.add_column(name, justify="right", no_wrap=True)
+    for effect in scores.effects:
+        ce = [f"{effect.ce[name]:.4f}" for name in ("clean", "spliced", "zero", "mean")]
+        shares = [_share(effect.recovered(name)) for name in ("zero", "mean")]
+        losses.add_row(", ".join(effect.sites), *ce, f"{effect.kl['spliced']:.4f}", *shares)
+    note = f"nats per prediction over {scores.predictions:,}; recovered = (zero - spliced) / (zero - clean)"
+    return Group(code, losses, note)
+
+
+def _share(share: float | None) -> str:
+    return "-" if share is None else f"{share:.2%}"
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_style="bold", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)

@@ -1,0 +1,98 @@
+"""`monosem steer`: a language model writes on with some latents edited, and without."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from monosem.cli.console import err, fail, out
+
+if TYPE_CHECKING:
+    from monosem.representations.edits import Edit
+
+__all__ = ["parse_edits", "register", "steer"]
+
+_EDIT = re.compile(r"(?P<latents>\d+(?:,\d+)*)(?:=(?P<amount>[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?))?")
+
+
+def parse_edits(**given: list[str] | None) -> "list[Edit]":
+    """Edits as they are written: add "12=8", clamp "3,5=2", scale "7=0.5", zero "11"."""
+    from monosem.representations import edits
+
+    found = []
+    for kind, texts in given.items():
+        for text in texts or []:
+            match = _EDIT.fullmatch(text.replace(" ", ""))
+            amount = match and match["amount"]
+            if match is None or (amount is None) != (kind == "zero"):
+                example = "--zero 11" if kind == "zero" else f"--{kind} 12=8 or --{kind} 12,40=8"
+                fail(f"cannot read --{kind} {text!r}; write latents{'' if kind == 'zero' else ' = number'}: {example}")
+            latents = [int(number) for number in match["latents"].split(",")]
+            if kind == "zero":
+                found.append(edits.zero(latents))
+            else:
+                found.append(getattr(edits, kind)(latents, float(amount or 0)))
+    return found
+
+
+def steer(
+    folder: Annotated[Path, typer.Argument(metavar="MODEL", help="A trained model.", show_default=False)],
+    prompt: Annotated[str, typer.Option(help="What the network goes on from.")] = "",
+    add: Annotated[list[str] | None, typer.Option(help="Add to latents: 12=8, or 12,40=8.", show_default=False)] = None,
+    clamp: Annotated[list[str] | None, typer.Option(help="Set latents: 12=8.", show_default=False)] = None,
+    scale: Annotated[list[str] | None, typer.Option(help="Multiply latents: 12=0.5.", show_default=False)] = None,
+    zero: Annotated[list[str] | None, typer.Option(help="Ablate latents: 12 or 12,40.", show_default=False)] = None,
+    network: Annotated[
+        str | None, typer.Option(help="The language model. [default: that of its store]", show_default=False)
+    ] = None,
+    at: Annotated[str | None, typer.Option(help="Sites. [default: those of its store]", show_default=False)] = None,
+    to: Annotated[str | None, typer.Option(help="Sites that are written.", show_default=False)] = None,
+    tokens: Annotated[int, typer.Option(help="How many to write.")] = 60,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed, the same with and without.")] = 0,
+    threads: Annotated[int | None, typer.Option(help="Torch threads.", show_default=False)] = None,
+) -> None:
+    """Let a language model go on from a prompt, as it is and with latents added to, clamped, scaled or zeroed."""
+    import torch
+
+    from monosem.cli.network import find_place
+    from monosem.interop import load
+    from monosem.representations.models import open_network
+    from monosem.representations.steer import steer as steering
+
+    edits = parse_edits(add=add, clamp=clamp, scale=scale, zero=zero)
+    if not edits:
+        fail("no edit is given; write one as --add 12=8, --clamp 12=8, --scale 12=0.5 or --zero 12")
+    if temperature < 0 or tokens < 1:
+        fail(f"--temperature {temperature} and --tokens {tokens}; a temperature is at least 0, tokens at least 1")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    place, model = find_place(folder, network, at, to), load(folder)
+    with err().status("reading the network"):
+        language, tokenizer = open_network(place.network)
+    if not hasattr(language, "generate"):
+        fail(f"{place.network} is no language model; it cannot write")
+    text = prompt or (tokenizer.bos_token or "")
+    ids = tokenizer(text, return_tensors="pt")
+    sampled = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+    shown = {}
+    for name, chosen in (("as it is", []), ("steered", edits)):
+        torch.manual_seed(seed)
+        with torch.no_grad(), steering(language, model, place.at, *chosen, to=place.to):
+            found = language.generate(
+                ids["input_ids"],
+                attention_mask=ids["attention_mask"],
+                max_new_tokens=tokens,
+                pad_token_id=tokenizer.pad_token_id or 0,
+                **sampled,
+            )
+        shown[name] = tokenizer.decode(found[0], skip_special_tokens=True)
+    for name, written in shown.items():
+        out().print(f"[bold]{name}[/bold]")
+        out().print(written, markup=False, soft_wrap=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(steer)

@@ -1,0 +1,132 @@
+"""`monosem evaluate` on a network and `monosem steer`, on a random Llama in a folder; and what a user may get wrong."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from monosem.core.io import save_model
+from monosem.core.model import SDL
+from monosem.representations.batches import TokenFilter
+from monosem.representations.models import open_network
+from monosem.representations.network import network_scores
+from monosem.representations.texts import text_batches
+from tests.cli.calls import call
+from tests.representations.llamas import trained
+
+transformers = pytest.importorskip("transformers", reason="transformers is not installed (the extra `real`)")
+WORDS = ["<pad>", "<s>", *"abcdefghij"]
+TEXTS = ["a b c d e f", "b c d", "j i h g f e d c", "a a b b"]
+WIDTH = 8
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network, texts, an SAE trained on its store, and one of unknown origin."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    root = tmp_path_factory.mktemp("network")
+    tokens = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<pad>"))
+    tokens.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokens.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    config = transformers.LlamaConfig(
+        vocab_size=len(WORDS), hidden_size=WIDTH, intermediate_size=12, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=64, bos_token_id=1, eos_token_id=0, initializer_range=0.5,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    transformers.LlamaForCausalLM(config).save_pretrained(root / "llama")
+    known = {"tokenizer_object": tokens, "pad_token": "<pad>", "bos_token": "<s>"}
+    transformers.PreTrainedTokenizerFast(**known).save_pretrained(root / "llama")
+    (root / "x.txt").write_text("\n".join(TEXTS * 4))
+    (root / "empty.txt").write_text("")
+    harvest = ["harvest", "--model", root / "llama", "--text", root / "x.txt", "--length", 32]
+    for command in (
+        [*harvest, "--at", "model.layers.0:out", "--out", root / "acts"],
+        ["train", "--data", root / "acts", "--n-q", 16, "--steps", 3, "--batch", 8, "--method", "topk(k=3)",
+         "--out", root / "sae"],
+    ):  # fmt: skip
+        ran = call(*command)
+        assert ran.exit_code == 0, ran.stderr
+    save_model(trained("topk_transcoder(k=3)", 16, (WIDTH,), (WIDTH,)), root / "coder")
+    return root
+
+
+def _scores(made: Path, sae: SDL, at: str) -> dict[str, Any]:
+    network, tokenizer = open_network(made / "llama")
+    batches = list(text_batches(tokenizer, TEXTS * 4, keep=TokenFilter((0, 1))))
+    return network_scores(network, sae, at, batches).plain()
+
+
+def test_evaluate_knows_where_a_model_of_a_store_belongs(made: Path) -> None:
+    from monosem.core.io import load_model
+
+    ran = call("evaluate", made / "sae", "--text", made / "x.txt", "--json")
+    assert ran.exit_code == 0, ran.stderr
+    shown = json.loads(ran.stdout)
+    assert (shown["network"], shown["at"]) == (str(made / "llama"), "model.layers.0:out")
+    wanted = _scores(made, load_model(made / "sae"), "model.layers.0:out")
+    assert shown["tokens"] == wanted["tokens"]
+    assert shown["fvu"] == pytest.approx(wanted["fvu"], rel=1e-5)
+    assert shown["effects"][0]["kl"] == pytest.approx(wanted["effects"][0]["kl"], rel=1e-4)
+    table = call("evaluate", made / "sae", "--text", made / "x.txt").stdout
+    for word in ("FVU", "KL spliced", "recovered", f"{wanted['fvu']:.4f}", f"{wanted['effects'][0]['ce']['zero']:.4f}"):
+        assert word in table
+
+
+def test_evaluate_a_model_from_elsewhere(made: Path) -> None:
+    given = ["--network", made / "llama", "--at", "model.layers.1.mlp:in,out"]
+    ran = call("evaluate", made / "coder", "--text", made / "x.txt", *given)
+    assert ran.exit_code == 0, ran.stderr
+    assert "model.layers.1.mlp:out" in ran.stdout
+    apart = ["--network", made / "llama", "--at", "model.layers.1.mlp:in", "--to", "model.layers.1.mlp:out"]
+    same = call("evaluate", made / "coder", "--text", made / "x.txt", *apart)
+    assert same.stdout == ran.stdout
+
+
+def test_steer_writes_with_and_without(made: Path) -> None:
+    options = [made / "sae", "--prompt", "a b c", "--tokens", 12]
+    ran = call("steer", *options, "--add", "3,5=40", "--zero", "1")
+    assert ran.exit_code == 0, ran.stderr
+    first, plain, second, steered = ran.stdout.strip().splitlines()
+    assert (first, second) == ("as it is", "steered")
+    assert plain.startswith("a b c")
+    assert steered.startswith("a b c")
+    assert plain != steered
+    lines = call("steer", *options, "--scale", "0,1=1").stdout.splitlines()
+    assert lines[1] == lines[3] == plain  # nothing is changed
+    sampled = [call("steer", *options, "--clamp", "2=9", "--temperature", 1.0, "--seed", s).stdout for s in (0, 0, 1)]
+    assert sampled[0] == sampled[1]
+    assert sampled[0] != sampled[2]
+
+
+BAD = {
+    "evaluate on nothing": (["evaluate", "{sae}"], "either --task TASK, or --text FILES"),
+    "evaluate on both": (["evaluate", "{sae}", "--task", "lrb/nano", "--text", "{x}"], "either --task TASK, or --text"),
+    "evaluate without a text": (["evaluate", "{sae}", "--at", "model.layers.0:out"], "no text to score on"),
+    "evaluate, place unknown": (["evaluate", "{coder}", "--text", "{x}"], "give --network and --at"),
+    "evaluate, no such text": (["evaluate", "{sae}", "--text", "{x}x"], "is no file; give texts as"),
+    "evaluate, empty text": (["evaluate", "{sae}", "--text", "{empty}"], "no token is counted"),
+    "evaluate, other site": (
+        ["evaluate", "{sae}", "--text", "{x}", "--at", "lm_head:out"], "lm_head:out has width 12",
+    ),
+    "evaluate, no such site": (["evaluate", "{sae}", "--text", "{x}", "--at", "layer:out"], "no module is called"),
+    "steer, nothing": (["steer", "{sae}"], "no edit is given"),
+    "steer, unreadable": (["steer", "{sae}", "--add", "three"], "cannot read --add 'three'"),
+    "steer, no amount": (["steer", "{sae}", "--clamp", "3"], "cannot read --clamp '3'"),
+    "steer, too much": (["steer", "{sae}", "--zero", "3=1"], "cannot read --zero '3=1'"),
+    "steer, no such latent": (["steer", "{sae}", "--add", "99=1"], "an edit names latents [99], the model has n_q=16"),
+    "steer, temperature": (["steer", "{sae}", "--zero", "3", "--temperature", "-1"], "a temperature is at least 0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_wrong_input_is_told_in_a_line(case: str, made: Path) -> None:
+    command, says = BAD[case]
+    places = {name: str(made / name) for name in ("sae", "coder")}
+    files = {"x": str(made / "x.txt"), "empty": str(made / "empty.txt")}
+    ran = call(*(part.format(**places, **files) for part in command))
+    assert ran.exit_code == 2, ran.stdout
+    assert says in ran.stderr
+    assert "Traceback" not in ran.stderr
