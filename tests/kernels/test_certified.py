@@ -10,6 +10,7 @@ from torch import Tensor
 
 from monosem.core.encoding import Encoder
 from monosem.core.model import SDL
+from monosem.kernels import precision
 from monosem.kernels.native import certified
 from monosem.kernels.native.build import library, why_absent
 from monosem.kernels.native.certified import Halved
@@ -147,3 +148,29 @@ def test_activations_without_a_rule_on_z_stay_in_full_precision(name: str, monke
     monkeypatch.setattr(certified.Halved, "__init__", lambda *a: pytest.fail("a bfloat16 product was made"))
     made = Method(GroupMax(4) if name == "group_max" else AbsTopK(2), (Reconstruction(),))
     assert isinstance(fit(made, scene_source(10), 16, FitConfig(2, 8, selection="bf16")).model, SDL)
+
+
+@pytest.mark.parametrize("name", ["relu_l1(l1=0.01)", "jumprelu", "topk_crosscoder(k=9)"])
+def test_dense_products_in_bfloat16_are_near_and_only_when_asked(name: str) -> None:
+    config = FitConfig(6, 16, 1e-3, log_every=1)
+    source = scene_source(10, p_widths=(4, 6)) if "crosscoder" in name else scene_source(10)
+    full = fit(name, source, 48, config)
+    low = fit(name, source, 48, replace(config, dense="bf16"))
+    for a, b in zip(full.model.parameters(), low.model.parameters(), strict=True):
+        assert float((a - b).detach().abs().max()) < 0.02  # six steps of at most 1e-3 an entry
+    losses = [(a["loss"], b["loss"]) for a, b in zip(full.log, low.log, strict=True)]
+    assert all(b == pytest.approx(a, rel=0.03) for a, b in losses)
+    assert any(a != b for a, b in losses)
+
+
+def test_a_bfloat16_product_has_bfloat16_gradients() -> None:
+    a, b = rows(5, 7).requires_grad_(), rows(7, 3, seed=1).requires_grad_()
+    with precision.dense_products(True):
+        out = precision.multiply(a, b)
+        out.backward(rows(5, 3, seed=2))
+    g = rows(5, 3, seed=2)
+    for found, wanted in ((out, a @ b), (a.grad, g @ b.T), (b.grad, a.T @ g)):
+        assert found is not None
+        assert float((found - wanted).detach().abs().max()) < 2**-6 * 7
+        assert not torch.equal(found, wanted)
+    assert torch.equal(precision.multiply(a, b), a @ b)

@@ -17,6 +17,7 @@ from monosem.core.activation import Activation, At, Context, Fold
 from monosem.core.selection import DENSE_ABOVE, SAMPLE, Largest, Top, top_of_row
 from monosem.kernels.blocks import Block
 from monosem.kernels.native.certified import Halved
+from monosem.kernels.precision import in_bfloat16, product
 from monosem.kernels.workspace import workspace
 
 __all__ = ["TILE", "Chosen", "Encoder", "Picked"]
@@ -72,9 +73,11 @@ class Encoder:
     """The encoder in both precisions, where bfloat16 products propose what is selected."""
     _memory: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
-    def product(self, x: Tensor, out: Float[Tensor, "rows n_q"]) -> Tensor:
-        """z of some rows, into `out`."""
+    def product(self, x: Tensor, out: Float[Tensor, "rows n_q"], low: bool = False) -> Tensor:
+        """z of some rows, into `out`; `low`: in bfloat16."""
         if len(self.blocks) == 1 and self.blocks[0].shape == (out.shape[1], x.shape[1]):
+            if low:
+                return torch.add(product(x, self.weights[0].T), self.bias, out=out)
             return torch.mm(x, self.weights[0].T, out=out).add_(self.bias)
         out.copy_(self.bias.expand_as(out))
         for block, weight in zip(self.blocks, self.weights, strict=True):
@@ -93,7 +96,7 @@ class Encoder:
         start = 0 if known is None else known.shape[0]
         if known is not None:
             z[:start] = known
-        self.product(x[start:], z[start:])
+        self.product(x[start:], z[start:], in_bfloat16())
         return z
 
     def pick(self, x: Float[Tensor, "batch n_p"], requests: Sequence[Top], dead: Bool[Tensor, " n_q"] | None) -> Picked:

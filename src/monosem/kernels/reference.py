@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monosem.kernels.blocks import Block
+from monosem.kernels.precision import multiply
 
 __all__ = ["read", "write"]
 
@@ -35,9 +36,9 @@ def write(
     Equation: out[b, columns] = sum over blocks of code[b, latents] @ W_block.
     """
     if len(blocks) == 1 and blocks[0].shape == (code.shape[1], width):
-        return code @ weights[0]
+        return multiply(code, weights[0])
     out = code.new_zeros(code.shape[0], width)
     for block, weight in zip(blocks, weights, strict=True):
-        part = code[:, block.latents] @ weight
+        part = multiply(code[:, block.latents], weight)
         out = out + torch.nn.functional.pad(part, (block.left, width - block.right))
     return out

@@ -19,6 +19,7 @@ from monosem.kernels.blocks import Block
 from monosem.kernels.ledger import Ledger, the_ledger
 from monosem.kernels.native import calls as native
 from monosem.kernels.native.rows import CellSet
+from monosem.kernels.precision import product
 
 __all__ = ["inner", "read_cells", "rows_of", "scatter", "write_cells"]
 
@@ -201,9 +202,9 @@ class _ReadCells(torch.autograd.Function):
                 g_bias += g.sum(0)
             if g_x is not None:
                 for block, weight in zip(blocks, weights, strict=True):
-                    g_x[:, block.columns] += g[:, block.latents] @ weight
+                    g_x[:, block.columns] += product(g[:, block.latents], weight)
             if needs_weights:
-                parts = [g[:, b.latents].T @ x[:, b.columns] for b in blocks]
+                parts = [product(g[:, b.latents].T, x[:, b.columns]) for b in blocks]
                 g_weights = [a.add_(b) for a, b in zip(g_weights, parts, strict=True)] if g_weights else parts
         g_b_in = None
         if needs_b_in and g_bias is not None:  # summed over rows first: a vector times W, not one more product

@@ -1,6 +1,7 @@
 """FitConfig: how long, how fast, how often; and which rows each step sees."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Int
@@ -24,7 +25,8 @@ class FitConfig:
     `dead_window`: a latent is dead when it has not fired for more than that many tokens (rows); None means a tenth
     of the run's rows, at most ten million. `threads`: torch threads, None leaves them as they are.
     `selection`: "bf16" selects from a bfloat16 encoder product where the processor has one, exactly and proven
-    row by row; log entries then say which share of rows fell back to full precision. `log_every` and
+    row by row; log entries then say which share of rows fell back to full precision. `dense`: "bf16" makes the
+    matrix products of dense codes in bfloat16, which changes them (kernels.precision). `log_every` and
     `checkpoint_every` count steps; checkpoints need an output folder (None: only at the end).
     """
 
@@ -41,6 +43,7 @@ class FitConfig:
     checkpoint_every: int | None = None
     threads: int | None = None
     selection: Selection = "fp32"
+    dense: Literal["fp32", "bf16"] = "fp32"
     sample_rows: int = 4096
 
     def __post_init__(self) -> None:
@@ -48,6 +51,9 @@ class FitConfig:
             check(getattr(self, name) >= 1, f"{name}={getattr(self, name)}; it must be at least 1")
         check(self.lr > 0, f"lr={self.lr}; it must be positive")
         check(self.clip is None or self.clip > 0, f"clip={self.clip}; it must be positive, or None")
+        for name in ("selection", "dense"):
+            value = getattr(self, name)
+            check(value in ("fp32", "bf16"), f"{name}={value!r}; it is 'fp32' or 'bf16'")
         for name in ("checkpoint_every", "dead_window", "threads"):
             value = getattr(self, name)
             check(value is None or value >= 1, f"{name}={value}; it must be at least 1, or None")

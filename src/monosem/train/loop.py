@@ -85,7 +85,7 @@ def train_step(run: Run, update: Update, x_p: Tensor, x_r: Tensor) -> tuple[Step
 def _entry(run: Run, config: FitConfig, step: Step, loss: Loss) -> dict[str, float]:
     """What is logged of a step: the loss that was trained, part by part."""
     with torch.no_grad():
-        active = int(torch.count_nonzero(step.code.values)) / step.code.batch
+        active = step.code.count() / step.code.batch
         fvu = float(distance(step.residual, step.x_r, "fvu"))
     return {
         "step": run.step,

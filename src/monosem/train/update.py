@@ -14,6 +14,7 @@ from monosem.anchoring.term import AnchorPenalty
 from monosem.kernels.ledger import Ledger, open_ledger
 from monosem.kernels.native.calls import usable
 from monosem.kernels.native.rows import RowStep
+from monosem.kernels.precision import dense_products
 from monosem.kernels.workspace import huge_pages
 from monosem.methods import Method
 from monosem.train.config import FitConfig
@@ -50,12 +51,13 @@ class Update:
 
     @contextmanager
     def collecting(self) -> Iterator[Ledger | None]:
-        """Around the forward and backward pass: the fused weights' gradients are noted as cells."""
-        if not self.weights:
-            yield None
-            return
-        with open_ledger(self.weights) as ledger:
-            yield ledger
+        """Around the forward and backward pass: precision as configured, the fused weights' gradients as cells."""
+        with dense_products(self.config.dense == "bf16"):
+            if not self.weights:
+                yield None
+                return
+            with open_ledger(self.weights) as ledger:
+                yield ledger
 
     def apply(self, ledger: Ledger | None) -> None:
         """Change the weights by the gradients of this step."""
