@@ -80,17 +80,19 @@ def test_top_says_when_it_meets_nan_and_takes_infinities() -> None:
     assert found[0][1:].tolist() == [[0, 1, 2, 3, 4, 5]] * 2
 
 
-@given(scores(), st.booleans())
-def test_above_finds_every_cell_or_says_that_there_is_no_room(score: Tensor, per_column: bool) -> None:
+@given(scores(), st.booleans(), st.booleans())
+def test_above_finds_every_cell_or_says_that_there_is_no_room(score: Tensor, per_column: bool, biased: bool) -> None:
     floors: Tensor | float = numbers(3, score.shape[1]) if per_column else 0.25
+    bias = numbers(5, score.shape[1]).round() if biased else None
+    raw, score = score, score if bias is None else score + bias
     mask = score > floors
-    found = calls.above(score, floors, score.numel())
+    found = calls.above(raw, floors, score.numel(), bias)
     assert found is not None
     assert torch.equal(found[0], mask.sum(1))
     assert torch.equal(found[1], mask.nonzero()[:, 1])
     assert torch.equal(found[2], score[mask])
     if int(mask.sum()) > 8:
-        assert calls.above(score, floors, 1) is None
+        assert calls.above(raw, floors, 1, bias) is None
 
 
 @given(st.data())

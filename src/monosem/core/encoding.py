@@ -14,8 +14,9 @@ from torch import Tensor
 
 from monosem.base.sparse import Positions
 from monosem.core.activation import Activation, At, Context, Fold
-from monosem.core.selection import DENSE_ABOVE, SAMPLE, Largest, Top, top_of_row
+from monosem.core.selection import DENSE_ABOVE, SAMPLE, Above, Largest, Top, top_of_row
 from monosem.kernels.blocks import Block
+from monosem.kernels.native.calls import above, top, usable
 from monosem.kernels.native.certified import Halved
 from monosem.kernels.precision import in_bfloat16, product
 from monosem.kernels.workspace import workspace
@@ -73,13 +74,16 @@ class Encoder:
     """The encoder in both precisions, where bfloat16 products propose what is selected."""
     _memory: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
-    def product(self, x: Tensor, out: Float[Tensor, "rows n_q"], low: bool = False) -> Tensor:
-        """z of some rows, into `out`; `low`: in bfloat16."""
+    @cached_property
+    def direct(self) -> bool:
+        """Whether compiled kernels may select by a rule on z itself."""
+        return self.activation.has_rule and self.activation.scores_z() and usable(self.bias, *self.weights)
+
+    def unbiased(self, x: Tensor, out: Float[Tensor, "rows n_q"], low: bool = False) -> Tensor:
+        """z of some rows without its bias, into `out`; `low`: in bfloat16."""
         if len(self.blocks) == 1 and self.blocks[0].shape == (out.shape[1], x.shape[1]):
-            if low:
-                return torch.add(product(x, self.weights[0].T), self.bias, out=out)
-            return torch.mm(x, self.weights[0].T, out=out).add_(self.bias)
-        out.copy_(self.bias.expand_as(out))
+            return out.copy_(product(x, self.weights[0].T)) if low else torch.mm(x, self.weights[0].T, out=out)
+        out.zero_()
         for block, weight in zip(self.blocks, self.weights, strict=True):
             out[:, block.latents].addmm_(x[:, block.columns], weight.T)
         return out
@@ -96,7 +100,7 @@ class Encoder:
         start = 0 if known is None else known.shape[0]
         if known is not None:
             z[:start] = known
-        self.product(x[start:], z[start:], in_bfloat16())
+        self.unbiased(x[start:], z[start:], in_bfloat16()).add_(self.bias)
         return z
 
     def pick(self, x: Float[Tensor, "batch n_p"], requests: Sequence[Top], dead: Bool[Tensor, " n_q"] | None) -> Picked:
@@ -129,62 +133,79 @@ class Encoder:
 
 
 class _Tile:
-    """Some rows: their z, or what selects from them without it."""
+    """Some rows: their z, or what selects from them without it.
+
+    Where the activation's rule is on z itself, compiled kernels add the bias while they select.
+    """
 
     def __init__(self, encoder: Encoder, rows: Tensor, first: bool) -> None:
         self.encoder, self.rows, self.first = encoder, rows, first
+        self.n_q, self.cells = encoder.bias.numel(), rows.shape[0] * encoder.bias.numel()
+
+    @cached_property
+    def raw(self) -> Float[Tensor, "rows n_q"]:
+        """z without its bias, in memory that the next tile uses again."""
+        shape = (self.rows.shape[0], self.n_q)
+        return self.encoder.unbiased(self.rows, workspace("z", shape, self.rows.dtype, self.rows.device))
 
     @cached_property
     def z(self) -> Float[Tensor, "rows n_q"]:
-        """z in memory that the next tile uses again."""
-        shape = (self.rows.shape[0], self.encoder.bias.numel())
-        return self.encoder.product(self.rows, workspace("z", shape, self.rows.dtype, self.rows.device))
+        """z; `raw` is gone then."""
+        return self.raw.add_(self.encoder.bias)
 
     def code(self, fold: Fold) -> Chosen | None:
         """The code's cells; None where they are many, or bfloat16 cannot tell."""
-        e, halved = self.encoder, self.encoder.halved
-        cells = self.rows.shape[0] * e.bias.numel()
-        if halved is None:
-            score = e.activation.score(self.z, e.at(None))
-            chosen = fold.update(score, e.at(None))
-            if self.first and (not isinstance(chosen, Positions) or chosen.nnz > DENSE_ABOVE * cells):
-                return None
-            return Chosen.of(chosen if isinstance(chosen, Positions) else Positions.from_mask(chosen), self.z)
-        if self.first:
-            fold.look(halved.sample(self.rows, SAMPLE), self.rows.shape[0], cells)
-        rule = fold.rule(e.at(None))
+        e = self.encoder
+        if e.halved is not None and self.first:
+            fold.look(e.halved.sample(self.rows, SAMPLE), self.rows.shape[0], self.cells)
+        rule = fold.rule(e.at(None)) if e.direct else None
         if isinstance(rule, Largest):
-            found = halved.top(self.rows, rule.k)
-            return None if found is None else _cells(found, e.bias.numel())
-        assert rule is not None
-        floor = rule.floor.reshape(-1) if isinstance(rule.floor, Tensor) else rule.floor
-        several = isinstance(floor, Tensor) and floor.numel() > 1
-        above = halved.above(self.rows, floor if several else float(floor), int(DENSE_ABOVE * cells) + 8)
-        if above is None:
+            found = self._top(rule.k, None)
+            if found is not None or e.halved is not None:
+                return found
+        elif isinstance(rule, Above):
+            return self._above(rule)
+        chosen = fold.update(e.activation.score(self.z, e.at(None)), e.at(None))
+        if self.first and (not isinstance(chosen, Positions) or chosen.nnz > DENSE_ABOVE * self.cells):
+            return None
+        return Chosen.of(chosen if isinstance(chosen, Positions) else Positions.from_mask(chosen), self.z)
+
+    def _top(self, k: int, among: Tensor | None) -> Chosen | None:
+        e = self.encoder
+        if e.halved is not None and among is None:
+            found = e.halved.top(self.rows, k)
+        else:
+            found = top(self.raw, k, among, e.bias)
+        return None if found is None else Chosen(Positions.from_rows(found[0], self.n_q), found[1].reshape(-1))
+
+    def _above(self, rule: Above) -> Chosen | None:
+        """Only the first tile may say that cells are too many."""
+        e = self.encoder
+        floor = rule.floor.reshape(-1).contiguous() if isinstance(rule.floor, Tensor) else rule.floor
+        floor = float(floor) if isinstance(floor, Tensor) and floor.numel() == 1 else floor
+        room = int(DENSE_ABOVE * self.cells) + 8 if self.first or e.halved is not None else self.cells
+        found = above(self.raw, floor, room, e.bias) if e.halved is None else e.halved.above(self.rows, floor, room)
+        if found is None:
             return None
         crow = torch.zeros(self.rows.shape[0] + 1, dtype=torch.int64)
-        torch.cumsum(above[0], 0, out=crow[1:])
-        return Chosen(Positions(crow, above[1], e.bias.numel()), above[2])
+        torch.cumsum(found[0], 0, out=crow[1:])
+        return Chosen(Positions(crow, found[1], self.n_q), found[2])
 
     def request(self, r: Top, among: Tensor | None) -> Chosen:
-        """A request's cells; among some latents only, their z alone is computed."""
-        e, halved = self.encoder, self.encoder.halved
-        if halved is not None and among is None:
-            found = halved.top(self.rows, min(r.k, e.bias.numel()))
-            if found is not None:
-                return _cells(found, e.bias.numel())
-        if halved is not None and among is not None:
-            latents = among.nonzero().squeeze(1)
+        """A request's cells; of bfloat16 tiles the z of the latents in question alone is computed."""
+        e = self.encoder
+        latents = None if among is None else among.nonzero().squeeze(1)
+        k = min(r.k, self.n_q if latents is None else latents.numel())
+        if e.halved is not None and latents is not None:
             weight, bias = e.gathered(latents)
             z = torch.addmm(bias, self.rows, weight.T)
-            at = top_of_row(z, min(r.k, latents.numel()))
-            here = Chosen.of(at, z)
-            return Chosen(Positions(at.crow, latents[at.col], e.bias.numel()), here.z)
+            at = top_of_row(z, k)
+            return Chosen(Positions(at.crow, latents[at.col], self.n_q), Chosen.of(at, z).z)
+        if e.direct and k and "z" not in self.__dict__:
+            found = self._top(k, latents)
+            if found is not None:
+                return found
         return Chosen.of(top_of_row(e.activation.score(self.z, e.at(None)), r.k, among), self.z)
-
-
-def _cells(found: tuple[Tensor, Tensor], n_q: int) -> Chosen:
-    return Chosen(Positions.from_rows(found[0], n_q), found[1].reshape(-1))
 
 
 def _among(request: Top, dead: Tensor | None, n_q: int, device: torch.device) -> Tensor | None:

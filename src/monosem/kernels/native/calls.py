@@ -176,8 +176,10 @@ def top(score: Tensor, k: int, among: Tensor | None = None, bias: Tensor | None 
     return None if any(bad) else (index, value)
 
 
-def above(score: Tensor, floors: Tensor | float, room: int) -> tuple[Tensor, Tensor, Tensor] | None:
-    """(cells per row, columns, entries) of everything above its column's floor; None if it exceeds `room`."""
+def above(
+    score: Tensor, floors: Tensor | float, room: int, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """(cells per row, columns, entries) of score + bias above its column's floor; None if they exceed `room`."""
     lib, (rows, n) = library(), score.shape
     assert lib is not None
     runs = runs_of(rows, 8)
@@ -185,15 +187,14 @@ def above(score: Tensor, floors: Tensor | float, room: int) -> tuple[Tensor, Ten
     counts = torch.empty(rows, dtype=torch.int64)
     parts: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(runs)
     full = [False] * len(runs)
-    per_column = isinstance(floors, Tensor)
+    columns, one = (floors, 0.0) if isinstance(floors, Tensor) else (None, float(floors))
 
     def work(unit: int) -> None:
         a, b = runs[unit]
-        index, value = torch.empty(share, dtype=torch.int64), torch.empty(share)
+        index, value, scratch = torch.empty(share, dtype=torch.int64), torch.empty(share), torch.empty(n)
         total = lib.monosem_above(
-            _P(score.data_ptr() + 4 * a * score.stride(0)), _I(score.stride(0)), _I(b - a), _I(n),
-            _p(floors if isinstance(floors, Tensor) else None), _F(0.0 if per_column else float(floors)), _I(share),
-            _P(counts.data_ptr() + 8 * a), _p(index), _p(value),
+            _P(score.data_ptr() + 4 * a * score.stride(0)), _I(score.stride(0)), _I(b - a), _I(n), _p(bias),
+            _p(columns), _F(one), _I(share), _P(counts.data_ptr() + 8 * a), _p(index), _p(value), _p(scratch),
         )  # fmt: skip
         full[unit] = total > share
         parts[unit] = index[:total], value[:total]

@@ -121,31 +121,38 @@ int64_t monosem_top(const float *s, int64_t ld, int64_t rows, int64_t n, const f
     return short_rows;
 }
 
-/* Entries above a floor: row r's number into counts[r], and where they fit (room in all), columns and entries. The
- * floor of column j is floors[j], or `floor` where floors is NULL. Returns the total, which may exceed room.
+/* Entries of s + bias (NULL: 0) above a floor: their number in row r into counts[r]; columns and entries, where there
+ * is room. The floor of column j is floors[j], or `floor` where floors is NULL. work holds n floats. Returns the
+ * total, which may exceed room.
  */
-int64_t monosem_above(const float *s, int64_t ld, int64_t rows, int64_t n, const float *floors, float floor,
-                      int64_t room, int64_t *counts, int64_t *index, float *value) {
+int64_t monosem_above(const float *s, int64_t ld, int64_t rows, int64_t n, const float *bias, const float *floors,
+                      float floor, int64_t room, int64_t *counts, int64_t *index, float *value, float *work) {
     int64_t total = 0;
     for (int64_t r = 0; r < rows; r++) {
         const float *row = s + r * ld;
         const int64_t before = total;
         for (int64_t start = 0; start < n; start += GROUP) {
             const int64_t stop = start + GROUP < n ? start + GROUP : n;
+            const float *here = row;
+            if (bias) {
+#pragma omp simd
+                for (int64_t i = start; i < stop; i++) work[i] = row[i] + bias[i];
+                here = work;
+            }
             int32_t any = 0;
             if (floors) {
 #pragma omp simd reduction(| : any)
-                for (int64_t i = start; i < stop; i++) any |= row[i] > floors[i];
+                for (int64_t i = start; i < stop; i++) any |= here[i] > floors[i];
             } else {
 #pragma omp simd reduction(| : any)
-                for (int64_t i = start; i < stop; i++) any |= row[i] > floor;
+                for (int64_t i = start; i < stop; i++) any |= here[i] > floor;
             }
             if (!any) continue;
             for (int64_t i = start; i < stop; i++)
-                if (row[i] > (floors ? floors[i] : floor)) {
+                if (here[i] > (floors ? floors[i] : floor)) {
                     if (total < room) {
                         index[total] = i;
-                        value[total] = row[i];
+                        value[total] = here[i];
                     }
                     total++;
                 }
