@@ -107,6 +107,14 @@ def test_thresholds_bring_the_code_to_k_active_latents(case: str) -> None:
     assert free is None or free[-1]["facts"]["l0"] > 2 * TINY.k
 
 
+def test_a_profile_names_where_the_time_goes() -> None:
+    said = _train("topk", {"do": "warm", "steps": 2}, {"do": "profile", "steps": 2})
+    times = [ms for _, ms in said[-1]["profile"]]
+    assert len(times) == 12
+    assert min(times) > 0
+    assert times == sorted(times, reverse=True)
+
+
 def test_every_row_of_the_method_table_is_a_case() -> None:
     timed = {case.method.partition("(")[0] for case in CASES.values()}
     assert set(METHODS) <= timed

@@ -79,6 +79,16 @@ def test_the_page_puts_each_case_beside_its_goal(record: dict[str, Any]) -> None
     assert rows["`jumprelu`"][6] == "sae-lens 28.0 (26.6-29.4)"  # timed once, dense
     assert rows["`jumprelu_dense`"][4] == "stretch"
     assert set(rows) == {f"`{name}`" for name, case in CASES.items() if case.row}
+    assert "misses its goal" not in page
+
+
+def test_a_missed_goal_shows_where_the_time_goes(record: dict[str, Any]) -> None:
+    slow = _contender(1.46, ("trained", "dead")) | {"profile": [("mm", 200.0), ("adam", 50.0)]}
+    paper = record["sizes"]["paper"]
+    changed = record | {"sizes": {"paper": paper | {"cases": {"topk": {"monosem": slow}}}}}
+    assert "`topk` misses its goal. Own time by call, ms a step (one product: 200): `mm` 200, `adam` 50." in speed_page(
+        changed
+    )
 
 
 def test_a_failure_two_threads_growth_and_sweep_are_told(record: dict[str, Any]) -> None:

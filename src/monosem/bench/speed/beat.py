@@ -1,8 +1,10 @@
 """A contender's side of the benchmark: it calls `beat()` before every step, and the driver says when it may go on."""
 
+import cProfile
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +12,17 @@ import torch
 from monosem.bench.speed.clock import Span, clock, forget_peak, give_back, peak_memory, product, resident_memory, timed
 from monosem.bench.speed.sizes import Size
 
-__all__ = ["Beat", "Enough"]
+__all__ = ["Beat", "Enough", "largest"]
+
+
+def largest(profile: cProfile.Profile, steps: int, count: int = 12) -> list[tuple[str, float]]:
+    """Where a step spends its own time, in ms, largest first: calls of Python and of what is compiled."""
+    rows = [
+        (entry.code if isinstance(entry.code, str) else f"{Path(entry.code.co_filename).name}:{entry.code.co_name}", t)
+        for entry in profile.getstats()
+        if (t := entry.inlinetime / steps * 1e3) > 0
+    ]
+    return [(what, round(ms, 3)) for what, ms in sorted(rows, key=lambda row: -row[1])[:count]]
 
 
 class Enough(BaseException):
@@ -26,6 +38,7 @@ class Beat:
         {"do": "warm", "steps": n}                   n steps, not timed -> {"peak_mb"} over the baseline
         {"do": "state", "name": s}                   bring the model into a state -> {}
         {"do": "turn", "steps": n, "threads": t}     a product, n steps, a product -> {"product", "steps", "facts"}
+        {"do": "profile", "steps": n}                n steps under cProfile -> {"profile": [[what, ms a step], ...]}
         {"do": "end"}
     """
 
@@ -38,7 +51,8 @@ class Beat:
     _left: int = 0
     _steps: list[Span] = field(default_factory=list)
     _products: list[Span] = field(default_factory=list)
-    _turn: bool = False
+    _doing: str = ""
+    _profile: cProfile.Profile | None = None
     _last: Span | None = None
     _product: Callable[[], object] | None = None
 
@@ -72,12 +86,16 @@ class Beat:
 
     def _close(self) -> None:
         """Answer a command whose steps are done."""
-        if not self._turn:
+        if self._doing == "turn":
+            self._measure_product()
+            spans = {"product": [s.plain() for s in self._products], "steps": [s.plain() for s in self._steps]}
+            self.say(**spans, facts=self.facts())
+        elif self._profile is not None:
+            self._profile.disable()
+            self.say(profile=largest(self._profile, len(self._steps)))
+            self._profile = None
+        else:
             self.say(peak_mb=round(peak_memory() - self.baseline_mb, 1), facts=self.facts())
-            return
-        self._measure_product()
-        spans = {"product": [s.plain() for s in self._products], "steps": [s.plain() for s in self._steps]}
-        self.say(**spans, facts=self.facts())
 
     def _open(self) -> None:
         """Hear commands until one asks for steps."""
@@ -90,8 +108,12 @@ class Beat:
                 self.state(command["name"])
                 self.say()
                 continue
-            self._turn = command["do"] == "turn"
-            if self._turn:
+            self._doing = command["do"]
+            if self._doing == "turn":
                 torch.set_num_threads(command["threads"])
                 self._measure_product()
             self._left = command["steps"]
+            if self._doing == "profile":
+                torch.set_num_threads(1)
+                self._profile = cProfile.Profile()
+                self._profile.enable()

@@ -14,7 +14,7 @@ from monosem.bench.speed.peers import PEERS
 from monosem.bench.speed.process import Process
 from monosem.bench.speed.sizes import CASES, SIZES, Case, Size
 from monosem.bench.speed.sweep import sweep
-from monosem.bench.speed.turns import Plan, Seat, Tell, prepare, take_turns
+from monosem.bench.speed.turns import Plan, Seat, Tell, each, prepare, take_turns
 
 __all__ = ["SCHEMA", "Options", "measure"]
 
@@ -72,6 +72,7 @@ def _case(ours: Seat, case: Case, size: Size, options: Options, found: dict[str,
                 peers.append(_seat(stack, python, name, case.peers, size, found[name]))
         prepare(peers, [1] * len(peers), tell)
         take_turns([ours, *peers], case.states[0], options.plan(size), tell)
+    each([ours], lambda seat: seat.out.update(seat.process.ask(do="profile", steps=size.turn)), tell)
     for state in case.states[1:]:
         take_turns([ours], state, options.plan(size), tell)
     tell(f"{size.name}: {case.name} done")

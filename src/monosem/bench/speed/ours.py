@@ -1,5 +1,7 @@
 """monosem as a contender: the public `fit` on fresh rows, stopped and timed where each step asks for its rows."""
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -121,6 +123,7 @@ def train(case: Case, size: Size, beat: Beat) -> None:
     source.take(torch.arange(size.batch))
     source.beat, source.sampled = beat, False
     config = FitConfig(steps=10**6, batch_size=size.batch, lr=1e-3, clip=_CLIP, log_every=size.turn)
+    config = replace(config, **case.config)
     beat.baseline()
     try:
         fit(speed_method(text), source, size.n_q, config, callbacks=[states.see])

@@ -1,7 +1,7 @@
 """The sizes at which steps are timed, and the cases: a method, its state, and who else trains it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -53,6 +53,7 @@ class Case:
 
     `method` is a text with {k}; `l0` calibrates thresholds to that many active latents before every turn;
     `warm` steps are trained first; `peers` is what the peers call it. `row` names a line of the table of goals.
+    `config` changes fields of fit's FitConfig.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Case:
     warm: int = 200
     states: tuple[State, ...] = ("trained", "dead")
     peers: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
 
     def spec(self, size: Size) -> str:
         """The method's text at a size."""

@@ -8,7 +8,7 @@ from monosem.base.errors import MonosemError
 from monosem.bench.speed.peers import PEERS
 from monosem.bench.speed.process import Process
 
-__all__ = ["Plan", "Seat", "Tell", "prepare", "take_turns"]
+__all__ = ["Plan", "Seat", "Tell", "each", "prepare", "take_turns"]
 
 Tell = Callable[[str], None]
 
@@ -37,7 +37,8 @@ class Seat:
         return self.process.who not in PEERS
 
 
-def _each(seats: Sequence[Seat], work: Callable[[Seat], object], tell: Tell) -> None:
+def each(seats: Sequence[Seat], work: Callable[[Seat], object], tell: Tell) -> None:
+    """Do something with every contender; one that fails is noted, told, and left out from then on."""
     for seat in seats:
         if "error" in seat.out:
             continue
@@ -50,12 +51,12 @@ def _each(seats: Sequence[Seat], work: Callable[[Seat], object], tell: Tell) -> 
 
 def prepare(seats: Sequence[Seat], warm: Sequence[int], tell: Tell) -> None:
     """Start, one step, the first state (thresholds that make codes sparse), then `warm` steps each, side by side."""
-    _each(seats, lambda seat: seat.out.update(seat.process.hear()), tell)
-    _each(seats, lambda seat: seat.process.ask(do="warm", steps=1), tell)
-    _each(seats, lambda seat: seat.process.ask(do="state", name="trained"), tell)
+    each(seats, lambda seat: seat.out.update(seat.process.hear()), tell)
+    each(seats, lambda seat: seat.process.ask(do="warm", steps=1), tell)
+    each(seats, lambda seat: seat.process.ask(do="state", name="trained"), tell)
     steps = dict(zip(map(id, seats), warm, strict=True))
-    _each(seats, lambda seat: seat.process.send(do="warm", steps=max(1, steps[id(seat)])), tell)
-    _each(seats, lambda seat: seat.out.update(memory_mb=seat.process.hear()["peak_mb"]), tell)
+    each(seats, lambda seat: seat.process.send(do="warm", steps=max(1, steps[id(seat)])), tell)
+    each(seats, lambda seat: seat.out.update(memory_mb=seat.process.hear()["peak_mb"]), tell)
 
 
 def take_turns(seats: Sequence[Seat], state: str, plan: Plan, tell: Tell) -> None:
@@ -65,7 +66,7 @@ def take_turns(seats: Sequence[Seat], state: str, plan: Plan, tell: Tell) -> Non
             for seat in seats:
                 if seat.ours or number < plan.peer_rounds:
                     place = {"state": state, "round": number, "threads": threads}
-                    _each([seat], lambda seat, place=place: _turn(seat, place, plan), tell)  # type: ignore[misc]
+                    each([seat], lambda seat, place=place: _turn(seat, place, plan), tell)  # type: ignore[misc]
 
 
 def _turn(seat: Seat, place: dict[str, Any], plan: Plan) -> None:
