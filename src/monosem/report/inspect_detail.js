@@ -80,6 +80,14 @@ function classTable(model, latent) {
   })));
 }
 
+function restOfClasses(model, latent) {
+  const found = model.classes(latent), rest = model.header.classes.length - found.length;
+  const counted = found.reduce((sum, entry) => sum + entry.fired, 0);
+  if (!rest) return "";
+  return counted === model.arrays.fired[latent] ? (rest === 1 ? "never on the one other class" : `never on the other ${rest} classes`)
+    : `the ${found.length} with most firings, of ${model.header.classes.length} classes`;
+}
+
 function tokenTable(entries, kind) {
   return el("table", {}, el("tbody", {}, entries.map(({ text, value }) => el("tr", {},
     el("td", {}, el("span", { class: "word" }, oneLine(text))), el("td", { class: `n ${kind}` }, (value > 0 ? "+" : "") + short(value))))));
@@ -116,7 +124,7 @@ function makeDetail(model, choose) {
       el("p", { class: "note" }, "logits per unit of activation, by the direct path"),
       el("div", { class: "pair" }, el("div", {}, "promotes", tokenTable(model.promoted(latent), "up")), el("div", {}, "suppresses", tokenTable(model.suppressed(latent), "down"))));
     if (header.class_places && fired) aside.push(el("h3", {}, "Classes"), classTable(model, latent),
-      model.classes(latent).length < header.classes.length ? el("p", { class: "note" }, `${model.classes(latent).length} of ${header.classes.length} classes, those with most firings`) : null);
+      el("p", { class: "note" }, restOfClasses(model, latent)));
     if (header.nearest) aside.push(el("h3", {}, "Nearest latents"), el("p", { class: "note" }, "by the cosine of decoder columns"), nearTable(model, latent, choose));
     detail.replaceChildren(
       el("h2", {}, `Latent ${latent}`, anchor ? el("span", { class: "badge", title: "This latent was anchored" }, `⚓ ${anchor.name}`) : null),

@@ -1,0 +1,51 @@
+"""The examples that write pages of latents run as a user would run them, on small slices."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from monosem.report.inspect_pack import unpack
+from monosem.representations.assets import ASSETS
+
+ROOT = Path(__file__).parents[2]
+
+
+def _run(script: str, *options: object) -> str:
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "examples" / script), *map(str, options)]
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+def test_digits(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed; it brings the digits")
+    said = _run("inspect_digits.py", "--out", tmp_path, "--steps", 50, "--n-q", 64)
+    assert "in a browser" in said
+    text = (tmp_path / "latents.html").read_text(encoding="utf-8")
+    header, arrays = unpack(text.partition('id="data">')[2].partition("<")[0])
+    assert (header["kind"], header["n_q"], header["rows"]) == ("images", 64, 1797)
+    assert min(header["anchored"]["cosine"]) > 0.9
+    purest = arrays["class"].reshape(64, -1)[:5, 0]
+    assert [header["classes"][code] for code in purest] == header["anchored"]["names"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not ASSETS["stories15m"].path.is_file(), reason="stories15m is not in the cache: monosem fetch")
+def test_stories(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="transformers is not installed (the extra `real`)")
+    story = "Once upon a time there was a little girl named Lily. She loved to play in the park with her dog."
+    (tmp_path / "s.jsonl").write_text("".join(json.dumps({"text": f"{story} {i}"}) + "\n" for i in range(30)))
+    options = ("--texts", tmp_path / "s.jsonl", "--n-q", 128, "--steps", 20, "--batch", 128, "--out", tmp_path / "out")
+    said = _run("inspect_stories.py", *options)
+    assert "monosem inspect" in said
+    text = (tmp_path / "out" / "sae" / "latents.html").read_text(encoding="utf-8")
+    header, arrays = unpack(text.partition('id="data">')[2].partition("<")[0])
+    assert header["kind"] == "tokens"
+    assert {" girl", " dog", " park"} <= set(header["vocabulary"])
+    assert header["effect"]["tokens"] == 10
+    assert arrays["up"].size == 128 * 10
