@@ -64,9 +64,9 @@ def test_encode_top_is_topk_of_the_product(
     _check(found, x, weight, bias, k, low)
 
 
-@pytest.mark.parametrize("k", [1, 6])
+@pytest.mark.parametrize("k", [0, 1, 6])
 @pytest.mark.parametrize("low", [False, True])
-def test_k_from_one_to_all(k: int, low: bool) -> None:
+def test_k_from_none_to_all(k: int, low: bool) -> None:
     x, weight, bias = _numbers(2, 3, "plain"), _numbers(6, 3, "plain"), _numbers(1, 6, "plain")[0]
     _check(encode_top(x, weight, bias, k, low=low), x, weight, bias, k, low)
 

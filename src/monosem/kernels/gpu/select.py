@@ -127,7 +127,7 @@ def _answer(
 ) -> TopCells:
     if kept is None:
         index, value = _every_cell(x, weight, bias, k, low)
-        return TopCells(index, value, torch.tensor(x.shape[0], device=x.device))
+        return TopCells(index, value, torch.tensor(x.shape[0] if k else 0, device=x.device))
     good, table = kept.enough(k), kept.value.masked_fill(~kept.held, -torch.inf)
     if reach is not None:
         wide = reach.of(kept.value, bias[kept.column], kept.column)
@@ -147,9 +147,9 @@ def _answer(
 
 def _every_cell(x: Tensor, weight: Tensor, bias: Tensor, k: int, low: bool) -> tuple[Tensor, Tensor]:
     """The k largest by ranking all cells, some rows at a time; with `low`, of the values of `inner_full`."""
-    batch, n_q = x.shape[0], weight.shape[0]
-    index = torch.empty(batch, k, dtype=torch.int64, device=x.device)
-    value = torch.empty(batch, k, dtype=x.dtype, device=x.device)
+    batch, n_q = x.shape[0] if k else 0, weight.shape[0]
+    index = torch.empty(x.shape[0], k, dtype=torch.int64, device=x.device)
+    value = torch.empty(x.shape[0], k, dtype=x.dtype, device=x.device)
     rows = max(1, _TILE // max(1, n_q))
     for first in range(0, batch, rows):
         part = slice(first, first + rows)
@@ -202,7 +202,7 @@ def _check(x: Tensor, weight: Tensor, requests: Sequence[tuple[Tensor, int]], lo
     check(fits, f"x {tuple(x.shape)} and W {tuple(weight.shape)} do not share n_p; give [., n_p] both", ShapeError)
     for bias, k in requests:
         check(bias.shape == (n_q,), f"bias has shape {tuple(bias.shape)}, W has n_q={n_q} rows", ShapeError)
-        check(1 <= k <= n_q, f"k={k} is not between 1 and n_q={n_q}; choose one that is")
+        check(0 <= k <= n_q, f"k={k} is not between 0 and n_q={n_q}; choose one that is")
     if low:
         right = x.dtype == torch.float32 and weight.dtype in (torch.float32, torch.bfloat16)
         remedy = "low=True takes float32 x, and W in float32 or bfloat16"
