@@ -37,15 +37,15 @@ ARMS = ("plain", "anchored")
 def families(dataset: str, texts: Texts) -> tuple[tuple[Family, ...], dict[str, torch.Tensor]]:
     """The families of a set, and which texts carry which of their labels."""
     if dataset == "reuters":
-        found = (
+        nested = (
             Family("grain", ("wheat", "corn", "rice", "barley")),
             Family("oilseed", ("soybean", "rapeseed")),
             Family("money-fx", ("dlr", "yen")),
         )
-        return found, {name: texts.having(name) for f in found for name in (f.parent, *f.children)}
+        return nested, {name: texts.having(name) for f in nested for name in (f.parent, *f.children)}
     groups = sorted({label[0] for label in texts.labels})
     labels = {name: texts.having(name) for name in groups}
-    found = ()
+    found: tuple[Family, ...] = ()
     for parent in ("comp", "rec", "sci", "talk"):
         children = tuple(name for name in groups if name.startswith(f"{parent}."))
         labels[parent] = torch.stack([labels[name] for name in children]).any(0)

@@ -9,9 +9,9 @@ ones hardly a latent dies at this size, which would leave nothing to remedy.
     python examples/real_resampling.py                              # a small run, some minutes on one core
     python examples/real_resampling.py --rows 100000 --n-q 4608 --seeds 3
 
-Run again, it goes on where it stopped; --draw only draws what the records hold. A latent is dead when it has not fired
-for --window tokens. Rows a hundred times longer than the others (the first token's of every text, and a few) are left
-out: one of them would outweigh all others of a batch.
+Run again, it goes on where it stopped; --report only prints the table and draws the figure. A latent is dead when it
+has not fired for --window tokens. Rows a hundred times longer than the others (the first token's of every text, and a
+few) are left out: one of them would outweigh all others of a batch.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from monosem.bench.real import RealRun, code_scores, run_real
 from monosem.bench.records import read_records
 from monosem.losses.resample import Resample
 from monosem.methods import Method, with_resampling
+from monosem.report.interval import interval
 from monosem.representations.assets import cache_folder
 from monosem.representations.assets_data import complaints
 from monosem.representations.assets_models import smollm2
@@ -146,26 +147,48 @@ def study(options: argparse.Namespace) -> None:
             print(f"{arm:<12} seed {seed}  fresh rows: FVU {scores['fvu']:.4f}  dead at the end {dead:.1%}", flush=True)
 
 
-def series(records: list[dict[str, Any]], arm: str, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """(steps, seeds x steps) of one arm."""
-    own = [r["training"] for r in records if r["method"]["name"].partition("-")[2] == arm.replace(" ", "_")]
-    return np.array(own[0]["step"]), np.array([training[name] for training in own])
+def arm_records(records: list[dict[str, Any]], arm: str) -> list[dict[str, Any]]:
+    """The records of an arm, by seed."""
+    own = [r for r in records if r["method"]["name"].partition("-")[2] == arm.replace(" ", "_")]
+    return sorted(own, key=lambda record: record["seed"]["train"])
 
 
-def draw(folder: Path, path: Path) -> None:
+def report(records: list[dict[str, Any]]) -> str:
+    """Markdown: per arm what died and what it cost, at the end of training and on fresh rows."""
+    lines = [
+        "| arm | dead, highest | dead, at the end | never fire on fresh rows | FVU, fresh rows | against no remedy |",
+        "|---|---|---|---|---|---|",
+    ]
+    plain = arm_records(records, ARMS[0])
+    for arm in ARMS:
+        own = arm_records(records, arm)
+        cells = [
+            interval([max(r["training"]["dead"]) for r in own]),
+            interval([r["training"]["dead"][-1] for r in own]),
+            interval([r["metrics"]["dead"]["value"] for r in own]),
+            interval([r["metrics"]["fvu"]["value"] for r in own]),
+        ]
+        pairs = zip(own, plain, strict=False)
+        gain = interval([a["metrics"]["fvu"]["value"] - p["metrics"]["fvu"]["value"] for a, p in pairs])
+        against = gain.text(sign=True) if arm != ARMS[0] else ""
+        lines.append(f"| {arm} | {' | '.join(cell.text() for cell in cells)} | {against} |")
+    return "\n".join(lines)
+
+
+def draw(records: list[dict[str, Any]], path: Path) -> None:
     """Two panels over training: the share of dead latents, and the error on the rows of the step."""
     from matplotlib.figure import Figure
 
     from monosem.report.style import plain_axes, styles, to_svg
 
-    records = [record for record in read_records(folder) if record["study"] == STUDY]
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     for arm, style in zip(ARMS, styles(len(ARMS)), strict=True):
+        own = [record["training"] for record in arm_records(records, arm)]
         for axes, name in ((left, "dead"), (right, "fvu")):
-            steps, values = series(records, arm, name)
-            axes.plot(steps, values.mean(0), color=style.colour, label=arm)
-            axes.fill_between(steps, values.min(0), values.max(0), color=style.colour, alpha=0.2, linewidth=0)
+            values = np.array([training[name] for training in own])
+            axes.plot(own[0]["step"], values.mean(0), color=style.colour, label=arm)
+            axes.fill_between(own[0]["step"], values.min(0), values.max(0), color=style.colour, alpha=0.2, linewidth=0)
     left.set(xlabel="step", ylabel="share of latents that are dead", ylim=(0, None))
     right.set(xlabel="step", ylabel="FVU of the step's rows", yscale="log")
     for axes in (left, right):
@@ -173,7 +196,6 @@ def draw(folder: Path, path: Path) -> None:
     left.legend(frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(to_svg(figure, "Dead latents and error over training, with no remedy and with four"))
-    print(f"figure: {path}")
 
 
 def main() -> None:
@@ -191,12 +213,14 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/real-resampling"))
     parser.add_argument("--figure", type=Path, help="default: figure.svg in --out")
-    parser.add_argument("--draw", action="store_true", help="only draw")
+    parser.add_argument("--report", action="store_true", help="only the table and the figure of what is there")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    if not options.draw:
+    if not options.report:
         study(options)
-    draw(options.out, options.figure or options.out / "figure.svg")
+    records = [record for record in read_records(options.out) if record["study"] == STUDY]
+    print(f"\n{report(records)}")
+    draw(records, options.figure or options.out / "figure.svg")
 
 
 if __name__ == "__main__":

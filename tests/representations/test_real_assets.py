@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from monosem.representations import assets_data, assets_models
+from monosem.representations import assets_data, assets_models, assets_resnet
 from tests.real import need
 
 pytestmark = pytest.mark.real
@@ -66,3 +66,17 @@ def test_reuters_topics_nest() -> None:
     grain, wheat = found.having("grain"), found.having("wheat")
     assert int(wheat.sum()) == 287
     assert float((grain & wheat).sum()) / float(wheat.sum()) > 0.98
+
+
+def test_resnet_features_tell_images_apart() -> None:
+    need("cifar10", "resnet50")
+    images, labels = assets_data.cifar10()
+    assert images.shape == (10_000, 32, 32, 3)
+    some = torch.cat(
+        [(labels.codes == c).nonzero().flatten()[:8] for c in (labels.names.index(n) for n in ("ship", "frog"))]
+    )
+    x = assets_resnet.ResNet50(torch.bfloat16)(images[some], 64)
+    assert x.shape == (16, 2048)
+    x = x - x.mean(0)
+    first, second = x[:4].mean(0) - x[8:12].mean(0), x[4:8].mean(0) - x[12:].mean(0)
+    assert float(torch.nn.functional.cosine_similarity(first, second, dim=0)) > 0.2  # halves agree on what differs

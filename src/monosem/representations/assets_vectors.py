@@ -1,4 +1,4 @@
-"""Vectors of the labelled texts among the assets, made once by MiniLM and kept in the cache."""
+"""Vectors of the labelled texts and images among the assets, made once by MiniLM and ResNet-50, kept in the cache."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +11,12 @@ from torch import Tensor
 from monosem.base.files import write_atomic
 from monosem.base.registry import Registry
 from monosem.representations.assets import ASSETS, cache_folder
-from monosem.representations.assets_data import Texts, newsgroups, reuters
+from monosem.representations.assets_data import Texts, cifar10, newsgroups, reuters
 from monosem.representations.assets_models import minilm, sentence_vectors
+from monosem.representations.assets_resnet import ResNet50
+from monosem.representations.labels import Labels
 
-__all__ = ["TEXTS", "text_vectors"]
+__all__ = ["TEXTS", "image_vectors", "text_vectors"]
 
 TEXTS: Registry[Callable[[], Texts]] = Registry("set of texts")
 TEXTS.add("newsgroups", newsgroups)
@@ -45,6 +47,29 @@ def text_vectors(
         rows = np.concatenate(parts)
         write_atomic(path, lambda part: _save(part, rows))
     return torch.from_numpy(np.load(path, allow_pickle=False)), found
+
+
+def image_vectors(
+    limit: int = 10_000, size: int = 128, told: Callable[[int, int], None] | None = None
+) -> tuple[Float[Tensor, "images 2048"], Labels]:
+    """ResNet-50 features of CIFAR-10's test images at `size` pixels, in bfloat16, and their classes.
+
+    `limit` takes that many images, chosen once by a keyed permutation.
+    """
+    images, labels = cifar10("test")
+    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:limit].sort().values
+    key = f"cifar10-{ASSETS['cifar10'].sha256[:12]}-resnet50-{ASSETS['resnet50'].sha256[:12]}-bf16-{size}-{len(chosen)}"
+    path = cache_folder() / "vectors" / f"{key}.npy"
+    if not path.exists():
+        network = ResNet50(torch.bfloat16)
+        parts = []
+        for start in range(0, len(chosen), 32):
+            parts.append(network(images[chosen[start : start + 32]], size).numpy())
+            if told and start % 320 == 0:
+                told(start, len(chosen))
+        rows = np.concatenate(parts)
+        write_atomic(path, lambda part: _save(part, rows))
+    return torch.from_numpy(np.load(path, allow_pickle=False)), Labels(labels.codes[chosen], labels.names)
 
 
 def _save(path: Path, rows: np.ndarray) -> None:
