@@ -126,7 +126,8 @@ def _goals(size: Mapping[str, Any]) -> Iterator[list[str]]:
             continue
         must, stretch = GOALS[case.row]
         now, dead = _of(contenders["monosem"], case.states[0]), _of(contenders["monosem"], "dead")
-        reached = "-" if now is None else "stretch" if now.median <= stretch else "must" if now.median <= must else "no"
+        worst = max((one.median for one in (now, dead) if one is not None), default=None)
+        reached = "-" if worst is None else "stretch" if worst <= stretch else "must" if worst <= must else "no"
         others = size["cases"].get(_SAME_STEP.get(name, name), contenders)
         best = _best(others, case.states[0])
         both = {**others, "monosem": contenders["monosem"]}

@@ -24,12 +24,13 @@ _LABELS = {
 
 
 def speed_figure(record: Mapping[str, Any], size: str = "paper") -> Figure:
-    """Left: steps in encoder products, one thread, bars from quartile to quartile. Right: growth of a TopK step."""
+    """Left: steps in encoder products, one thread, lines from quartile to quartile. Right: growth of a TopK step."""
     cases = {name: c for name, c in record["sizes"][size]["cases"].items() if name in _LABELS}
     curves = record["curves"]
-    figure = Figure(figsize=(11.0 if curves else 6.0, 3.9), layout="constrained")
+    figure = Figure(figsize=(11.0 if curves else 6.4, 4.8), layout="constrained")
     panels = figure.subplots(1, 2, width_ratios=(3, 2)).tolist() if curves else [figure.subplots()]
     _steps(panels[0], cases, size)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=5, fontsize=8, frameon=False)
     if curves:
         _growth(panels[1], curves)
     return figure
@@ -38,7 +39,7 @@ def speed_figure(record: Mapping[str, Any], size: str = "paper") -> Figure:
 def _steps(axes: Axes, cases: Mapping[str, Any], size: str) -> None:
     names = {"monosem": "monosem", **PEER_NAMES}
     colours = dict(zip(names, PALETTE, strict=False))
-    height = 0.8 / len(names)
+    height = 0.84 / len(names)
     labelled = set()
     for row, (name, contenders) in enumerate(cases.items()):
         present = [who for who in names if who in contenders]
@@ -49,20 +50,23 @@ def _steps(axes: Axes, cases: Mapping[str, Any], size: str) -> None:
             y = row + (place - (len(present) - 1) / 2) * height
             label = None if who in labelled else names[who]
             labelled.add(who)
-            axes.barh(y, found.median, height * 0.9, color=colours[who], label=label)
-            axes.plot([found.low, found.high], [y, y], color=INK, linewidth=1.2)
-            axes.text(found.high * 1.04, y, f"{found.median:.1f}", va="center", fontsize=7, color=INK)
+            axes.plot([found.low, found.high], [y, y], color=colours[who], linewidth=2.0)
+            axes.plot(found.median, y, "o", color=colours[who], label=label, markersize=5)
+            axes.annotate(
+                f"{found.median:.1f}", (found.high, y), (6, 0), textcoords="offset points", va="center", fontsize=7
+            )
+        axes.axhspan(row - 0.48, row + 0.48, color="#f4f5f7" if row % 2 else "white", zorder=0)
     axes.set_yticks(range(len(cases)), [_LABELS[name] for name in cases])
     axes.invert_yaxis()
     axes.set_xscale("log")
     axes.set_xticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
     axes.minorticks_off()
     axes.axvline(1.0, color=GREY, linewidth=1.2, linestyle="--")
-    axes.set_xlabel("one step, in fp32 encoder products (log scale; one thread, processor time)")
+    axes.set_xlim(0.85, 60)
+    axes.set_xlabel("one step, in fp32 encoder products (one thread, processor time)")
     axes.set_title(f"Whole training steps, {size} size", color=INK, loc="left")
     plain_axes(axes)
     axes.grid(False, axis="y")
-    axes.legend(fontsize=8, frameon=False, loc="lower right")
 
 
 def _growth(axes: Axes, curves: Mapping[str, Any]) -> None:
@@ -74,8 +78,8 @@ def _growth(axes: Axes, curves: Mapping[str, Any]) -> None:
         axes.plot([value / values[0] for value in values], costs, "o-", color=colour, label=label, markersize=4)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    axes.set_xlabel("size, over its least")
+    axes.set_xlabel("size, over the least of its axis")
     axes.set_ylabel("ms of processor time")
-    axes.set_title("A TopK step around small size: exponents", color=INK, loc="left")
+    axes.set_title("A TopK step, one size changed: exponents", color=INK, loc="left")
     plain_axes(axes)
     axes.legend(fontsize=8, frameon=False)
