@@ -11,7 +11,7 @@ from torch import Tensor
 from monosem.base.errors import ArgumentError
 from monosem.base.schedule import Ramp
 from monosem.core.activations import AbsTopK, Activation, Context, Gated, JumpReLU, ReLU, TopK
-from monosem.losses.fidelity import GatedAux, Matryoshka, MultiK, Reconstruction, distance
+from monosem.losses.fidelity import GatedAux, Matryoshka, MultiK, Reconstruction, distance, nested_squares
 from monosem.losses.objective import Objective, Term
 from monosem.losses.revival import AUXK_PUBLISHED, AuxK, GhostGrads, PreActivation
 from monosem.losses.sparsity import L0, L1, Lp, Tanh
@@ -232,3 +232,15 @@ def test_prefixes_that_round_to_the_same_width_are_allowed() -> None:
     run = trial(ReLU(), (Matryoshka(fractions=(0.01, 0.02, 1.0)),), "sae")
     assert torch.isfinite(loss_of(run, batch("sae", run.generator), None, CONTEXT).total)
     assert Objective((Reconstruction(),)).labels == ("reconstruction",)
+
+
+def test_nested_squares_have_the_gradient_of_their_formula() -> None:
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randn(4, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    groups = torch.randn(4, 5, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    weights = (1.0, 0.5, 2.0, 0.0, 3.0)
+    total, last = nested_squares(target, groups, weights)
+    errors = target[:, None] - groups.cumsum(1)
+    torch.testing.assert_close(total, (errors.pow(2).sum((0, 2)) * torch.tensor(weights, dtype=torch.float64)).sum())
+    torch.testing.assert_close(last, errors[:, -1].detach())
+    assert torch.autograd.gradcheck(lambda t, g: nested_squares(t, g, weights)[0], (target, groups))

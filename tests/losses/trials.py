@@ -66,7 +66,7 @@ def make_step(
     """What one training step offers to the terms."""
     x_p, x_r = x
     out = model(x_p, objective.requests(model.layout, context), dead, context)
-    return Step(model, x_p, x_r, out.x_r_hat, out.code, out.cells, out.extra, dead, context)
+    return Step(model, x_p, x_r, out, dead, context)
 
 
 def loss_of(run: Trial, x: tuple[Tensor, Tensor], dead: Tensor | None, context: Context) -> Loss:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Literal
 
 import torch
@@ -28,16 +28,22 @@ Selection = Literal["fp32", "bf16"]
 
 @dataclass(frozen=True, eq=False)
 class Forward:
-    """One forward pass: the reconstruction, the code, its pre-activations, and what terms requested.
+    """One forward pass: the code, its pre-activations, what terms requested, and the reconstruction when it is read.
 
     `cells` lie along `code` and hold z: of every cell where the code is dense, of the carried cells where it
     is sparse (any other cell has a zero latent and a closed gate). `extra[request]` is a code of z.
     """
 
-    x_r_hat: Float[Tensor, "batch n_r"]
+    model: "SDL"
+    x_p: Float[Tensor, "batch n_p"]
     code: Code
     cells: Code
     extra: dict[Request, Code]
+
+    @cached_property
+    def x_r_hat(self) -> Float[Tensor, "batch n_r"]:
+        """The reconstruction; read it before the weights move."""
+        return self.model.decode(self.code, self.x_p)
 
 
 class SDL(nn.Module):
@@ -171,7 +177,7 @@ class SDL(nn.Module):
         context = context or Context(training=self.training)
         encode = self._encode_reference if self.path == "reference" else self._encode
         code, cells, extra = encode(x_p, requests, dead, context)
-        return Forward(self.decode(code, x_p), code, cells, extra)
+        return Forward(self, x_p, code, cells, extra)
 
     def _encode_reference(
         self, x_p: Tensor, requests: Sequence[Request], dead: Tensor | None, context: Context

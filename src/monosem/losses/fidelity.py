@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -15,9 +15,19 @@ from monosem.core.activations import Activation, Context, Gated
 from monosem.core.model import SDL
 from monosem.core.pairs import Layout
 from monosem.core.selection import Request, Top
+from monosem.kernels.precision import multiply
 from monosem.losses.objective import TERMS, State, Step, Term
 
-__all__ = ["GatedAux", "Matryoshka", "MultiK", "Reconstruction", "Reduction", "distance", "prefix_level"]
+__all__ = [
+    "GatedAux",
+    "Matryoshka",
+    "MultiK",
+    "Reconstruction",
+    "Reduction",
+    "distance",
+    "nested_squares",
+    "prefix_level",
+]
 
 Reduction = Literal["sum", "mean", "fvu"]
 
@@ -28,12 +38,16 @@ def distance(error: Float[Tensor, "batch n_r"], target: Float[Tensor, "batch n_r
     Equation: sum = mean over rows of ||e||^2; mean = sum / n_r;
         fvu = sum over rows of ||e||^2 / sum over rows of ||y - mean y||^2 (a ratio of sums; 0 / 0 is 0).
     """
-    total = error.pow(2).sum()
+    return error.pow(2).sum() * _unit(target, reduction)
+
+
+def _unit(target: Float[Tensor, "batch n_r"], reduction: Reduction) -> float | Tensor:
+    """What a sum of squared errors is multiplied with."""
     if reduction == "fvu":
         spread = (target - target.mean(0)).pow(2).sum()
-        return torch.where(spread > 0, total / spread.clamp(min=1e-30), torch.zeros_like(total))
-    per_row = total / max(error.shape[0], 1)
-    return per_row / error.shape[1] if reduction == "mean" else per_row
+        return torch.where(spread > 0, 1 / spread.clamp(min=1e-30), torch.zeros_like(spread))
+    rows, width = target.shape
+    return 1 / max(rows, 1) / (width if reduction == "mean" else 1)
 
 
 @TERMS.register("reconstruction")
@@ -102,33 +116,70 @@ class Matryoshka(Term):
         return {"level": prefix_level(model.layout, self.fractions).to(model.b_E.device)}
 
     def apply(self, step: Step, state: State) -> Tensor:
-        """Running residuals over groups; the last prefix is the whole code, which is decoded already."""
+        """Running residuals over groups: no latent is decoded twice."""
         weights = self.weights or (1.0,) * len(self.fractions)
-        if len(weights) == 1:
-            return weights[0] * distance(step.residual, step.x_r, self.reduction)
-        left = step.x_r - step.model.offset(step.x_p)
-        total = torch.zeros_like(step.x_r[0, 0])
-        groups = self._write_groups(step, state["level"], len(weights) if self.detach_inner else len(weights) - 1)
-        for group, weight in zip(groups, weights, strict=False):
-            error = left - group
-            total = total + weight * distance(error, step.x_r, self.reduction)
-            left = left - group.detach() if self.detach_inner else error
-        return total if self.detach_inner else total + weights[-1] * distance(step.residual, step.x_r, self.reduction)
+        target = step.x_r - step.model.offset(step.x_p)
+        groups = self._write_groups(step, state["level"])
+        unit = _unit(step.x_r, self.reduction)
+        if not self.detach_inner:
+            total, error = nested_squares(target, groups, weights)
+            step.know(error)
+            return total * unit
+        inner = groups.detach().cumsum(1) - groups.detach()
+        errors = target[:, None] - inner - groups
+        step.know(errors[:, -1])
+        return (errors.pow(2).sum((0, 2)) * errors.new_tensor(weights)).sum() * unit
 
-    def _write_groups(
-        self, step: Step, level: Int[Tensor, " n_q"], levels: int
-    ) -> Sequence[Float[Tensor, "batch n_r"]]:
-        """What each of the first groups of latents writes."""
-        model, code = step.model, step.code
+    def _write_groups(self, step: Step, level: Int[Tensor, " n_q"]) -> Float[Tensor, "batch levels n_r"]:
+        """What each group of latents writes."""
+        model, code, levels = step.model, step.code, len(self.fractions)
         if isinstance(code, SparseCode):  # one decode: each (row, level) is a row of its own
-            inner = code.keep(level < levels) if levels < len(self.fractions) else code
-            at, order = inner.at.split_rows(level, levels)
-            return model.write(SparseCode(at, inner.values[order])).view(code.batch, levels, -1).unbind(1)
+            at, order = code.at.split_rows(level, levels)
+            return model.write(SparseCode(at, code.values[order])).view(code.batch, levels, -1)
         if not model.decoder.is_whole:
-            return [model.write(code.keep(level == number)) for number in range(levels)]
+            return torch.stack([model.write(code.keep(level == number)) for number in range(levels)], 1)
         decoder = model.decoder.weights[0]
         edges = [0, *torch.bincount(level, minlength=levels).cumsum(0).tolist()]  # neighbours: slices of one product
-        return [code.values[:, a:b] @ decoder[a:b] for a, b in list(pairwise(edges))[:levels]]
+        return torch.stack([multiply(code.values[:, a:b], decoder[a:b]) for a, b in pairwise(edges)], 1)
+
+
+class _NestedSquares(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, target: Tensor, groups: Tensor, weights: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+        errors = torch.empty_like(groups)
+        total = target.new_zeros(())
+        for number, weight in enumerate(weights):
+            error = errors[:, number]
+            torch.sub(errors[:, number - 1] if number else target, groups[:, number], out=error)
+            total += weight * torch.linalg.vector_norm(error).square()
+        ctx.weights = weights
+        ctx.save_for_backward(errors)
+        last = errors[:, -1].clone()
+        ctx.mark_non_differentiable(last)
+        return total, last
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (errors,), g, weights = ctx.saved_tensors, gradients[0], ctx.weights
+        of_groups = torch.empty_like(errors)
+        for number in reversed(range(len(weights))):
+            here = of_groups[:, number]
+            torch.mul(errors[:, number], g * (-2 * weights[number]), out=here)
+            if number + 1 < len(weights):
+                here += of_groups[:, number + 1]
+        return -of_groups[:, 0] if ctx.needs_input_grad[0] else None, of_groups, None
+
+
+def nested_squares(
+    target: Float[Tensor, "batch n_r"], groups: Float[Tensor, "batch levels n_r"], weights: Sequence[float]
+) -> tuple[Float[Tensor, ""], Float[Tensor, "batch n_r"]]:
+    """(sum over levels m of weights[m] ||target - groups[:, 0] - ... - groups[:, m]||^2, the last difference).
+
+    Gradient: to group i, -2 sum over m >= i of weights[m] e_m; to the target, minus that of group 0. The last
+        difference is a constant.
+    """
+    total, last = _NestedSquares.apply(target, groups, tuple(weights))  # type: ignore[no-untyped-call]
+    return total, last
 
 
 @TERMS.register("multi_k")

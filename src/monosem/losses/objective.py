@@ -15,7 +15,7 @@ from monosem.base.registry import Registry
 from monosem.base.schedule import Schedule, at_step
 from monosem.base.sparse import Code
 from monosem.core.activations import Activation, Context
-from monosem.core.model import SDL
+from monosem.core.model import SDL, Forward
 from monosem.core.pairs import Layout
 from monosem.core.selection import Request
 
@@ -31,12 +31,38 @@ class Step:
     model: SDL
     x_p: Float[Tensor, "batch n_p"]
     x_r: Float[Tensor, "batch n_r"]
-    x_r_hat: Float[Tensor, "batch n_r"]
-    code: Code
-    cells: Code
-    extra: Mapping[Request, Code]
+    out: Forward
     dead: Bool[Tensor, " n_q"] | None
     context: Context
+
+    @property
+    def code(self) -> Code:
+        """The latents."""
+        return self.out.code
+
+    @property
+    def cells(self) -> Code:
+        """z along the code."""
+        return self.out.cells
+
+    @property
+    def extra(self) -> Mapping[Request, Code]:
+        """z of what terms requested."""
+        return self.out.extra
+
+    @property
+    def x_r_hat(self) -> Float[Tensor, "batch n_r"]:
+        """The reconstruction, differentiable."""
+        return self.out.x_r_hat
+
+    @cached_property
+    def error(self) -> Float[Tensor, "batch n_r"]:
+        """e as a constant; a term that comes by it on its own way hands it in with `know`."""
+        return self.residual.detach()
+
+    def know(self, error: Float[Tensor, "batch n_r"]) -> None:
+        """e, from a term that needed no decode of the whole code to get it."""
+        self.__dict__.setdefault("error", error.detach())
 
     @cached_property
     def residual(self) -> Float[Tensor, "batch n_r"]:

@@ -51,7 +51,7 @@ class AuxK(Term):
         cells = step.extra[request]
         signed = step.model.activation.pattern_kind == "signed"
         e_hat = step.model.write(cells.with_values(cells.values.relu() if self.relu and not signed else cells.values))
-        e = step.residual.detach() if self.detach else step.residual
+        e = step.error if self.detach else step.residual
         total = (e - e_hat).pow(2).sum()
         if self.over != "none":
             base = e.detach() if self.over == "residual" else step.x_r
@@ -97,7 +97,7 @@ class GhostGrads(Term):
             return torch.zeros_like(step.x_r[0, 0])
         z = step.extra[Every()]
         ghost = step.model.write(z.with_values(torch.where(step.dead, z.values, -torch.inf).exp()))
-        e = step.residual.detach()
+        e = step.error
         factor = e.norm(dim=1, keepdim=True) / (2 * ghost.norm(dim=1, keepdim=True)).clamp(min=1e-12)
         loss: Tensor = (e - ghost * factor.detach()).pow(2).sum(1).mean()
         return loss * (e.pow(2).sum(1).mean() / loss.clamp(min=1e-12)).detach()

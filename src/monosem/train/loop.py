@@ -70,8 +70,9 @@ def train_step(run: Run, update: Update, x_p: Tensor, x_r: Tensor) -> tuple[Step
     run.optimiser.zero_grad(set_to_none=True)
     with update.collecting() as ledger:
         out = model(x_p, objective.requests(model.layout, context), dead, context)
-        step = Step(model, x_p, x_r, out.x_r_hat, out.code, out.cells, out.extra, dead, context)
+        step = Step(model, x_p, x_r, out, dead, context)
         loss = objective(step, run.terms)
+        step.error  # noqa: B018  # read while the weights are those of this step
         torch.autograd.backward(loss.total)
     update.apply(ledger)
     with torch.no_grad():
@@ -86,7 +87,7 @@ def _entry(run: Run, config: FitConfig, step: Step, loss: Loss) -> dict[str, flo
     """What is logged of a step: the loss that was trained, part by part."""
     with torch.no_grad():
         active = step.code.count() / step.code.batch
-        fvu = float(distance(step.residual, step.x_r, "fvu"))
+        fvu = float(distance(step.error, step.x_r, "fvu"))
     return {
         "step": run.step,
         "loss": float(loss.total.detach()),
