@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 def _run(script: str, *options: object) -> str:
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / "examples" / script), *map(str, options)]
-    ran = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500)
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=1800)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout
 

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from typing import Any
 __all__ = ["BROWSER", "dom_of", "evaluate", "probed"]
 
 BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), "")
-_LIMIT = 120
+_LIMIT = 200
 """Seconds after which a browser that does not answer is ended."""
 
 
@@ -80,6 +81,7 @@ def _opened(command: list[str], folder: Path) -> Iterator[Any]:
     def receive() -> dict[str, Any]:
         nonlocal rest
         while b"\0" not in rest:
+            assert select.select([back_read], [], [], _LIMIT)[0], "the browser does not answer"
             part = os.read(back_read, 1 << 16)
             assert part, "the browser ended"
             rest += part
