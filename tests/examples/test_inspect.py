@@ -1,4 +1,4 @@
-"""The examples that write pages of latents run as a user would run them, on small slices."""
+"""Pages of latents as a user makes them: the example on digits, and a language model's."""
 
 import json
 import os
@@ -14,9 +14,9 @@ from monosem.representations.assets import ASSETS
 ROOT = Path(__file__).parents[2]
 
 
-def _run(script: str, *options: object) -> str:
+def _run(*words: object) -> str:
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "examples" / script), *map(str, options)]
+    command = [sys.executable, *map(str, words)]
     ran = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=1800)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout
@@ -24,7 +24,7 @@ def _run(script: str, *options: object) -> str:
 
 def test_digits(tmp_path: Path) -> None:
     pytest.importorskip("sklearn", reason="scikit-learn is not installed; it brings the digits")
-    said = _run("inspect_digits.py", "--out", tmp_path, "--steps", 50, "--n-q", 64)
+    said = _run(ROOT / "examples" / "inspect_digits.py", "--out", tmp_path, "--steps", 50, "--n-q", 64)
     assert "in a browser" in said
     text = (tmp_path / "latents.html").read_text(encoding="utf-8")
     header, arrays = unpack(text.partition('id="data">')[2].partition("<")[0])
@@ -37,13 +37,17 @@ def test_digits(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not ASSETS["stories15m"].path.is_file(), reason="stories15m is not in the cache: monosem fetch")
 def test_stories(tmp_path: Path) -> None:
+    """From texts to the page with the network's own commands; the page finds store, site and network by itself."""
     pytest.importorskip("transformers", reason="transformers is not installed (the extra `real`)")
     story = "Once upon a time there was a little girl named Lily. She loved to play in the park with her dog."
     (tmp_path / "s.jsonl").write_text("".join(json.dumps({"text": f"{story} {i}"}) + "\n" for i in range(30)))
-    options = ("--texts", tmp_path / "s.jsonl", "--n-q", 128, "--steps", 20, "--batch", 128, "--out", tmp_path / "out")
-    said = _run("inspect_stories.py", *options)
-    assert "monosem inspect" in said
-    text = (tmp_path / "out" / "sae" / "latents.html").read_text(encoding="utf-8")
+    store, sae = tmp_path / "acts", tmp_path / "sae"
+    sites = ("--model", "stories15m", "--at", "model.layers.3:out")
+    _run("-m", "monosem", "harvest", *sites, "--text", tmp_path / "s.jsonl", "--out", store)
+    size = ("--n-q", 128, "--steps", 20, "--batch", 128)
+    _run("-m", "monosem", "train", "--data", store, "--method", "topk(k=32)", *size, "--out", sae)
+    _run("-m", "monosem", "inspect", sae)
+    text = (sae / "latents.html").read_text(encoding="utf-8")
     header, arrays = unpack(text.partition('id="data">')[2].partition("<")[0])
     assert header["kind"] == "tokens"
     assert {" girl", " dog", " park"} <= set(header["vocabulary"])
