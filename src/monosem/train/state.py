@@ -16,6 +16,7 @@ from monosem.base.machine import machine
 from monosem.base.sparse import Code, SparseCode
 from monosem.core.io import model_tensors, set_model_tensors
 from monosem.core.model import SDL
+from monosem.kernels.native.build import build_name
 from monosem.losses.objective import Objective, State
 
 __all__ = ["FORMAT", "DeadTracker", "Run", "load_run", "save_run"]
@@ -98,6 +99,11 @@ def _tensors(run: Run) -> dict[str, Tensor]:
     return tensors
 
 
+def _conditions() -> dict[str, str]:
+    """Under what conditions a run computes its bits: processor, threads, versions, kernels."""
+    return machine() | {"kernels": build_name()}
+
+
 def save_run(run: Run, path: Path) -> None:
     """Write a run to one file, atomically: a kill at any moment leaves the last whole checkpoint."""
     tensors = {name: t.detach().cpu().contiguous().clone() for name, t in _tensors(run).items()}
@@ -105,7 +111,7 @@ def save_run(run: Run, path: Path) -> None:
         "format": FORMAT,
         "identity": run.identity,
         "step": str(run.step),
-        "machine": json.dumps(machine(), sort_keys=True),
+        "machine": json.dumps(_conditions(), sort_keys=True),
     }
     write_atomic(path, lambda part: save_file(tensors, str(part), metadata))
 
@@ -131,7 +137,7 @@ def load_run(run: Run, path: Path, allow_other_machine: bool = False) -> None:
             f"{path} belongs to another run (identity {metadata['identity'][:12]}, this one is {run.identity[:12]}): "
             "method, data or configuration differ; choose another output folder"
         )
-    there, here = json.loads(metadata["machine"]), machine()
+    there, here = json.loads(metadata["machine"]), _conditions()
     if there != here and not allow_other_machine:
         changed = ", ".join(
             f"{name}: {there.get(name)} then, {here.get(name)} now"

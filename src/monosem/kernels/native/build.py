@@ -15,7 +15,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-__all__ = ["SOURCES", "library", "why_absent"]
+__all__ = ["SOURCES", "build_name", "library", "why_absent"]
 
 SOURCES = ("cells.c", "rank.c", "rows.c", "certified.c")
 _HEADERS = ("cells.h",)
@@ -85,6 +85,12 @@ def library() -> ctypes.CDLL | None:
         getattr(found, f"monosem_{name}").restype = ctypes.c_int64
     found.monosem_rows_norm.restype = ctypes.c_double
     return found
+
+
+def build_name() -> str:
+    """Which kernels compute: the compiled build's name (a hash of source, flags, compiler, processor), or "torch"."""
+    found = library()
+    return "torch" if found is None else Path(found._name).stem
 
 
 def why_absent() -> str:
