@@ -16,6 +16,7 @@ from torch import Tensor
 from monosem.kernels.native.build import library
 
 __all__ = [
+    "ROW_TILE",
     "Ordered",
     "above",
     "bags",
