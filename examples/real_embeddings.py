@@ -121,7 +121,9 @@ def report(records: list[dict[str, Any]]) -> str:
     ]
     for data, name in [(data, name) for data in _sets(records) for name in METHODS]:
         arms = {kind: _arm(records, data, name, kind == "anchored") for kind in ("plain", "anchored")}
-        pairs = list(zip(*arms.values(), strict=False))  # the seeds that both arms have
+        pairs = list(zip(*arms.values(), strict=False))
+        if not pairs:  # nothing to compare yet
+            continue
         gains = [
             [_score(anchored, "held_out") - _score(plain, part) for plain, anchored in pairs]
             for part in ("held_out", "held_out_joined")

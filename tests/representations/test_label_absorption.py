@@ -14,14 +14,14 @@ def _scene(absorbs: bool) -> Fired:
     rows = torch.arange(8)
     labels = {"grain": rows < 6, "wheat": rows < 2, "corn": (rows >= 2) & (rows < 4)}
     grain = labels["grain"] & ~(labels["wheat"] if absorbs else torch.zeros(8, dtype=torch.bool))
-    return Fired(torch.stack([grain, labels["wheat"], labels["corn"], rows >= 6], 1), labels)
+    return Fired(torch.stack([grain, labels["wheat"], labels["corn"], rows >= 6], 1).float(), labels)
 
 
 def test_an_absorbed_child_silences_its_parent() -> None:
     fired = _scene(absorbs=True)
     found = label_absorption(fired, fired, FAMILY)
-    assert found["wheat"] == {"rows": 2, "silent": 1, "absorbed": 1, "merged": 0, "f1": 1}
-    assert found["corn"] == {"rows": 2, "silent": 0, "absorbed": 0, "merged": 0, "f1": 1}
+    assert found["wheat"] == {"rows": 2, "silent": 1, "silent_at_size": 1, "absorbed": 1, "merged": 0, "f1": 1}
+    assert found["corn"] == {"rows": 2, "silent": 0, "silent_at_size": 0, "absorbed": 0, "merged": 0, "f1": 1}
     assert found["grain"]["recall"] == pytest.approx(4 / 6)
     assert found["grain"]["f1"] == pytest.approx(0.8)
     assert (found["grain"]["precision"], found["grain"]["rate"], found["grain"]["silent_alone"]) == (1, 0.5, 0)
@@ -32,6 +32,15 @@ def test_without_absorption_nothing_is_silent() -> None:
     found = label_absorption(fired, fired, FAMILY)
     assert [found[name]["silent"] for name in ("wheat", "corn")] == [0, 0]
     assert found["grain"]["recall"] == 1
+
+
+def test_a_latent_gains_nothing_by_firing_everywhere() -> None:
+    fired = _scene(absorbs=True)
+    everywhere = fired.latents.clone()
+    everywhere[:, 0] = torch.tensor([0.1, 0.2, 2.0, 2.0, 3.0, 3.0, 1.0, 1.0])
+    found = label_absorption(fired, Fired(everywhere, fired.labels), FAMILY, parent_latent=0)
+    assert (found["wheat"]["silent"], found["wheat"]["silent_at_size"]) == (0, 1)  # the six strongest leave wheat out
+    assert (found["grain"]["recall"], found["grain"]["recall_at_size"]) == (1, pytest.approx(4 / 6))
 
 
 def test_latents_are_chosen_on_other_rows_than_they_are_read_on() -> None:

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from monosem.base.errors import DataError, ShapeError, check
@@ -45,8 +46,8 @@ class Fired:
 def best_latent(fired: Fired, label: str) -> tuple[int, float]:
     """The latent that tells a label best, and its F1 = 2 hits / (rows where it fires + rows of the label)."""
     wanted = fired.label(label)
-    hits = fired.latents[wanted].sum(0).double()
-    f1 = 2 * hits / (fired.latents.sum(0) + wanted.sum())
+    hits = fired.fires[wanted].sum(0).double()
+    f1 = 2 * hits / (fired.fires.sum(0) + wanted.sum())
     return int(f1.argmax()), float(f1.max())
 
 
@@ -65,20 +66,24 @@ def label_absorption(
         of a child c, on rows that carry both: silent = share where the parent's latent is silent; absorbed = share
             where besides the child's latent, another one, fires; merged = 1 where the two latents are the same;
             rows = their number; f1 of the child's latent
+        at_size: the same if the parent's latent counted only on as many rows, its strongest, as carry the parent's
+            label, so that a latent gains nothing by firing often
     Chance: a latent that fires on rows at random is silent on 1 - rate of any rows.
     Source: Tang et al. 2025, definition 3.2 and example 3.7; labels in place of features.
     Raises: DataError for a label that no row carries.
     """
     check(bool(family.children), f"the family of {family.parent} has no children; name some", DataError)
     parent = best_latent(choose, family.parent)[0] if parent_latent is None else parent_latent
-    here, fires = test.label(family.parent), test.latents[:, parent]
+    here, fires = test.label(family.parent), test.fires[:, parent]
     hits, given = int((here & fires).sum()), int(fires.sum())
+    strongest = test.strongest(parent, int(here.sum()))
     found: dict[str, dict[str, float]] = {
         family.parent: {
             "f1": 2 * hits / (given + int(here.sum())),
             "recall": hits / int(here.sum()),
             "precision": hits / max(given, 1),
             "rate": given / fires.numel(),
+            "recall_at_size": _share(strongest, here),
         }
     }
     alone = here.clone()
@@ -90,10 +95,11 @@ def label_absorption(
         latent, f1 = best_latent(choose, child)
         both = here & test.label(child)
         check(bool(both.any()), f"no row carries both {family.parent} and {child}; leave {child} out", DataError)
-        absorbed = ~fires & test.latents[:, latent] if latent != parent else torch.zeros_like(fires)
+        absorbed = ~fires & test.fires[:, latent] if latent != parent else torch.zeros_like(fires)
         found[child] = {
             "rows": float(both.sum()),
             "silent": _share(~fires, both),
+            "silent_at_size": _share(~strongest, both),
             "absorbed": _share(absorbed, both),
             "merged": float(latent == parent),
             "f1": f1,
