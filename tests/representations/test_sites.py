@@ -23,6 +23,7 @@ def test_every_side_in_one_pass(stop: bool) -> None:
         found = {str(site): x for site, x in seen.run(model, batch).items()}
     for name in set(found) & set(wanted):
         torch.testing.assert_close(found[name], wanted[name])
+    assert len(found) == 14
     assert len(set(found) & set(wanted)) == 13
     inside = model.layers[1].mlp[0](wanted["layers.1:in"])  # type: ignore[index, union-attr, operator]
     torch.testing.assert_close(found["layers.1.mlp.0:out"], inside)
@@ -48,6 +49,9 @@ def test_several_models_and_patterns() -> None:
     assert find_sites(models, "tuned/head:in") == (Site("head", "in", "tuned"),)
     assert parse_sites("a.b:in,out;c:out;") == (("a.b", "in"), ("a.b", "out"), ("c", "out"))
     assert match("x*:out", ["x1:in", "x1:out", "x2:out", "y:out"]) == ("x1:out", "x2:out")
+    names = ["layers.0", "layers.0.mlp", "layers.1", "norm"]
+    assert match("layers.*:out", [f"{name}:out" for name in names]) == ("layers.0:out", "layers.1:out")
+    assert match("**0**:out", [f"{name}:out" for name in names]) == ("layers.0:out", "layers.0.mlp:out")
     assert match("a/b[0]:out", ["a/b[0]:out"]) == ("a/b[0]:out",)  # a name as it is comes before a pattern
 
 

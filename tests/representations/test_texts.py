@@ -179,7 +179,7 @@ def test_the_command_from_texts_to_a_model(folder: Path, tmp_path: Path) -> None
     assert f"{rows:,} rows of model.layers.0.mlp:in (8), model.layers.1.mlp:in (8)" in ran.stdout
     assert call(*harvest).stdout == ran.stdout
     train = ["train", "--data", tmp_path / "acts", "--n-q", 16, "--steps", 5, "--batch", 16]
-    sites = ["--read", "*.1.mlp:in", "--write", "*.1.mlp:out"]
+    sites = ["--read", "**.1.mlp:in", "--write", "**.1.mlp:out"]
     done = call(
         *train, *sites, "--method", "topk_transcoder(k=2)", "--out", tmp_path / "m", "--labels", tmp_path / "acts"
     )

@@ -1,9 +1,9 @@
 """Sites: places in a network, "model.layers.5.mlp:in,out", and the hooks that read several in one forward pass."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import torch
@@ -30,7 +30,7 @@ class Site:
 
 
 def parse_sites(text: str) -> tuple[tuple[str, Side], ...]:
-    """The grammar: "PATH:in,out; PATH:out"; a path may hold * and ? and [12], as a shell's.
+    """The grammar: "PATH:in,out; PATH:out". In a path * and ? and [12] match within one name, ** across dots.
 
     Example:
         >>> parse_sites("model.layers.5.mlp:in,out; model.norm:out")
@@ -58,7 +58,7 @@ def match(text: str, known: Sequence[str]) -> tuple[str, ...]:
     chosen: dict[str, None] = {}
     for path, side in parse_sites(text):
         wanted = f"{path}:{side}"
-        found = [name for name in known if name == wanted] or [name for name in known if fnmatchcase(name, wanted)]
+        found = [name for name in known if name == wanted] or [name for name in known if _fits(name, wanted)]
         check(bool(found), f"no site {wanted!r}; known: {_few(known)}")
         chosen |= dict.fromkeys(found)
     return tuple(chosen)
@@ -76,7 +76,7 @@ def find_sites(models: Mapping[str, nn.Module], text: str) -> tuple[Site, ...]:
         pattern = named[2] if named[1] and named[0] in models else path
         for model in within:
             names = [name for name, _ in models[model].named_modules()]
-            found = [pattern] if pattern in names else [name for name in names if fnmatchcase(name, pattern)]
+            found = [pattern] if pattern in names else [name for name in names if _fits(name, pattern)]
             if not found:
                 tail = pattern.rpartition(".")[2]
                 like = [name for name in names if name.endswith(tail)] or names[1:]
@@ -165,6 +165,15 @@ def first_tensor(value: Any) -> Tensor | None:
     tensors = [part for part in parts if isinstance(part, Tensor)]
     floats = [part for part in tensors if part.is_floating_point()]
     return next(iter(floats or tensors), None)
+
+
+def _fits(name: str, pattern: str) -> bool:
+    parts = re.split(r"(\*\*|\*|\?|\[[^\]]+\])", pattern)
+    known = {"**": ".*", "*": "[^.]*", "?": "[^.]"}
+    text = "".join(
+        known.get(part, part if part.startswith("[") and part.endswith("]") else re.escape(part)) for part in parts
+    )
+    return re.fullmatch(text, name) is not None
 
 
 def _few(names: Sequence[str], most: int = 6) -> str:
