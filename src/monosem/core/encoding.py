@@ -14,8 +14,10 @@ from torch import Tensor
 
 from monosem.base.sparse import Positions
 from monosem.core.activation import Activation, At, Context, Fold
-from monosem.core.selection import DENSE_ABOVE, SAMPLE, Above, Largest, Top, top_of_row
+from monosem.core.selection import DENSE_ABOVE, SAMPLE, Above, Largest, Rule, Top, top_of_row
 from monosem.kernels.blocks import Block
+from monosem.kernels.gpu.launch import serves
+from monosem.kernels.gpu.select import encode_tops
 from monosem.kernels.native.calls import above, top, usable
 from monosem.kernels.native.certified import Halved
 from monosem.kernels.precision import in_bfloat16, product
@@ -72,6 +74,8 @@ class Encoder:
     context: Context
     halved: Halved | None = None
     """The encoder in both precisions, where bfloat16 products propose what is selected."""
+    low: bool = False
+    """The same on a GPU."""
     _memory: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @cached_property
@@ -87,6 +91,22 @@ class Encoder:
         for block, weight in zip(self.blocks, self.weights, strict=True):
             out[:, block.latents].addmm_(x[:, block.columns], weight.T)
         return out
+
+    def _streamed(self, x: Tensor, rule: Rule | None, among: dict[Top, Tensor | None]) -> Picked | None:
+        """On a GPU, the k largest of every row and every request from one product that is never stored whole."""
+        n_q = self.bias.numel()
+        whole = len(self.blocks) == 1 and self.blocks[0].shape == (n_q, x.shape[1])
+        if not (isinstance(rule, Largest) and whole and self.activation.scores_z()):
+            return None
+        wanted = [(self.bias, rule.k)]
+        for request, mask in among.items():
+            bias = self.bias if mask is None else self.bias.masked_fill(~mask, -torch.inf)
+            wanted.append((bias, min(request.k, n_q if mask is None else int(mask.sum()))))
+        found = [
+            Chosen(Positions.from_rows(top.index, n_q), top.value.reshape(-1))
+            for top in encode_tops(x, self.weights[0], wanted, low=self.low)
+        ]
+        return Picked(found[0], dict(zip(among, found[1:], strict=True)), None)
 
     def gathered(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Encoder rows and biases of some latents; gathered once for all tiles."""
@@ -110,6 +130,10 @@ class Encoder:
         if any(min(r.k, n_q if m is None else int(m.sum())) > DENSE_ABOVE * n_q for r, m in among.items()):
             return Picked(None, {}, self.every(x))
         fold = self.activation.fold(self.context, batch)
+        if serves(x, *self.weights):
+            streamed = self._streamed(x, fold.rule(self.at(None)), among)
+            if streamed is not None:
+                return streamed
         code: list[Chosen] = []
         extra: dict[Top, list[Chosen]] = {r: [] for r in requests}
         for start in range(0, max(batch, 1), TILE):

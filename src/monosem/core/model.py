@@ -164,10 +164,9 @@ class SDL(nn.Module):
         dead: Bool[Tensor, " n_q"] | None = None,
         context: Context | None = None,
     ) -> Forward:
-        """Encode, select, decode.
+        """Encode and select; the reconstruction is decoded when it is read.
 
-        `requests` are extra selections that loss terms need; `dead` marks the latents that `Top(dead=True)`
-        ranks. Raises: ShapeError when x_p has not n_p columns.
+        `requests` are extra selections that terms need; `dead` marks what `Top(dead=True)` ranks. Raises: ShapeError.
         """
         check(
             x_p.ndim == 2 and x_p.shape[1] == self.layout.n_p,
@@ -176,8 +175,7 @@ class SDL(nn.Module):
         )
         context = context or Context(training=self.training)
         encode = self._encode_reference if self.path == "reference" else self._encode
-        code, cells, extra = encode(x_p, requests, dead, context)
-        return Forward(self, x_p, code, cells, extra)
+        return Forward(self, x_p, *encode(x_p, requests, dead, context))
 
     def _encode_reference(
         self, x_p: Tensor, requests: Sequence[Request], dead: Tensor | None, context: Context
@@ -211,7 +209,9 @@ class SDL(nn.Module):
         with torch.no_grad():
             x = x_p if self.pre_bias == "none" else x_p - self.b_in
             halved = self._halved(x) if self.selection == "bf16" and not every else None
-            encoder = Encoder(self.activation, blocks, weights, self.b_E, self._at(), context, halved)
+            encoder = Encoder(
+                self.activation, blocks, weights, self.b_E, self._at(), context, halved, self.selection == "bf16"
+            )
             picked = Picked(None, {}, encoder.every(x)) if every else encoder.pick(x, tops, dead)
             self.fell_back = halved.fell_back / max(halved.rows, 1) if halved else 0.0
             if context.training and self._state_names and picked.code is not None:

@@ -73,7 +73,10 @@ class Units:
         model = (
             _with_bias(copy.deepcopy(model)) if self.p_mean.any() and model.pre_bias == "none" else copy.deepcopy(model)
         )
-        p_mean, p_scale, r_mean, r_scale = (v.double() for v in (self.p_mean, self.p_scale, self.r_mean, self.r_scale))
+        device = model.b_E.device
+        p_mean, p_scale, r_mean, r_scale = (
+            v.to(device, torch.float64) for v in (self.p_mean, self.p_scale, self.r_mean, self.r_scale)
+        )
         with torch.no_grad():
             shift = torch.zeros_like(r_mean)
             if model.W_skip is not None:

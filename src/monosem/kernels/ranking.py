@@ -5,6 +5,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from monosem.kernels.gpu import select
+from monosem.kernels.gpu.launch import serves
 from monosem.kernels.native import calls as native
 
 __all__ = ["STRIDE", "top_index"]
@@ -29,6 +31,8 @@ def top_index(
             return found[0]
     if among is not None:
         return among[top_index(score.index_select(1, among), k)]
+    if serves(score):
+        return select.top_index(score, k)
     n = score.shape[1]
     if score.is_cuda or k == 0 or k == n or score.shape[0] == 0:
         return score.topk(k, dim=1, sorted=False).indices

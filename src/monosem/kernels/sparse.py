@@ -16,6 +16,8 @@ from torch.nn.functional import embedding_bag
 
 from monosem.base.sparse import Positions
 from monosem.kernels.blocks import Block
+from monosem.kernels.gpu import cells as gpu
+from monosem.kernels.gpu.launch import serves
 from monosem.kernels.ledger import Ledger, the_ledger
 from monosem.kernels.native import calls as native
 from monosem.kernels.native.rows import CellSet
@@ -26,6 +28,8 @@ __all__ = ["inner", "read_cells", "rows_of", "scatter", "write_cells"]
 
 def _bag(table: Tensor, index: Tensor, offsets: Tensor, values: Tensor) -> Tensor:
     """out[i] = sum over the i-th run of values * table[index]; empty runs give zero."""
+    if serves(table, values):
+        return gpu.bag(table, index, offsets, values)
     if index.numel() == 0:
         return table.new_zeros(offsets.numel() - 1, table.shape[1])
     return embedding_bag(index, table, offsets, mode="sum", per_sample_weights=values, include_last_offset=True)
@@ -37,7 +41,10 @@ _orders: WeakKeyDictionary[Positions, dict[int, list[native.Ordered]]] = WeakKey
 def _ordered(at: Positions, tile: int) -> list[native.Ordered]:
     """The cells latent by latent, per tile of rows; kept as long as the positions are."""
     known = _orders.setdefault(at, {})
-    if tile not in known:
+    if tile not in known and serves(at.col):
+        order, starts = at.latent_major
+        known[tile] = [native.Ordered(0, at.batch, starts, at.row[order], order)]
+    elif tile not in known:
         known[tile] = native.order_cells(at.crow, at.col, at.n_q, tile)
     return known[tile]
 
@@ -101,6 +108,8 @@ def inner(
 
 
 def _inner_full(at: Positions, x: Tensor, weight: Tensor) -> Tensor:
+    if serves(x, weight):
+        return gpu.inner_full(at, x, weight)
     if at.nnz == 0:
         return x.new_zeros(0)
     # embedding_bag's gradient for its per-sample weights is exactly this product, without gathering rows

@@ -23,7 +23,8 @@ class FitConfig:
 
     `lr` is Adam's at its highest, times `schedule`; `clip` bounds the gradient's norm over all parameters (None: not).
     `dead_window`: a latent is dead when it has not fired for more than that many tokens (rows); None means a tenth
-    of the run's rows, at most ten million. `threads`: torch threads, None leaves them as they are.
+    of the run's rows, at most ten million. `threads`: torch threads, None leaves them as they are. `device`: where
+    the model trains; rows are moved there.
     `selection`: "bf16" selects from a bfloat16 encoder product where the processor has one, exactly and proven
     row by row; log entries then say which share of rows fell back to full precision. `dense`: "bf16" makes the
     matrix products of dense codes in bfloat16, which changes them (kernels.precision). `log_every` and
@@ -45,6 +46,7 @@ class FitConfig:
     selection: Selection = "fp32"
     dense: Literal["fp32", "bf16"] = "fp32"
     sample_rows: int = 4096
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "log_every", "sample_rows"):

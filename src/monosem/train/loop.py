@@ -117,7 +117,7 @@ def _resample(run: Run, method: Method, config: FitConfig, source: Source) -> No
         return
     generator = torch_generator(config.seed, "resample", run.step)
     order = Order(source.rows, plan.rows if source.rows is None else min(plan.rows, source.rows), config.seed)
-    x_p, x_r = source.take(order.index(run.step // plan.every))
+    x_p, x_r = (x.to(run.model.b_E.device) for x in source.take(order.index(run.step // plan.every)))
     dead = run.tracker.dead
     for term in run.objective.terms:
         if isinstance(term, AnchorPenalty):  # a dead anchored latent keeps its direction
@@ -128,6 +128,14 @@ def _resample(run: Run, method: Method, config: FitConfig, source: Source) -> No
     _hold(run.model, run.objective)
     run.forget(dead)
     run.tracker.since[dead] = 0
+
+
+def _device(config: FitConfig) -> torch.device:
+    """Raises: ArgumentError for a device that this torch does not have."""
+    device = torch.device(config.device)
+    found = device.type != "cuda" or torch.cuda.is_available()
+    check(found, f"device={config.device!r}, but torch {torch.__version__} sees no GPU; use 'cpu'")
+    return device
 
 
 def fit(
@@ -171,7 +179,9 @@ def fit(
     fixed = [name for name in ("encoder", "decoder") if not all(p.requires_grad for p in getattr(model, name).weights)]
     resampled = method.resample is not None
     check(not (resampled and fixed), f"resampling draws {fixed} anew, but they are fixed; drop one", RefusedError)
+    device = _device(config)
     model.selection = config.selection
+    model.to(device)
     _hold(model, objective)
     identity = identity_of(method, source, n_q, config, anchors)
     run = Run.start(model, objective, config.lr, config.betas, config.eps, config.window, identity)
@@ -188,7 +198,7 @@ def fit(
     update = Update(run, method, config)
     with progress_bar(config.steps, run.step, method.spec, progress) as advance:
         while run.step < config.steps:
-            x_p, x_r = source.take(order.index(run.step))
+            x_p, x_r = (x.to(device) for x in source.take(order.index(run.step)))
             step, loss = train_step(run, update, x_p, x_r)
             _check_finite(run, config, step, loss)
             _resample(run, method, config, source)

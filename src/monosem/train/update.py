@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from monosem.anchoring.term import AnchorPenalty
+from monosem.kernels.gpu import rows as gpu
+from monosem.kernels.gpu.launch import serves
 from monosem.kernels.ledger import Ledger, open_ledger
 from monosem.kernels.native.calls import usable
 from monosem.kernels.native.rows import RowStep
@@ -40,7 +42,7 @@ class Update:
         model = self.run.model
         weights = {id(w): w for side in (model.encoder, model.decoder) for w in side.weights if w.requires_grad}
         hard = any(isinstance(term, AnchorPenalty) and term.plan.hard for term in self.run.objective.terms)
-        if model.path == "reference" or hard or not usable(*weights.values()):
+        if model.path == "reference" or hard or not (usable(*weights.values()) or serves(*weights.values())):
             return []
         for constraint in self.method.constraints:
             pieces = constraint.row_pieces(model)
@@ -82,11 +84,14 @@ class Update:
             pieces = self.pieces.get(id(weight))
             bounds = pieces or (0, weight.shape[1])
             base = None if base is None else base.contiguous()
-            steps.append(RowStep(weight, base, sets, bounds, pieces is not None, pieces is not None))
+            row_step = gpu.RowStep if serves(weight) else RowStep
+            steps.append(row_step(weight, base, sets, bounds, pieces is not None, pieces is not None))
         scale = 1.0
         if config.clip is not None:
             others = [p.grad for p in self.run.model.parameters() if p.grad is not None]
-            squares = sum((float(g.double().pow(2).sum()) for g in others), 0.0) + sum(s.squared_norm() for s in steps)
+            squares = sum((float(g.double().pow(2).sum()) for g in others), 0.0) + sum(
+                float(s.squared_norm()) for s in steps
+            )
             scale = min(1.0, config.clip / (squares**0.5 + 1e-6))
             for g in others:
                 g.mul_(scale)
