@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +71,9 @@ class Runner:
         )
         return next(iter(times.values())), tuple(found[site].shape[-1] for site in self.sites)
 
-    def rows(self, batch: Batch) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """(the kept rows of every site [rows, width], their columns)."""
-        found = self.raw(batch)
+    def rows(self, batch: Batch, found: Mapping[Site, Tensor] | None = None) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """(the kept rows of every site [rows, width], their columns), of what `raw` found, or finds."""
+        found = self.raw(batch) if found is None else found
         time, _ = self.shape(found, batch)
         keep, columns = batch.columns(time, self.pool)
         return [self._pooled(found[site], keep) for site in self.sites], columns
@@ -154,7 +154,7 @@ def harvest(
     }
     writer = Writer(Path(out), header, vocabulary, allow_other_machine)
     try:
-        _fill(runner, writer, chain([first], stream), time, rows, progress)
+        _fill(runner, writer, chain([(first, probe)], zip(stream, repeat(None), strict=False)), time, rows, progress)
     except BaseException:
         writer.stop()
         raise
@@ -163,13 +163,18 @@ def harvest(
 
 
 def _fill(
-    runner: Runner, writer: Writer, batches: Iterable[Batch], time: int, wanted: int | None, progress: Progress | None
+    runner: Runner,
+    writer: Writer,
+    batches: Iterable[tuple[Batch, Mapping[Site, Tensor] | None]],
+    time: int,
+    wanted: int | None,
+    progress: Progress | None,
 ) -> None:
     """Skip the batches whose rows are all stored, then harvest; the first rows of the one between are dropped."""
     safe, done, new, tokens = writer.rows, 0, 0, 0
     stored = open_store(writer.folder, partial=True) if safe else None
     dtype = getattr(torch, writer.manifest["dtype"])
-    for batch in batches:
+    for batch, found in batches:
         if wanted is not None and done >= wanted:
             break
         check((batch.label is not None) == (writer.manifest["labels"] is not None), _LABELS, DataError)
@@ -179,7 +184,7 @@ def _fill(
                 batch.columns(time if batch.keep is None else batch.keep.shape[1], runner.pool)[1], stored, done
             )
         if done + count > safe and not writer.complete:
-            xs, columns = runner.rows(batch)
+            xs, columns = runner.rows(batch, found)
             if len(columns["token"]) != count:
                 raise ShapeError(f"a site has other places per document than at first ({time}); pad the batches")
             start, stop = max(0, safe - done), count if wanted is None else min(count, wanted - done)
