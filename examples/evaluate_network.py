@@ -6,13 +6,13 @@ trained on: FVU, L0, dead share, cosine, cross-entropy and KL, loss recovered ag
 
     monosem fetch smollm2 complaints
     python examples/evaluate_network.py --rows 20000 --steps 300                       # some minutes on one core
-    python examples/evaluate_network.py --rows 150000 --steps 3000 --out records/network
+    python examples/evaluate_network.py --rows 60000 --batch 512 --steps 800 --out records/network
 
     monosem fetch stories15m
     python examples/evaluate_network.py --network stories15m --layer 3 --n-q 4096      # on stories of its own
 
-Called again, it goes on where it stopped; --draw only draws what the records hold. The first token of a window is
-neither harvested, replaced nor counted: at SmolLM2's it is a hundred times longer than the others.
+Called again, it goes on where it stopped; --draw only draws what the records hold. The first two tokens of a window
+are neither harvested, replaced nor counted: in SmolLM2's residual stream they may be a hundred times longer.
 """
 
 import argparse
@@ -45,6 +45,8 @@ from monosem.train.loop import fit
 
 STUDY = "network"
 LENGTH = 256
+FIRST = 2
+"""Places left out at the start of a window: there, tokens of SmolLM2 are a hundred times longer than all others."""
 TEXTS = {"smollm2": "consumer complaints", "stories15m": "own samples, T = 1"}
 METHODS = ("topk", "topk_transcoder", "topk_skip_transcoder")
 TITLES = {"topk": "SAE, layer output", "topk_transcoder": "transcoder, MLP", "topk_skip_transcoder": "skip transcoder"}
@@ -110,6 +112,7 @@ def run(options: argparse.Namespace, name: str, network: Any, store: Store, scor
         "method": {"name": name, "spec": to_plain(chosen)},
         "n_q": options.n_q,
         "rows": store.rows,
+        "first": FIRST,
         "harvested": "network in bfloat16, rows in float16",
         "data_digest": source.digest,
         "config": to_plain(config),
@@ -206,7 +209,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     if not options.draw:
         network, tokenizer = open_network(options.network)  # float32
-        keep = TokenFilter(tuple(sorted(set(tokenizer.all_special_ids))), 1)
+        keep = TokenFilter(tuple(sorted(set(tokenizer.all_special_ids))), FIRST)
         sites = f"model.layers.{options.layer}.mlp:in,out; model.layers.{options.layer}:out"
         store = activations(options, copy.deepcopy(network), tokenizer, sites, keep)
         windows = text_batches(tokenizer, texts(options, network, tokenizer)[1], length=LENGTH, tokens=1024, keep=keep)
