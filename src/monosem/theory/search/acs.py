@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -100,6 +101,34 @@ def _hop(problem: Problem, W_D: Tensor, W_E: Tensor, now: float) -> tuple[Tensor
     return None
 
 
+def _polish(problem: Problem, W_E: Tensor) -> tuple[Tensor, Tensor, float]:
+    """BFGS on the loss of the best decoder, along the walls that hold the point: alternating steps end slowly.
+
+    By the envelope theorem its gradient is that of L~ at the best decoder. A point of another pattern is not kept.
+    """
+    from scipy.linalg import null_space
+    from scipy.optimize import minimize
+
+    here = pattern_of(problem, W_E)
+    where, begin = region(problem, here), W_E.reshape(-1).numpy()
+    held = where.A.numpy()[where.slack(W_E).numpy() <= 1e-7 * float(W_E.norm())]
+    free = null_space(held, rcond=1e-10) if len(held) else np.eye(len(begin))
+
+    def value(t: np.ndarray) -> tuple[float, np.ndarray]:
+        trial = torch.from_numpy(begin + free @ t).reshape(W_E.shape)
+        W_D = best_decoder(problem, trial)
+        slope = gradients(problem, W_D, trial)[1].reshape(-1).numpy()
+        return float(loss(problem, W_D, trial)), free.T @ slope
+
+    found = minimize(value, np.zeros(free.shape[1]), jac=True, method="BFGS", options={"gtol": 1e-11, "maxiter": 300})
+    moved = torch.from_numpy(begin + free @ found.x).reshape(W_E.shape)
+    inside = float(where.slack(moved).min()) >= -1e-9 * float(moved.norm())
+    if not (inside and pattern_of(problem, moved) == here and found.fun < value(np.zeros(free.shape[1]))[0]):
+        moved = W_E
+    W_D = best_decoder(problem, moved)
+    return W_D, moved, float(loss(problem, W_D, moved))
+
+
 def acs(
     problem: Problem, W_E: Float[Tensor, "n_q n_p"], steps: int = 500, tolerance: float = 1e-9, hops: int = 50
 ) -> Found:
@@ -129,6 +158,12 @@ def acs(
                 W_D, W_E, hopped = across[0], across[1], hopped + 1
                 history.append(across[2])
                 continue
+            polished = _polish(problem, W_E)
+            if polished[2] < history[-1]:
+                W_D, W_E = polished[:2]
+                history.append(polished[2])
+                if history[-1] < history[-2] * (1 - 1e-6):
+                    continue
             where = region(problem, pattern_of(problem, W_E))
             gradient = gradients(problem, W_D, W_E)[1].reshape(-1)
             slack = where.slack(W_E).numpy() / max(float(W_E.norm()), 1e-12)
