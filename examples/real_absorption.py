@@ -109,7 +109,7 @@ def report(records: list[dict[str, Any]], data: str) -> str:
     arms = _split(records, data)
     nested = arms["plain"][0]["task"]["spec"]["families"]
     lines = [
-        "| parent | child | texts | silent, plain | anchored | absorbed, plain | anchored | at size, plain | anchored |",
+        "| parent | child | texts | silent, plain | anchored | absorbed, plain | anchored | at size | anchored |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for parent, children in nested.items():

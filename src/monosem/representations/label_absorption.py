@@ -23,17 +23,27 @@ class Family:
 
 @dataclass(frozen=True, eq=False)
 class Fired:
-    """Which latents fire on some rows, and which labels these rows carry."""
+    """The latents of some rows, dense, and which labels these rows carry; a latent fires where it is not 0."""
 
-    latents: Bool[Tensor, "rows n_q"]
+    latents: Float[Tensor, "rows n_q"]
     labels: Mapping[str, Bool[Tensor, " rows"]]
 
     def __post_init__(self) -> None:
+        rows = self.latents.shape[0]
         for name, label in self.labels.items():
-            if label.shape[0] != self.latents.shape[0]:
-                raise ShapeError(
-                    f"{self.latents.shape[0]} rows, but {label.shape[0]} of label {name}; give one per row"
-                )
+            if label.shape[0] != rows:
+                raise ShapeError(f"{rows} rows, but {label.shape[0]} of label {name}; give one per row")
+
+    @cached_property
+    def fires(self) -> Bool[Tensor, "rows n_q"]:
+        """Where each latent is not 0."""
+        return self.latents != 0
+
+    def strongest(self, latent: int, count: int) -> Bool[Tensor, " rows"]:
+        """The rows with the `count` largest values of a latent, among those on which it fires."""
+        found = torch.zeros(self.latents.shape[0], dtype=torch.bool)
+        found[self.latents[:, latent].topk(min(count, found.numel())).indices] = True
+        return found & self.fires[:, latent]
 
     def label(self, name: str) -> Bool[Tensor, " rows"]:
         """The rows that carry a label. Raises: DataError for a label that no row carries."""
