@@ -8,7 +8,10 @@ import torch
 from monosem.representations import assets_models
 from monosem.representations.batches import TokenFilter
 from monosem.representations.harvest import harvest
+from monosem.representations.store_source import StoreSource
 from monosem.representations.texts import pieces, text_batches
+from monosem.train.config import FitConfig
+from monosem.train.loop import fit
 from tests.real import need
 
 pytestmark = pytest.mark.real
@@ -48,3 +51,10 @@ def test_two_encoders_side_by_side(tmp_path: Path) -> None:
     one, two = (store.table(site).take(torch.arange(store.rows)) for site in store.sites)
     close = torch.nn.functional.cosine_similarity(one, two).mean()
     assert 0.3 < float(close) < 0.999
+    config = FitConfig(steps=30, batch_size=16, lr=1e-2, log_every=30)
+    model = fit("topk_crosscoder(k=4)", StoreSource(store, "*/encoder.layer.3:out"), 64, config).model
+    x = torch.cat([one, two], 1)
+    with torch.no_grad():
+        error = (model(x).x_r_hat - x).square().sum() / (x - x.mean(0)).square().sum()
+    assert float(error) < 0.9
+    assert model.source_norms().shape == (2, 64)
