@@ -145,5 +145,5 @@ def class_scores(
 def code_scores(model: SDL, x_p: Float[Tensor, "rows n_p"], x_r: Float[Tensor, "rows n_r"]) -> dict[str, float]:
     """FVU, L0 and the share of latents that never fire, on rows that were not trained on."""
     with torch.no_grad():
-        pairs = [(y, model(x)) for x, y in zip(torch.split(x_p, 1024), torch.split(x_r, 1024), strict=True)]
-    return evaluate(Coded(y, out.x_r_hat, out.code) for y, out in pairs)
+        pairs = zip(torch.split(x_p, 1024), torch.split(x_r, 1024), strict=True)
+        return evaluate(Coded(y, out.x_r_hat, out.code) for y, out in ((y, model(x)) for x, y in pairs))

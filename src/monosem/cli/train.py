@@ -232,8 +232,8 @@ def _summary(result: "Result", source: "FileSource", anchors: "Anchors | None", 
     x_p, x_r = source.sample(8192)
     with torch.no_grad():
         outputs = [result.model(part) for part in torch.split(x_p, 1024)]
-    targets = torch.split(x_r, 1024)
-    scores = evaluate(Coded(y, o.x_r_hat, o.code) for y, o in zip(targets, outputs, strict=True))
+        targets = torch.split(x_r, 1024)
+        scores = evaluate(Coded(y, o.x_r_hat, o.code) for y, o in zip(targets, outputs, strict=True))
     told = {
         "FVU": f"{scores['fvu']:.4f}",
         "L0": f"{scores['l0']:.1f} of {result.model.n_q} latents",
