@@ -16,7 +16,8 @@ def speed(
     quick: Annotated[bool, typer.Option("--quick", help="Small size, main methods, few rounds: a minute.")] = False,
     sizes: Annotated[str, typer.Option(help="Among small, paper, large, separated by commas.")] = "small,paper",
     cases: Annotated[
-        str | None, typer.Option(help="Cases, separated by commas. [default: all]", show_default=False)
+        str | None,
+        typer.Option(help="Cases, separated by commas; main: those with goals. [default: all]", show_default=False),
     ] = None,
     rounds: Annotated[int, typer.Option(help="Rounds; in each, every contender has one turn.")] = 5,
     threads: Annotated[str, typer.Option(help="Thread counts, separated by commas.")] = "1",
@@ -34,10 +35,15 @@ def speed(
     from monosem.base.files import write_json
     from monosem.bench.speed.drive import Options, measure
     from monosem.bench.speed.peers import environments
-    from monosem.bench.speed.sizes import CASES, QUICK, SIZES
+    from monosem.bench.speed.sizes import CASES, MAIN, QUICK, SIZES
     from monosem.cli.speed_tables import tables
 
-    chosen = _among("--cases", cases, tuple(CASES)) if cases else QUICK if quick else tuple(CASES)
+    if cases == "main":
+        chosen = MAIN
+    elif cases:
+        chosen = _among("--cases", cases, tuple(CASES))
+    else:
+        chosen = QUICK if quick else tuple(CASES)
     try:
         counts = tuple(int(word) for word in threads.split(","))
     except ValueError:

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -52,29 +52,32 @@ def _seat(stack: ExitStack, python: str, who: str, case: str, size: Size, out: d
 
 
 def _cases(cases: Sequence[Case], size: Size, options: Options, tell: Tell) -> dict[str, Any]:
-    """Some cases: ours warm up side by side, then each case has its rounds, with the peers that have it."""
-    found: dict[str, dict[str, Any]] = {case.name: {"monosem": {"turns": []}} for case in cases}
+    """Some cases: contenders warm up side by side, then each case has its rounds."""
+    found: dict[str, dict[str, Any]] = {}
     with ExitStack() as stack:
-        ours = [_seat(stack, sys.executable, "monosem", c.name, size, found[c.name]["monosem"]) for c in cases]
-        prepare(ours, [min(case.warm, options.warm or case.warm) for case in cases], tell)
-        for seat, case in zip(ours, cases, strict=True):
-            _case(seat, case, size, options, found[case.name], tell)
+        seats: dict[str, list[Seat]] = {}
+        for case in cases:
+            names = [name for name in options.peers if case.peers in PEERS[name].cases]
+            found[case.name] = {name: {"turns": []} for name in ("monosem", *names)}
+            out = found[case.name]
+            ours = _seat(stack, sys.executable, "monosem", case.name, size, out["monosem"])
+            others = [_seat(stack, options.peers[name], name, case.peers, size, out[name]) for name in names]
+            seats[case.name] = [ours, *others]
+        warm = [min(c.warm, options.warm or c.warm) if seat.ours else 1 for c in cases for seat in seats[c.name]]
+        prepare([seat for case in cases for seat in seats[case.name]], warm, tell)
+        for case in cases:
+            _case(seats[case.name], case, size, options, tell)
     return found
 
 
-def _case(ours: Seat, case: Case, size: Size, options: Options, found: dict[str, Any], tell: Tell) -> None:
-    """One case: rounds in each of its states; peers only in the first."""
-    with ExitStack() as stack:
-        peers = []
-        for name, python in options.peers.items():
-            if case.peers in PEERS[name].cases:
-                found[name] = {"turns": []}
-                peers.append(_seat(stack, python, name, case.peers, size, found[name]))
-        prepare(peers, [1] * len(peers), tell)
-        take_turns([ours, *peers], case.states[0], options.plan(size), tell)
-    each([ours], lambda seat: seat.out.update(seat.process.ask(do="profile", steps=size.turn)), tell)
-    for state in case.states[1:]:
-        take_turns([ours], state, options.plan(size), tell)
+def _case(seats: Sequence[Seat], case: Case, size: Size, options: Options, tell: Tell) -> None:
+    """One case: rounds in its first state, with peers and every number of threads; then ours alone, with one number."""
+    first, *others = case.states
+    plan = options.plan(size)
+    take_turns(seats, first, plan, tell)
+    for state in others:
+        take_turns(seats[:1], state, replace(plan, threads=plan.threads[:1]), tell)
+    each(seats[:1], lambda seat: seat.out.update(seat.process.ask(do="profile", steps=size.turn)), tell)
     tell(f"{size.name}: {case.name} done")
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from monosem.bench.tasks import Task
 from monosem.bench.world import Independent, WorldSpec
 
-__all__ = ["CASES", "QUICK", "SIZES", "Case", "Size", "State", "speed_task"]
+__all__ = ["CASES", "MAIN", "QUICK", "SIZES", "Case", "Size", "State", "speed_task"]
 
 State = Literal["trained", "dead", "half_dead"]
 
@@ -103,6 +103,9 @@ CASES: Mapping[str, Case] = MappingProxyType(
 
 QUICK = ("topk", "batch_topk", "matryoshka", "jumprelu", "relu_l1", "topk_auxk")
 """The cases of a quick look."""
+
+MAIN = tuple(case.name for case in CASES.values() if case.row)
+"""The cases that have goals."""
 
 
 def speed_task(size: Size, pairing: str = "sae") -> Task:

@@ -15,7 +15,7 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """How many rounds (peers: `peer_rounds`), with how many threads, and how many steps a turn has."""
+    """How many rounds, with how many threads (peers: the first only), and how many steps a turn has."""
 
     rounds: int
     peer_rounds: int
@@ -64,7 +64,7 @@ def take_turns(seats: Sequence[Seat], state: str, plan: Plan, tell: Tell) -> Non
     for number in range(plan.rounds):
         for threads in plan.threads:
             for seat in seats:
-                if seat.ours or number < plan.peer_rounds:
+                if seat.ours or (number < plan.peer_rounds and threads == plan.threads[0]):
                     place = {"state": state, "round": number, "threads": threads}
                     each([seat], lambda seat, place=place: _turn(seat, place, plan), tell)  # type: ignore[misc]
 
