@@ -191,6 +191,8 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
             axes.fill_between(own[0]["step"], values.min(0), values.max(0), color=style.colour, alpha=0.2, linewidth=0)
     left.set(xlabel="step", ylabel="share of latents that are dead", ylim=(0, None))
     right.set(xlabel="step", ylabel="FVU of the step's rows", yscale="log")
+    right.set_yticks([0.3, 0.4, 0.6, 1.0, 2.0], ["0.3", "0.4", "0.6", "1", "2"])
+    right.minorticks_off()
     for axes in (left, right):
         plain_axes(axes)
     left.legend(frameon=False)
