@@ -111,9 +111,11 @@ def one(options: argparse.Namespace, name: str, network: Any, scored: list[Batch
     text, read, write = (part and part.format(k=options.k, layer=layer) for part in ALL[name])
     folder = options.out / ("acts" if name in (*MAIN, "skip") else "acts-all")
     source = StoreSource(folder, read, write)
-    steps = options.steps if name in (*MAIN, "skip") else options.steps // 2
+    steps = {"sae": 1.0, "transcoder": 3.0, "skip": 3.0}.get(name, 0.5)
     n_q = options.n_q if name != "cross_layer" else options.n_q // 2 // 6 * 6
-    config = FitConfig(steps=steps, batch_size=options.batch, lr=options.lr, checkpoint_every=200)
+    config = FitConfig(
+        steps=round(steps * options.steps), batch_size=options.batch, lr=options.lr, checkpoint_every=200
+    )
     with timed(options.out / name, "train"):
         result = fit(method(str(text)), source, n_q, config, out=options.out / name, progress=True)
     write_json(options.out / name / "source.json", {"store": str(folder), "read": source.read, "write": source.write})
@@ -191,9 +193,9 @@ def main() -> None:
     parser.add_argument("--layer", type=int, default=3)
     parser.add_argument("--n-q", type=int, default=4096)
     parser.add_argument("--k", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=1500, help="of the SAE; a transcoder takes three times as many")
     parser.add_argument("--batch", type=int, default=1024)
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--only", default="sae,transcoder", help="of the two on the layer")
     parser.add_argument("--also", default="", help="of skip, crosscoder, cross_layer")
     parser.add_argument("--scored", type=int, default=40, help="stories kept from training")
