@@ -163,13 +163,18 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(1.2 + 3.6 * len(sets), 3.4), layout="constrained")
     for axes, data in zip(np.atleast_1d(figure.subplots(1, len(sets), sharey=True)), sets, strict=True):
         for place, name in enumerate(METHODS):
-            for kind, colour, shift in (("plain", GREY, -0.08), ("anchored", PALETTE[0], 0.08)):
-                arm = _arm(records, data, name, kind == "anchored")
-                for part, marker, move in (("held_out", "o", -0.18), ("all", "s", 0.18)):
-                    x = np.full(len(arm), place + shift + move)
-                    label = f"{kind}, {part.replace('_', ' ')}" if place == 0 else None
-                    filled = colour if part == "held_out" else "none"
-                    axes.plot(x, [_score(r, part) for r in arm], marker, c=colour, mfc=filled, ms=5, label=label)
+            for arm, part, colour, marker, shift, label in (
+                ("plain", "held_out", GREY, "o", -0.26, "plain, held out"),
+                ("plain", "held_out_joined", PALETTE[1], "D", -0.13, "plain joined with anchors, held out"),
+                ("anchored", "held_out", PALETTE[0], "o", 0.0, "anchored, held out"),
+                ("plain", "all", GREY, "s", 0.2, "plain, all"),
+                ("anchored", "all", PALETTE[0], "s", 0.33, "anchored, all"),
+            ):
+                own = _arm(records, data, name, arm == "anchored")
+                x, fill = np.full(len(own), place + shift), "none" if part == "all" else colour
+                axes.plot(
+                    x, [_score(r, part) for r in own], marker, c=colour, mfc=fill, ms=5, label=label * (not place)
+                )
         first = next(r for r in records if r["task"]["name"] == data and r["anchors"])
         for who, dashes in (("anchors_alone", "--"), ("chance", ":")):
             label = f"{who.replace('_', ' ')}, held out"
@@ -178,7 +183,8 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
         axes.set_xticks(range(len(METHODS)), METHODS)
         plain_axes(axes)
     figure.axes[0].set(ylabel="best |cos| of a class mean, averaged", ylim=(0, 1))
-    figure.axes[-1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    shown = [handle for handle in figure.axes[-1].get_legend_handles_labels()[0] if handle.get_label()]
+    figure.axes[-1].legend(handles=shown, frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(to_svg(figure, "Class means found by plain and anchored dictionaries, held out and all"))
 
