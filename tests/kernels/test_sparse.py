@@ -9,7 +9,9 @@ from torch.autograd import gradcheck
 from monosem.base.sparse import Positions, SparseCode
 from monosem.kernels import reference
 from monosem.kernels.blocks import Block
-from monosem.kernels.sparse import inner, read_cells, rows_of, scatter, write_cells
+from monosem.kernels.ledger import open_ledger
+from monosem.kernels.sparse import inner, read_cells, scatter, write_cells
+from monosem.kernels.weights import row_norms, rows_of
 from tests.kernels.layouts import Case, cases, dense_weight, positions
 
 
@@ -117,3 +119,18 @@ def test_rows_of_a_weight_have_the_gradient_of_indexing() -> None:
     assert torch.equal(rows_of(weight, latents), weight[latents])
     assert gradcheck(lambda w: rows_of(w, latents), (weight,))
     assert rows_of(weight, latents[:0]).shape == (0, 3)
+
+
+def test_row_norms_have_their_gradient_and_leave_it_out_where_it_is_projected_out() -> None:
+    weight = torch.randn(4, 3, dtype=torch.float64)
+    weight[2] = 0
+    weight.requires_grad_()
+    torch.testing.assert_close(row_norms(weight), weight.norm(dim=1))
+    assert gradcheck(row_norms, (weight[[0, 1, 3]].detach().requires_grad_(),))
+    row_norms(weight).sum().backward()
+    assert weight.grad is not None
+    assert weight.grad[2].abs().sum() == 0
+    weight.grad = None
+    with open_ledger([weight], projected=[weight]):
+        (row_norms(weight).sum() + weight.sum()).backward()
+    assert torch.equal(weight.grad, torch.ones_like(weight))

@@ -12,7 +12,7 @@ from monosem.base.errors import ShapeError, check
 from monosem.base.schedule import Schedule
 from monosem.core.blockmap import BlockMap
 from monosem.core.model import SDL
-from monosem.kernels.sparse import rows_of
+from monosem.kernels.weights import rows_of
 from monosem.losses.objective import State, Step, Term
 
 __all__ = ["PRINTED", "AnchorPenalty", "Anchoring", "anchor_slots"]

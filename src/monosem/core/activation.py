@@ -113,5 +113,5 @@ class Fold:
         """Near scores of some of the first tile's cells, for folds whose rule depends on them."""
 
     def finish(self, score: Float[Tensor, " nnz"]) -> Tensor | Literal["all", "again"]:
-        """Which of all tiles' cells are selected, or "all"; "again" where `update` kept too few to tell."""
+        """Which of all tiles' cells are selected, or "all"; "again" where too few were kept: it asks for less now."""
         return "all"

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from monosem.kernels.blocks import Block
+from monosem.kernels.weights import row_norms
 
 __all__ = ["BlockMap"]
 
@@ -34,6 +35,12 @@ class BlockMap(nn.Module):
             frame = (block.left, self.width - block.right, block.first, self.n_q - block.last)
             dense = dense + nn.functional.pad(weight, frame)
         return dense
+
+    def norms(self) -> Float[Tensor, " n_q"]:
+        """||W[j]||, per latent; differentiable (0 at a row of zeros)."""
+        if self.is_whole:
+            return row_norms(self.weights[0])
+        return self.squared_norms().clamp(min=1e-30).sqrt()
 
     def squared_norms(self, columns: slice | None = None) -> Float[Tensor, " n_q"]:
         """sum over (some) columns of W[j]^2, per latent; differentiable."""

@@ -134,11 +134,20 @@ class Encoder:
             streamed = self._streamed(x, fold.rule(self.at(None)), among)
             if streamed is not None:
                 return streamed
+        return self._by_tiles(x, fold, requests, among, dead)
+
+    def _by_tiles(
+        self,
+        x: Float[Tensor, "batch n_p"],
+        fold: Fold,
+        requests: Sequence[Top],
+        among: dict[Top, Tensor | None],
+        dead: Tensor | None,
+    ) -> Picked:
         code: list[Chosen] = []
         extra: dict[Top, list[Chosen]] = {r: [] for r in requests}
-        for start in range(0, max(batch, 1), TILE):
-            rows = x[start : start + TILE]
-            tile = _Tile(self, rows, start == 0)
+        for start in range(0, max(x.shape[0], 1), TILE):
+            tile = _Tile(self, x[start : start + TILE], start == 0)
             chosen = tile.code(fold)
             if chosen is None:
                 if self.halved is not None:
@@ -149,8 +158,8 @@ class Encoder:
                 extra[r].append(tile.request(r, among[r]))
         whole = Chosen.joined(code)
         keep = fold.finish(self.activation.score(whole.z, self.at(whole.at)))
-        if isinstance(keep, str) and keep == "again":
-            return Picked(None, {}, self.every(x))
+        if isinstance(keep, str) and keep == "again":  # the fold has lowered what it asks of a cell
+            return self._by_tiles(x, fold, requests, among, dead)
         if isinstance(keep, Tensor):
             whole = Chosen(whole.at.subset(keep), whole.z[keep])
         return Picked(whole, {r: Chosen.joined(parts) for r, parts in extra.items()}, None)
@@ -180,7 +189,7 @@ class _Tile:
     def code(self, fold: Fold) -> Chosen | None:
         """The code's cells; None where they are many, or bfloat16 cannot tell."""
         e = self.encoder
-        if e.halved is not None and self.first:
+        if e.halved is not None and self.first and fold.rule(e.at(None)) is None:
             fold.look(e.halved.sample(self.rows, SAMPLE), self.rows.shape[0], self.cells)
         rule = fold.rule(e.at(None)) if e.direct else None
         if isinstance(rule, Largest):

@@ -105,7 +105,7 @@ class SDL(nn.Module):
 
     def decoder_norm(self) -> Float[Tensor, " n_q"]:
         """||W_D[:, j]|| over all targets; differentiable (0 at a zero column)."""
-        return self.decoder.squared_norms().clamp(min=1e-30).sqrt()
+        return self.decoder.norms()
 
     def source_norms(self) -> Float[Tensor, "m n_q"]:
         """||W_D[:, j]|| within each target source."""

@@ -99,7 +99,8 @@ class BatchFloor:
     """The `count` largest positive scores of a batch that comes in tiles of rows, exactly.
 
     A floor is guessed from a strided sample of the first tile, with slack; only scores above it are kept, and the
-    largest of those are the batch's if they are at least `count`. If they are not, the guess was wrong.
+    largest of those are the batch's if they are at least `count`. If they are not, the floor was too high: it is
+    halved, in the end to 0, and the batch comes again.
     """
 
     def __init__(self, count: int, batch: int) -> None:
@@ -125,6 +126,7 @@ class BatchFloor:
     def finish(self, score: Float[Tensor, " nnz"]) -> Tensor | Literal["all", "again"]:
         """Which of the kept cells are selected."""
         if score.numel() < self.count and self.floor > 0:
+            self.floor = 0.5 * self.floor if self.floor > 1e-6 else 0.0
             return "again"
         if score.numel() <= self.count:
             return "all"
@@ -140,8 +142,7 @@ def top_of_batch(score: Float[Tensor, "batch n_q"], count: int) -> Positions:
     fold = BatchFloor(count, score.shape[0])
     kept = fold.update(score)
     chosen = fold.finish(score[kept.row, kept.col])
-    if isinstance(chosen, str) and chosen == "again":
-        fold.floor = 0.0
+    while isinstance(chosen, str) and chosen == "again":
         kept = fold.update(score)
         chosen = fold.finish(score[kept.row, kept.col])
     return kept.subset(chosen) if isinstance(chosen, Tensor) else kept

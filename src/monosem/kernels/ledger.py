@@ -16,10 +16,18 @@ __all__ = ["Ledger", "open_ledger", "the_ledger"]
 
 
 class Ledger:
-    """Which cells make up the gradient of each named weight."""
+    """Which cells make up the gradient of each named weight.
 
-    def __init__(self, weights: Iterable[Tensor]) -> None:
+    `projected` are weights whose gradient will be freed of its part along each row: such a part need not be made.
+    """
+
+    def __init__(self, weights: Iterable[Tensor], projected: Iterable[Tensor] = ()) -> None:
         self._parts: dict[int, list[CellSet]] = {weight.data_ptr(): [] for weight in weights}
+        self._projected = {weight.data_ptr() for weight in projected}
+
+    def drops(self, weight: Tensor) -> bool:
+        """Whether whatever lies along the weight's own rows will be projected out of its gradient."""
+        return weight.data_ptr() in self._projected
 
     def names(self, weight: Tensor) -> bool:
         """Whether this weight's gradient is to be noted here."""
@@ -43,9 +51,9 @@ def the_ledger() -> Ledger | None:
 
 
 @contextmanager
-def open_ledger(weights: Iterable[Tensor]) -> Iterator[Ledger]:
+def open_ledger(weights: Iterable[Tensor], projected: Iterable[Tensor] = ()) -> Iterator[Ledger]:
     """Note the gradients of these weights for the forward passes made inside."""
-    ledger = Ledger(weights)
+    ledger = Ledger(weights, projected)
     _open.append(ledger)
     try:
         yield ledger

@@ -10,7 +10,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
@@ -23,7 +23,7 @@ from monosem.kernels.native import calls as native
 from monosem.kernels.native.rows import CellSet
 from monosem.kernels.precision import product
 
-__all__ = ["inner", "read_cells", "rows_of", "scatter", "write_cells"]
+__all__ = ["inner", "note", "read_cells", "scatter", "write_cells"]
 
 
 def _bag(table: Tensor, index: Tensor, offsets: Tensor, values: Tensor) -> Tensor:
@@ -134,7 +134,7 @@ def _weight_gradients(at: Positions, values: Tensor, x: Tensor, blocks: Sequence
     return gradients
 
 
-def _note(
+def note(
     ledger: Ledger | None, at: Positions, values: Tensor, x: Tensor, blocks: Sequence[Block], weights: Sequence[Tensor]
 ) -> bool:
     """Whether an open ledger took the weights' gradients."""
@@ -161,7 +161,7 @@ class _WriteCells(torch.autograd.Function):
         g_values = inner(ctx.at, g_out, ctx.blocks, weights) if ctx.needs_input_grad[3] else None
         g_weights: list[Tensor | None] = [None] * len(weights)
         needed = any(ctx.needs_input_grad[4:])
-        if needed and not _note(ctx.ledger, ctx.at, values, g_out, ctx.blocks, weights):
+        if needed and not note(ctx.ledger, ctx.at, values, g_out, ctx.blocks, weights):
             g_weights = list(_weight_gradients(ctx.at, values, g_out, ctx.blocks))
         return None, None, None, g_values, *g_weights
 
@@ -202,7 +202,7 @@ class _ReadCells(torch.autograd.Function):
                 g_bias.index_add_(0, at.col, g)
             if g_x is not None:
                 g_x += scatter(at, g.contiguous(), x.shape[1], blocks, weights)
-            if needs_weights and not _note(ctx.ledger, at, g, x, blocks, weights):
+            if needs_weights and not note(ctx.ledger, at, g, x, blocks, weights):
                 parts = _weight_gradients(at, g, x, blocks)
                 g_weights = [a.add_(b) for a, b in zip(g_weights, parts, strict=True)] if g_weights else parts
         if ctx.dense:
@@ -222,28 +222,6 @@ class _ReadCells(torch.autograd.Function):
                 g_b_in[block.columns] -= g_bias[block.latents] @ weight
         out: list[Tensor | None] = [*g_weights] if g_weights else [None] * len(weights)
         return None, None, None, None, g_x, g_b_in, g_bias, *out
-
-
-class _RowsOf(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, latents: Tensor, weight: Tensor) -> Tensor:
-        ctx.ledger, ctx.latents = the_ledger(), latents
-        ctx.save_for_backward(weight)
-        return weight[latents]
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (weight,), g = ctx.saved_tensors, gradients[0].contiguous()
-        at = Positions.from_rows(ctx.latents[:, None], weight.shape[0])
-        block = (Block(0, weight.shape[0], 0, weight.shape[1]),)
-        if _note(ctx.ledger, at, g.new_ones(at.nnz), g, block, [weight]):
-            return None, None
-        return None, torch.zeros_like(weight).index_add_(0, ctx.latents, g)
-
-
-def rows_of(weight: Float[Tensor, "n width"], latents: Int[Tensor, " k"]) -> Float[Tensor, "k width"]:
-    """weight[latents], differentiable; the gradient is k rows, not a matrix of zeros around them."""
-    return _RowsOf.apply(latents, weight)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def write_cells(

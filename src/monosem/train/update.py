@@ -58,7 +58,8 @@ class Update:
             if not self.weights:
                 yield None
                 return
-            with open_ledger(self.weights) as ledger:
+            along = [w for w in self.weights if self.pieces.get(id(w)) == (0, w.shape[1])]
+            with open_ledger(self.weights, along) as ledger:
                 yield ledger
 
     def apply(self, ledger: Ledger | None) -> None:

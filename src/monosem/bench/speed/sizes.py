@@ -71,6 +71,8 @@ class Case:
 
 
 _BRIEF: dict[str, Any] = {"warm": 50, "states": ("trained",)}
+_CERTIFIED = {"selection": "bf16"}
+_LOW = "the same at initial density, all products in bf16"
 _JUMP = "jumprelu(theta=0.05, bandwidth=0.05)"
 CASES: Mapping[str, Case] = MappingProxyType(
     {
@@ -89,6 +91,22 @@ CASES: Mapping[str, Case] = MappingProxyType(
                 "TopK, half of the latents dead, AuxK with k_aux = 384",
                 states=("half_dead",),
                 peers="topk_auxk",
+            ),
+            Case("topk_bf16", "topk(k={k}, aux=0.0)", "TopK, certified", config=_CERTIFIED),
+            Case("batch_topk_bf16", "batch_topk(k={k}, aux=0.0)", "BatchTopK, certified", config=_CERTIFIED),
+            Case(
+                "matryoshka_bf16", "matryoshka(k={k}, aux=0.0)", "Matryoshka, 5 prefixes, certified", config=_CERTIFIED
+            ),
+            Case("jumprelu_bf16", _JUMP, "JumpReLU, ReLU at L0 near 32, certified", l0=True, config=_CERTIFIED),
+            Case("relu_l1_bf16", "relu_l1", "JumpReLU, ReLU at L0 near 32, certified", l0=True, config=_CERTIFIED),
+            Case("jumprelu_dense_bf16", _JUMP, _LOW, warm=5, states=("trained",), config={"dense": "bf16"}),
+            Case("relu_l1_dense_bf16", "relu_l1", _LOW, warm=5, states=("trained",), config={"dense": "bf16"}),
+            Case(
+                "topk_auxk_bf16",
+                "topk(k={k}, aux=0.03125)",
+                "TopK, half of the latents dead, AuxK with k_aux = 384, certified",
+                states=("half_dead",),
+                config=_CERTIFIED,
             ),
             Case("multi_topk", "multi_topk(k={k}, aux=0.0)", **_BRIEF),
             Case("gated", "gated", l0=True, **_BRIEF),

@@ -190,12 +190,12 @@ int64_t monosem_certified_top(const struct product *p, int64_t from, int64_t to,
     return computed;
 }
 
-/* Every cell of rows [from, to) with z above its column's floor (floors, or one `floor` where that is NULL): the
- * number of a row into counts, columns and z one after another where there is room. Returns the total found, room + 1
+/* Every cell of rows [from, to) whose z may be above its column's floor (floors, or one `floor` where that is NULL):
+ * the number of a row into counts, columns one after another where there is room. Returns the total found, room + 1
  * where there are more, -1 on NaN. work holds 4 n floats.
  */
 int64_t monosem_certified_above(const struct product *p, int64_t from, int64_t to, const float *floors, float floor,
-                                int64_t room, int64_t *counts, int64_t *index, float *value, float *work) {
+                                int64_t room, int64_t *counts, int64_t *index, float *work) {
     const int64_t n = p->n;
     float *near = work, *up = work + n, *near_max = work + 2 * n, *up_max = work + 3 * n;
     int64_t total = 0;
@@ -212,15 +212,11 @@ int64_t monosem_certified_above(const struct product *p, int64_t from, int64_t t
             }
             if (wrong) return -1;
             if (!any) continue;
-            for (int64_t i = start; i < stop; i++) {
-                const float least = floors ? floors[i] : floor;
-                if (!(up[i] > least)) continue;
-                const float z = exact(p, r, i);
-                if (!(z > least)) continue;
-                if (total == room) return room + 1;
-                index[total] = i;
-                value[total++] = z;
-            }
+            for (int64_t i = start; i < stop; i++)
+                if (up[i] > (floors ? floors[i] : floor)) {
+                    if (total == room) return room + 1;
+                    index[total++] = i;
+                }
         }
         counts[r] = total - before;
     }

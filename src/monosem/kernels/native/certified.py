@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monosem.kernels.native.build import library
-from monosem.kernels.native.calls import pointer, runs_of, spread, top, usable
+from monosem.kernels.native.calls import ROW_TILE, inner, order_cells, pointer, runs_of, spread, top, usable
 from monosem.kernels.workspace import workspace
 
 __all__ = ["TILE", "Halved", "has_bfloat16"]
@@ -132,26 +132,34 @@ class Halved:
         runs = runs_of(rows, 8)
         share = -(-room // max(len(runs), 1))
         counts = torch.zeros(rows, dtype=torch.int64)
-        found: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(runs)
+        found: list[Tensor] = [torch.empty(0)] * len(runs)
         full = [False] * len(runs)
-        columns = floors.contiguous() if isinstance(floors, Tensor) else None
+        columns, one = (floors.contiguous(), 0.0) if isinstance(floors, Tensor) else (None, float(floors))
 
         def work(unit: int) -> None:
             i, j = runs[unit]
-            index, value, scratch = torch.empty(share, dtype=torch.int64), torch.empty(share), torch.empty(4 * n)
+            index, scratch = torch.empty(share, dtype=torch.int64), torch.empty(4 * n)
             total = lib.monosem_certified_above(
-                ctypes.byref(parts), _I(i), _I(j), pointer(columns), _F(0.0 if columns is not None else float(floors)),
-                _I(share), pointer(counts), pointer(index), pointer(value), pointer(scratch),
+                ctypes.byref(parts), _I(i), _I(j), pointer(columns), _F(one), _I(share), pointer(counts),
+                pointer(index), pointer(scratch),
             )  # fmt: skip
             full[unit] = not 0 <= total <= share
-            found[unit] = index[: max(total, 0)], value[: max(total, 0)]
+            found[unit] = index[: max(total, 0)].clone()
 
         spread(work, len(runs))
         del held
         if any(full):
             return None
-        self.rows += rows
-        return counts, torch.cat([i for i, _ in found]), torch.cat([v for _, v in found])
+        col = torch.cat(found)
+        crow = torch.zeros(rows + 1, dtype=torch.int64)
+        torch.cumsum(counts, 0, out=crow[1:])
+        z = torch.zeros(col.numel())  # latent by latent, so that rows of W come one after another
+        inner(order_cells(crow, col, n, ROW_TILE), 0, n, x, self.weight, z)
+        z += self.bias[col]
+        keep = z > (one if columns is None else columns[col])
+        row = torch.repeat_interleave(torch.arange(rows), counts)[keep]
+        self.rows, self.computed = self.rows + rows, self.computed + col.numel()
+        return torch.bincount(row, minlength=rows), col[keep], z[keep]
 
     def _exact_rows(self, parts: _Product, chosen: Tensor) -> Tensor:
         lib, n = library(), self.bias.numel()
