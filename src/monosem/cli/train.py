@@ -83,6 +83,9 @@ def train(
     clip: Annotated[float | None, _training(help="Largest gradient norm.")] = None,
     checkpoint_every: Annotated[int, _training(help="Steps between checkpoints.")] = 500,
     threads: Annotated[int | None, _training(help="Torch threads.")] = None,
+    selection: Annotated[str, _training(help="fp32, or bf16: exact selection from a bfloat16 product.")] = "fp32",
+    dense: Annotated[str, _training(help="fp32, or bf16: products of dense codes in bfloat16.")] = "fp32",
+    device: Annotated[str, _training(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Train a method on your own representations; called again, it goes on from its last checkpoint."""
     from dataclasses import replace
@@ -101,7 +104,16 @@ def train(
     plan = plan if anchors_weight is None else replace(plan, weight=anchors_weight)
     chosen = with_anchoring(read_method(method), plan)
     config = FitConfig(
-        steps=steps, batch_size=batch, lr=lr, seed=seed, clip=clip, checkpoint_every=checkpoint_every, threads=threads
+        steps=steps,
+        batch_size=batch,
+        lr=lr,
+        seed=seed,
+        clip=clip,
+        checkpoint_every=checkpoint_every,
+        threads=threads,
+        selection=selection,  # type: ignore[arg-type]  # FitConfig checks it
+        dense=dense,  # type: ignore[arg-type]
+        device=device,
     )
     stored = is_store(data)
     if stored:
