@@ -72,6 +72,10 @@ def study(options: argparse.Namespace) -> None:
     # rows are centred: the mean of a parent's rows is its direction; only rows that choose latents are asked
     means = torch.stack([rows[choose][labels[f.parent][choose]].mean(0) for f in nested], 1)
     anchors = Anchors(means, means, "class_means")
+    for number, family in enumerate(nested):  # the anchor as a detector, with no autoencoder at all
+        here = labels[family.parent][test]
+        strongest = (rows[test] @ anchors.p[:, number]).topk(int(here.sum())).indices
+        print(f"{family.parent}: its anchor alone has recall {here[strongest].float().mean():.2f} at size", flush=True)
     source = TensorSource(rows, digest=f"{options.dataset}-minilm-{rows.double().sum().item():.9e}")
     spec = {"families": {f.parent: list(f.children) for f in nested}, "rows_read": test.numel()}
     for seed in range(options.first_seed, options.first_seed + options.seeds):
