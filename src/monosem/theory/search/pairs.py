@@ -10,7 +10,7 @@ from torch import Tensor
 
 from monosem.theory.search.cones import CodeCone
 
-__all__ = ["Bounded", "bound_pairs", "lower_bounds"]
+__all__ = ["Bounded", "Nodes", "bound_pairs", "lower_bounds"]
 
 _BATCH = 2048
 _TRIED = 12
