@@ -50,7 +50,11 @@ FIRST = 2
 TEXTS = {"smollm2": "consumer complaints", "stories15m": "own samples, T = 1"}
 METHODS = ("topk", "topk_transcoder", "topk_skip_transcoder")
 TITLES = {"topk": "SAE, layer output", "topk_transcoder": "transcoder, MLP", "topk_skip_transcoder": "skip transcoder"}
-LINES = {"zero": "zero ablation", "mean": "mean ablation", "spliced": "spliced", "clean": "network as it is"}
+LINES = {
+    "spliced": ("reconstruction", "#c2410c"),
+    "mean": ("mean ablation", "#7a7a7a"),
+    "zero": ("zero ablation", "#b8b8b8"),
+}
 
 
 def texts(options: argparse.Namespace, network: Any, tokenizer: Any) -> tuple[list[str], list[str]]:
@@ -152,37 +156,28 @@ def table(records: list[dict[str, Any]]) -> str:
 
 
 def draw(records: list[dict[str, Any]], path: Path) -> None:
-    """Cross-entropy of each model's four networks, on one scale."""
-    import matplotlib
+    """What each replacement adds to the cross-entropy, on a logarithmic scale."""
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from monosem.report.style import plain_axes, to_svg
 
-    plt.rcParams.update(
-        {"svg.hashsalt": "monosem", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
-    )
-    figure, axes = plt.subplots(figsize=(7.2, 1.0 + 0.55 * len(records)), layout="constrained")
-    colours = {"zero": "#b3b3b3", "mean": "#7a7a7a", "spliced": "#c2410c", "clean": "#1d4ed8"}
+    figure = Figure(figsize=(7.6, 1.1 + 0.55 * len(records)), layout="constrained")
+    axes = figure.subplots()
     for row, record in enumerate(records):
         effect = record["scores"]["effects"][0]
-        ce = effect["ce"]
-        axes.plot([ce["clean"], max(ce["zero"], ce["mean"])], [row, row], color="#dddddd", linewidth=2, zorder=0)
-        for name, label in LINES.items():
-            hollow = {"facecolors": "none"} if name == "clean" else {"facecolors": colours[name]}
-            shown = label if row == 0 else None
-            axes.scatter(
-                [ce[name]], [row], s=48 if name == "clean" else 30, edgecolors=colours[name], label=shown, **hollow
-            )
+        added = {name: effect["ce"][name] - effect["ce"]["clean"] for name in LINES}
+        axes.plot([min(added.values()), max(added.values())], [row, row], color="#dddddd", linewidth=2, zorder=1)
+        for name, (label, colour) in LINES.items():
+            axes.scatter([added[name]], [row], s=40, color=colour, label=label if row == 0 else None, zorder=2)
         share = effect["recovered"]["zero"]
         text = "" if share is None else f"{share:.1%} recovered"
-        axes.annotate(text, (ce["spliced"], row), (0, 8), textcoords="offset points", ha="left", fontsize=8)
+        axes.annotate(text, (added["spliced"], row), (-4, 7), textcoords="offset points", ha="left", fontsize=8)
     axes.set_yticks(range(len(records)), [f"{r['network']}\n{TITLES[r['method']['name']]}" for r in records])
-    axes.set_ylim(len(records) - 0.5, -0.6)
-    axes.set_xlabel("cross-entropy of the next token, nats")
-    figure.legend(ncols=4, loc="outside upper left", frameon=False, fontsize=8)
+    axes.set(xscale="log", ylim=(len(records) - 0.5, -0.7), xlabel="added to the cross-entropy of the next token, nats")
+    plain_axes(axes)
+    figure.legend(ncols=3, loc="outside upper left", frameon=False, fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=150)
-    plt.close(figure)
+    path.write_text(to_svg(figure, "Cross-entropy added by the reconstruction and by ablation"))
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ import torch
 
 from monosem import SDL, FitConfig, fit
 from monosem.base.files import write_atomic
+from monosem.core.io import load_model
 from monosem.representations.assets_models import stories15m
 from monosem.representations.batches import TokenFilter
 from monosem.representations.edits import clamp
@@ -49,8 +50,11 @@ def trained(options: argparse.Namespace, network: Any, tokenizer: Any, texts: li
     keep = TokenFilter((0, 1, 2), 1)
     batches = text_batches(tokenizer, texts, tokens=4096, keep=keep)
     source = StoreSource(harvest(network, site, batches, options.out / "store", rows=options.rows))
-    config = FitConfig(steps=options.steps, batch_size=256, checkpoint_every=500)
-    model = fit("topk(k=16)", source, options.n_q, config, out=options.out / "sae", progress=True).model
+    if options.model is None:
+        config = FitConfig(steps=options.steps, batch_size=256, checkpoint_every=500)
+        model = fit("topk(k=16)", source, options.n_q, config, out=options.out / "sae", progress=True).model
+    else:
+        model = load_model(options.model)
     some = torch.arange(min(20_000, source.store.rows))
     with torch.no_grad():
         return model, model.encode(source.store.table(site).take(some))
@@ -112,7 +116,7 @@ def draw(
 
     from monosem.report.style import plain_axes, to_svg
 
-    figure = Figure(figsize=(8.4, 5.8), layout="constrained")
+    figure = Figure(figsize=(8.4, 5.2), layout="constrained")
     grid = figure.add_gridspec(2, 2, height_ratios=(1.0, 1.15))
     for column, values, label in ((0, mass, "probability of its words"), (1, loss, "cross-entropy, nats")):
         axes = figure.add_subplot(grid[0, column])
@@ -123,7 +127,7 @@ def draw(
     shown.axis("off")
     place = 1.0
     for name, text in texts.items():
-        lines = textwrap.wrap(text.replace("\n", " "), 118)
+        lines = textwrap.wrap(text.replace("\n", " "), 122)
         shown.text(0, place, name, weight="bold", fontsize=9, va="top", transform=shown.transAxes)
         shown.text(0, place - 0.075, "\n".join(lines), fontsize=8.5, va="top", transform=shown.transAxes)
         place -= 0.12 + 0.075 * len(lines)
@@ -139,6 +143,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=60_000, help="tokens to train on")
     parser.add_argument("--n-q", type=int, default=1536)
     parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--model", type=Path, help="an SAE of the layer's output, trained already")
     parser.add_argument("--latent", type=int, help="[default: one that pushes words]")
     parser.add_argument("--prompt", default="Once upon a time, there was a")
     parser.add_argument("--text", type=Path, help="stories that the network wrote, .jsonl")
