@@ -30,8 +30,8 @@ Selection = Literal["fp32", "bf16"]
 class Forward:
     """One forward pass: the code, its pre-activations, what terms requested, and the reconstruction when it is read.
 
-    `cells` lie along `code` and hold z: of every cell where the code is dense, of the carried cells where it
-    is sparse (any other cell has a zero latent and a closed gate). `extra[request]` is a code of z.
+    `cells` lie along `code` and hold z: of every cell where the code is dense, of the carried cells where it is sparse
+    (any other cell has a zero latent and a closed gate). `extra[request]` is a code of z.
     """
 
     model: "SDL"
@@ -39,11 +39,13 @@ class Forward:
     code: Code
     cells: Code
     extra: dict[Request, Code]
+    graph: bool
 
     @cached_property
     def x_r_hat(self) -> Float[Tensor, "batch n_r"]:
-        """The reconstruction; read it before the weights move."""
-        return self.model.decode(self.code, self.x_p)
+        """The reconstruction, differentiable if the pass was; read it before the weights move."""
+        with torch.set_grad_enabled(self.graph):
+            return self.model.decode(self.code, self.x_p)
 
 
 class SDL(nn.Module):
@@ -175,7 +177,7 @@ class SDL(nn.Module):
         )
         context = context or Context(training=self.training)
         encode = self._encode_reference if self.path == "reference" else self._encode
-        return Forward(self, x_p, *encode(x_p, requests, dead, context))
+        return Forward(self, x_p, *encode(x_p, requests, dead, context), torch.is_grad_enabled())
 
     def _encode_reference(
         self, x_p: Tensor, requests: Sequence[Request], dead: Tensor | None, context: Context
@@ -195,17 +197,15 @@ class SDL(nn.Module):
         value = self.activation.value(z, self.along(cells))
         if mask is not None and not self.activation.vanishes:
             value = torch.where(mask, value, torch.zeros_like(value))
-        code = DenseCode(value)
         codes: dict[Request, Code] = {r: DenseCode(torch.where(m, z, torch.zeros_like(z))) for r, m in extra.items()}
         codes |= {r: DenseCode(z) for r in requests if isinstance(r, Every)}
-        return code, cells, codes
+        return DenseCode(value), cells, codes
 
     def _encode(
         self, x_p: Tensor, requests: Sequence[Request], dead: Tensor | None, context: Context
     ) -> tuple[Code, Code, dict[Request, Code]]:
         blocks, weights = self.layout.encoder, list(self.encoder.weights)
-        every = any(isinstance(r, Every) for r in requests)
-        tops = [r for r in requests if isinstance(r, Top)]
+        every, tops = any(isinstance(r, Every) for r in requests), [r for r in requests if isinstance(r, Top)]
         with torch.no_grad():
             x = x_p if self.pre_bias == "none" else x_p - self.b_in
             halved = self._halved(x) if self.selection == "bf16" and not every else None
