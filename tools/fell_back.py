@@ -42,7 +42,7 @@ def main() -> None:
     runs = [run(name, method) for method in methods or ["topk", "batch_topk"]]
     record = {"command": " ".join(["python", "tools/fell_back.py", *sys.argv[1:]]), "env": environment(), "runs": runs}
     RECORD.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(RECORD, lambda part: part.write_text(json.dumps(record, indent=1) + "\n"))
+    write_atomic(RECORD, (json.dumps(record, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

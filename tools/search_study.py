@@ -34,7 +34,17 @@ from monosem.theory.search.certified import certified_optimum
 OUT = Path("records/search")
 WORLDS = 1
 """Worlds per size; a larger number adds to the record."""
-SIZES = ((2, 2, 1), (3, 2, 1), (3, 2, 2), (3, 3, 1), (3, 3, 2), (4, 2, 1), (4, 2, 2), (4, 2, 3), (4, 2, 4))
+SIZES: tuple[tuple[int, int, int], ...] = (
+    (2, 2, 1),
+    (3, 2, 1),
+    (3, 2, 2),
+    (3, 3, 1),
+    (3, 3, 2),
+    (4, 2, 1),
+    (4, 2, 2),
+    (4, 2, 3),
+    (4, 2, 4),
+)
 SIZES += ((4, 3, 1), (4, 3, 3), (4, 3, 4), (4, 3, 2))
 SMALL: tuple[tuple[str, Activation, int, int, int], ...] = (
     ("ReLU, n=4 in 2, n_q=2", ReLU(), 4, 2, 2),
