@@ -3,8 +3,8 @@
 TopK sparse autoencoders on MiniLM vectors of texts whose labels nest: Reuters topics (wheat lies in grain, on documents
 that carry both), or 20 Newsgroups (comp.graphics lies in comp). Latents are chosen by F1 on half of the texts and read
 on the other half: on the rows of a child, how often is the parent's latent silent, and how often does a child's own
-latent fire there instead (Tang et al. 2025, definition 3.2 and example 3.7)? In the anchored arm every parent has a
-latent that is anchored at the mean of its texts.
+latent fire there instead (Tang et al. 2025, definition 3.2 and example 3.7)? In the anchored arms every parent has a
+latent that is anchored at the mean of its texts, by its decoder column or on both sides.
 
     monosem fetch reuters minilm
     python examples/real_absorption.py                         # Reuters; the first call makes the vectors (minutes)
@@ -22,16 +22,19 @@ import torch
 
 from monosem import FitConfig, TensorSource, method
 from monosem.anchoring.anchors import Anchors
+from monosem.anchoring.term import Anchoring
 from monosem.bench.real import RealRun, code_scores, run_real
 from monosem.bench.records import read_records
 from monosem.core.model import SDL
+from monosem.methods import with_anchoring
 from monosem.report.interval import interval
 from monosem.representations.assets_data import Texts
 from monosem.representations.assets_vectors import text_vectors
 from monosem.representations.label_absorption import Family, Fired, label_absorption
 
 STUDY = "real-absorption"
-ARMS = ("plain", "anchored")
+ARMS = ("plain", "anchored", "both sides")
+"""No anchors; the default anchoring, which holds decoder columns; encoder rows and decoder columns held."""
 
 
 def families(dataset: str, texts: Texts) -> tuple[tuple[Family, ...], dict[str, torch.Tensor]]:
@@ -81,8 +84,9 @@ def study(options: argparse.Namespace) -> None:
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         for arm in ARMS:
             config = FitConfig(options.steps, options.batch, options.lr, seed=seed, threads=1)
-            given = anchors if arm == "anchored" else None
-            built = method(f"topk(k={options.k})")
+            given = None if arm == "plain" else anchors
+            plan = Anchoring(sides="both" if arm == "both sides" else "decoder")
+            built = with_anchoring(method(f"topk(k={options.k})"), plan)
             run = RealRun(STUDY, options.dataset, spec, source, built, options.n_q, config, given)
 
             def scores(result: Any, given: Anchors | None = given) -> dict[str, Any]:
@@ -105,7 +109,13 @@ def _value(record: dict[str, Any], name: str) -> float:
 
 def _split(records: list[dict[str, Any]], data: str) -> dict[str, list[dict[str, Any]]]:
     own = [record for record in records if record["task"]["name"] == data]
-    return {arm: [r for r in own if bool(r["anchors"]) == (arm == "anchored")] for arm in ARMS}
+    return {arm: [r for r in own if _arm(r) == arm] for arm in ARMS}
+
+
+def _arm(record: dict[str, Any]) -> str:
+    if record["anchors"] is None:
+        return "plain"
+    return "both sides" if record["anchors"]["form"].endswith("/both") else "anchored"
 
 
 def report(records: list[dict[str, Any]], data: str) -> str:
@@ -122,13 +132,13 @@ def report(records: list[dict[str, Any]], data: str) -> str:
             cells = [
                 interval([_value(r, f"{parent}.{child}.{what}") for r in arms[arm]]).text(2)
                 for what in ("silent", "absorbed", "silent_at_size")
-                for arm in ARMS
+                for arm in ARMS[:2]
             ]
             lines.append(f"| {parent} | {child} | {texts} | {' | '.join(cells)} |")
         name = f"{parent}.{parent}.silent_alone"
         if name in arms["plain"][0]["metrics"]:
             texts = int(_value(arms["plain"][0], f"{parent}.{parent}.rows_alone"))
-            cells = [interval([_value(r, name) for r in arms[arm]]).text(2) for arm in ARMS]
+            cells = [interval([_value(r, name) for r in arms[arm]]).text(2) for arm in ARMS[:2]]
             lines.append(f"| {parent} | (none of them) | {texts} | {' | '.join(cells)} | | | | |")
     lines += [
         "",
@@ -136,7 +146,7 @@ def report(records: list[dict[str, Any]], data: str) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for parent in nested:
-        for arm in ARMS:
+        for arm in [arm for arm in ARMS if arms[arm]]:
             cells = [
                 interval([_value(r, f"{parent}.{parent}.{what}") for r in arms[arm]]).text(2)
                 for what in ("f1", "recall", "precision", "rate", "recall_at_size")
