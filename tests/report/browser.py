@@ -8,6 +8,7 @@ import select
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,7 +74,8 @@ def _opened(command: list[str], folder: Path) -> Iterator[Any]:
     to_read, to_write, back_read, back_write = _pipes()
     quiet = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_WRONLY, 0) for stream in (1, 2)]
     pipes = [(os.POSIX_SPAWN_DUP2, to_read, 3), (os.POSIX_SPAWN_DUP2, back_write, 4)]
-    process = os.posix_spawn(command[0], command, os.environ | {"TMPDIR": str(folder)}, file_actions=[*quiet, *pipes])
+    short = tempfile.mkdtemp(prefix="m")  # the browser makes a socket there, whose name has at most 107 characters
+    process = os.posix_spawn(command[0], command, os.environ | {"TMPDIR": short}, file_actions=[*quiet, *pipes])
     os.close(to_read)
     os.close(back_write)
     number, rest, events = 0, b"", set[str]()
@@ -112,6 +114,7 @@ def _opened(command: list[str], folder: Path) -> Iterator[Any]:
         os.waitpid(process, 0)
         os.close(to_write)
         os.close(back_read)
+        shutil.rmtree(short, ignore_errors=True)
 
 
 def _pipes() -> list[int]:

@@ -166,9 +166,7 @@ def _compare(source: "FileSource", labels: "Labels", shrinkage: float) -> None:
         say("both tell the classes apart; the rows are near centred already")
 
 
-def _scores(
-    found: "dict[str, dict[str, dict[str, object]]]", classes: int, anchored: int, n_q: int, alone: bool
-) -> None:
+def _scores(found: "dict[str, dict[str, dict[str, object]]]", classes: int, anchored: int, n_q: int) -> None:
     from rich.table import Table
 
     title = "best |cos| of a decoder column with each class mean"

@@ -123,7 +123,7 @@ def harvest(
         CheckpointError when `out` holds another harvest, or the batches are not those it was begun with.
     Example:
         >>> import tempfile
-        >>> layer = nn.Sequential(nn.Linear(4, 8), nn.ReLU())
+        >>> layer = nn.Sequential(nn.Linear(4, 8), nn.ReLU()).eval()
         >>> store = harvest(layer, "0:out; 1:out", [torch.randn(3, 4), torch.randn(2, 4)], tempfile.mkdtemp())
         >>> store.rows, store.sites, store.widths
         (5, ('0:out', '1:out'), (8, 8))
