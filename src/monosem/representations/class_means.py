@@ -37,8 +37,8 @@ class ClassMeans:
         """Unit class means.
 
         Equation: d_c = m_c - m, m the mean of all m_c; with shrinkage t each coordinate of d_c is multiplied by
-            max(0, 1 - t s_j^2 / (n_c b_j)), s_j^2 its variance within classes, b_j = sum over c of d_cj^2 / (classes - 1);
-            with `centre` d_c over its norm, else m + d_c over its norm.
+            max(0, 1 - t s_j^2 / (n_c b_j)), s_j^2 its variance within classes, b_j = sum over c of
+            d_cj^2 / (classes - 1); with `centre` d_c over its norm, else m + d_c over its norm.
         Source: eq 23-24 of Tang et al. 2025, which do not centre; t = 1 is the positive-part James-Stein estimate,
             which trusts a coordinate as far as classes differ in it by more than the noise of their means.
         Raises: ArgumentError for a negative shrinkage; DataError when nothing of a class is left.
