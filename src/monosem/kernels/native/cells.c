@@ -25,23 +25,9 @@ void monosem_latent_major(const int64_t *crow, const int64_t *col, int64_t row0,
     starts[0] = 0;
 }
 
-#define LANES 64
-
 static inline void add_scaled(float *restrict out, const float *restrict x, float v, int64_t width) {
 #pragma omp simd
     for (int64_t i = 0; i < width; i++) out[i] += v * x[i];
-}
-
-/* <a, b>, in LANES running sums so that the additions do not wait for each other. */
-static inline float dot(const float *restrict a, const float *restrict b, int64_t width) {
-    float sums[LANES] = {0.0f}, total = 0.0f;
-    int64_t i = 0;
-    for (; i + LANES <= width; i += LANES)
-        for (int64_t l = 0; l < LANES; l++) sums[l] += a[i + l] * b[i + l];
-    for (; i < width; i++) total += a[i] * b[i];
-    for (int64_t step = LANES / 2; step > 0; step /= 2)
-        for (int64_t l = 0; l < step; l++) sums[l] += sums[l + step];
-    return total + sums[0];
 }
 
 /* out[row] += values[cell] * weight[latent - first] for the ordered cells of latents [first, last). */

@@ -3,14 +3,14 @@
  * The product gives y[b, j] ~ <w_j, x_b>. With bfloat16 copies w', x' and their residuals,
  *     |<w, x> - y| <= |w - w'| |x| + |w'| |x - x'| + rounding(y) + summation,
  * so that up[b, j] = y + bias_j + that bound is at least the float32 value z[b, j] = <w_j, x_b> + bias_j, summed in
- * the one order of `dot` below. Only latents whose `up` reaches what is already certain are computed exactly.
+ * the one order of `dot` in cells.h. Only latents whose `up` reaches what is already certain are computed exactly.
  */
 #include <math.h>
-#include <stdint.h>
 #include <string.h>
 
+#include "cells.h"
+
 #define GROUP 64
-#define LANES 64
 
 /* Rows of a[rows, width] to bfloat16 (nearest, ties to even); lost[j] = |a_j - half_j| and size[j] = |half_j|,
  * both rounded up.
@@ -36,39 +36,6 @@ void monosem_halve(const float *a, int64_t ld, int64_t rows, int64_t width, uint
         lost[j] = sqrtf(residual) * 1.001f + 1e-30f;
         size[j] = sqrtf(square) * 1.001f + 1e-30f;
     }
-}
-
-static inline float dot(const float *restrict a, const float *restrict b, int64_t width) {
-    float sums[LANES] = {0.0f}, total = 0.0f;
-    int64_t i = 0;
-    for (; i + LANES <= width; i += LANES)
-        for (int64_t l = 0; l < LANES; l++) sums[l] += a[i + l] * b[i + l];
-    for (; i < width; i++) total += a[i] * b[i];
-    for (int64_t step = LANES / 2; step > 0; step /= 2)
-        for (int64_t l = 0; l < step; l++) sums[l] += sums[l + step];
-    return total + sums[0];
-}
-
-/* The k-th largest (k >= 1) of a[0..n), which is reordered. */
-static float kth_largest(float *a, int64_t n, int64_t k) {
-    int64_t left = 0, right = n - 1, target = k - 1;
-    while (left < right) {
-        const float pivot = a[left + (right - left) / 2];
-        int64_t i = left, j = right;
-        while (i <= j) {
-            while (a[i] > pivot) i++;
-            while (a[j] < pivot) j--;
-            if (i <= j) {
-                const float t = a[i];
-                a[i++] = a[j];
-                a[j--] = t;
-            }
-        }
-        if (target <= j) right = j;
-        else if (target >= i) left = i;
-        else break;
-    }
-    return a[target];
 }
 
 struct product {

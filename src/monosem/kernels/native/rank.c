@@ -1,33 +1,10 @@
 /* Selection from rows of scores, float32: exact, ties to the lower column, columns ascending. NaN is never chosen. */
 #include <math.h>
-#include <stdint.h>
 #include <string.h>
 
-#define GROUP 64
+#include "cells.h"
 
-/* The k-th largest (k >= 1) of a[0..n), which is reordered. */
-static float kth_largest(float *a, int64_t n, int64_t k) {
-    int64_t left = 0, right = n - 1, target = k - 1;
-    while (left < right) {
-        const int64_t mid = left + (right - left) / 2;
-        const float x = a[left], y = a[mid], z = a[right];
-        const float pivot = x > y ? (y > z ? y : (x > z ? z : x)) : (x > z ? x : (y > z ? z : y));
-        int64_t i = left, j = right;
-        while (i <= j) {
-            while (a[i] > pivot) i++;
-            while (a[j] < pivot) j--;
-            if (i <= j) {
-                const float t = a[i];
-                a[i++] = a[j];
-                a[j--] = t;
-            }
-        }
-        if (target <= j) right = j;
-        else if (target >= i) left = i;
-        else break;
-    }
-    return a[target];
-}
+#define GROUP 64
 
 static inline float group_max(const float *s, int64_t n) {
     float best = -INFINITY;

@@ -11,8 +11,6 @@
 
 #include "cells.h"
 
-#define LANES 64
-
 struct set {
     const int64_t *starts, *order_cell;
     const int32_t *order_row;
