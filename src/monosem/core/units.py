@@ -53,6 +53,11 @@ class Units:
         """x_p in these units."""
         return (x_p - self.p_mean) * self.p_scale
 
+    def both(self, x_p: Tensor, x_r: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows of a pairing in units of training; one object where x_r is x_p."""
+        read = self.read(x_p)
+        return read, read if x_r is x_p else self.written(x_r)
+
     def written(self, x_r: Float[Tensor, "batch n_r"]) -> Float[Tensor, "batch n_r"]:
         """x_r in these units."""
         return (x_r - self.r_mean) * self.r_scale

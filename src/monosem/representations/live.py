@@ -87,11 +87,8 @@ class LiveSource:
 
     def take(self, index: Int[Tensor, " batch"]) -> tuple[Float[Tensor, "batch n_p"], Float[Tensor, "batch n_r"]]:
         """Rows of the stream by number, as float32, in the units of training."""
-        x_p, x_r = self._raw(index)
-        if self.units is None:
-            return x_p, x_r
-        read = self.units.read(x_p)
-        return read, read if x_r is x_p else self.units.written(x_r)
+        rows = self._raw(index)
+        return rows if self.units is None else self.units.both(*rows)
 
     def _raw(self, index: Int[Tensor, " batch"]) -> tuple[Tensor, Tensor]:
         epoch, within = index // self.epoch_rows, index % self.epoch_rows

@@ -58,11 +58,8 @@ class FileSource:
 
     def take(self, index: Int[Tensor, " batch"]) -> tuple[Float[Tensor, "batch n_p"], Float[Tensor, "batch n_r"]]:
         """Rows by number, as float32, in the units of training."""
-        x_p, x_r = self._raw(index)
-        if self.units is None:
-            return x_p, x_r
-        read = self.units.read(x_p)
-        return read, read if x_r is x_p else self.units.written(x_r)
+        rows = self._raw(index)
+        return rows if self.units is None else self.units.both(*rows)
 
     def _raw(self, index: Int[Tensor, " batch"]) -> tuple[Tensor, Tensor]:
         x_p = self.x_p.take(index)

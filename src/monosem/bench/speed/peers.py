@@ -6,6 +6,7 @@ decoder norm, initialisation, book-keeping) is the library's own default, and it
 
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from importlib.metadata import version
@@ -45,7 +46,7 @@ class Rows:
         return next(self.ring)
 
 
-class Peer:
+class Peer(ABC):
     """A library: its version, and how it trains each case that it has."""
 
     package: str
@@ -62,9 +63,9 @@ class Peer:
         beat.baseline()
         self.loop(case, size, rows)
 
+    @abstractmethod
     def loop(self, case: str, size: Size, rows: Rows) -> None:
         """The library's own loop over the rows."""
-        raise NotImplementedError
 
 
 class _SAELens(Peer):
