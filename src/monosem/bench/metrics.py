@@ -196,6 +196,12 @@ def recovery(similarity: Float[Tensor, " scored"]) -> dict[str, Any]:
     return {"M_GT": at, "M_IP": float(s.mean()), "area": float(s.clamp(0.0, 1.0).mean()), "curve": curve}
 
 
+def _summary(similarity: Float[Tensor, " n"]) -> dict[str, Any]:
+    """Recovery without its curve."""
+    found = recovery(similarity)
+    return {name: found[name] for name in ("M_GT", "M_IP")}
+
+
 @DICTIONARY_METRICS.register("matched_mcc")
 def _matched_mcc(comparison: Comparison) -> dict[str, Any]:
     """Mean |cos| of the best one-to-one matching; over all scored features (unmatched ones count 0), and over pairs."""
@@ -231,13 +237,18 @@ def score(
     One entry per similarity (see `recovery`): encoder_raw = |<w_E^j, w_p^i>| with unit true columns only (the paper's,
     as printed, not scale free); encoder_cosine; decoder_cosine (the headline); decoder_signed; and for several sources
     the least |cos| over the sources. Then one entry per dictionary metric. Sources are concatenated and renormalised.
+    Where only some features are scored, `all` holds the recovery of every feature, anchored ones included.
 
     Raises:
         ShapeError: two matrices disagree.
         DataError: a weight is NaN or infinite.
     """
     comparison = Comparison(W_E, W_D, W_p, W_r, p_widths=p_widths, r_widths=r_widths, features=features, chunk=chunk)
-    result = {kind: recovery(comparison.best[kind].similarity[comparison.features]) for kind in comparison.kinds}
+    result: dict[str, Any] = {
+        kind: recovery(comparison.best[kind].similarity[comparison.features]) for kind in comparison.kinds
+    }
+    if features is not None:
+        result["all"] = {kind: _summary(comparison.best[kind].similarity) for kind in comparison.kinds}
     return result | {name: metric(comparison) for name, metric in DICTIONARY_METRICS.items()}
 
 

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monosem.anchoring.anchors import Anchors, true_features
+from monosem.anchoring.anchors import Anchors
 from monosem.anchoring.term import Anchoring
 from monosem.base.errors import MonosemError
 from monosem.base.spec import parse_call, to_plain
 from monosem.bench.absorption import Families, absorption
+from monosem.bench.anchor_sets import FOUND_COSINE, anchor_set, anchors_against_truth
 from monosem.bench.baselines import anchors_alone, chance, oracle
 from monosem.bench.folds import Coded, evaluate
 from monosem.bench.laws import Hierarchy
@@ -30,11 +31,14 @@ from monosem.core.model import SDL, Forward
 from monosem.methods import Method, method, with_anchoring
 from monosem.train.config import FitConfig
 from monosem.train.loop import Callback, fit
+from monosem.train.state import Run
 
 __all__ = ["EVAL_ROWS", "Job", "evaluate_model", "job_record_name", "pairing_of", "run_job", "run_jobs"]
 
 EVAL_ROWS = 8192
 """Rows of the held-out stream that FVU, L0 and dead latents are measured on."""
+_SERIES = ("step", "loss", "fvu", "l0", "dead")
+_WATCHED = ("M_GT", "M_IP")
 
 
 def pairing_of(spec: str) -> str:
@@ -52,10 +56,12 @@ def pairing_of(spec: str) -> str:
 class Job:
     """One run. The first `anchors` features of the order are anchored (0: plain), those `among` them that are named.
 
-    Features after the first `held_out` are scored. A hierarchy can anchor "parents" or "children" only.
+    Features after the first `held_out` are scored. A hierarchy can anchor "parents" or "children" only. `given` says
+    where the anchors come from (anchor_sets). `task` is a registered name, or a task of its own, whose world takes the
+    job's seed. `watch`: score the recovery at every logged step of training too, not at the end only.
     """
 
-    task: str
+    task: str | Task
     method: str
     seed: int
     config: FitConfig
@@ -65,6 +71,8 @@ class Job:
     anchoring: Anchoring = field(default_factory=Anchoring)
     n_q: int | None = None
     study: str = "bench"
+    given: str = "true"
+    watch: bool = False
 
     @property
     def built(self) -> Method:
@@ -74,13 +82,23 @@ class Job:
     @property
     def task_value(self) -> Task:
         """The task in this job's world."""
-        base = task(self.task, pairing_of(self.method), self.seed)
+        named, pairing = self.task, pairing_of(self.method)
+        base = task(named, pairing, self.seed) if isinstance(named, str) else replace(named, pairing=pairing)
+        base = base.with_seed(self.seed)
         return base if self.n_q is None else replace(base, n_q=self.n_q)
+
+    @property
+    def anchored(self) -> bool:
+        """Whether there are anchors: a number of features, or a set that tells its own number."""
+        return self.anchors > 0 or self.given != "true"
 
     @property
     def arm(self) -> str:
         """ "plain", "anchored", or what is anchored."""
-        return "plain" if not self.anchors else "anchored" if self.among == "all" else f"{self.among} anchored"
+        if not self.anchored:
+            return "plain"
+        kind = "" if self.among == "all" else f"{self.among} "
+        return f"{kind}anchored" if self.given == "true" else f"{kind}anchored, {self.given}"
 
     @property
     def title(self) -> str:
@@ -88,12 +106,18 @@ class Job:
         return f"{self.method}  {self.arm}  seed {self.seed}"
 
 
+def _kind(job: Job) -> str:
+    """Where the anchors come from, in a record's words."""
+    true = "true_features" if job.among == "all" else f"true_{job.among}"
+    return true if job.given == "true" else job.given if job.among == "all" else f"{job.given} of {true}"
+
+
 def _head(job: Job, source: TaskSource | None) -> dict[str, Any]:
     """What identifies a run, in the record's form."""
     value = job.task_value
     plan = job.anchoring
     anchors = {
-        "kind": "true_features" if job.among == "all" else f"true_{job.among}",
+        "kind": _kind(job),
         "k": value.anchored(job.anchors, job.among).numel(),
         "weight": to_plain(plan.weight),
         "form": f"{plan.form}/{plan.sides}" + ("/hard" if plan.hard else ""),
@@ -111,7 +135,7 @@ def _head(job: Job, source: TaskSource | None) -> dict[str, Any]:
             "pairing": value.pairing,
         },
         "method": {"name": parse_call(job.method)[0], "spec": method(job.method).spec},
-        "anchors": anchors if job.anchors else None,
+        "anchors": anchors if job.anchored else None,
         "seed": {"world": job.seed, "train": job.config.seed},
         "config": to_plain(job.config) | {"held_out": job.held_out},
     }
@@ -158,6 +182,14 @@ def evaluate_model(model: SDL, source: TaskSource, features: torch.Tensor, rows:
     return found
 
 
+def _watch(true: Tensor, run: Run, entry: dict[str, float]) -> None:
+    """Recovery of unit features by decoder columns, at |cos| > .95 and on average, into the log."""
+    with torch.no_grad():
+        columns = torch.nn.functional.normalize(run.model.W_D.detach(), dim=0)
+        best = (torch.nn.functional.normalize(true, dim=0).T @ columns).abs().amax(1)
+    entry["M_GT"], entry["M_IP"] = float((best > FOUND_COSINE).float().mean()), float(best.mean())
+
+
 def run_job(job: Job, folder: str | Path, progress: bool = False, told: Callable[[int], None] | None = None) -> Path:
     """Train, score, and write the record; with checkpoints, the run's own files lie under runs/."""
     folder = Path(folder)
@@ -166,21 +198,25 @@ def run_job(job: Job, folder: str | Path, progress: bool = False, told: Callable
     features = value.scored(job.held_out)
     anchors: Anchors | None = None
     alone: dict[str, Any] = {}
-    if job.anchors:
-        anchors = true_features(source.W_p, source.W_r, value.anchored(job.anchors, job.among))
-        alone = {"anchors_alone": anchors_alone(source, anchors.p, anchors.r, features=features)["held_out"]}
+    given: dict[str, Any] = {}
+    if job.anchored:
+        anchors = anchor_set(job.given, source, value.anchored(job.anchors, job.among), folder)
+        beside = anchors_alone(source, anchors.p, anchors.r, features=features)
+        alone = {"anchors_alone": beside["held_out"]}
+        given = {"anchors": anchors_against_truth(anchors, source)}
     head = _head(job, source)
     for stale in folder.glob(f".{record_name(head)}.*.part"):  # a kill inside the write of this record
         stale.unlink()
     work = folder / "runs" / record_name(head).removesuffix(".record.json") if job.config.checkpoint_every else None
     callbacks: list[Callback] = [] if told is None else [lambda run, entry: told(run.step)]
+    callbacks += [partial(_watch, source.W_r[:, features])] if job.watch else []
     result = fit(job.built, source, value.n_q, job.config, anchors, out=work, progress=progress, callbacks=callbacks)
     metrics = evaluate_model(result.model, source, features)
     record = head | {
-        "metrics": metrics_table(metrics, **_beside(value, job.held_out), **alone),
+        "metrics": metrics_table(metrics | given, **_beside(value, job.held_out), **alone),
         "curves": {"tau": list(TAUS), **flatten(metrics)[1]},
         "similarity": similarity_map(result.model.W_D.detach(), source.W_r, features),
-        "training": {name: [entry[name] for entry in result.log] for name in ("step", "loss", "fvu", "l0", "dead")},
+        "training": {name: [entry[name] for entry in result.log] for name in (*_SERIES, *(_WATCHED if job.watch else ()))},
         "env": environment(),
         "wall_time_s": result.seconds,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

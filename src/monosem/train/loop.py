@@ -154,7 +154,7 @@ def fit(
 
     With `out`, a folder, the run writes log.jsonl, checkpoint.safetensors and, at the end, the model; called again
     after an interruption it goes on from the last checkpoint and ends with the same bits (same machine type,
-    threads and versions). `callbacks` are called with the run and the entry at every logged step.
+    threads and versions). `callbacks` are called with the run and the entry at every logged step, and may add numbers to it.
     Where the source gives rows in `units` of its own, these are folded into the finished model, which takes and gives
     raw rows then; the log, callbacks and checkpoint stay in the units of training.
 
@@ -204,10 +204,10 @@ def fit(
             _resample(run, method, config, source)
             if run.step % config.log_every == 0 or run.step in (1, config.steps):
                 entry = _entry(run, config, step, loss)
-                log.add(entry)
-                advance(run.step, entry, config.batch_size)
                 for callback in callbacks:
                     callback(run, entry)
+                log.add(entry)
+                advance(run.step, entry, config.batch_size)
             if checkpoint and (
                 run.step == config.steps or (config.checkpoint_every and run.step % config.checkpoint_every == 0)
             ):
