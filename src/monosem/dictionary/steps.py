@@ -1,0 +1,61 @@
+"""Steps on a dictionary that is given codes: least squares, what is left of the rows, what each atom is worth."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from monosem.base.sparse import SparseCode
+
+__all__ = ["code_gram", "code_moment", "fit", "reconstruct"]
+
+
+def reconstruct(code: SparseCode, D: Float[Tensor, "d m"]) -> Float[Tensor, "rows d"]:
+    """D z of every row."""
+    return torch.nn.functional.embedding_bag(
+        code.at.col, D.T.contiguous(), code.at.crow, mode="sum", per_sample_weights=code.values, include_last_offset=True
+    )
+
+
+def code_moment(code: SparseCode, x: Float[Tensor, "rows d"]) -> Float[Tensor, "m d"]:
+    """Z^T X."""
+    order, offsets = code.at.latent_major
+    return torch.nn.functional.embedding_bag(
+        code.at.row[order], x, offsets, mode="sum", per_sample_weights=code.values[order], include_last_offset=True
+    )
+
+
+def code_gram(code: SparseCode) -> Float[Tensor, "m m"]:
+    """Z^T Z, from the pairs of atoms that share a row."""
+    m, counts, start = code.n_q, code.at.crow.diff(), code.at.crow[:-1]
+    gram = torch.zeros(m * m, dtype=torch.float64)
+    cell = torch.arange(code.at.nnz)
+    row = code.at.row
+    for shift in range(int(counts.max()) if counts.numel() else 0):
+        other = start[row] + shift
+        here = shift < counts[row]
+        i, j = cell[here], other[here]
+        gram += torch.bincount(
+            code.at.col[i] * m + code.at.col[j], weights=(code.values[i] * code.values[j]).double(), minlength=m * m
+        )
+    return gram.view(m, m)
+
+
+def fit(
+    code: SparseCode, x: Float[Tensor, "rows d"], ridge: float = 1e-4
+) -> tuple[Float[Tensor, "d m"], Float[Tensor, " d"]]:
+    """Unit atoms and the offset that fit the rows best by least squares, given the codes (MOD with an intercept).
+
+    Equation:
+        min over D, b of sum over rows |x - D z - b|^2 + ridge |D diag(Z^T Z)^(1/2)|^2
+    Source:
+        Engan, Aase and Husoy (1999), Method of optimal directions for frame design.
+    """
+    mean_z = code.latent_sum(code.values).double() / code.batch
+    mean_x = x.mean(0, dtype=torch.float64)
+    gram = code_gram(code) - code.batch * torch.outer(mean_z, mean_z)
+    right = code_moment(code, x).double() - code.batch * torch.outer(mean_z, mean_x)
+    power = gram.diagonal().clamp(min=1e-12)
+    gram = gram + torch.diag(ridge * power + 1e-9 * power.max())
+    D = torch.linalg.solve(gram, right).T
+    offset = mean_x - D @ mean_z
+    return torch.nn.functional.normalize(D, dim=0).float(), offset.float()
