@@ -6,7 +6,7 @@ from torch import Tensor
 
 from monosem.base.errors import DataError, ShapeError, check
 
-__all__ = ["nonnegative_omp"]
+__all__ = ["nonnegative_least_squares", "nonnegative_omp"]
 
 
 def nonnegative_omp(
@@ -74,7 +74,7 @@ def _pursue(x: Tensor, D: Tensor, k: int, tol: float) -> Tensor:
         keep[torch.arange(live.numel()), slot] = True
         part = slice(0, min(step + 1, k))  # slots beyond are free in every row
         local = atoms[live][:, part]
-        z, keep_part = _nonnegative_least_squares(
+        z, keep_part = nonnegative_least_squares(
             gram[live][:, part, part], torch.einsum("rsd,rd->rs", local, x[live]), coef[live][:, part], keep[:, part]
         )
         residual[live] = x[live] - torch.einsum("rs,rsd->rd", z, local)
@@ -83,13 +83,13 @@ def _pursue(x: Tensor, D: Tensor, k: int, tol: float) -> Tensor:
     return torch.zeros(rows, D.shape[1], dtype=torch.float64).scatter_add_(1, index, coef * used)
 
 
-def _nonnegative_least_squares(
+def nonnegative_least_squares(
     gram: Float[Tensor, "rows s s"],
     rhs: Float[Tensor, "rows s"],
     coef: Float[Tensor, "rows s"],
     used: Bool[Tensor, "rows s"],
 ) -> tuple[Tensor, Tensor]:
-    """Lawson and Hanson's inner loop: from feasible `coef`, least squares on `used`, dropping atoms at zero."""
+    """(solution, atoms kept): Lawson and Hanson's inner loop from a feasible `coef`, dropping atoms that reach zero."""
     identity = torch.eye(gram.shape[1], dtype=gram.dtype)
     for _ in range(gram.shape[1] + 1):
         both = used[:, :, None] & used[:, None, :]
