@@ -16,7 +16,7 @@ from monosem.base.seeds import philox
 from monosem.base.sparse import SparseCode
 from monosem.dictionary.directions import climb, distinct, explained
 from monosem.dictionary.stagewise import stagewise_pursuit
-from monosem.dictionary.steps import fit, reconstruct
+from monosem.dictionary.steps import company, fit, reconstruct, strain
 
 __all__ = ["Discovery", "Settings", "discover"]
 
@@ -27,18 +27,20 @@ Progress = Callable[[float, str], None]
 class Settings:
     """What discovery was tuned to, once, on worlds other than those reported; nothing here describes the data."""
 
-    rounds: int = 6
+    rounds: int = 8
     polish: int = 3
     starts: int = 1500
     climb_rows: int = 12_000
     fit_rows: int = 20_000
     last_rows: int = 40_000
-    kappas: tuple[float, ...] = (2.5,)
+    kappas: tuple[float, ...] = (5.0,)
     steps: int = 6
     merge: float = 0.8
     least_events: int = 8
     tol: float = 0.3
     mixture: float = 0.75
+    company: float = 0.4
+    strain: float = 2.0
     polish_tol: tuple[float, ...] = (0.2, 0.1, 0.05)
 
 
@@ -72,10 +74,18 @@ def discover(
     residual, log = few - offset, []
     for i in range(s.rounds):
         _tell(progress, i / (s.rounds + s.polish + 1), f"round {i + 1}: {D.shape[1]} atoms")
+        before = D.shape[1]
+        if i:
+            strained = strain(code, few - offset, residual)
+            D = D[:, (company(code) < s.company) & (strained < s.strain * strained.median())]
+        if D.shape[1] < before:
+            code, _ = stagewise_pursuit(few - offset, D, tol=s.tol)
+            residual = few - offset - reconstruct(code, D)
+        dropped = before - D.shape[1]
         new = _candidates(residual, D, s, philox(seed, "discover/starts", i))
         D = torch.cat([D, new], 1)
         D, offset, code, residual = _refine(few, D, offset, s, s.tol)
-        log.append(_entry("round", few, D, code, residual) | {"candidates": new.shape[1]})
+        log.append(_entry("round", few, D, code, residual) | {"candidates": new.shape[1], "dropped": dropped})
     many = x_p[order[: s.last_rows]].float()
     for i in range(s.polish):
         _tell(progress, (i + s.rounds) / (s.rounds + s.polish + 1), f"polish {i + 1}: {D.shape[1]} atoms")

@@ -6,13 +6,18 @@ from torch import Tensor
 
 from monosem.base.sparse import SparseCode
 
-__all__ = ["code_gram", "code_moment", "fit", "reconstruct"]
+__all__ = ["code_gram", "code_moment", "company", "fit", "reconstruct", "strain"]
 
 
 def reconstruct(code: SparseCode, D: Float[Tensor, "d m"]) -> Float[Tensor, "rows d"]:
     """D z of every row."""
     return torch.nn.functional.embedding_bag(
-        code.at.col, D.T.contiguous(), code.at.crow, mode="sum", per_sample_weights=code.values, include_last_offset=True
+        code.at.col,
+        D.T.contiguous(),
+        code.at.crow,
+        mode="sum",
+        per_sample_weights=code.values,
+        include_last_offset=True,
     )
 
 
@@ -59,3 +64,32 @@ def fit(
     D = torch.linalg.solve(gram, right).T
     offset = mean_x - D @ mean_z
     return torch.nn.functional.normalize(D, dim=0).float(), offset.float()
+
+
+def company(code: SparseCode) -> Float[Tensor, " m"]:
+    """How much more often than by chance another atom fires along with each atom, the most faithful companion.
+
+    Two atoms that span the plane of two features without pointing at them fire together; features fire alone.
+
+    Equation:
+        max over i of (Pr(i | j) - Pr(i)) / (1 - Pr(i))
+    """
+    both = code_gram(code.with_values(torch.ones_like(code.values)))
+    fires = both.diagonal().clone()
+    rate = fires / code.batch
+    given = both / fires.clamp(min=1.0)  # [i, j] = Pr(i | j)
+    excess = (given - rate[:, None]) / (1.0 - rate[:, None]).clamp(min=1e-3)
+    return excess.fill_diagonal_(0.0).amax(0).clamp(min=0.0).float()
+
+
+def strain(code: SparseCode, x: Float[Tensor, "rows d"], residual: Float[Tensor, "rows d"]) -> Float[Tensor, " m"]:
+    """The share of a row that is left over where an atom carries it, each row weighted by what the atom carries.
+
+    An atom between two features leaves half of both over; one that is right leaves what every atom leaves.
+
+    Equation:
+        sum over rows of z_j^2 |r|^2 / |x|^2, over sum of z_j^2
+    """
+    left = residual.square().sum(1) / x.square().sum(1).clamp(min=1e-12)
+    power = code.values.square()
+    return code.latent_sum(power * left[code.at.row]) / code.latent_sum(power).clamp(min=1e-12)
