@@ -48,7 +48,8 @@ def test_recovers_an_easy_dictionary(name: str) -> None:
     assert told == sorted(told)
     assert told[-1] == 1.0
     best = (W.T @ D).amax(1)  # signed: nonnegative codes leave no freedom of sign
-    assert float((best > 0.95).float().mean()) >= 0.9
+    assert float(best.mean()) >= 0.97
+    assert float((best > 0.95).double().mean()) >= 0.85
     again = CLASSICAL[name](x, n_atoms, **SPARSITY.get(name, {}), seed=2)
     assert torch.equal(D, again)
 
