@@ -1,10 +1,10 @@
 """Directions in which rows stand out: many starts climb at once to a fixed point of thresholded means."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-__all__ = ["climb", "distinct"]
+__all__ = ["climb", "distinct", "explained", "unexplained"]
 
 
 def climb(
@@ -69,3 +69,23 @@ def explained(D: Float[Tensor, "d m"], by: int = 3) -> Float[Tensor, " m"]:
         fitted = 2 * (z * right).sum(1) - torch.einsum("ms,mst,mt->m", z, inner, z)
         share = torch.maximum(share, fitted)
     return share.clamp(0.0, 1.0)
+
+
+def unexplained(D: Float[Tensor, "d m"], most: float, near: float = 0.8) -> Bool[Tensor, " m"]:
+    """Which atoms stay when those that others explain beyond `most` leave, the most explained first.
+
+    Of two atoms within cosine `near` one leaves at a time, since each may be what explains the other.
+    """
+    keep = torch.ones(D.shape[1], dtype=torch.bool)
+    while int(keep.sum()) > 1:
+        left = D[:, keep]
+        share = explained(left)
+        wrong = share > most
+        if not bool(wrong.any()):
+            break
+        close = left.T @ left > near
+        leave = torch.zeros_like(wrong)
+        for j in share.argsort(descending=True)[: (int(wrong.sum()) + 1) // 2].tolist():
+            leave[j] = not bool((leave & close[j]).any())
+        keep[keep.clone()] = ~leave
+    return keep

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from monosem.base.sparse import SparseCode
 
-__all__ = ["code_gram", "code_moment", "company", "fit", "reconstruct", "strain"]
+__all__ = ["agreement", "code_gram", "code_moment", "company", "fit", "reconstruct", "strain"]
 
 
 def reconstruct(code: SparseCode, D: Float[Tensor, "d m"]) -> Float[Tensor, "rows d"]:
@@ -90,6 +90,20 @@ def strain(code: SparseCode, x: Float[Tensor, "rows d"], residual: Float[Tensor,
     Equation:
         sum over rows of z_j^2 |r|^2 / |x|^2, over sum of z_j^2
     """
-    left = residual.square().sum(1) / x.square().sum(1).clamp(min=1e-12)
+    left = (residual.square().sum(1) / x.square().sum(1).clamp(min=1e-12)).clamp(max=1.0)
     power = code.values.square()
     return code.latent_sum(power * left[code.at.row]) / code.latent_sum(power).clamp(min=1e-12)
+
+
+def agreement(code: SparseCode, residual: Float[Tensor, "rows d"], D: Float[Tensor, "d m"]) -> Float[Tensor, " m"]:
+    """The cosine between what even and odd rows would make of each atom.
+
+    Equation:
+        a_half = d_j + sum over half the rows of z_j r / sum over these of z_j^2;  cos(a_even, a_odd)
+    """
+    halves = []
+    for half in (0, 1):
+        mine = code.with_values(code.values * (code.at.row % 2 == half))
+        power = mine.latent_sum(mine.values.square()).clamp(min=1e-12)
+        halves.append(torch.nn.functional.normalize(D.T + code_moment(mine, residual) / power[:, None], dim=1))
+    return (halves[0] * halves[1]).sum(1)
