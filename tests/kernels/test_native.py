@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from monosem.base.sparse import Positions
-from monosem.kernels.native import calls
+from monosem.kernels.native import calls, select
 from monosem.kernels.native.build import library, why_absent
 from monosem.kernels.native.rows import CellSet, RowStep
 from monosem.kernels.workspace import workspace
@@ -49,7 +49,7 @@ def test_top_takes_the_largest_and_of_ties_the_lower_column(score: Tensor, data:
     n = score.shape[1]
     k = data.draw(st.integers(1, n))
     bias = numbers(7, n).round() if data.draw(st.booleans()) else None
-    found = calls.top(score, k, None, bias)
+    found = select.top(score, k, None, bias)
     assert found is not None
     index, value = found
     whole = score if bias is None else score + bias
@@ -63,7 +63,7 @@ def test_top_among_some_columns(score: Tensor, data: st.DataObject) -> None:
     n = score.shape[1]
     among = torch.randperm(n, generator=torch.Generator().manual_seed(n))[: data.draw(st.integers(1, n))].sort().values
     k = data.draw(st.integers(1, among.numel()))
-    found = calls.top(score, k, among)
+    found = select.top(score, k, among)
     assert found is not None
     here = torch.sort(score[:, among], dim=1, descending=True, stable=True).indices[:, :k].sort(1).values
     assert torch.equal(found[0], among[here])
@@ -72,10 +72,10 @@ def test_top_among_some_columns(score: Tensor, data: st.DataObject) -> None:
 def test_top_says_when_it_meets_nan_and_takes_infinities() -> None:
     score = numbers(0, 3, 200)
     score[1, 5:] = float("nan")
-    assert calls.top(score, 6) is None
+    assert select.top(score, 6) is None
     score[1] = float("inf")
     score[2] = -float("inf")
-    found = calls.top(score, 6)
+    found = select.top(score, 6)
     assert found is not None
     assert found[0][1:].tolist() == [[0, 1, 2, 3, 4, 5]] * 2
 
@@ -86,13 +86,13 @@ def test_above_finds_every_cell_or_says_that_there_is_no_room(score: Tensor, per
     bias = numbers(5, score.shape[1]).round() if biased else None
     raw, score = score, score if bias is None else score + bias
     mask = score > floors
-    found = calls.above(raw, floors, score.numel(), bias)
+    found = select.above(raw, floors, score.numel(), bias)
     assert found is not None
     assert torch.equal(found[0], mask.sum(1))
     assert torch.equal(found[1], mask.nonzero()[:, 1])
     assert torch.equal(found[2], score[mask])
     if int(mask.sum()) > 8:
-        assert calls.above(raw, floors, 1, bias) is None
+        assert select.above(raw, floors, 1, bias) is None
 
 
 @given(st.data())

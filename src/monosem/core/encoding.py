@@ -1,7 +1,8 @@
-"""Encode tile by tile of rows: z of a whole batch never exists where only some of its cells are carried.
+"""Encode tile by tile: z of a whole batch never exists where only some of its cells are carried.
 
 A tile is one encoder product into memory that every tile uses again. What is selected of it leaves with its z; where
-the first tile carries more than DENSE_ABOVE of its cells, z of the whole batch is computed instead.
+a sample, or the first tile, carries more than DENSE_ABOVE of its cells, z of the whole batch is computed instead.
+Tiles are columns (latents) where a rule on z selects, since W then goes through the product once; else rows.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,19 +15,21 @@ from torch import Tensor
 
 from monosem.base.sparse import Positions
 from monosem.core.activation import Activation, At, Context, Fold
-from monosem.core.selection import DENSE_ABOVE, SAMPLE, Above, Largest, Rule, Top, top_of_row
+from monosem.core.columns import SAMPLE_ROWS, Ranked, crowded, select_by_columns, step_of_sample
+from monosem.core.selection import DENSE_ABOVE, Above, Largest, Rule, Top, top_of_row
 from monosem.kernels.blocks import Block
 from monosem.kernels.gpu.launch import serves
 from monosem.kernels.gpu.select import encode_tops
-from monosem.kernels.native.calls import above, top, usable
+from monosem.kernels.native.calls import usable
 from monosem.kernels.native.certified import Halved
+from monosem.kernels.native.select import above, top
 from monosem.kernels.precision import in_bfloat16, product
 from monosem.kernels.workspace import workspace
 
 __all__ = ["TILE", "Chosen", "Encoder", "Picked"]
 
 TILE = 256
-"""Rows of a tile: enough for the product to run at full speed."""
+"""Rows of a tile of rows: enough for the product to run at full speed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,13 +82,18 @@ class Encoder:
     _memory: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @cached_property
+    def whole(self) -> bool:
+        """Whether one weight holds the encoder of every latent."""
+        return len(self.blocks) == 1 and self.blocks[0].shape == (self.bias.numel(), self.weights[0].shape[1])
+
+    @cached_property
     def direct(self) -> bool:
         """Whether compiled kernels may select by a rule on z itself."""
         return self.activation.has_rule and self.activation.scores_z() and usable(self.bias, *self.weights)
 
     def unbiased(self, x: Tensor, out: Float[Tensor, "rows n_q"], low: bool = False) -> Tensor:
         """z of some rows without its bias, into `out`; `low`: in bfloat16."""
-        if len(self.blocks) == 1 and self.blocks[0].shape == (out.shape[1], x.shape[1]):
+        if self.whole:
             return out.copy_(product(x, self.weights[0].T)) if low else torch.mm(x, self.weights[0].T, out=out)
         out.zero_()
         for block, weight in zip(self.blocks, self.weights, strict=True):
@@ -95,8 +103,7 @@ class Encoder:
     def _streamed(self, x: Tensor, rule: Rule | None, among: dict[Top, Tensor | None]) -> Picked | None:
         """On a GPU, the k largest of every row and every request from one product that is never stored whole."""
         n_q = self.bias.numel()
-        whole = len(self.blocks) == 1 and self.blocks[0].shape == (n_q, x.shape[1])
-        if not (isinstance(rule, Largest) and whole and self.activation.scores_z()):
+        if not (isinstance(rule, Largest) and self.whole and self.activation.scores_z()):
             return None
         wanted = [(self.bias, rule.k)]
         for request, mask in among.items():
@@ -134,7 +141,41 @@ class Encoder:
             streamed = self._streamed(x, fold.rule(self.at(None)), among)
             if streamed is not None:
                 return streamed
+        if self.direct and self.whole and batch and usable(x):
+            if fold.rule(self.at(None)) is None:
+                fold.look(self.sample(x).reshape(-1), batch, batch * n_q)
+            found = self._by_columns(x, fold, among) if self.halved is None else None
+            if found is not None:
+                return found
         return self._by_tiles(x, fold, requests, among, dead)
+
+    def sample(self, x: Float[Tensor, "batch n_p"]) -> Float[Tensor, "some_rows some_latents"]:
+        """z of some latents, evenly spaced, at some rows, evenly spaced."""
+        step = step_of_sample(self.bias.numel())
+        some = x[:: max(1, x.shape[0] // SAMPLE_ROWS)]
+        return (some @ self.weights[0][::step].T).add_(self.bias[::step])
+
+    def _by_columns(self, x: Float[Tensor, "batch n_p"], fold: Fold, among: dict[Top, Tensor | None]) -> Picked | None:
+        """One product, latents by latents; None where a row has fewer numbers (NaN) than it is to carry."""
+        rule = fold.rule(self.at(None))
+        assert rule is not None
+        if isinstance(rule, Above) and crowded(rule, self.sample(x)):
+            return Picked(None, {}, self.every(x), dense=True)
+        found = select_by_columns(x, self.weights[0], self.bias, [rule, *(Ranked(r.k, m) for r, m in among.items())])
+        if found is None:
+            return None
+        code, *extra = (Chosen(at, z) for at, z in found)
+        kept = self._finished(code, fold)
+        if kept is None:
+            return self._by_columns(x, fold, among)
+        return Picked(kept, dict(zip(among, extra, strict=True)), None)
+
+    def _finished(self, code: Chosen, fold: Fold) -> Chosen | None:
+        """What is left of a batch's cells; None where the fold has lowered what it asks of one."""
+        keep = fold.finish(self.activation.score(code.z, self.at(code.at)))
+        if isinstance(keep, str):
+            return code if keep == "all" else None
+        return Chosen(code.at.subset(keep), code.z[keep])
 
     def _by_tiles(
         self,
@@ -156,13 +197,10 @@ class Encoder:
             code.append(chosen)
             for r in requests:
                 extra[r].append(tile.request(r, among[r]))
-        whole = Chosen.joined(code)
-        keep = fold.finish(self.activation.score(whole.z, self.at(whole.at)))
-        if isinstance(keep, str) and keep == "again":  # the fold has lowered what it asks of a cell
+        kept = self._finished(Chosen.joined(code), fold)
+        if kept is None:
             return self._by_tiles(x, fold, requests, among, dead)
-        if isinstance(keep, Tensor):
-            whole = Chosen(whole.at.subset(keep), whole.z[keep])
-        return Picked(whole, {r: Chosen.joined(parts) for r, parts in extra.items()}, None)
+        return Picked(kept, {r: Chosen.joined(parts) for r, parts in extra.items()}, None)
 
 
 class _Tile:
@@ -189,8 +227,6 @@ class _Tile:
     def code(self, fold: Fold) -> Chosen | None:
         """The code's cells; None where they are many, or bfloat16 cannot tell."""
         e = self.encoder
-        if e.halved is not None and self.first and fold.rule(e.at(None)) is None:
-            fold.look(e.halved.sample(self.rows, SAMPLE), self.rows.shape[0], self.cells)
         rule = fold.rule(e.at(None)) if e.direct else None
         if isinstance(rule, Largest):
             found = self._top(rule.k, None)

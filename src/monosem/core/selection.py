@@ -8,7 +8,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from monosem.base.sparse import Positions
-from monosem.kernels.native.calls import above, usable
+from monosem.kernels.native.calls import usable
+from monosem.kernels.native.select import above
 from monosem.kernels.ranking import top_index
 
 __all__ = [

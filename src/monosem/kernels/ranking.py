@@ -7,7 +7,8 @@ from torch import Tensor
 
 from monosem.kernels.gpu import select
 from monosem.kernels.gpu.launch import serves
-from monosem.kernels.native import calls as native
+from monosem.kernels.native.calls import usable
+from monosem.kernels.native.select import top
 
 __all__ = ["STRIDE", "top_index"]
 
@@ -25,8 +26,8 @@ def top_index(
     ranked. Large k: the k-th value by partition, then everything at or above it (rows with ties there go the plain
     way). Else, and on other devices: torch.topk.
     """
-    if k and native.usable(score):
-        found = native.top(score, k, among)
+    if k and usable(score):
+        found = top(score, k, among)
         if found is not None:
             return found[0]
     if among is not None:

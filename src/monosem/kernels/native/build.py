@@ -81,7 +81,7 @@ def library() -> ctypes.CDLL | None:
     except (OSError, subprocess.SubprocessError) as error:
         _reason.append(f"{error}: {getattr(error, 'stderr', '') or ''}".strip())
         return None
-    for name in ("top", "above", "certified_top", "certified_above"):
+    for name in ("topped", "above", "certified_top", "certified_above"):
         getattr(found, f"monosem_{name}").restype = ctypes.c_int64
     found.monosem_rows_norm.restype = ctypes.c_double
     return found

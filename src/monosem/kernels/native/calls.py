@@ -18,7 +18,6 @@ from monosem.kernels.native.build import library
 __all__ = [
     "ROW_TILE",
     "Ordered",
-    "above",
     "bags",
     "inner",
     "order_cells",
@@ -26,7 +25,6 @@ __all__ = [
     "runs_of",
     "scatter",
     "spread",
-    "top",
     "usable",
 ]
 
@@ -35,7 +33,6 @@ ROW_TILE = 512
 
 _P = ctypes.c_void_p
 _I = ctypes.c_int64
-_F = ctypes.c_float
 
 
 def usable(*tensors: Tensor) -> bool:
@@ -58,8 +55,16 @@ def spread(work: Callable[[int], None], units: int) -> None:
         for unit in range(units):
             work(unit)
         return
-    for _ in _pool(threads).map(work, range(units)):
-        pass
+    numbers = iter(range(units))  # shared: whoever is done takes the next
+
+    def some() -> None:
+        for unit in numbers:
+            work(unit)
+
+    others = [_pool(threads).submit(some) for _ in range(threads - 1)]
+    some()
+    for other in others:
+        other.result()
 
 
 def pointer(t: Tensor | None) -> ctypes.c_void_p:
@@ -151,56 +156,3 @@ def bags(cells: Ordered, first: int, last: int, values: Tensor, x: Tensor) -> Te
 
     spread(work, len(runs))
     return out
-
-
-def top(score: Tensor, k: int, among: Tensor | None = None, bias: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
-    """(columns, entries) of the k largest of each row of score + bias, columns ascending, ties to the lower.
-
-    `among`: only these columns. None when a row has fewer than k numbers (NaN).
-    """
-    lib, rows = library(), score.shape[0]
-    assert lib is not None
-    n = score.shape[1] if among is None else among.numel()
-    index, value = torch.empty(rows, k, dtype=torch.int64), torch.empty(rows, k)
-    runs, bad = runs_of(rows, 16), [0] * 16
-
-    def work(unit: int) -> None:
-        a, b = runs[unit]
-        scratch = torch.empty(4 * n)
-        bad[unit] = lib.monosem_top(
-            _P(score.data_ptr() + 4 * a * score.stride(0)), _I(score.stride(0)), _I(b - a), _I(n), _p(bias),
-            _p(among), _I(k),
-            _P(index.data_ptr() + 8 * a * k), _P(value.data_ptr() + 4 * a * k), _p(scratch),
-        )  # fmt: skip
-
-    spread(work, len(runs))
-    return None if any(bad) else (index, value)
-
-
-def above(
-    score: Tensor, floors: Tensor | float, room: int, bias: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor] | None:
-    """(cells per row, columns, entries) of score + bias above its column's floor; None if they exceed `room`."""
-    lib, (rows, n) = library(), score.shape
-    assert lib is not None
-    runs = runs_of(rows, 8)
-    share = -(-room // max(len(runs), 1))
-    counts = torch.empty(rows, dtype=torch.int64)
-    parts: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(runs)
-    full = [False] * len(runs)
-    columns, one = (floors, 0.0) if isinstance(floors, Tensor) else (None, float(floors))
-
-    def work(unit: int) -> None:
-        a, b = runs[unit]
-        index, value, scratch = torch.empty(share, dtype=torch.int64), torch.empty(share), torch.empty(n)
-        total = lib.monosem_above(
-            _P(score.data_ptr() + 4 * a * score.stride(0)), _I(score.stride(0)), _I(b - a), _I(n), _p(bias),
-            _p(columns), _F(one), _I(share), _P(counts.data_ptr() + 8 * a), _p(index), _p(value), _p(scratch),
-        )  # fmt: skip
-        full[unit] = total > share
-        parts[unit] = index[:total], value[:total]
-
-    spread(work, len(runs))
-    if any(full):
-        return None
-    return counts, torch.cat([i for i, _ in parts]), torch.cat([v for _, v in parts])

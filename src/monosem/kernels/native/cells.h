@@ -3,7 +3,12 @@
 #define MONOSEM_CELLS_H
 #include <stdint.h>
 
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
 #define LANES 64
+#define WORD 16 /* entries whose comparison fits the bits of one number */
 
 /* <a, b>, in LANES running sums so that the additions do not wait for each other. */
 static inline float dot(const float *restrict a, const float *restrict b, int64_t width) {
@@ -17,28 +22,60 @@ static inline float dot(const float *restrict a, const float *restrict b, int64_
     return total + sums[0];
 }
 
-/* The k-th largest (k >= 1) of a[0..n), which is reordered. */
+typedef int32_t __attribute__((may_alias)) key;
+
+/* The k-th largest (k >= 1) of a[0..n), which is overwritten: floats as integers of the same order, halved in value
+ * until the k largest stand alone, since counting takes far less time than moving. NaN counts as large or small.
+ */
 static inline float kth_largest(float *a, int64_t n, int64_t k) {
-    int64_t left = 0, right = n - 1, target = k - 1;
-    while (left < right) {
-        const int64_t mid = left + (right - left) / 2;
-        const float x = a[left], y = a[mid], z = a[right];
-        const float pivot = x > y ? (y > z ? y : (x > z ? z : x)) : (x > z ? x : (y > z ? z : y));
-        int64_t i = left, j = right;
-        while (i <= j) {
-            while (a[i] > pivot) i++;
-            while (a[j] < pivot) j--;
-            if (i <= j) {
-                const float t = a[i];
-                a[i++] = a[j];
-                a[j--] = t;
-            }
-        }
-        if (target <= j) right = j;
-        else if (target >= i) left = i;
-        else break;
+    key *keys = (key *)a;
+    int32_t low = INT32_MAX, high = INT32_MIN;
+#pragma omp simd reduction(min : low) reduction(max : high)
+    for (int64_t i = 0; i < n; i++) {
+        const int32_t bits = keys[i], ordered = bits ^ ((bits >> 31) & INT32_MAX);
+        keys[i] = ordered;
+        low = ordered < low ? ordered : low;
+        high = ordered > high ? ordered : high;
     }
-    return a[target];
+    while (low < high) { /* low is reached by k or more, high + 1 by fewer */
+        const int32_t middle = (int32_t)(low + ((int64_t)high - low + 1) / 2);
+        int32_t count = 0;
+#pragma omp simd reduction(+ : count)
+        for (int64_t i = 0; i < n; i++) count += keys[i] >= middle;
+        if (count < k) {
+            high = middle - 1;
+            continue;
+        }
+        low = middle;
+        if (count > k) continue;
+        low = INT32_MAX;
+#pragma omp simd reduction(min : low)
+        for (int64_t i = 0; i < n; i++) low = keys[i] >= middle && keys[i] < low ? keys[i] : low;
+        break;
+    }
+    const union {
+        int32_t i;
+        float f;
+    } found = {.i = low ^ ((low >> 31) & INT32_MAX)};
+    return found.f;
+}
+
+/* Bit l: whether s[l] > floors[l], for WORD entries. */
+static inline uint32_t above_word(const float *s, const float *floors) {
+#ifdef __AVX512F__
+    return _mm512_cmp_ps_mask(_mm512_loadu_ps(s), _mm512_loadu_ps(floors), _CMP_GT_OQ);
+#else
+    uint32_t bits = 0;
+    for (uint32_t l = 0; l < WORD; l++) bits |= (uint32_t)(s[l] > floors[l]) << l;
+    return bits;
+#endif
+}
+
+/* The place of the lowest bit, which is taken away; bits is not 0. */
+static inline int64_t next_bit(uint32_t *bits) {
+    const int64_t place = __builtin_ctz(*bits);
+    *bits &= *bits - 1;
+    return place;
 }
 
 /* g += sum over ordered cells p in [from, to) of values[cell] * x[row]; four rows at a time, to touch g less often. */

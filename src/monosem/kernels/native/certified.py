@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monosem.kernels.native.build import library
-from monosem.kernels.native.calls import ROW_TILE, inner, order_cells, pointer, runs_of, spread, top, usable
+from monosem.kernels.native.calls import ROW_TILE, inner, order_cells, pointer, runs_of, spread, usable
+from monosem.kernels.native.select import top
 from monosem.kernels.workspace import workspace
 
 __all__ = ["TILE", "Halved", "has_bfloat16"]
@@ -81,14 +82,6 @@ class Halved:
             summation=(width + 2) * 2.0**-24 * 1.01,
         )  # fmt: skip
         return parts, [y, x_lost, x_size]
-
-    def sample(self, x: Float[Tensor, "rows n_p"], size: int) -> Float[Tensor, " some"]:
-        """Near values of about `size` cells."""
-        n = self.bias.numel()
-        _, held = self._product(x)
-        stride = max(1, x.shape[0] * n // size)
-        cells = torch.arange(0, x.shape[0] * n, stride)
-        return held[0].reshape(-1)[::stride].float() + self.bias[cells % n]
 
     def top(self, x: Float[Tensor, "rows n_p"], k: int, limit: int | None = None) -> tuple[Tensor, Tensor] | None:
         """(columns, z) of the k largest z of each row of a tile, columns ascending; None if NaN is met."""

@@ -4,22 +4,22 @@
 
 #include "cells.h"
 
-#define GROUP 64
-
-static inline float group_max(const float *s, int64_t n) {
-    float best = -INFINITY;
-#pragma omp simd reduction(max : best)
-    for (int64_t i = 0; i < n; i++) best = s[i] > best ? s[i] : best;
-    return best;
-}
-
-/* A floor that at least k entries of s reach, as high as is cheap to find, from the groups' maxima where k is small
- * and from a strided sample where it is large. scratch holds n floats.
+/* A floor that at least k entries of s[0..n) reach, as high as is cheap to find; -INFINITY where none is. scratch holds
+ * n floats. For small k, entries are dealt out to 2 k heaps or more: k of them hold an entry that reaches the k-th
+ * largest of their maxima. For large k, a strided sample tells.
  */
-static float floor_of(const float *s, int64_t n, const float *maxima, int64_t groups, int64_t k, float *scratch) {
-    if (2 * k <= groups) { /* k groups of largest maximum hold k entries at or above the k-th maximum */
-        memcpy(scratch, maxima, (size_t)groups * sizeof(float));
-        return kth_largest(scratch, groups, k);
+static float floor_of(const float *s, int64_t n, int64_t k, float *scratch) {
+    const int64_t heaps = (2 * k + LANES - 1) / LANES * LANES;
+    if (4 * heaps <= n) {
+        memcpy(scratch, s, (size_t)heaps * sizeof(float));
+        for (int64_t start = heaps; start < n; start += heaps) {
+            const int64_t size = n - start < heaps ? n - start : heaps;
+#pragma omp simd
+            for (int64_t i = 0; i < size; i++) scratch[i] = s[start + i] > scratch[i] ? s[start + i] : scratch[i];
+        }
+        for (int64_t i = 0; i < heaps; i++)
+            if (scratch[i] != scratch[i]) return -INFINITY;
+        return kth_largest(scratch, heaps, k);
     }
     const int64_t stride = n / 512 > 1 ? n / 512 : 1, sampled = (n + stride - 1) / stride;
     const int64_t rank = k / stride + 2 * (int64_t)sqrt((double)k / (double)stride) + 4; /* two deviations of slack */
@@ -37,104 +37,146 @@ static float floor_of(const float *s, int64_t n, const float *maxima, int64_t gr
     return count >= k ? floor : -INFINITY;
 }
 
-/* Columns of s[0..n) that are at least floor, in order; the count. */
-static int64_t at_least(const float *s, int64_t n, const float *maxima, float floor, int32_t *found) {
-    int64_t count = 0;
-    for (int64_t start = 0; start < n; start += GROUP) {
-        if (!(maxima[start / GROUP] >= floor)) continue;
-        const int64_t stop = start + GROUP < n ? start + GROUP : n;
-        for (int64_t i = start; i < stop; i++) {
-            found[count] = (int32_t)i;
-            count += s[i] >= floor;
-        }
-    }
-    return count;
+/* row[0..n) = s[first + i] + bias[i] (NULL: 0), or, of the columns `among`, s[among[i] - first] + bias[among[i]]; then
+ * NaN up to a whole WORD.
+ */
+static void lay(const float *s, int64_t n, int64_t first, const float *bias, const int64_t *among, float *row) {
+    if (among)
+        for (int64_t i = 0; i < n; i++) row[i] = s[among[i] - first] + (bias ? bias[among[i]] : 0.0f);
+    else if (bias)
+#pragma omp simd
+        for (int64_t i = 0; i < n; i++) row[i] = s[i] + bias[first + i];
+    else
+        memcpy(row, s, (size_t)n * sizeof(float));
+    for (int64_t i = n; i % WORD; i++) row[i] = NAN;
 }
 
-/* The k largest of each row of s[rows, n] + bias (NULL: 0) among the columns `among` (NULL: all): columns into
- * index[rows, k] and their entries into value[rows, k]. work holds 4 n floats. Returns the number of rows with fewer
- * than k numbers (NaN), whose output is undefined.
+/* Keep the k largest of index[0..count), value[0..count), in order, of ties the first. Returns the k-th value. */
+static float keep_largest(int32_t *index, float *value, int64_t count, int64_t k, float *scratch) {
+    memcpy(scratch, value, (size_t)count * sizeof(float));
+    const float least = kth_largest(scratch, count, k);
+    int64_t above = 0;
+    for (int64_t i = 0; i < count; i++) above += value[i] > least;
+    int64_t ties = k - above, place = 0;
+    for (int64_t i = 0; i < count; i++) { /* without branches, which nobody could foretell */
+        const float v = value[i];
+        const int64_t tie = v == least, taken = (v > least) | (tie & (ties > 0));
+        index[place] = index[i];
+        value[place] = v;
+        ties -= tie;
+        place += taken;
+    }
+    return least;
+}
+
+/* What is known of the k largest of each row after some of its columns. */
+struct tops {
+    int64_t k, room;  /* room >= k + WORD */
+    int32_t *index;   /* [rows, room]: columns that may be among the k largest, ascending, */
+    float *value;     /* and their entries */
+    int64_t *filled;  /* [rows] */
+    float *floors;    /* [rows]: only entries above it count; where it is -INFINITY, those equal to it too */
+};
+
+/* Columns first, first + 1, ... of rows [from, to): s[rows, n] + bias[column] (NULL: 0); or, of the n columns `among`
+ * (ascending, not NULL), those entries of s. Columns come in ascending order from call to call. work holds n + WORD
+ * floats and the larger of n and room.
  */
-int64_t monosem_top(const float *s, int64_t ld, int64_t rows, int64_t n, const float *bias, const int64_t *among,
-                    int64_t k, int64_t *index, float *value, float *work) {
-    const int64_t groups = (n + GROUP - 1) / GROUP;
-    int64_t short_rows = 0;
-    float *row = work, *scratch = work + n, *maxima = work + 2 * n;
-    int32_t *found = (int32_t *)(work + 3 * n);
-    for (int64_t r = 0; r < rows; r++) {
-        const float *from = s + r * ld;
-        if (among) {
-            for (int64_t i = 0; i < n; i++) row[i] = from[among[i]] + (bias ? bias[among[i]] : 0.0f);
-            from = row;
-        }
-        for (int64_t g = 0; g < groups; g++) {
-            const int64_t start = g * GROUP, size = n - start < GROUP ? n - start : GROUP;
-            if (bias && !among) {
-#pragma omp simd
-                for (int64_t i = start; i < start + size; i++) row[i] = from[i] + bias[i];
+void monosem_top(const struct tops *t, const float *s, int64_t ld, int64_t from, int64_t to, int64_t n, int64_t first,
+                 const float *bias, const int64_t *among, float *work) {
+    float *row = work, *scratch = work + n + WORD, floors[WORD];
+    for (int64_t r = from; r < to; r++) {
+        int32_t *index = t->index + r * t->room;
+        float *value = t->value + r * t->room, floor = t->floors[r];
+        int64_t filled = t->filled[r];
+        lay(s + r * ld, n, first, bias, among, row);
+        if (filled == 0 && t->k <= n) floor = nextafterf(floor_of(row, n, t->k, scratch), -INFINITY);
+        for (int64_t l = 0; l < WORD; l++) floors[l] = floor;
+        for (int64_t start = 0; start < n; start += WORD) {
+            uint32_t bits = above_word(row + start, floors);
+            if (floor == -INFINITY)
+                for (uint32_t l = 0; l < WORD; l++) bits |= (uint32_t)(row[start + l] == floor) << l;
+            if (!bits) continue;
+            if (filled + WORD > t->room) {
+                floor = keep_largest(index, value, filled, t->k, scratch);
+                filled = t->k;
+                for (int64_t l = 0; l < WORD; l++) floors[l] = floor;
+                bits = above_word(row + start, floors);
             }
-            maxima[g] = group_max((bias && !among ? row : from) + start, size);
+            while (bits) {
+                const int64_t i = start + next_bit(&bits);
+                index[filled] = (int32_t)(among ? among[i] : first + i);
+                value[filled++] = row[i];
+            }
         }
-        if (bias && !among) from = row;
-        const float floor = floor_of(from, n, maxima, groups, k, scratch);
-        const int64_t count = at_least(from, n, maxima, floor, found);
-        if (count < k) {
+        if (filled > 2 * t->k) {
+            floor = keep_largest(index, value, filled, t->k, scratch);
+            filled = t->k;
+        }
+        t->filled[r] = filled;
+        t->floors[r] = floor;
+    }
+}
+
+/* The k largest of rows [from, to) after all columns, into out_index and out_value [rows, k]. Returns the number of
+ * rows with fewer than k numbers (NaN), whose output is undefined. work holds `room` floats.
+ */
+int64_t monosem_topped(const struct tops *t, int64_t from, int64_t to, int64_t *out_index, float *out_value,
+                       float *work) {
+    int64_t short_rows = 0;
+    for (int64_t r = from; r < to; r++) {
+        int32_t *index = t->index + r * t->room;
+        float *value = t->value + r * t->room;
+        if (t->filled[r] < t->k) {
             short_rows++;
             continue;
         }
-        for (int64_t i = 0; i < count; i++) scratch[i] = from[found[i]];
-        const float least = kth_largest(scratch, count, k);
-        int64_t above = 0;
-        for (int64_t i = 0; i < count; i++) above += from[found[i]] > least;
-        int64_t ties = k - above, place = r * k;
-        for (int64_t i = 0; i < count; i++) {
-            const float v = from[found[i]];
-            if (v > least || (v == least && ties-- > 0)) {
-                index[place] = among ? among[found[i]] : found[i];
-                value[place++] = v;
-            }
-        }
+        if (t->filled[r] > t->k) keep_largest(index, value, t->filled[r], t->k, work);
+        for (int64_t i = 0; i < t->k; i++) out_index[r * t->k + i] = index[i];
+        memcpy(out_value + r * t->k, value, (size_t)t->k * sizeof(float));
     }
     return short_rows;
 }
 
-/* Entries of s + bias (NULL: 0) above a floor: their number in row r into counts[r]; columns and entries, where there
- * is room. The floor of column j is floors[j], or `floor` where floors is NULL. work holds n floats. Returns the
- * total, which may exceed room.
+/* Entries of s + bias (NULL: 0) above a floor: their number in row r into counts[r]; columns (numbered from `first`)
+ * and entries, where there is room. The floor of column j is floors[j], or `floor` where floors is NULL. work
+ * holds n + 2 WORD floats. Returns the total, which may exceed room.
  */
-int64_t monosem_above(const float *s, int64_t ld, int64_t rows, int64_t n, const float *bias, const float *floors,
-                      float floor, int64_t room, int64_t *counts, int64_t *index, float *value, float *work) {
+int64_t monosem_above(const float *s, int64_t ld, int64_t rows, int64_t n, int64_t first, const float *bias,
+                      const float *floors, float floor, int64_t room, int64_t *counts, int64_t *index, float *value,
+                      float *work) {
     int64_t total = 0;
+    float *row = work, one[WORD];
+    for (int64_t l = 0; l < WORD; l++) one[l] = floor;
     for (int64_t r = 0; r < rows; r++) {
-        const float *row = s + r * ld;
         const int64_t before = total;
-        for (int64_t start = 0; start < n; start += GROUP) {
-            const int64_t stop = start + GROUP < n ? start + GROUP : n;
-            const float *here = row;
-            if (bias) {
-#pragma omp simd
-                for (int64_t i = start; i < stop; i++) work[i] = row[i] + bias[i];
-                here = work;
-            }
-            int32_t any = 0;
-            if (floors) {
-#pragma omp simd reduction(| : any)
-                for (int64_t i = start; i < stop; i++) any |= here[i] > floors[i];
-            } else {
-#pragma omp simd reduction(| : any)
-                for (int64_t i = start; i < stop; i++) any |= here[i] > floor;
-            }
-            if (!any) continue;
-            for (int64_t i = start; i < stop; i++)
-                if (here[i] > (floors ? floors[i] : floor)) {
-                    if (total < room) {
-                        index[total] = i;
-                        value[total] = here[i];
-                    }
-                    total++;
+        lay(s + r * ld, n, first, bias, 0, row);
+        for (int64_t start = 0; start < n; start += WORD) {
+            const float *here = floors && n - start >= WORD ? floors + first + start : one;
+            if (floors && here == one) memcpy(one, floors + first + start, (size_t)(n - start) * sizeof(float));
+            uint32_t bits = above_word(row + start, here);
+            while (bits) {
+                const int64_t i = start + next_bit(&bits);
+                if (total < room) {
+                    index[total] = first + i;
+                    value[total] = row[i];
                 }
+                total++;
+            }
         }
         counts[r] = total - before;
     }
     return total;
+}
+
+/* Cells of some columns into their places among those of all columns: rows [0, rows) have counts[r] of them here, and
+ * place[r] is where row r's next cell belongs.
+ */
+void monosem_place(int64_t rows, const int64_t *counts, const int64_t *index, const float *value, int64_t *place,
+                   int64_t *out_index, float *out_value) {
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t i = 0; i < counts[r]; i++) {
+            out_index[place[r]] = *index++;
+            out_value[place[r]++] = *value++;
+        }
 }
