@@ -14,7 +14,7 @@ from torch import Tensor
 from monosem.base.sparse import Positions
 from monosem.kernels.native import calls, select
 from monosem.kernels.native.build import library, why_absent
-from monosem.kernels.native.rows import CellSet, RowStep
+from monosem.kernels.native.rows import CellSet, RowStep, inner_alone
 from monosem.kernels.workspace import workspace
 from tests.kernels.layouts import positions
 
@@ -165,6 +165,24 @@ def test_a_row_step_is_projection_clipping_and_adam(pieces: tuple[int, ...], pro
         assert torch.equal(moved, rests)
         for found, wanted in ((weight, W), (m, M), (v, V)):
             torch.testing.assert_close(found.double(), wanted, rtol=2e-4, atol=2e-6)
+
+
+def test_one_pass_takes_products_and_what_a_projection_needs() -> None:
+    at = Positions.from_mask(numbers(0, 90, 64) > 1.5)
+    values, x, weight = numbers(1, at.nnz), numbers(2, 90, 50), numbers(3, 64, 50)
+    cells = CellSet(calls.order_cells(at.crow, at.col, 64, 90)[0], values, x, 0)
+    products, known = inner_alone(cells, weight)
+    wanted = torch.zeros(at.nnz)
+    calls.inner(calls.order_cells(at.crow, at.col, 64, 90), 0, 64, x, weight, wanted)
+    assert torch.equal(products, wanted)
+    W, M = weight.double(), numbers(4, 64, 50)
+    g = cells.dense(64).double()
+    g = g - (g * W).sum(1, keepdim=True) / (W * W).sum(1, keepdim=True) * W
+    steps = [RowStep(weight.clone(), None, [s], (0, 50), True, True) for s in (cells, known)]
+    for step in steps:
+        assert step.squared_norm() == pytest.approx(float(g.square().sum()), rel=1e-5)
+        step.adam(M.clone(), M.square(), torch.ones(64, dtype=torch.bool), 3, 1e-2, (0.9, 0.99), 1e-8, 0.5)
+    torch.testing.assert_close(steps[0].weight, steps[1].weight, rtol=1e-5, atol=1e-6)
 
 
 def test_threads_change_no_bit() -> None:

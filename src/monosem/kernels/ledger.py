@@ -24,10 +24,20 @@ class Ledger:
     def __init__(self, weights: Iterable[Tensor], projected: Iterable[Tensor] = ()) -> None:
         self._parts: dict[int, list[CellSet]] = {weight.data_ptr(): [] for weight in weights}
         self._projected = {weight.data_ptr() for weight in projected}
+        self._writes: dict[int, int] = {}
 
     def drops(self, weight: Tensor) -> bool:
         """Whether whatever lies along the weight's own rows will be projected out of its gradient."""
         return weight.data_ptr() in self._projected
+
+    def expect(self, weights: Iterable[Tensor]) -> None:
+        """A forward pass wrote with these weights."""
+        for weight in weights:
+            self._writes[weight.data_ptr()] = self._writes.get(weight.data_ptr(), 0) + 1
+
+    def alone(self, weight: Tensor) -> bool:
+        """Whether this weight's gradient is noted, will be projected, and comes from one write."""
+        return self.names(weight) and self.drops(weight) and self._writes.get(weight.data_ptr()) == 1
 
     def names(self, weight: Tensor) -> bool:
         """Whether this weight's gradient is to be noted here."""

@@ -20,7 +20,7 @@ from monosem.kernels.gpu import cells as gpu
 from monosem.kernels.gpu.launch import serves
 from monosem.kernels.ledger import Ledger, the_ledger
 from monosem.kernels.native import calls as native
-from monosem.kernels.native.rows import CellSet
+from monosem.kernels.native.rows import CellSet, inner_alone
 from monosem.kernels.precision import product
 
 __all__ = ["inner", "note", "read_cells", "scatter", "write_cells"]
@@ -145,12 +145,21 @@ def note(
     return True
 
 
+def _alone(ctx: Any, values: Tensor, g_out: Tensor, weights: Sequence[Tensor]) -> bool:
+    """Whether one pass over W may take the values' gradients and what W's own needs to be projected."""
+    whole = len(ctx.blocks) == 1 and ctx.blocks[0].shape == (ctx.at.n_q, g_out.shape[1])
+    wanted = ctx.needs_input_grad[3] and ctx.needs_input_grad[4]
+    return whole and wanted and ctx.ledger.alone(weights[0]) and native.usable(values, g_out, *weights)
+
+
 class _WriteCells(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, at: Positions, width: int, blocks: Sequence[Block], values: Tensor, *weights: Tensor
     ) -> Tensor:
         ctx.at, ctx.blocks, ctx.ledger = at, blocks, the_ledger()
+        if ctx.ledger is not None and ctx.needs_input_grad[3]:
+            ctx.ledger.expect(weights)
         ctx.save_for_backward(values, *weights)
         return scatter(at, values, width, blocks, weights)
 
@@ -158,6 +167,10 @@ class _WriteCells(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         values, *weights = ctx.saved_tensors
         g_out = gradients[0].contiguous()
+        if ctx.ledger is not None and _alone(ctx, values, g_out, weights):
+            products, cells = inner_alone(CellSet(_whole(ctx.at), values.detach(), g_out, 0), weights[0])
+            ctx.ledger.note(weights[0], cells)
+            return None, None, None, products, None
         g_values = inner(ctx.at, g_out, ctx.blocks, weights) if ctx.needs_input_grad[3] else None
         g_weights: list[Tensor | None] = [None] * len(weights)
         needed = any(ctx.needs_input_grad[4:])

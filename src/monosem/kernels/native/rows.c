@@ -101,6 +101,33 @@ double monosem_rows_norm(const struct rows *s, int64_t from, int64_t to, float *
     return total;
 }
 
+/* For latents [from, to) of one set of cells whose gradient alone is row j's, and which is to be freed of its part along
+ * w_j: products[cell] = <x[row], w_j>, the share of w_j in the gradient, and the squared norm of the rest (`share` and
+ * `rest` by latent). W is read once, and the gradient is built while its x are near. g holds width floats.
+ */
+void monosem_rows_inner(const struct set *c, const float *w, int64_t width, int64_t from, int64_t to, float *products,
+                        float *share, double *rest, float *g) {
+    for (int64_t j = from; j < to; j++) {
+        const int64_t first = c->starts[j], last = c->starts[j + 1];
+        share[j] = 0.0f;
+        rest[j] = 0.0;
+        if (first == last) continue;
+        const float *here = w + j * width;
+        double gw = 0.0, ww = (double)dot(here, here, width);
+        for (int64_t p = first; p < last; p++) {
+            const int64_t cell = c->order_cell[p];
+            products[cell] = dot(c->x + c->order_row[p] * c->ld_x, here, width);
+            gw += (double)c->values[cell] * (double)products[cell];
+        }
+        memset(g, 0, (size_t)width * sizeof(float));
+        monosem_gather(first, last, c->order_row, c->order_cell, c->values, c->x, c->ld_x, width, g);
+        ww = ww > 1e-30 ? ww : 1e-30;
+        share[j] = (float)(gw / ww);
+        const double left = square(g, width) - gw * gw / ww;
+        rest[j] = left > 0.0 ? left : 0.0;
+    }
+}
+
 static int has_cells(const struct rows *s, int64_t j) {
     for (int64_t t = 0; t < s->n_sets; t++)
         if (s->sets[t].starts[s->sets[t].first + j] != s->sets[t].starts[s->sets[t].first + j + 1]) return 1;

@@ -2,7 +2,7 @@
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -12,7 +12,7 @@ from monosem.kernels.native.build import library
 from monosem.kernels.native.calls import Ordered, pointer, runs_of, spread
 from monosem.kernels.workspace import workspace
 
-__all__ = ["KEEP_ABOVE", "CellSet", "RowStep"]
+__all__ = ["KEEP_ABOVE", "CellSet", "RowStep", "inner_alone"]
 
 _P, _I, _F, _N = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int32
 KEEP_ABOVE = 8
@@ -40,12 +40,23 @@ class _Rows(ctypes.Structure):
 
 @dataclass(frozen=True, eq=False)
 class CellSet:
-    """A part of a weight's gradient: row j gets sum over latent (first + j)'s cells of values[cell] * x[row]."""
+    """A part of a weight's gradient: row j gets sum over latent (first + j)'s cells of values[cell] * x[row].
+
+    `along`, if known: the share of the weight's row in it, and the squared norm of the rest, row by row.
+    """
 
     cells: Ordered
     values: Tensor
     x: Tensor
     first: int
+    along: tuple[Tensor, Tensor] | None = None
+
+    def plain(self) -> _Set:
+        """For C; `values` must be contiguous and live on."""
+        return _Set(
+            pointer(self.cells.starts), pointer(self.cells.cell), pointer(self.cells.row), pointer(self.values),
+            pointer(self.x), self.x.stride(0), self.first,
+        )  # fmt: skip
 
     def dense(self, rows: int) -> Tensor:
         """The same gradient as a tensor [rows, width], by stock operations."""
@@ -54,6 +65,29 @@ class CellSet:
         cell, row = self.cells.cell[a:b], self.cells.row[a:b].long()
         latent = torch.repeat_interleave(torch.arange(rows), self.cells.starts[self.first : stop + 1].diff())
         return self.x.new_zeros(rows, self.x.shape[1]).index_add_(0, latent, self.values[cell, None] * self.x[row])
+
+
+def inner_alone(cells: CellSet, weight: Tensor) -> tuple[Tensor, CellSet]:
+    """(<x[row], weight[latent]> of every cell, the same set with `along` known); cells.first is 0."""
+    lib, width = library(), weight.shape[1]
+    assert lib is not None
+    cells = replace(cells, values=cells.values.contiguous())
+    products, share = torch.empty_like(cells.values), torch.empty(weight.shape[0])
+    rest, runs, plain = (
+        torch.empty(weight.shape[0], dtype=torch.float64),
+        runs_of(weight.shape[0], _RUNS),
+        cells.plain(),
+    )
+
+    def work(unit: int) -> None:
+        scratch = torch.empty(width)
+        lib.monosem_rows_inner(
+            ctypes.byref(plain), pointer(weight), _I(width), _I(runs[unit][0]), _I(runs[unit][1]), pointer(products),
+            pointer(share), pointer(rest), pointer(scratch),
+        )  # fmt: skip
+
+    spread(work, len(runs))
+    return products, replace(cells, along=(share, rest))
 
 
 class RowStep:
@@ -73,14 +107,10 @@ class RowStep:
         project: bool,
         unit: bool,
     ) -> None:
-        self.weight, self.base, self.sets = weight, base, sets
+        self.weight, self.base = weight, base
+        self.sets = [replace(s, values=s.values.contiguous()) for s in sets]
         self.bounds = torch.tensor(bounds, dtype=torch.int64)
-        self._values = [s.values.contiguous() for s in sets]
-        parts = [
-            _Set(pointer(s.cells.starts), pointer(s.cells.cell), pointer(s.cells.row), pointer(v), pointer(s.x),
-                 s.x.stride(0), s.first)
-            for s, v in zip(sets, self._values, strict=True)
-        ]  # fmt: skip
+        parts = [s.plain() for s in self.sets]
         self._sets = (_Set * max(len(parts), 1))(*parts)
         self._share = torch.empty(weight.shape[0], len(bounds) - 1)
         self._rows = _Rows(
@@ -101,8 +131,13 @@ class RowStep:
     def squared_norm(self) -> float:
         """||projected gradient||^2, summed over all rows.
 
-        Gradients of few cells are built again by `adam`; those of many are kept, in memory of the weight's size.
+        It is known already where one set alone says what lies along the rows that are to be freed of it. Gradients of
+        few cells are built again by `adam`; those of many are kept, in memory of the weight's size.
         """
+        along = self.sets[0].along if len(self.sets) == 1 and self.base is None else None
+        if along is not None and self._rows.project and self._rows.pieces == 1:
+            self._share, self._rows.share, self._rows.shared = along[0], pointer(along[0]), 1
+            return float(along[1].sum())
         if sum(s.cells.cell.numel() for s in self.sets) > KEEP_ABOVE * self.weight.shape[0]:
             shape = tuple(self.weight.shape)
             self._kept = workspace(f"gradient {self.weight.data_ptr()}", shape, torch.float32, torch.device("cpu"))
