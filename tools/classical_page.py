@@ -40,7 +40,7 @@ iterations=, seed=) -> D`; a new one is a function and a line.
 | learner | a pass | sparse codes by |
 |---|---|---|
 | `mod` | codes, then D = argmin over D of the squared error | nonnegative OMP (`k`) or lasso (`l1`) |
-| `ksvd` | codes, then each atom in turn with its coefficients: the best rank-one fit to the rest | nonnegative OMP (`k`) |
+| `ksvd` | codes, then each atom in turn with its coefficients: the best rank-one fit | nonnegative OMP (`k`) |
 | `itkrm` | each atom becomes the mean of what its rows' other atoms leave of them | the `k` largest products |
 | `online` | scikit-learn's `MiniBatchDictionaryLearning` | lasso, positive (`l1`) |
 | `batch_lasso` | scikit-learn's `DictionaryLearning` | lasso, positive (`l1`) |
