@@ -33,7 +33,7 @@ from monosem.train.config import FitConfig
 from monosem.train.loop import Callback, fit
 from monosem.train.state import Run
 
-__all__ = ["EVAL_ROWS", "Job", "evaluate_model", "job_record_name", "pairing_of", "run_job", "run_jobs"]
+__all__ = ["EVAL_ROWS", "Job", "evaluate_model", "job_head", "job_record_name", "pairing_of", "run_job", "run_jobs"]
 
 EVAL_ROWS = 8192
 """Rows of the held-out stream that FVU, L0 and dead latents are measured on."""
@@ -112,8 +112,8 @@ def _kind(job: Job) -> str:
     return true if job.given == "true" else job.given if job.among == "all" else f"{job.given} of {true}"
 
 
-def _head(job: Job, source: TaskSource | None) -> dict[str, Any]:
-    """What identifies a run, in the record's form."""
+def job_head(job: Job, source: TaskSource | None) -> dict[str, Any]:
+    """What identifies a run, in the record's form; the digest of its data only where the source is at hand."""
     value = job.task_value
     plan = job.anchoring
     anchors = {
@@ -143,7 +143,7 @@ def _head(job: Job, source: TaskSource | None) -> dict[str, Any]:
 
 def job_record_name(job: Job) -> str:
     """The file name of the record that a job writes, known before it runs."""
-    return record_name(_head(job, None))
+    return record_name(job_head(job, None))
 
 
 @lru_cache(maxsize=4)
@@ -204,7 +204,7 @@ def run_job(job: Job, folder: str | Path, progress: bool = False, told: Callable
         beside = anchors_alone(source, anchors.p, anchors.r, features=features)
         alone = {"anchors_alone": beside["held_out"]}
         given = {"anchors": anchors_against_truth(anchors, source)}
-    head = _head(job, source)
+    head = job_head(job, source)
     for stale in folder.glob(f".{record_name(head)}.*.part"):  # a kill inside the write of this record
         stale.unlink()
     work = folder / "runs" / record_name(head).removesuffix(".record.json") if job.config.checkpoint_every else None

@@ -1,0 +1,152 @@
+"""What a study is: runs in rows and arms, at one of several scales, and the numbers that the paper prints."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+from monosem.base.errors import ArgumentError, check
+from monosem.base.registry import Registry
+from monosem.bench.defaults import fit_config, recipe
+from monosem.bench.run import Job
+from monosem.bench.tasks import TASKS, Task
+from monosem.bench.world import Independent
+from monosem.train.config import FitConfig
+
+__all__ = ["ARMS", "SCALES", "STUDIES", "Entry", "Scale", "Study", "jobs_of"]
+
+ARMS: Mapping[str, str] = MappingProxyType(
+    {
+        "paper": "the paper's settings as far as they can be inferred, no anchors",
+        "paper+anchors": "the same with true anchors, both sides held by a penalty, no start there: as printed",
+        "ours": "our defaults, no anchors",
+        "ours+anchors": "our defaults with true anchors: start there, decoder columns held",
+        "ours+discovered": "our defaults with anchors found in the rows alone, no labels",
+    }
+)
+"""The arms of the paper's tables."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A size at which studies run: the task that stands for the paper's default, how it is trained, which seeds.
+
+    What the paper gives as numbers becomes ratios: n to its 1000 features, k to its 10 active ones.
+    """
+
+    name: str
+    task: str
+    seeds: tuple[int, ...]
+    config: FitConfig
+    recipes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def base(self) -> Task:
+        """The task at the paper's default."""
+        return TASKS[self.task]
+
+    @property
+    def l0(self) -> float:
+        """The mean number of active features per row at the default."""
+        return self._rate * self.base.world.n
+
+    @property
+    def _rate(self) -> float:
+        law = self.base.world.law
+        assert isinstance(law, Independent)
+        return 1.0 - law.sparsity
+
+    def k(self, printed: float) -> int:
+        """The k that is to this scale's L0 what the printed one is to the paper's 10; at least 1."""
+        return max(1, min(self.base.n_q, round(printed * self.l0 / 10.0)))
+
+    def count(self, printed: int) -> int:
+        """A number of features: to this scale's n what the printed one is to the paper's 1000; at least 1."""
+        return max(1, round(printed * self.base.world.n / 1000))
+
+    def vary(
+        self, *, n: int | None = None, interference: float | None = None, rate: float | None = None, rows: int | None = None
+    ) -> Task:
+        """The default task with printed values changed: n of 1000 features, M as it is, the rate to the default's.
+
+        `rate` is relative: the paper's .05 is five times its .01, and five times this scale's own. `rows` is as given.
+        """
+        world = self.base.world
+        if n is not None:
+            world = replace(world, n=self.count(n))
+        if interference is not None:
+            world = replace(world, max_interference=interference)
+        if rate is not None:
+            own = self._rate * rate / 0.01
+            check(own < 1.0, f"rate {rate} of the paper is {own:.3f} at scale {self.name}; choose another scale")
+            assert isinstance(world.law, Independent)
+            world = replace(world, law=replace(world.law, sparsity=round(1.0 - own, 9)))
+        if rows is not None:
+            world = replace(world, rows=rows)
+        return replace(self.base, world=world, anchors=min(self.base.anchors, world.n - 1))
+
+    def recipe(self, name: str) -> str:
+        """A method's text with our defaults at this scale."""
+        return self.recipes.get(name) or recipe(self.task, name)
+
+
+def _config(task: str, steps: int, **changes: object) -> FitConfig:
+    return replace(fit_config(task, 0, steps), checkpoint_every=None, **changes)  # type: ignore[arg-type]
+
+
+SCALES: Registry[Scale] = Registry("scale")
+SCALES.add("nano", Scale("nano", "lrb/nano", (0, 1), _config("lrb/nano", 100, log_every=25)))
+SCALES.add("mini", Scale("mini", "lrb/mini", (0, 1, 2, 3, 4), _config("lrb/mini", 1000)))
+SCALES.add("mini-hard", Scale("mini-hard", "lrb/mini-hard", (0, 1, 2, 3, 4), _config("lrb/mini-hard", 1500)))
+SCALES.add(
+    "paper",
+    Scale(
+        "paper",
+        "lrb/paper",
+        (0, 1, 2),
+        _config("lrb/paper", 600, selection="bf16", dense="bf16"),
+        {"topk": "topk(k=16, aux=0.0)"},
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One cell's run, but for its seed: the row it stands in, its arm, and what is run."""
+
+    row: str
+    arm: str
+    job: Job
+
+
+@dataclass(frozen=True)
+class Study:
+    """A table or figure of the paper, or one that goes beyond it.
+
+    `entries(scale)` are its runs; `printed` the paper's numbers as {(row, arm): (M_GT in percent, M_IP)}, absent where
+    it prints none. Changing what is run makes a new version. `scored` names the metric group that the page leads with.
+    """
+
+    name: str
+    version: int
+    title: str
+    entries: Callable[[Scale], Iterable[Entry]]
+    printed: Mapping[tuple[str, str], tuple[float | None, float | None]] = field(default_factory=dict)
+    remark: str = ""
+
+
+STUDIES: Registry[Study] = Registry("study")
+
+
+def jobs_of(study: Study, scale: Scale, seeds: Iterable[int] | None = None) -> list[tuple[Entry, Job]]:
+    """Every run with its entry, world by world, each entry in order.
+
+    Raises: ArgumentError: the study has no runs at this scale.
+    """
+    entries = list(study.entries(scale))
+    if not entries:
+        raise ArgumentError(f"study {study.name} has no runs at scale {scale.name}; choose another")
+    return [
+        (entry, replace(entry.job, seed=seed, config=replace(entry.job.config, seed=seed)))
+        for seed in (scale.seeds if seeds is None else seeds)
+        for entry in entries
+    ]

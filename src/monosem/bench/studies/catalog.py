@@ -1,0 +1,6 @@
+"""Every study there is: importing this registers them."""
+
+from monosem.bench.studies import paper
+from monosem.bench.studies.base import STUDIES
+
+__all__ = ["STUDIES", "paper"]

@@ -1,0 +1,105 @@
+"""The queue of a study: what is there already is not run again, wherever an earlier call stopped."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from monosem.base.errors import MonosemError
+from monosem.base.spec import canonical
+from monosem.bench.anchor_sets import discovered_anchors
+from monosem.bench.pool import run_all
+from monosem.bench.records import read_records
+from monosem.bench.run import Job, job_head, run_jobs
+from monosem.bench.studies.base import Entry, Scale, Study, jobs_of
+from monosem.bench.tasks import Task, TaskSource
+
+__all__ = ["Outcome", "outcomes", "run_key", "run_study"]
+
+_TRAINED = ("steps", "batch_size", "lr", "selection", "dense", "held_out")
+"""What of a configuration tells runs of a study apart; fields that a later version adds do not make old runs unknown."""
+
+Outcome = tuple[Entry, int, Mapping[str, Any] | None]
+"""An entry, its world, and the record of that run where there is one."""
+
+
+def run_key(head: Mapping[str, Any]) -> str:
+    """What makes two runs the same cell of a study: task, method, anchors, seeds and how it was trained."""
+    task, method, config = head["task"], head["method"]["spec"], head["config"]
+    return canonical(
+        [task["hash"], task["pairing"], method, head["anchors"], head["seed"], [config[name] for name in _TRAINED]]
+    )
+
+
+def outcomes(study: Study, scale: Scale, folder: str | Path, seeds: Iterable[int] | None = None) -> list[Outcome]:
+    """Every run of a study with its record from a folder, None where it has not been run."""
+    found = _found(Path(folder))
+    return [(entry, job.seed, found.get(_key(job))) for entry, job in jobs_of(study, scale, seeds)]
+
+
+def run_study(
+    jobs: Sequence[Job],
+    folder: str | Path,
+    workers: int | None = None,
+    on_start: Callable[[int], None] | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+    on_done: Callable[[int, Path], None] | None = None,
+    on_error: Callable[[int, str], None] | None = None,
+    on_discovery: Callable[[int, int], None] | None = None,
+) -> int:
+    """Run the jobs that have no record yet; first, once per world, discover the anchors that some of them need.
+
+    Returns how many were there already. Callbacks as in `run_jobs`, with numbers of `jobs`; `on_discovery(done, all)`
+    hears of the worlds. A job whose discovery failed tries it again, and says why it fails.
+    """
+    folder = Path(folder)
+    there = _found(folder)
+    todo = [i for i, job in enumerate(jobs) if _key(job) not in there]
+    unique = {_key(jobs[i]): i for i in reversed(todo)}
+    todo = sorted(unique.values())
+    worlds = list(dict.fromkeys(jobs[i].task_value for i in todo if jobs[i].given == "discovered"))
+    count = max(1, min(workers or len(os.sched_getaffinity(0)), len(todo)))
+    done = 0
+    with closing(run_all(partial(_discover, folder), worlds, min(count, len(worlds)))) as events:
+        for event in events:
+            done += event.kind in ("done", "error")
+            if on_discovery:
+                on_discovery(done, len(worlds))
+    failed: list[str] = []
+
+    def heard(number: int, why: str) -> None:
+        failed.append(f"{jobs[todo[number]].title}: {why}")
+        if on_error:
+            on_error(todo[number], why)
+
+    run_jobs(
+        [jobs[i] for i in todo],
+        folder,
+        count,
+        on_start and (lambda number: on_start(todo[number])),
+        on_step and (lambda number, step: on_step(todo[number], step)),
+        on_done and (lambda number, path: on_done(todo[number], path)),
+        heard,
+    )
+    if failed and on_error is None:
+        raise MonosemError(f"{len(failed)} of {len(todo)} runs failed; the first: {failed[0]}")
+    return len(jobs) - len(todo)
+
+
+def _key(job: Job) -> str:
+    return run_key(job_head(job, None))
+
+
+def _found(folder: Path) -> dict[str, Mapping[str, Any]]:
+    """Records of a folder by key; of two runs of the same cell the later one."""
+    records = read_records(folder) if folder.is_dir() else []
+    return {run_key(record): record for record in sorted(records, key=lambda record: str(record["created"]))}
+
+
+def _discover(folder: Path, task: Task, told: Callable[[int], None]) -> None:
+    torch.set_num_threads(1)
+    discovered_anchors(TaskSource(task), folder)
