@@ -30,7 +30,8 @@ ARMS: Mapping[str, str] = MappingProxyType(
 class Scale:
     """A size at which studies run: the task that stands for the paper's default, how it is trained, which seeds.
 
-    What the paper gives as numbers becomes ratios: n to its 1000 features, k to its 10 active ones.
+    What the paper gives as numbers becomes ratios: n to its 1000 features, k to its 10 active ones. `recipes` and
+    `rates` are our defaults' texts and learning rates by method, where they are not the task's.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Scale:
     seeds: tuple[int, ...]
     config: FitConfig
     recipes: Mapping[str, str] = field(default_factory=dict)
+    rates: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def base(self) -> Task:
@@ -88,6 +90,10 @@ class Scale:
         """A method's text with our defaults at this scale."""
         return self.recipes.get(name) or recipe(self.task, name)
 
+    def fit(self, name: str) -> FitConfig:
+        """How a method is trained with our defaults at this scale."""
+        return replace(self.config, lr=self.rates.get(name, self.config.lr))
+
 
 def _config(task: str, steps: int, **changes: object) -> FitConfig:
     return replace(fit_config(task, 0, steps), checkpoint_every=None, **changes)  # type: ignore[arg-type]
@@ -103,8 +109,15 @@ SCALES.add(
         "paper",
         "lrb/paper",
         (0, 1, 2),
-        _config("lrb/paper", 600, selection="bf16", dense="bf16"),
-        {"topk": "topk(k=16, aux=0.0)"},
+        _config("lrb/paper", 500, selection="bf16", dense="bf16"),
+        {
+            "relu_l1": "relu_l1(l1=0.3)",
+            "topk": "topk(k=16, aux=0.0)",
+            "topk_transcoder": "topk_transcoder(k=16, aux=0.0)",
+            "topk_crosscoder": "topk_crosscoder(k=16, aux=0.0)",
+            "matryoshka": "matryoshka(k=10, aux=0.0)",
+        },
+        {"relu_l1": 1e-2},
     ),
 )
 

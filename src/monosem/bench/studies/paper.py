@@ -36,7 +36,7 @@ def arms(
     """
     few, usual = min(scale.count(printed_anchors), task.world.n - 1), task.anchors
     printed = Job(task, text or _inferred(scale, name), 0, scale.config, held_out=few, study="paper")
-    ours = Job(task, text or scale.recipe(name), 0, scale.config, held_out=usual, study="paper")
+    ours = Job(task, text or scale.recipe(name), 0, scale.fit(name), held_out=usual, study="paper")
     made = {
         "paper": printed,
         "paper+anchors": replace(printed, anchors=few, anchoring=PRINTED),
