@@ -101,7 +101,7 @@ def _config(task: str, steps: int, **changes: object) -> FitConfig:
 
 SCALES: Registry[Scale] = Registry("scale")
 SCALES.add("nano", Scale("nano", "lrb/nano", (0, 1), _config("lrb/nano", 100, log_every=25)))
-SCALES.add("mini", Scale("mini", "lrb/mini", (0, 1, 2, 3, 4), _config("lrb/mini", 1000)))
+SCALES.add("mini", Scale("mini", "lrb/mini", (0, 1, 2, 3, 4), _config("lrb/mini", 500)))
 SCALES.add("mini-hard", Scale("mini-hard", "lrb/mini-hard", (0, 1, 2, 3, 4), _config("lrb/mini-hard", 1500)))
 SCALES.add(
     "paper",
