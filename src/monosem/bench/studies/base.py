@@ -136,7 +136,7 @@ class Study:
     """A table or figure of the paper, or one that goes beyond it.
 
     `entries(scale)` are its runs; `printed` the paper's numbers as {(row, arm): (M_GT in percent, M_IP)}, absent where
-    it prints none. Changing what is run makes a new version. `scored` names the metric group that the page leads with.
+    it prints none. Changing what is run makes a new version. `seeds` replace the scale's where a study has its own.
     """
 
     name: str
@@ -144,7 +144,7 @@ class Study:
     title: str
     entries: Callable[[Scale], Iterable[Entry]]
     printed: Mapping[tuple[str, str], tuple[float | None, float | None]] = field(default_factory=dict)
-    remark: str = ""
+    seeds: tuple[int, ...] | None = None
 
 
 STUDIES: Registry[Study] = Registry("study")
@@ -160,6 +160,6 @@ def jobs_of(study: Study, scale: Scale, seeds: Iterable[int] | None = None) -> l
         raise ArgumentError(f"study {study.name} has no runs at scale {scale.name}; choose another")
     return [
         (entry, replace(entry.job, seed=seed, config=replace(entry.job.config, seed=seed)))
-        for seed in (scale.seeds if seeds is None else seeds)
+        for seed in (study.seeds or (scale.seeds if seeds is None else seeds))
         for entry in entries
     ]

@@ -1,0 +1,48 @@
+"""The search for what the paper does not print: k, penalties, learning rate and steps, on a world of its own."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from monosem.bench.run import Job
+from monosem.bench.studies.base import STUDIES, Entry, Scale, Study
+
+__all__ = ["SEARCH_SEED"]
+
+SEARCH_SEED = 100
+"""The world and the runs of the search; reported runs use seeds from 0 on."""
+
+_TRIED = (
+    ("topk(k=16, aux=0.0)", 3e-3, 600),
+    ("topk(k=16, aux=0.0)", 1e-2, 600),
+    ("topk(k=32, aux=0.0)", 3e-3, 600),
+    ("topk(k=32, aux=0.0)", 1e-2, 600),
+    ("topk(k=128, aux=0.0)", 3e-3, 600),
+    ("topk(k=128, aux=0.0)", 3e-3, 1500),
+    ("topk(k=128, aux=0.0)", 1e-2, 600),
+    ("batch_topk(k=10, aux=0.0)", 3e-3, 600),
+    ("batch_topk(k=128, aux=0.0)", 3e-3, 600),
+    ("matryoshka(k=16, aux=0.0)", 3e-3, 600),
+    ("matryoshka(k=10, aux=0.0)", 1e-2, 500),
+    ("jumprelu(l0=0.5, theta=0.5, bandwidth=0.5)", 3e-3, 600),
+    ("jumprelu(l0=0.5, theta=0.5, bandwidth=0.5)", 1e-2, 500),
+    ("relu_l1(l1=1.0)", 3e-3, 600),
+    ("relu_l1(l1=1.0, warmup=0.5)", 3e-3, 600),
+    ("relu_l1(l1=0.3)", 3e-3, 600),
+    ("relu_l1(l1=1.0, warmup=0.5)", 1e-2, 600),
+    ("relu_l1(l1=0.3)", 1e-2, 600),
+    ("topk_transcoder(k=32, aux=0.0)", 3e-3, 600),
+    ("topk_crosscoder(k=32, aux=0.0)", 3e-3, 600),
+)
+"""(method, learning rate, steps); a run that was not made is shown as such."""
+
+
+def _settings(scale: Scale) -> Iterator[Entry]:
+    if scale.name != "paper":
+        return
+    for text, lr, steps in _TRIED:
+        config = replace(scale.config, lr=lr, steps=steps)
+        job = Job(scale.base, text, SEARCH_SEED, config, held_out=100, study="paper")
+        yield Entry(text, f"lr {lr:g}, {steps} steps", job)
+
+
+STUDIES.add("settings", Study("settings", 1, "Settings that the paper does not give", _settings, seeds=(SEARCH_SEED,)))
