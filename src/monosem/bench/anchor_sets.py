@@ -1,4 +1,4 @@
-"""Where a run's anchors come from: the truth, the truth spoilt by a known amount, or the rows alone."""
+"""Where a run's anchors come from: the truth, the truth spoilt or turned on one side, or the rows alone."""
 
 import inspect
 from collections.abc import Callable
@@ -10,11 +10,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from monosem.anchoring.anchors import Anchors, load_anchors, true_features
+from monosem.anchoring.term import Anchoring, anchor_slots
 from monosem.base.errors import ArgumentError, check
 from monosem.base.registry import Registry
 from monosem.base.seeds import philox
 from monosem.base.spec import digest, parse_call
 from monosem.bench.tasks import TaskSource
+from monosem.methods import method, with_anchoring
+from monosem.train.config import FitConfig
+from monosem.train.loop import fit
 
 __all__ = ["ANCHOR_SETS", "FOUND_COSINE", "anchor_set", "anchors_against_truth", "discovered_anchors"]
 
@@ -59,6 +63,23 @@ def _wrong(source: TaskSource, features: Tensor, folder: Path, share: float = 0.
     p[:, :count] = _random(p[:, :count], source, "anchors/wrong/p")
     r[:, :count] = p[:, :count] if source.task.reads == source.task.writes else _random(r[:, :count], source, "wrong/r")
     return Anchors(p, r)
+
+
+@ANCHOR_SETS.register("suppressing")
+def _suppressing(source: TaskSource, features: Tensor, folder: Path) -> Anchors:
+    """True features for the decoder; for the encoder their best linear detectors, Cov(x_p)^-1 w_p, from 8192 rows."""
+    x_p = source.take(torch.arange(8192 if source.rows is None else min(8192, source.rows)))[0].double()
+    p = torch.linalg.solve(x_p.T.cov(), source.W_p[:, features].double())
+    return Anchors(p.float(), source.W_r[:, features])
+
+
+@ANCHOR_SETS.register("learned")
+def _learned(source: TaskSource, features: Tensor, folder: Path, text: str = "topk(k=6)", steps: int = 1000) -> Anchors:
+    """True features for the decoder; for the encoder the rows that a run ends with which only held the decoder."""
+    true = _true(source, features, folder)
+    config = FitConfig(steps=steps, batch_size=256, lr=0.01, seed=source.task.world.seed)
+    model = fit(with_anchoring(method(text), Anchoring()), source, source.task.n_q, config, true).model
+    return Anchors(model.W_E.detach()[anchor_slots(model, true.k)].T, true.r)
 
 
 @ANCHOR_SETS.register("discovered")
