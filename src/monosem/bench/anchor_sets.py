@@ -1,7 +1,9 @@
 """Where a run's anchors come from: the truth, the truth spoilt or turned on one side, or the rows alone."""
 
 import inspect
+import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from monosem.anchoring.anchors import Anchors, load_anchors, true_features
+from monosem.anchoring.anchors import Anchors, AnchorWarning, load_anchors, true_features
 from monosem.anchoring.term import Anchoring, anchor_slots
 from monosem.base.errors import ArgumentError, check
 from monosem.base.registry import Registry
@@ -89,17 +91,30 @@ def _discovered(source: TaskSource, features: Tensor, folder: Path) -> Anchors:
 
 
 def discovered_anchors(source: TaskSource, folder: Path) -> Anchors:
-    """Anchors found in a task's training rows, kept below folder/anchors so that every method of a study shares them."""
+    """Anchors found in a task's training rows, kept below folder/anchors so that every method of a study shares them.
+
+    They are found in the first source that is read; where others are read or written, the same codes give their
+    directions by least squares (dictionary.extend), so that one search serves all pairings of a world.
+    """
     path = folder / "anchors" / f"{digest([source.task.digest, source.digest])[:16]}.safetensors"
     if path.exists():
         return load_anchors(path)
     from monosem.dictionary.discover import discover
+    from monosem.dictionary.extend import extend
 
     check(source.rows is not None, "discovery needs a fixed set of rows; give the task's world a number of rows")
-    x_p, x_r = source.take(torch.arange(source.rows or 0))
-    found = discover(x_p, None if source.task.reads == source.task.writes else x_r, seed=source.task.world.seed)
-    found.anchors.save(path)
-    return found.anchors
+    rows = torch.arange(source.rows or 0)
+    x_p, x_r = source.take(rows)
+    if source.task.pairing == "sae":
+        anchors = discover(x_p, seed=source.task.world.seed).anchors
+    else:
+        single = TaskSource(replace(source.task, pairing="sae"))
+        found = discovered_anchors(single, folder)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", AnchorWarning)
+            anchors = Anchors(*extend(found.p, single.take(rows)[0], x_p, x_r), "discovered")
+    anchors.save(path)
+    return anchors
 
 
 def anchors_against_truth(anchors: Anchors, source: TaskSource) -> dict[str, Any]:
