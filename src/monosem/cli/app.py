@@ -20,6 +20,7 @@ from monosem.cli import (
     sample,
     speed,
     steer,
+    study,
     train,
 )
 from monosem.cli.console import Commands, out
@@ -55,6 +56,7 @@ def _root(
 
 for _command in (
     bench,
+    study,
     train,
     anchors,
     evaluate,

@@ -15,7 +15,7 @@ from monosem.base.errors import MonosemError
 
 __all__ = ["CONTINUES", "EXTRAS", "Commands", "err", "fail", "out", "say"]
 
-CONTINUES = frozenset(["bench", "harvest", "train"])
+CONTINUES = frozenset(["bench", "harvest", "study", "train"])
 """Commands that go on where they stopped when they are called again."""
 EXTRAS = {
     "PIL": "report",

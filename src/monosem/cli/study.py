@@ -16,25 +16,28 @@ def study(
         typer.Argument(help="Studies, as table1 or samples; several run one after the other.", show_default=False),
     ] = None,
     scale: Annotated[str, typer.Option(help="nano, mini, mini-hard or paper.")] = "mini",
-    seeds: Annotated[int | None, typer.Option(help="How many worlds. [default: the scale's]", show_default=False)] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="How many worlds. [default: the scale's]", show_default=False)
+    ] = None,
     arm: Annotated[list[str] | None, typer.Option(help="Only these arms; repeat it.", show_default=False)] = None,
     device: Annotated[str, typer.Option(help='Where the models train, as "cuda".')] = "cpu",
     workers: Annotated[
         int | None, typer.Option(help="Processes, one thread each. [default: one per core]", show_default=False)
     ] = None,
     out_folder: Annotated[
-        Path | None, typer.Option("--out", help="Folder of the records. [default: runs/studies/SCALE]", show_default=False)
+        Path | None,
+        typer.Option("--out", help="Folder of the records. [default: runs/studies/SCALE]", show_default=False),
     ] = None,
     only_show: Annotated[bool, typer.Option("--show", help="Run nothing: the tables of what is there.")] = False,
 ) -> None:
-    """Run a table or figure of the paper and show it beside the printed numbers; go on where an earlier call stopped."""
+    """Run a table or figure of the paper and show it beside the printed numbers; goes on where it stopped."""
     from dataclasses import replace
 
     from monosem.bench.studies.base import SCALES, jobs_of
     from monosem.bench.studies.catalog import STUDIES
     from monosem.bench.studies.queue import outcomes, run_study
     from monosem.cli.live import LiveRuns
-    from monosem.report.study import study_table
+    from monosem.report.study import study_text
 
     if not names:
         for name, one in STUDIES.items():
@@ -66,7 +69,7 @@ def study(
         for number, why in live.failed.items():
             say(f"failed: {jobs[number].title}: {why}", "red")
     for one in chosen:
-        out().print(study_table(one, outcomes(one, size, folder, worlds)), soft_wrap=True, markup=False, highlight=False)
+        out().print(study_text(one, outcomes(one, size, folder, worlds)), soft_wrap=True, markup=False, highlight=False)
     if not only_show and live.failed:
         fail(f"{len(live.failed)} of {len(jobs)} runs failed; call the same command again to try them again", code=1)
 
