@@ -1,11 +1,16 @@
 """`monosem study`: the paper's tables and figures, run from a queue that resumes, beside the numbers it prints."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from monosem.cli.console import err, fail, out, say
+
+if TYPE_CHECKING:
+    from monosem.bench.run import Job
+    from monosem.bench.studies.base import Study
+    from monosem.bench.studies.queue import Outcome
 
 __all__ = ["register", "study"]
 
@@ -28,6 +33,9 @@ def study(
         Path | None,
         typer.Option("--out", help="Folder of the records. [default: runs/studies/SCALE]", show_default=False),
     ] = None,
+    figures: Annotated[
+        Path | None, typer.Option(help="Also draw each study's figure into this folder.", show_default=False)
+    ] = None,
     only_show: Annotated[bool, typer.Option("--show", help="Run nothing: the tables of what is there.")] = False,
 ) -> None:
     """Run a table or figure of the paper and show it beside the printed numbers; goes on where it stopped."""
@@ -35,13 +43,12 @@ def study(
 
     from monosem.bench.studies.base import SCALES, jobs_of
     from monosem.bench.studies.catalog import STUDIES
-    from monosem.bench.studies.queue import outcomes, run_study
-    from monosem.cli.live import LiveRuns
+    from monosem.bench.studies.queue import outcomes
     from monosem.report.study import study_text
+    from monosem.report.study_drawn import draw_study
 
     if not names:
-        for name, one in STUDIES.items():
-            say(f"{name:12} {one.title}")
+        _list()
         return
     size = SCALES[scale]
     folder = out_folder or Path("runs/studies") / scale
@@ -50,28 +57,79 @@ def study(
     if seeds is not None and seeds < 1:
         fail(f"--seeds {seeds}; use at least one world")
     worlds = size.seeds if seeds is None else tuple(range(size.seeds[0], size.seeds[0] + seeds))
-    chosen = [STUDIES[name] for name in names]
-    pairs = [pair for one in chosen for pair in jobs_of(one, size, worlds) if arm is None or pair[0].arm in arm]
-    if not pairs:
-        fail(f"no run of {', '.join(names)} has an arm {', '.join(arm or [])}; leave --arm out to see them")
-    jobs = [replace(job, config=replace(job.config, device=device)) for _, job in pairs]
-    if not only_show:
-        say(f"{len(jobs)} runs at scale {scale}; records go to {folder}", "dim")
-        live = LiveRuns(jobs, err())
-
-        def discovery(done: int, count: int) -> None:
-            say(f"anchors found in {done} of {count} worlds", "dim")
-
-        with live:
-            there = run_study(jobs, folder, workers, live.start, live.step, live.done, live.error, discovery)
-        if there:
-            say(f"{there} of {len(jobs)} runs were there already, or stand in several rows", "dim")
-        for number, why in live.failed.items():
-            say(f"failed: {jobs[number].title}: {why}", "red")
+    drawn = [name for name in dict.fromkeys(names) if _is_drawn(name)]
+    chosen = [STUDIES[name] for name in dict.fromkeys(names) if name not in drawn]
+    every = [pair for one in chosen for pair in jobs_of(one, size, worlds)]
+    arms = dict.fromkeys(entry.arm for entry, _ in every)
+    for unknown in (one for one in arm or () if one not in arms):
+        fail(f"no run of {', '.join(names)} has an arm {unknown!r}; known: {', '.join(arms) or 'none'}")
+    jobs = [
+        replace(job, config=replace(job.config, device=device)) for entry, job in every if not arm or entry.arm in arm
+    ]
+    failed = 0 if only_show or not jobs else _run(jobs, folder, workers, scale)
     for one in chosen:
-        out().print(study_text(one, outcomes(one, size, folder, worlds)), soft_wrap=True, markup=False, highlight=False)
-    if not only_show and live.failed:
-        fail(f"{len(live.failed)} of {len(jobs)} runs failed; call the same command again to try them again", code=1)
+        found = outcomes(one, size, folder, worlds)
+        out().print(study_text(one, found), soft_wrap=True, markup=False, highlight=False)
+        if figures is not None:
+            _draw(one, found, figures)
+    for name in drawn:
+        out().print(draw_study(name, folder, size), soft_wrap=True, markup=False, highlight=False)
+    if failed:
+        fail(f"{failed} of {len(jobs)} runs failed; call the same command again to try them again", code=1)
+
+
+def _list() -> None:
+    from monosem.bench.studies.catalog import STUDIES
+    from monosem.report.study_drawn import DRAWN
+
+    titles = {name: one.title for name, one in STUDIES.items()} | {name: one.title for name, one in DRAWN.items()}
+    for name, title in sorted(titles.items()):
+        out().print(f"{name:12} {title}", soft_wrap=True, markup=False, highlight=False)
+    say("monosem study NAME --scale nano tries one in a minute; --show shows what has been run", "dim")
+
+
+def _is_drawn(name: str) -> bool:
+    """Whether a study is drawn rather than run. Raises: UnknownNameError, with a name that is close."""
+    from monosem.base.registry import Registry
+    from monosem.bench.studies.catalog import STUDIES
+    from monosem.report.study_drawn import DRAWN
+
+    known: Registry[bool] = Registry("study")
+    for one in (*STUDIES, *DRAWN):
+        known.add(one, one in DRAWN)
+    return known[name]
+
+
+def _run(jobs: "list[Job]", folder: Path, workers: int | None, scale: str) -> int:
+    """Run what has no record yet, with bars; returns how many runs failed."""
+    from monosem.bench.studies.queue import run_study
+    from monosem.cli.live import LiveRuns
+
+    say(f"{len(jobs)} runs at scale {scale}; records go to {folder}", "dim")
+    live = LiveRuns(jobs, err())
+
+    def discovery(done: int, count: int) -> None:
+        say(f"anchors found in {done} of {count} worlds", "dim")
+
+    with live:
+        there = run_study(jobs, folder, workers, live.start, live.step, live.done, live.error, discovery)
+    if there:
+        say(f"{there} of {len(jobs)} runs were there already, or stand in several rows", "dim")
+    for number, why in live.failed.items():
+        say(f"failed: {jobs[number].title}: {why}", "red")
+    return len(live.failed)
+
+
+def _draw(one: "Study", found: "list[Outcome]", folder: Path) -> None:
+    from monosem.base.files import write_atomic
+    from monosem.report.study_figures import study_figure
+    from monosem.report.style import to_svg
+
+    figure = study_figure(one, found)
+    if figure is None:
+        say(f"{one.name} has no figure, or no run to draw", "yellow")
+    else:
+        say(str(write_atomic(folder / f"{one.name}.svg", to_svg(figure, one.title).encode())))
 
 
 def register(app: typer.Typer) -> None:
