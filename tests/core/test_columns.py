@@ -52,6 +52,21 @@ def test_pieces_of_any_width_select_what_the_whole_does(data: st.DataObject) -> 
     assert torch.equal(entry, whole[mask])
 
 
+@given(st.integers(0, 99), st.integers(1, 400), st.sampled_from([0.0, 0.5]))
+@settings(max_examples=40)
+def test_a_floor_that_rises_loses_none_of_the_largest(seed: int, most: int, step: float) -> None:
+    score = numbers(seed, 8, 200) if step else torch.randn(8, 200, generator=torch.Generator().manual_seed(seed))
+    above = AboveFloor(-10.0, None, most)
+    for a in range(0, 200, 40):
+        assert above.see(score[:, a : a + 40].contiguous(), a)
+    counts, column, entry = above.found()
+    kept = torch.zeros(8, 200, dtype=torch.bool)
+    kept[torch.repeat_interleave(torch.arange(8), counts), column] = True
+    least = score.flatten().topk(most).values[-1]
+    assert bool(kept[score >= least].all())
+    assert torch.equal(entry, score[kept])
+
+
 def test_wishes_of_one_product(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(columns, "ROWS", 5)
     monkeypatch.setattr(columns, "COLUMNS", 16)

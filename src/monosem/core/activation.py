@@ -109,8 +109,8 @@ class Fold:
         """How `update` chooses from the next tile, where that is a rule and known by now."""
         return self.activation.rule(at, self.context)
 
-    def look(self, sample: Float[Tensor, " some"], rows: int, cells: int) -> None:
-        """Near scores of some of the first tile's cells, for folds whose rule depends on them."""
+    def look(self, sample: Float[Tensor, " some"], rows: int, cells: int, slack: float = 1.3) -> None:
+        """Near scores of some of the first rows' cells, for folds whose rule depends on them."""
 
     def finish(self, score: Float[Tensor, " nnz"]) -> Tensor | Literal["all", "again"]:
         """Which of all tiles' cells are selected, or "all"; "again" where too few were kept: it asks for less now."""

@@ -17,7 +17,7 @@ __all__ = ["COLUMNS", "ROWS", "SAMPLE_ROWS", "Ranked", "crowded", "select_by_col
 ROWS, COLUMNS = 1024, 2048
 """Rows and latents of a tile."""
 
-SAMPLE_ROWS, _SAMPLE_LATENTS = 64, 2048
+SAMPLE_ROWS, _SAMPLE_LATENTS = 32, 2048
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ def _floors(rule: Above) -> Tensor | float:
 
 
 def crowded(rule: Above, sample: Float[Tensor, "rows latents"]) -> bool:
-    """Whether a sample carries more than DENSE_ABOVE of its cells."""
+    """Whether a rule carries more than DENSE_ABOVE of a sample's cells."""
     floors = _floors(rule)
     if isinstance(floors, Tensor):
         floors = floors[:: step_of_sample(floors.numel())]
@@ -49,7 +49,7 @@ def crowded(rule: Above, sample: Float[Tensor, "rows latents"]) -> bool:
 
 def _stream(wish: Rule | Ranked, rows: int, bias: Tensor) -> Tops | AboveFloor:
     if isinstance(wish, Above):
-        return AboveFloor(_floors(wish), bias)
+        return AboveFloor(_floors(wish), bias, wish.most)
     latents = None if isinstance(wish, Largest) or wish.among is None else wish.among.nonzero().squeeze(1)
     return Tops(rows, min(wish.k, bias.numel() if latents is None else latents.numel()), latents, bias)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from monosem.base.sparse import Positions
 from monosem.core.activation import Activation, At, Context, Fold
 from monosem.core.columns import SAMPLE_ROWS, Ranked, crowded, select_by_columns, step_of_sample
-from monosem.core.selection import DENSE_ABOVE, Above, Largest, Rule, Top, top_of_row
+from monosem.core.selection import DENSE_ABOVE, SAMPLE, Above, Largest, Rule, Top, top_of_row
 from monosem.kernels.blocks import Block
 from monosem.kernels.gpu.launch import serves
 from monosem.kernels.gpu.select import encode_tops
@@ -141,10 +141,10 @@ class Encoder:
             streamed = self._streamed(x, fold.rule(self.at(None)), among)
             if streamed is not None:
                 return streamed
-        if self.direct and self.whole and batch and usable(x):
-            if fold.rule(self.at(None)) is None:
-                fold.look(self.sample(x).reshape(-1), batch, batch * n_q)
-            found = self._by_columns(x, fold, among) if self.halved is None else None
+        if self.direct and self.whole and batch and usable(x) and self.halved is None:
+            if fold.rule(self.at(None)) is None:  # few latents may be most of the code: ask for little, then for more
+                fold.look(self.sample(x).reshape(-1), batch, batch * n_q, slack=3.0)
+            found = self._by_columns(x, fold, among)
             if found is not None:
                 return found
         return self._by_tiles(x, fold, requests, among, dead)
@@ -157,9 +157,11 @@ class Encoder:
 
     def _by_columns(self, x: Float[Tensor, "batch n_p"], fold: Fold, among: dict[Top, Tensor | None]) -> Picked | None:
         """One product, latents by latents; None where a row has fewer numbers (NaN) than it is to carry."""
-        rule = fold.rule(self.at(None))
+        rule, n_q = fold.rule(self.at(None)), self.bias.numel()
         assert rule is not None
-        if isinstance(rule, Above) and crowded(rule, self.sample(x)):
+        if isinstance(rule, Above) and (
+            crowded(rule, self.sample(x)) if rule.most is None else rule.most > DENSE_ABOVE * x.shape[0] * n_q
+        ):
             return Picked(None, {}, self.every(x), dense=True)
         found = select_by_columns(x, self.weights[0], self.bias, [rule, *(Ranked(r.k, m) for r, m in among.items())])
         if found is None:
@@ -227,6 +229,8 @@ class _Tile:
     def code(self, fold: Fold) -> Chosen | None:
         """The code's cells; None where they are many, or bfloat16 cannot tell."""
         e = self.encoder
+        if e.halved is not None and self.first and fold.rule(e.at(None)) is None:
+            fold.look(e.halved.sample(self.rows, SAMPLE), self.rows.shape[0], self.cells)
         rule = fold.rule(e.at(None)) if e.direct else None
         if isinstance(rule, Largest):
             found = self._top(rule.k, None)

@@ -119,10 +119,10 @@ class _BatchFold(Fold):
         return self.floor.update(score)
 
     def rule(self, at: At) -> Rule | None:
-        return Above(self.floor.floor) if self.floor.guessed else None
+        return Above(self.floor.floor, self.floor.count) if self.floor.guessed else None
 
-    def look(self, sample: Float[Tensor, " some"], rows: int, cells: int) -> None:
-        self.floor.look(sample, rows, cells)
+    def look(self, sample: Float[Tensor, " some"], rows: int, cells: int, slack: float = 1.3) -> None:
+        self.floor.look(sample, rows, cells, slack)
 
     def finish(self, score: Float[Tensor, " nnz"]) -> Tensor | Literal["all", "again"]:
         return self.floor.finish(score)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from monosem.base.sparse import Positions
 from monosem.kernels.native.calls import usable
-from monosem.kernels.native.select import above
+from monosem.kernels.native.select import above, kth_largest
 from monosem.kernels.ranking import top_index
 
 __all__ = [
@@ -57,9 +57,10 @@ class Largest:
 
 @dataclass(frozen=True, eq=False)
 class Above:
-    """Everything above a floor: one for all cells, or one per latent."""
+    """Everything above a floor: one for all cells, or one per latent; with `most`, only so many of a batch matter."""
 
     floor: float | Tensor
+    most: int | None = None
 
 
 Rule = Largest | Above
@@ -92,6 +93,13 @@ def cells_above(
     return Positions.from_mask(mask) if all_of_them else mask
 
 
+def _least(score: Float[Tensor, " n"], k: int) -> float:
+    """The k-th largest."""
+    if usable(score):
+        return kth_largest(score, k)
+    return float(score.topk(k, sorted=False).values.amin())
+
+
 SAMPLE = 65536
 """Cells of a tile that a floor is guessed from."""
 
@@ -117,11 +125,11 @@ class BatchFloor:
         assert isinstance(kept, Positions)
         return kept
 
-    def look(self, sample: Float[Tensor, " some"], rows: int, cells: int) -> None:
-        """Guess the floor from some of the first tile's cells."""
+    def look(self, sample: Float[Tensor, " some"], rows: int, cells: int, slack: float = 1.3) -> None:
+        """Guess the floor from a sample of the cells of some rows, so that `slack` times too many are above it."""
         share = self.count * rows / max(self.batch, 1) * sample.numel() / max(cells, 1)
-        expected = min(sample.numel(), int(1.3 * share) + 32)
-        self.floor = float(sample.topk(expected, sorted=False).values.amin().clamp(min=0.0)) if expected else 0.0
+        expected = min(sample.numel(), int(slack * share) + 32)
+        self.floor = max(0.0, _least(sample, expected)) if expected else 0.0
         self.guessed = True
 
     def finish(self, score: Float[Tensor, " nnz"]) -> Tensor | Literal["all", "again"]:
@@ -131,9 +139,9 @@ class BatchFloor:
             return "again"
         if score.numel() <= self.count:
             return "all"
-        chosen = torch.zeros(score.numel(), dtype=torch.bool, device=score.device)
-        chosen[score.topk(self.count, sorted=False).indices] = True
-        return chosen
+        least = _least(score, self.count)
+        chosen, tied = score > least, score == least
+        return chosen | (tied & (tied.cumsum(0) <= self.count - int(chosen.sum())))
 
 
 def top_of_batch(score: Float[Tensor, "batch n_q"], count: int) -> Positions:

@@ -28,6 +28,7 @@ _FLAGS = (
     "-shared",
     "-fPIC",
     "-std=gnu11",
+    *(("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()),  # where it has them
 )
 _reason: list[str] = []
 
@@ -84,6 +85,7 @@ def library() -> ctypes.CDLL | None:
     for name in ("topped", "above", "certified_top", "certified_above"):
         getattr(found, f"monosem_{name}").restype = ctypes.c_int64
     found.monosem_rows_norm.restype = ctypes.c_double
+    found.monosem_kth_largest.restype = ctypes.c_float
     return found
 
 

@@ -69,8 +69,15 @@ class Halved:
         self.weight, self.bias = weight, bias.contiguous()
         self.half, self.lost, self.size = _halve(weight, "half W")
         self.fell_back = self.rows = self.computed = 0
+        self._last: tuple[Tensor, _Product, list[Tensor]] | None = None
 
     def _product(self, x: Tensor) -> tuple[_Product, list[Tensor]]:
+        """The product of some rows; of the same rows once more, the same."""
+        if self._last is None or self._last[0] is not x:
+            self._last = x, *self._fresh(x)
+        return self._last[1], self._last[2]
+
+    def _fresh(self, x: Tensor) -> tuple[_Product, list[Tensor]]:
         half, x_lost, x_size = _halve(x, "half x")
         y = workspace("half z", (x.shape[0], self.bias.numel()), torch.bfloat16, x.device)
         torch.mm(half, self.half.T, out=y)
@@ -82,6 +89,14 @@ class Halved:
             summation=(width + 2) * 2.0**-24 * 1.01,
         )  # fmt: skip
         return parts, [y, x_lost, x_size]
+
+    def sample(self, x: Float[Tensor, "rows n_p"], size: int) -> Float[Tensor, " some"]:
+        """Near values of about `size` cells."""
+        n = self.bias.numel()
+        _, held = self._product(x)
+        stride = max(1, x.shape[0] * n // size)
+        cells = torch.arange(0, x.shape[0] * n, stride)
+        return held[0].reshape(-1)[::stride].float() + self.bias[cells % n]
 
     def top(self, x: Float[Tensor, "rows n_p"], k: int, limit: int | None = None) -> tuple[Tensor, Tensor] | None:
         """(columns, z) of the k largest z of each row of a tile, columns ascending; None if NaN is met."""

@@ -180,3 +180,6 @@ void monosem_place(int64_t rows, const int64_t *counts, const int64_t *index, co
             out_value[place[r]++] = *value++;
         }
 }
+
+/* The k-th largest of a[0..n), which is overwritten. */
+float monosem_kth_largest(float *a, int64_t n, int64_t k) { return kth_largest(a, n, k); }

@@ -9,7 +9,7 @@ from torch import Tensor
 from monosem.kernels.native.build import library
 from monosem.kernels.native.calls import pointer, runs_of, spread
 
-__all__ = ["AboveFloor", "Tops", "above", "top"]
+__all__ = ["AboveFloor", "Tops", "above", "kth_largest", "top"]
 
 _P, _I, _F = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
@@ -64,10 +64,14 @@ class Tops:
 
 
 class AboveFloor:
-    """What of score + bias is above its column's floor (or one for all)."""
+    """What of score + bias is above its column's floor (or one for all).
 
-    def __init__(self, floors: Tensor | float, bias: Tensor | None = None) -> None:
-        self.floors, self.bias = floors, bias
+    With `most`, only the `most` largest of all rows are wanted: one floor rises as soon as so many are above it.
+    """
+
+    def __init__(self, floors: Tensor | float, bias: Tensor | None = None, most: int | None = None) -> None:
+        self.floors, self.bias, self.most = floors, bias, most
+        self._seen = 0
         self._parts: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def see(self, score: Tensor, first: int = 0, room: int | None = None) -> bool:
@@ -95,7 +99,15 @@ class AboveFloor:
         spread(work, len(runs))
         if not any(full):
             self._parts.append((counts, torch.cat([i for i, _ in parts]), torch.cat([v for _, v in parts])))
+            self._seen += self._parts[-1][1].numel()
+            if self.most and self._seen >= 2 * self.most:
+                self._raise(self.most)
         return not any(full)
+
+    def _raise(self, most: int) -> None:
+        values = torch.cat([value for _, _, value in self._parts])
+        least = torch.tensor(kth_largest(values[values > self.floors], most))
+        self.floors, self._seen = float(torch.nextafter(least, torch.tensor(-torch.inf))), most
 
     def found(self) -> tuple[Tensor, Tensor, Tensor]:
         """(cells per row, columns, entries) of all columns."""
@@ -113,6 +125,14 @@ class AboveFloor:
                 pointer(entries),
             )  # fmt: skip
         return counts, columns, entries
+
+
+def kth_largest(values: Tensor, k: int) -> float:
+    """The k-th largest of some float32 numbers, 1 <= k <= their count."""
+    lib = library()
+    assert lib is not None
+    copy = values.detach().clone()
+    return float(lib.monosem_kth_largest(pointer(copy), _I(values.numel()), _I(k)))
 
 
 def top(score: Tensor, k: int, among: Tensor | None = None, bias: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
