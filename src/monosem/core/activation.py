@@ -84,6 +84,11 @@ class Activation:
         """H(z - theta) with its straight-through gradient, where the activation has one."""
         return None
 
+    def hard_sum(self, z: Tensor, at: At) -> Tensor | None:
+        """The sum of `hard` over all cells."""
+        hard = self.hard(z, at)
+        return None if hard is None else hard.sum()
+
     def observe(self, score: Float[Tensor, " nnz"], state: dict[str, Tensor]) -> None:
         """Learn from the scores that passed in a training batch (in place)."""
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from monosem.base.errors import check
 from monosem.core.activation import Activation, At, Context
 from monosem.core.selection import Above, Rule
-from monosem.kernels.straight_through import heaviside, jump
+from monosem.kernels.straight_through import heaviside, heaviside_sum, jump
 
 __all__ = ["Binary", "Gated", "JumpReLU", "ReLU"]
 
@@ -62,6 +62,10 @@ class JumpReLU(Activation):
     def hard(self, z: Tensor, at: At) -> Tensor:
         """H(z - theta); gradient -(1 / bandwidth) K to theta, +(1 / bandwidth) K to z (detach z to leave that out)."""
         return heaviside(z, self.threshold(at), self.bandwidth)
+
+    def hard_sum(self, z: Tensor, at: At) -> Tensor:
+        """The sum of H(z - theta) over all cells, with the same gradient, in fewer passes."""
+        return heaviside_sum(z, self.threshold(at), self.bandwidth)
 
     def project(self, parameters: dict[str, Tensor]) -> None:
         """Keep theta >= 0."""

@@ -5,7 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["heaviside", "jump"]
+from monosem.kernels.native import dense
+
+__all__ = ["heaviside", "heaviside_sum", "jump"]
 
 
 def _above(z: Tensor, theta: Tensor) -> Tensor:
@@ -23,11 +25,14 @@ class _Jump(torch.autograd.Function):
     def forward(ctx: Any, z: Tensor, theta: Tensor, bandwidth: float) -> Tensor:
         ctx.bandwidth = bandwidth
         ctx.save_for_backward(z, theta)
-        return _above(z, theta).mul_(z)
+        return dense.jump(z, theta) if dense.fits(z, theta) else _above(z, theta).mul_(z)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (z, theta), (g,) = ctx.saved_tensors, gradients
+        if all(ctx.needs_input_grad[:2]) and dense.fits(z, theta, g):
+            of_z, pull = dense.jump_back(z, theta, g, ctx.bandwidth)
+            return of_z, pull.mul_(theta).mul_(-1 / ctx.bandwidth), None
         g_z = g * _above(z, theta) if ctx.needs_input_grad[0] else None
         if not ctx.needs_input_grad[1]:
             return g_z, None, None
@@ -52,6 +57,18 @@ class _Heaviside(torch.autograd.Function):
         return pull if ctx.needs_input_grad[0] else None, g_theta, None
 
 
+class _Steps(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, theta: Tensor, bandwidth: float) -> Tensor:
+        above, near = dense.steps(z, theta, bandwidth)
+        ctx.save_for_backward(near.mul_(-1 / bandwidth))
+        return above.sum()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return None, gradients[0] * ctx.saved_tensors[0], None
+
+
 def jump(z: Tensor, theta: Tensor, bandwidth: float) -> Tensor:
     """z H(z - theta); theta broadcasts.
 
@@ -68,3 +85,10 @@ def heaviside(z: Tensor, theta: Tensor, bandwidth: float) -> Tensor:
     Source: Rajamanoharan et al. 2024b, eq 12; the gradient to z is common practice, absent from it.
     """
     return _Heaviside.apply(z, theta, bandwidth)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def heaviside_sum(z: Tensor, theta: Tensor, bandwidth: float) -> Tensor:
+    """The sum of H(z - theta) over all cells; the gradient is `heaviside`'s."""
+    if not z.requires_grad and dense.fits(z, theta):
+        return _Steps.apply(z, theta, bandwidth)  # type: ignore[no-any-return, no-untyped-call]
+    return heaviside(z, theta, bandwidth).sum()

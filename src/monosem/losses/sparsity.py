@@ -92,9 +92,9 @@ class L0(Term):
     def apply(self, step: Step, state: State) -> Tensor:
         """Sum over latents, mean over the batch."""
         z = step.cells.values if self.to_input else step.cells.values.detach()
-        hard = step.model.activation.hard(z, step.model.along(step.cells))
-        assert hard is not None
-        count = step.mean(hard, step.cells)
+        total = step.model.activation.hard_sum(z, step.model.along(step.cells))
+        assert total is not None
+        count = total / max(step.cells.batch, 1)
         return count if self.target is None else (count / self.target - 1).pow(2)
 
 

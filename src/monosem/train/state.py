@@ -17,6 +17,7 @@ from monosem.base.sparse import Code, SparseCode
 from monosem.core.io import model_tensors, set_model_tensors
 from monosem.core.model import SDL
 from monosem.kernels.native.build import build_name
+from monosem.kernels.native.dense import used
 from monosem.losses.objective import Objective, State
 
 __all__ = ["FORMAT", "DeadTracker", "Run", "load_run", "save_run"]
@@ -37,8 +38,7 @@ class DeadTracker:
         if isinstance(code, SparseCode):
             self.since[code.at.col[code.values.detach() != 0]] = 0
         else:
-            values = code.values.detach()  # two reductions are four times as fast as one aminmax over rows
-            self.since[(values.amax(0) > 0) | (values.amin(0) < 0)] = 0
+            self.since[used(code.values.detach())] = 0
 
     @property
     def dead(self) -> Bool[Tensor, " n_q"]:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 __all__ = ["SOURCES", "build_name", "library", "why_absent"]
 
-SOURCES = ("cells.c", "rank.c", "rows.c", "certified.c")
+SOURCES = ("cells.c", "rank.c", "rows.c", "certified.c", "dense.c")
 _HEADERS = ("cells.h",)
 _FLAGS = (
     "-O3",

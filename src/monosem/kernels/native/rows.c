@@ -101,8 +101,8 @@ double monosem_rows_norm(const struct rows *s, int64_t from, int64_t to, float *
     return total;
 }
 
-/* For latents [from, to) of one set of cells whose gradient alone is row j's, and which is to be freed of its part along
- * w_j: products[cell] = <x[row], w_j>, the share of w_j in the gradient, and the squared norm of the rest (`share` and
+/* For latents [from, to) of one set of cells whose gradient alone is row j's, and which is to be freed of its part
+ * along w_j: products[cell] = <x[row], w_j>, the share of w_j in the gradient, and the squared norm of the rest (`share` and
  * `rest` by latent). W is read once, and the gradient is built while its x are near. g holds width floats.
  */
 void monosem_rows_inner(const struct set *c, const float *w, int64_t width, int64_t from, int64_t to, float *products,
