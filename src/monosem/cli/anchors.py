@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from monosem.cli.console import err, fail, out, say
+from monosem.cli.discover import from_rows
 
 if TYPE_CHECKING:
     from monosem.representations.labels import Labels
@@ -190,4 +191,5 @@ def register(app: typer.Typer) -> None:
     """Add the group of commands."""
     anchors_app.command("from-classes")(from_classes)
     anchors_app.command("score-classes")(score_classes)
+    anchors_app.command("discover")(from_rows)
     app.add_typer(anchors_app, name="anchors")

@@ -16,7 +16,7 @@ def climb(
     of the rows beyond a threshold points to it. The threshold scales with the spread: no rate of firing is assumed.
 
     Equation:
-        u <- mean of (<u, x> - b)_+ x, normalised;  b = kappa sqrt(mean of <u, x>^2)
+        u <- mean of (<u, x> - b)_+ x, normalised;  b = min(kappa sqrt(mean of <u, x>^2), max of <u, x> / 2)
     """
     found, contrast = [], []
     for start in range(0, starts.shape[1], block):
@@ -24,7 +24,7 @@ def climb(
         above = torch.zeros(u.shape[1])
         for _ in range(steps):
             activation = x @ u
-            b = kappa * activation.square().mean(0).sqrt()
+            b = torch.minimum(kappa * activation.square().mean(0).sqrt(), activation.amax(0) / 2)
             over = (activation - b).clamp_(min=0.0)
             above = over.sum(0) / (over > 0).sum(0).clamp(min=1) / b.clamp(min=1e-12)
             u = torch.nn.functional.normalize(x.T @ over, dim=0)

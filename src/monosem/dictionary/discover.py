@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,9 @@ from torch import Tensor
 from monosem.anchoring.anchors import Anchors, AnchorWarning
 from monosem.base.errors import DataError, ShapeError, check
 from monosem.base.seeds import philox
-from monosem.base.sparse import SparseCode
+from monosem.dictionary.coded import Coded
 from monosem.dictionary.directions import climb, distinct, unexplained
-from monosem.dictionary.stagewise import stagewise_pursuit
-from monosem.dictionary.steps import agreement, company, fit, reconstruct, strain
+from monosem.dictionary.steps import fit
 
 __all__ = ["Discovery", "Settings", "discover"]
 
@@ -25,13 +24,21 @@ Progress = Callable[[float, str], None]
 
 @dataclass(frozen=True)
 class Settings:
-    """What discovery was tuned to, once, on worlds other than those reported; nothing here describes the data."""
+    """What discovery was tuned to, once, on worlds other than those reported; nothing here describes the data.
+
+    `stages` are (rows, tolerance) of the searches, `last` the tolerances of the fits that follow, and `finest` that of
+    the codes from which rates are read. A stage ends after `rounds` rounds, or after `patience` rounds in which the
+    number of sound atoms exceeds its best by no more than a share `quiet` and what is left over falls below its best by
+    no more than five times that. An atom is sound below `company`, below `strain` times the median strain, above `agreement`, with
+    `least_events` events, and explained by others to less than `mixture`; docs/discovery.md says what each measures.
+    """
 
     stages: tuple[tuple[int, float], ...] = ((20_000, 0.3), (40_000, 0.2), (100_000, 0.1))
-    rounds: int = 8
-    quiet: float = 0.005
     last: tuple[float, ...] = (0.1, 0.05)
-    last_rows: int = 100_000
+    finest: float = 0.01
+    rounds: int = 24
+    patience: int = 2
+    quiet: float = 0.002
     starts: int = 1500
     climb_rows: int = 12_000
     kappa: float = 5.0
@@ -39,14 +46,18 @@ class Settings:
     same: float = 0.8
     mixture: float = 0.75
     company: float = 0.4
-    strain: float = 2.0
-    agreement: float = 0.9
+    strain: float = 3.0
+    agreement: float = 0.7
     least_events: int = 8
 
 
 @dataclass(frozen=True, eq=False)
 class Discovery:
-    """What was found. `rates` are firing rates of the atoms, `l0` the mean number of active atoms of a row."""
+    """What was found: anchors in falling confidence, and what their codes say about the rows.
+
+    `confidence` is near 1 for an atom that fires alone, on which both halves of the rows agree; `rates` are the atoms'
+    firing rates, `l0` the mean number of atoms of a row, `offset` what every row shares, `log` one entry per round.
+    """
 
     anchors: Anchors
     confidence: Float[Tensor, " m"]
@@ -54,43 +65,6 @@ class Discovery:
     l0: float
     offset: Float[Tensor, " n_p"]
     log: list[dict[str, Any]] = field(default_factory=list)
-
-
-@dataclass(frozen=True, eq=False)
-class _State:
-    """Atoms and offset on some rows, with the rows' codes and what these leave."""
-
-    x: Float[Tensor, "rows d"]
-    D: Float[Tensor, "d m"]
-    offset: Float[Tensor, " d"]
-    code: SparseCode
-    residual: Float[Tensor, "rows d"]
-
-    @staticmethod
-    def of(x: Tensor, D: Tensor, offset: Tensor, tol: float) -> "_State":
-        code, _ = stagewise_pursuit(x - offset, D, tol=tol)
-        return _State(x, D, offset, code, x - offset - reconstruct(code, D))
-
-    @property
-    def rates(self) -> Float[Tensor, " m"]:
-        return torch.bincount(self.code.at.col, minlength=self.D.shape[1]) / self.code.batch
-
-    @property
-    def l0(self) -> float:
-        return self.code.at.nnz / self.code.batch
-
-    @property
-    def fvu(self) -> float:
-        return float(self.residual.square().sum() / (self.x - self.x.mean(0)).square().sum())
-
-    def kept(self, keep: Bool[Tensor, " m"], tol: float) -> "_State":
-        """Without some atoms, coded again if there were any."""
-        return self if bool(keep.all()) else _State.of(self.x, self.D[:, keep], self.offset, tol)
-
-    def fitted(self, tol: float) -> "_State":
-        """The atoms by least squares on the codes, coded again."""
-        D, offset = fit(self.code, self.x)
-        return _State.of(self.x, D, offset, tol)
 
 
 def discover(
@@ -101,67 +75,76 @@ def discover(
     progress: Progress | None = None,
     settings: Settings | None = None,
 ) -> Discovery:
-    """Directions of which the rows are sparse nonnegative combinations, found from the rows alone."""
+    """Directions of which the rows are sparse nonnegative combinations, found from the rows alone.
+
+    Rounds, each on what the last one left over: climb from rows to directions in which rows stand out; code all rows
+    on old and new atoms; fit atoms by least squares; drop atoms that are mixtures of others, fire in company, leave
+    rows unexplained or differ between halves of the rows. What was dropped wrongly is found again. Neither the
+    number of features, their rates, the number of active ones nor their law is asked for. `progress` is called
+    with the share done and a line of text.
+
+    Equation:
+        x_p ~ D z + b,  z >= 0 sparse;  anchors p = unit columns of D,  r = p, or from x_r ~ D_r z + b_r
+    Shapes: x_p [rows, n_p], x_r [rows, n_r]; several sources lie side by side.
+    Raises:
+        ShapeError: x_p is no matrix of two rows or more, or x_r has another number of rows.
+        DataError: rows hold NaN or infinity, are all the same, or nothing stands out in them.
+
+    Example:
+        >>> x = torch.eye(6).repeat(200, 1) * (1.0 + torch.arange(1200)[:, None] % 7)
+        >>> found = discover(x)
+        >>> found.anchors.k, round(found.l0, 2)
+        (6, 1.0)
+    """
     s = settings or Settings()
-    check(x_p.ndim == 2 and x_p.shape[0] >= 2, f"x_p has shape {tuple(x_p.shape)}; give two rows or more", ShapeError)
-    check(bool(x_p.isfinite().all()), "x_p holds NaN or infinity; remove those rows", DataError)
+    x_p, x_r = _checked(x_p, x_r)
     order = torch.from_numpy(philox(seed, "discover/rows").permutation(x_p.shape[0]))
-    D, offset, log, rows, turn = torch.zeros(x_p.shape[1], 0), x_p.float().mean(0), [], 0, 0
+    state = Coded.of(x_p[order[:2]], torch.zeros(x_p.shape[1], 0), x_p.mean(0), 1.0)
+    log: list[dict[str, Any]] = []
     for stage, (limit, tol) in enumerate(s.stages):
-        rows = min(limit, x_p.shape[0])
-        state = _State.of(x_p[order[:rows]].float(), D, offset, tol)
+        state = Coded.of(x_p[order[:limit]], state.D, state.offset, tol).fitted()
         sound = _sound(state, s)
+        most, least, still = int(sound.sum()), state.fvu, 0
         for i in range(s.rounds):
-            _tell(progress, (stage + i / s.rounds) / (len(s.stages) + 1), f"{int(sound.sum())} directions")
-            before, turn = int(sound.sum()), turn + 1
-            state, new = _round(state, sound, s, tol, philox(seed, "discover/starts", turn))
+            _tell(progress, (stage + i / (i + 4)) / (len(s.stages) + 1), int(sound.sum()))
+            state = _round(state.kept(sound), s, philox(seed, "discover/starts", len(log)))
             sound = _sound(state, s)
-            log.append(_entry(state, rows, tol) | {"candidates": new, "sound": int(sound.sum())})
-            if i and int(sound.sum()) - before <= s.quiet * before:
+            log.append(_entry(state) | {"sound": int(sound.sum())})
+            better = int(sound.sum()) > (1 + s.quiet) * most or state.fvu < (1 - 5 * s.quiet) * least
+            most, least = max(most, int(sound.sum())), min(least, state.fvu)
+            still = 0 if better else still + 1
+            if still == s.patience:
                 break
-        D, offset = state.D, state.offset
-    rows = min(s.last_rows, x_p.shape[0])
-    for tol in s.last:
-        state = _State.of(x_p[order[:rows]].float(), D, offset, tol)
-        state = state.kept(_sound(state, s), tol).fitted(tol)
-        log.append(_entry(state, rows, tol))
-        D, offset = state.D, state.offset
-    return _result(state, None if x_r is None or x_r is x_p else x_r[order[:rows]].float(), log)
-
-
-def _round(
-    state: _State, sound: Bool[Tensor, " m"], s: Settings, tol: float, rng: np.random.Generator
-) -> tuple[_State, int]:
-    """Drop what is not sound, climb in what is left over, and fit the old and new atoms together."""
-    state = state.kept(sound, tol)
-    new = _candidates(state.residual, state.D, s, rng)
-    D = torch.cat([state.D, new], 1)
-    state = _State.of(state.x, D[:, unexplained(D, s.mixture)], state.offset, tol)
-    state = state.kept(state.rates * state.code.batch >= s.least_events, tol).fitted(tol)
-    return state.kept(unexplained(state.D, s.mixture), tol), new.shape[1]
-
-
-def _sound(state: _State, s: Settings) -> Bool[Tensor, " m"]:
+    for i, tol in enumerate(s.last):
+        _tell(progress, (len(s.stages) + i / len(s.last)) / (len(s.stages) + 1), state.D.shape[1])
+        state = Coded.of(state.x, state.D, state.offset, tol).fitted()
+        log.append(_entry(state))
+    state = _weeded(state, s)
     if state.D.shape[1] == 0:
-        return torch.zeros(0, dtype=torch.bool)
-    """Atoms that fire alone, leave little over where they fire, and are what both halves of the rows make of them."""
-    strained = strain(state.code, state.x - state.offset, state.residual)
-    agreed = agreement(state.code, state.residual, state.D)
-    return (
-        (company(state.code) < s.company)
-        & (strained < (s.strain * strained.median()).clamp(min=0.09))
-        & (agreed > s.agreement)
-        & (state.rates * state.code.batch >= s.least_events)
-    )
+        raise DataError("no direction stands out in these rows; give more rows, or features that fire more seldom")
+    return _result(state, s, None if x_r is None else x_r[order[: state.x.shape[0]]], log)
 
 
-def _candidates(residual: Tensor, D: Tensor, s: Settings, rng: np.random.Generator) -> Tensor:
-    """New directions in what the atoms leave of the rows: starts at rows drawn by their energy."""
-    energy = residual.square().sum(1).double().numpy()
-    part = residual[torch.from_numpy(_draw(rng, energy, s.climb_rows))]
-    starts = residual[torch.from_numpy(_draw(rng, energy, s.starts))].T
-    u, contrast = climb(part, starts, kappa=s.kappa, steps=s.steps)
-    return distinct(u, contrast, D, s.same)
+def _checked(x_p: Tensor, x_r: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    check(x_p.ndim == 2 and x_p.shape[0] >= 2, f"x_p has shape {tuple(x_p.shape)}; give two rows or more", ShapeError)
+    for name, x in (("x_p", x_p), ("x_r", x_r)):
+        if x is None:
+            continue
+        rows, have = x_p.shape[0], tuple(x.shape)
+        check(x.ndim == 2 and have[0] == rows, f"{name} has shape {have}, x_p {rows} rows; pair the rows", ShapeError)
+        check(bool(x.isfinite().all()), f"{name} holds NaN or infinity; remove those rows", DataError)
+    check(bool((x_p != x_p[0]).any()), "all rows of x_p are the same; give rows that differ", DataError)
+    return x_p.detach().float(), None if x_r is None or x_r is x_p else x_r.detach().float()
+
+
+def _round(state: Coded, s: Settings, rng: np.random.Generator) -> Coded:
+    """Climb in what is left over, and fit the old and new atoms together."""
+    energy = state.residual.square().sum(1).double().numpy()
+    part = state.residual[torch.from_numpy(_draw(rng, energy, s.climb_rows))]
+    starts = state.residual[torch.from_numpy(_draw(rng, energy, s.starts))].T
+    new = distinct(*climb(part, starts, kappa=s.kappa, steps=s.steps), state.D, s.same)
+    D = torch.cat([state.D, new], 1)
+    return state.on(D[:, unexplained(D, s.mixture)]).fitted(s.least_events)
 
 
 def _draw(rng: np.random.Generator, energy: np.ndarray, count: int) -> np.ndarray:
@@ -171,22 +154,44 @@ def _draw(rng: np.random.Generator, energy: np.ndarray, count: int) -> np.ndarra
     return np.sort(np.argpartition(clock, count - 1)[:count])
 
 
-def _result(state: _State, x_r: Tensor | None, log: list[dict[str, Any]]) -> Discovery:
-    rates = state.rates
-    strained = strain(state.code, state.x - state.offset, state.residual)
-    confidence = agreement(state.code, state.residual, state.D).clamp(0.0, 1.0)
+def _sound(state: Coded, s: Settings) -> Bool[Tensor, " m"]:
+    """Atoms that fire alone, leave little over where they fire, are what both halves of the rows make of them, and are
+    no mixtures of others."""
+    if state.D.shape[1] == 0:
+        return torch.zeros(0, dtype=torch.bool)
+    bearable = (s.strain * state.strain.median()).clamp(min=0.09)
+    firm = (state.agreement > s.agreement) & (state.events >= s.least_events)
+    return (state.company < s.company) & (state.strain < bearable) & firm & unexplained(state.D, s.mixture)
+
+
+def _weeded(state: Coded, s: Settings) -> Coded:
+    """Only sound atoms: the weaker half of the others leaves at a time, since it may be what makes the rest unsound."""
+    while not bool((sound := _sound(state, s)).all()):
+        doubtful = (~sound).nonzero().flatten()
+        power = state.code.latent_sum(state.code.values.square())[doubtful]
+        keep = torch.ones_like(sound)
+        keep[doubtful[power.argsort()[: (doubtful.numel() + 1) // 2]]] = False
+        state = state.kept(keep)
+    return state
+
+
+def _result(state: Coded, s: Settings, x_r: Tensor | None, log: list[dict[str, Any]]) -> Discovery:
+    state = Coded.of(state.x, state.D, state.offset, s.finest)
+    confidence = state.agreement.clamp(0.0, 1.0) * (1.0 - state.company) * (1.0 - state.strain)
     by = confidence.argsort(descending=True)
     targets = state.D if x_r is None else fit(state.code, x_r)[0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AnchorWarning)
         anchors = Anchors(state.D[:, by], targets[:, by], "discovered")
-    return Discovery(anchors, confidence[by], rates[by], state.l0, state.offset, log)
+    rates = state.events / state.code.batch
+    return Discovery(anchors, confidence[by], rates[by], state.l0, state.offset, [*log, _entry(state)])
 
 
-def _tell(progress: Progress | None, share: float, text: str) -> None:
+def _tell(progress: Progress | None, share: float, directions: int) -> None:
     if progress is not None:
-        progress(share, text)
+        progress(share, f"{directions} directions")
 
 
-def _entry(state: _State, rows: int, tol: float) -> dict[str, Any]:
-    return {"rows": rows, "tol": tol, "atoms": state.D.shape[1], "l0": state.l0, "fvu": state.fvu}
+def _entry(state: Coded) -> dict[str, Any]:
+    rows = state.x.shape[0]
+    return {"rows": rows, "tol": state.tol, "atoms": state.D.shape[1], "l0": state.l0, "fvu": state.fvu}

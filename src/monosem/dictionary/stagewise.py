@@ -110,7 +110,7 @@ def _solve(
     at = at[:, : max(1, int((at < m).sum(1).max()))]
     for _ in range(4):
         used = at < m
-        system = gram[at[:, :, None], at[:, None, :]] + torch.diag_embed(torch.where(used, 1e-6, 1.0).to(gram.dtype))
+        system = gram[at[:, :, None], at[:, None, :]] + torch.diag_embed(torch.where(used, 1e-7, 1.0).to(gram.dtype))
         z = torch.linalg.solve_ex(system, first.gather(1, at)[:, :, None])[0][:, :, 0]
         wrong: Bool[Tensor, "rows slots"] = used & ~(z > 0)
         if not bool(wrong.any()):

@@ -1,0 +1,119 @@
+"""`monosem anchors discover`: anchors from rows alone, without labels."""
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from monosem.cli.console import err, fail, out, say
+
+if TYPE_CHECKING:
+    from monosem.dictionary.discover import Discovery
+    from monosem.representations.source import FileSource
+
+__all__ = ["from_rows"]
+
+_data = partial(typer.Option, rich_help_panel="Data", show_default=False)
+
+
+def from_rows(
+    out_file: Annotated[Path, typer.Option("--out", help="The anchors to write: .safetensors.", show_default=False)],
+    data: Annotated[Path | None, _data(help="Representations x_p, a row each: .npy, .safetensors or .parquet.")] = None,
+    store: Annotated[Path | None, _data(help="The same from a store of `monosem harvest`.")] = None,
+    target: Annotated[Path | None, _data(help="Representations x_r of the same inputs, for a transcoder.")] = None,
+    key: Annotated[str | None, _data(help="Tensor of a .safetensors file, or columns of a .parquet one.")] = None,
+    target_key: Annotated[str | None, _data(help="As --key, of --target.")] = None,
+    read: Annotated[str | None, _data(help="Site of the store that is read.")] = None,
+    write: Annotated[str | None, _data(help="Site of the store that is written, for a transcoder.")] = None,
+    rows: Annotated[int, typer.Option(help="Read at most so many rows, spread evenly.")] = 100_000,
+    confidence: Annotated[float, typer.Option(help="Keep anchors of at least this confidence.")] = 0.0,
+    number: Annotated[int | None, typer.Option("--number", help="Keep so many, the most confident.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the rows and starts that are drawn.")] = 0,
+    threads: Annotated[int | None, typer.Option(help="Threads of torch.")] = None,
+) -> None:
+    """Anchors without labels: directions of which the rows are sparse sums. Nothing but the rows is read."""
+    import torch
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from monosem.dictionary.discover import discover
+
+    source = _opened(data, store, target, key, target_key, read, write)
+    if out_file.suffix != ".safetensors":
+        fail(f"--out {out_file} must end in .safetensors; that is the format of anchors")
+    if rows < 2 or (number is not None and number < 1):
+        fail(f"--rows {rows} must be at least 2 and --number at least 1")
+    if not 0.0 <= confidence <= 1.0:
+        fail(f"--confidence {confidence} is a share; choose 0 to 1")
+    if threads:
+        torch.set_num_threads(threads)
+    x_p, x_r = source.sample(rows)
+    paired = source.x_r is not None
+    columns = (SpinnerColumn(), TextColumn("{task.percentage:3.0f} %  {task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=err(), transient=True) as bar:
+        shown = bar.add_task("starting", total=1.0)
+        tell = partial(_tell, bar, shown)
+        found = discover(x_p, x_r if paired else None, seed=seed, progress=tell)
+    kept = int((found.confidence >= confidence).sum())
+    kept = kept if number is None else min(kept, number)
+    if kept == 0:
+        fail(f"none of {found.anchors.k} directions has confidence {confidence}; ask for less")
+    _write(found, kept, out_file, x_p.shape[0], seed)
+    _summary(found, kept, out_file)
+
+
+def _tell(bar: "object", shown: int, share: float, text: str) -> None:
+    bar.update(shown, completed=share, description=text)  # type: ignore[attr-defined]
+
+
+def _opened(
+    data: Path | None,
+    store: Path | None,
+    target: Path | None,
+    key: str | None,
+    target_key: str | None,
+    read: str | None,
+    write: str | None,
+) -> "FileSource":
+    from monosem.representations.source import open_source
+    from monosem.representations.store_source import StoreSource
+
+    if (data is None) == (store is None):
+        fail("give the rows with --data FILE or with --store DIR, one of them")
+    with err().status(f"reading {data or store}"):
+        if data is not None:
+            return open_source(data, target, key=key, target_key=target_key)
+        if target is not None:
+            fail("--target goes with --data; a store names what is written with --write")
+        assert store is not None
+        return StoreSource(store, read, write, normalise=False)
+
+
+def _write(found: "Discovery", kept: int, out_file: Path, rows: int, seed: int) -> None:
+    """The anchors, and beside them a .json of what was estimated."""
+    from monosem.anchoring.anchors import Anchors
+    from monosem.base.files import write_json
+
+    Anchors(found.anchors.p[:, :kept], found.anchors.r[:, :kept], found.anchors.kind).save(out_file)
+    numbers = {name: getattr(found, name)[:kept].tolist() for name in ("confidence", "rates")}
+    facts = {"rows": rows, "seed": seed, "l0": found.l0, "found": found.anchors.k, "log": found.log}
+    write_json(out_file.with_suffix(".json"), facts | numbers)
+
+
+def _summary(found: "Discovery", kept: int, out_file: Path) -> None:
+    import torch
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", title="directions found in the rows alone", title_justify="left")
+    for head in ("", "lowest", "5 %", "median", "95 %", "highest"):
+        table.add_column(head, justify="left" if not head else "right")
+    at = torch.tensor([0.0, 0.05, 0.5, 0.95, 1.0])
+    table.add_row("confidence", *(f"{v:.2f}" for v in found.confidence.quantile(at).tolist()))
+    table.add_row("firing rate", *(f"{v:.2%}" for v in found.rates.quantile(at).tolist()))
+    out().print(table)
+    left = found.log[-1]["fvu"]
+    say(f"{found.anchors.k} directions; a row holds {found.l0:.1f} of them on average and leaves {left:.1%} over")
+    if left > 0.3:
+        say("much is left over: these rows are no sparse sums of few directions, or too few rows were given", "yellow")
+    say(f"{kept} anchors in {out_file}, most confident first; estimates in {out_file.with_suffix('.json')}")
+    say(f"next: monosem train ... --anchors {out_file}", "dim")
