@@ -26,11 +26,11 @@ Progress = Callable[[float, str], None]
 class Settings:
     """What discovery was tuned to, once, on worlds other than those reported; nothing here describes the data.
 
-    `stages` are (rows, tolerance) of the searches, `last` the tolerances of the fits that follow, and `finest` that of
-    the codes from which rates are read. A stage ends after `rounds` rounds, or after `patience` rounds in which the
-    number of sound atoms exceeds its best by no more than a share `quiet` and what is left over falls below its best by
-    no more than five times that. An atom is sound below `company`, below `strain` times the median strain, above `agreement`, with
-    `least_events` events, and explained by others to less than `mixture`; docs/discovery.md says what each measures.
+    `stages` are (rows, tolerance) of the searches, `last` the tolerances of the fits that follow, `finest` that of the
+    codes from which rates are read. A stage ends after `rounds` rounds, or after `patience` of them in which sound
+    atoms are no more than a share `quiet` above their best number and what is left over no more than five times that
+    below its best. An atom is sound below `company`, below `strain` times the median strain, above `agreement`,
+    with `least_events` events, and explained by others to less than `mixture`; docs/discovery.md says what each means.
     """
 
     stages: tuple[tuple[int, float], ...] = ((20_000, 0.3), (40_000, 0.2), (100_000, 0.1))

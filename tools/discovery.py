@@ -1,0 +1,101 @@
+"""Discovery measured against known truth, and its page: python -m tools.discovery run [NAME ...] | page.
+
+Settings were frozen on worlds with (n, n_p, S) = (300, 200, .98), (125, 96, .98), (500, 128, .99), (600, 96, .99),
+(200, 150, .9), (250, 90, .98), (900, 700, .988), (2400, 600, .99), and Zipf worlds (300, 200, .98, exponent 1.2) and
+(800, 640, .989, exponent .9), world seeds 3 to 12. None is reported. The three worlds `fresh/...` were written down
+here before anything was run on them.
+"""
+
+import sys
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from monosem.base.files import read_json, write_json
+from monosem.base.spec import to_plain
+from monosem.bench.records import environment
+from monosem.bench.world import Independent, World, WorldSpec
+from monosem.bench.zipf import Zipf
+from monosem.dictionary.discover import Settings, discover
+from monosem.dictionary.found import recall_precision
+from tools.discovery_page import write_page
+
+__all__ = ["FOLDER", "WORLDS", "main", "measure"]
+
+FOLDER = Path("records/discovery")
+
+_PAPER = {"widths": (768,), "max_interference": 0.1, "rows": 100_000}
+WORLDS: Mapping[str, WorldSpec] = {
+    "fresh/crowded": WorldSpec(420, (160,), 0.25, Independent(0.985), rows=40_000, seed=101),
+    "fresh/shifted": WorldSpec(350, (256,), 0.12, Independent(0.97, c_min=0.3, beta=0.7), rows=30_000, seed=102),
+    "fresh/zipf": WorldSpec(400, (280,), 0.15, Zipf(1.3, mean_rate=0.012), rows=60_000, seed=103),
+    **{f"paper/{w}": WorldSpec(1000, law=Independent(0.99), seed=w, **_PAPER) for w in range(3)},
+    "zipf/0": WorldSpec(1000, law=Zipf(1.0), seed=0, **_PAPER),
+    **{f"ratio/{n}": WorldSpec(n, law=Independent(0.99), seed=0, **_PAPER) for n in (1400, 800, 1200, 1100, 1300, 900)},
+    **{f"ratio/{n}": WorldSpec(n, (768,), 0.15, Independent(0.99), rows=100_000) for n in (2000, 3000, 4000)},
+}
+"""What is reported, in the order in which it is run."""
+
+
+def measure(name: str, spec: WorldSpec) -> dict[str, Any]:
+    """One run: what was found, beside the truth."""
+    world = World(spec)
+    truth = world.rows(0, spec.rows or 0)
+    wall, cpu = time.monotonic(), time.process_time()
+    found = discover(truth.sources[0], seed=spec.seed)
+    wall, cpu = time.monotonic() - wall, time.process_time() - cpu
+    W = world.W[0]
+    best, nearest = (found.anchors.p.T @ W).abs().max(1)
+    right = best > 0.95
+    fired = torch.bincount(truth.features.col, minlength=spec.n) / len(truth.features)
+    error = (found.rates[right] / fired[nearest[right]] - 1.0).abs()
+    reached = torch.zeros(spec.n, dtype=torch.bool)
+    reached[nearest[right]] = True
+    ranked = reached[fired.argsort(descending=True)].float()
+    return {
+        "name": name,
+        "world": to_plain(spec),
+        "n": spec.n,
+        "n_p": spec.widths[0],
+        "interference": world.realised_interference[0],
+        "seed": spec.seed,
+        "settings": to_plain(Settings()),
+        "result": recall_precision(found.anchors.p, W)
+        | {
+            "l0": found.l0,
+            "true_l0": float(truth.features.l0.float().mean()),
+            "rate_error": float(error.median()) if error.numel() else None,
+            "recall_by_frequency": [float(part.mean()) for part in ranked.chunk(5)],
+            "confidence_right": float(found.confidence[right].median()) if bool(right.any()) else None,
+            "confidence_wrong": float(found.confidence[~right].median()) if bool((~right).any()) else None,
+        },
+        "log": found.log,
+        "cpu_s": cpu,
+        "wall_s": wall,
+        "command": f"python -m tools.discovery run {name}",
+        "env": environment(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def main(arguments: list[str]) -> None:
+    """Run what has no record yet (or what is named), or write the page from the records."""
+    if arguments[:1] == ["page"]:
+        write_page([read_json(path) for path in sorted(FOLDER.glob("*.json"))], list(WORLDS))
+        return
+    torch.set_num_threads(1)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for name in arguments[1:] or list(WORLDS):
+        path = FOLDER / (name.replace("/", "-") + ".json")
+        if arguments[1:] or not path.exists():
+            record = measure(name, WORLDS[name])
+            write_json(path, record)
+            print(name, record["result"], f"{record['cpu_s']:.0f} s of CPU", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,59 @@
+"""The table and figure of docs/discovery.md, from the records of discovery."""
+
+from pathlib import Path
+from typing import Any
+
+from monosem.report.style import GREY, PALETTE, plain_axes, to_svg
+
+__all__ = ["write_page"]
+
+PAGE = Path("docs/discovery.md")
+FIGURE = Path("docs/figures/discovery.svg")
+BEGIN, END = "<!-- records: begin -->", "<!-- records: end -->"
+
+
+def write_page(records: list[dict[str, Any]], order: list[str]) -> None:
+    """Replace the part of the page between its two marks, and draw the figure."""
+    records = sorted(records, key=lambda record: order.index(record["name"]))
+    text = PAGE.read_text()
+    before, _, rest = text.partition(BEGIN)
+    after = rest.partition(END)[2]
+    PAGE.write_text(f"{before}{BEGIN}\n{_table(records, order)}\n{END}{after}")
+    FIGURE.write_text(to_svg(_figure(records), "Recall and precision of discovered atoms after every round"))
+
+
+def _table(records: list[dict[str, Any]], order: list[str]) -> str:
+    head = "| world | n | n_p | atoms | recall | precision | M_IP | L0, true | rarest fifth | CPU s |"
+    lines = [head, "|---|" + "---:|" * 9]
+    for record in records:
+        r = record["result"]
+        numbers = (f"{r['recall']:.3f}", f"{r['precision']:.3f}", f"{r['M_IP']:.4f}")
+        more = (f"{r['l0']:.2f}, {r['true_l0']:.2f}", f"{r['recall_by_frequency'][-1]:.3f}", f"{record['cpu_s']:.0f}")
+        cells = (record["name"], record["n"], record["n_p"], r["atoms"], *numbers, *more)
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    missing = [name for name in order if name not in {record["name"] for record in records}]
+    if missing:
+        lines += ["", "Not run: " + ", ".join(missing) + "."]
+    machines = sorted({f"{r['env']['cpu']}, {r['env']['threads']} thread" for r in records})
+    commits = sorted({str(r["env"]["commit"])[:9] for r in records})
+    return "\n".join([*lines, "", f"Hardware: {'; '.join(machines)}. Commits: {', '.join(commits)}."])
+
+
+def _figure(records: list[dict[str, Any]]) -> Any:
+    """What is left over after every round, one line per world: how a search goes, and where it breaks."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for i, record in enumerate(records):
+        colour, log = PALETTE[i % len(PALETTE)], record["log"]
+        turns = range(1, len(log) + 1)
+        left.plot(turns, [entry["atoms"] / record["n"] for entry in log], color=colour, linewidth=1.4)
+        right.plot(turns, [max(entry["fvu"], 1e-5) for entry in log], color=colour, label=record["name"], linewidth=1.4)
+    left.axhline(1.0, color=GREY, linewidth=0.8, linestyle="--")
+    left.set(xlabel="round", ylabel="atoms / true features", ylim=(0, None))
+    right.set(xlabel="round", ylabel="energy left over (FVU)", yscale="log")
+    for axes in (left, right):
+        plain_axes(axes)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    return figure
