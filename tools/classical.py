@@ -17,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import sklearn.decomposition
 import torch
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
@@ -177,7 +178,8 @@ def run_paper(learners: list[str]) -> None:
 def main() -> None:
     """Run what is missing, one run after the other."""
     torch.set_num_threads(1)
-    threadpool_limits(1)  # numpy's own threads, which scikit-learn uses
+    assert sklearn.decomposition  # loaded by now, so that its threads are limited too
+    threadpool_limits(1)
     names = ("lrb/mini", "lrb/mini-hard", SQUARE.name)
     if sys.argv[1:2] == ["sweep"]:
         for name in names:
