@@ -232,9 +232,10 @@ def gaps() -> str:
             rows.append([f"`{method}`", way, over("encoder", "l0"), *ends])
     head = ("model", "F1", "L0", "encoder", "OMP", "lasso", "**amortisation gap**", "OMP, true L0", "lasso, true L0")
     env = record["env"]
+    counts = ", ".join(f"{len(runs)} of `{method.split('(')[0]}`" for method, runs in groups.items())
     note = (
-        f"\n\nThe bench's defaults on `{record['task']}`, worlds {', '.join(map(str, record['seeds']))}, "
-        f"{record['rows']} rows; `{record['command']}`, commit {str(env['commit'])[:12]}."
+        f"\n\nThe bench's defaults on `{record['task']}`, {record['rows']} held-out rows; worlds that have run: {counts}; "
+        f"`{record['command']}`, commit {str(env['commit'])[:12]}."
     )
     return _rows((*head, "OMP on W_r", "lasso on W_r", "**dictionary gap**"), rows) + note
 
