@@ -234,7 +234,7 @@ def gaps() -> str:
     env = record["env"]
     counts = ", ".join(f"{len(runs)} of `{method.split('(')[0]}`" for method, runs in groups.items())
     note = (
-        f"\n\nThe bench's defaults on `{record['task']}`, {record['rows']} held-out rows; worlds that have run: {counts}; "
+        f"\n\nThe bench's defaults on `{record['task']}`, {record['rows']} held-out rows; worlds run: {counts}; "
         f"`{record['command']}`, commit {str(env['commit'])[:12]}."
     )
     return _rows((*head, "OMP on W_r", "lasso on W_r", "**dictionary gap**"), rows) + note
