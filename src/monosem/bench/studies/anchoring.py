@@ -14,7 +14,7 @@ from monosem.bench.zipf import Zipf
 __all__ = ["CROWDED", "FORMS", "NOISE", "SHORT", "WEIGHTS", "WRONG", "zipf_task"]
 
 SHORT = 4
-"""Runs of this study take the scale's steps over this; its page sets them beside longer ones."""
+"""TopK runs take the scale's steps over this; ReLU + L1 has found next to nothing by then and takes them all."""
 WEIGHTS = (0.01, 0.1, 1.0, 10.0)
 NOISE = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
 WRONG = (0.1, 0.3, 0.5)
@@ -63,7 +63,9 @@ def _anchoring(scale: Scale) -> Iterator[Entry]:
         yield Entry(f"topk, k = {k}", "default", replace(held, anchors=k))
         yield Entry(f"topk, k = {k}", "printed", replace(held, anchors=k, anchoring=PRINTED))
     for cosine in NOISE:
-        yield Entry(f"topk, cosine {cosine}", "default", replace(held, given=f"noisy(cosine={cosine})"))
+        noisy = replace(held, given=f"noisy(cosine={cosine})")
+        yield Entry(f"topk, cosine {cosine}", "default", noisy)
+        yield Entry(f"topk, cosine {cosine}", "start only", replace(noisy, anchoring=FORMS["start only"]))
     for share in WRONG:
         yield Entry(f"topk, wrong {share}", "default", replace(held, given=f"wrong(share={share})"))
     zipf = replace(base, task=zipf_task(scale))
@@ -71,7 +73,7 @@ def _anchoring(scale: Scale) -> Iterator[Entry]:
     yield Entry("topk, zipf", "all", replace(zipf, anchors=usual))
     for half in ("frequent", "rare"):
         yield Entry("topk, zipf", half, replace(zipf, anchors=most, among=half))
-    relu = replace(base, method=scale.recipe("relu_l1"))
+    relu = replace(base, method=scale.recipe("relu_l1"), config=scale.config)
     yield Entry("relu_l1", "plain", relu)
     for name in ("start only", "decoder, start", "decoder, no start", "both, start", "both, no start"):
         yield Entry("relu_l1, form", name, replace(relu, anchors=usual, anchoring=FORMS[name]))
@@ -94,6 +96,8 @@ def _crowded(scale: Scale) -> Iterator[Entry]:
     yield Entry("topk", "suppressing rows", replace(there, given="suppressing"))
     yield Entry("topk", "printed, weight 0.01", replace(held, anchoring=replace(PRINTED, weight=0.01)))
     yield Entry("topk", "decoder, no start", replace(held, anchoring=FORMS["decoder, no start"]))
+    yield Entry("topk", "printed, weight 100", replace(held, anchoring=replace(PRINTED, weight=100.0)))
+    yield Entry("topk", "both, start, hard", replace(held, anchoring=FORMS["both, start, hard"]))
 
 
 STUDIES.add("anchoring", Study("anchoring", 1, "What anchoring does to features that are not anchored", _anchoring))
