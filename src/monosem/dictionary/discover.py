@@ -27,15 +27,17 @@ class Settings:
     """What discovery was tuned to, once, on worlds other than those reported; nothing here describes the data.
 
     `stages` are (rows, tolerance) of the searches, `last` the tolerances of the fits that follow, `finest` that of the
-    codes from which rates are read. A stage ends after `rounds` rounds, or after `patience` of them in which sound
-    atoms are no more than a share `quiet` above their best number and what is left over no more than five times that
-    below its best. An atom is sound below `company`, below `strain` times the median strain, above `agreement`,
-    with `least_events` events, and explained by others to less than `mixture`; docs/discovery.md says what each means.
+    codes from which rates are read; values below `faint` times an atom's root mean square do not count there. A stage
+    ends after `rounds` rounds, or after `patience` of them in which sound atoms are no more than a share `quiet` above
+    their best number and what is left over no more than five times that below its best. An atom is sound below
+    `company`, below `strain` times the median strain, above `agreement`, with `least_events` events, and explained by
+    others to less than `mixture`; docs/discovery.md says what each means.
     """
 
     stages: tuple[tuple[int, float], ...] = ((20_000, 0.3), (40_000, 0.2), (100_000, 0.1))
     last: tuple[float, ...] = (0.1, 0.05)
     finest: float = 0.01
+    faint: float = 0.02
     rounds: int = 24
     patience: int = 2
     quiet: float = 0.002
@@ -69,7 +71,7 @@ class Discovery:
 
 def discover(
     x_p: Float[Tensor, "rows n_p"],
-    x_r: Float[Tensor, "rows n_r"] | None = None,
+    x_r: Float[Tensor, "_ n_r"] | None = None,
     *,
     seed: int = 0,
     progress: Progress | None = None,
@@ -183,8 +185,10 @@ def _result(state: Coded, s: Settings, x_r: Tensor | None, log: list[dict[str, A
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AnchorWarning)
         anchors = Anchors(state.D[:, by], targets[:, by], "discovered")
-    rates = state.events / state.code.batch
-    return Discovery(anchors, confidence[by], rates[by], state.l0, state.offset, [*log, _entry(state)])
+    power = state.code.latent_sum(state.code.values.square())
+    loud = state.code.values > s.faint * state.code.along((power / state.events.clamp(min=1.0)).sqrt())
+    rates = torch.bincount(state.code.at.col[loud], minlength=state.D.shape[1]) / state.code.batch
+    return Discovery(anchors, confidence[by], rates[by], float(rates.sum()), state.offset, [*log, _entry(state)])
 
 
 def _tell(progress: Progress | None, share: float, directions: int) -> None:

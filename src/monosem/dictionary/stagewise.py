@@ -3,7 +3,7 @@
 import math
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from monosem.base.errors import ShapeError, check
@@ -14,7 +14,7 @@ __all__ = ["stagewise_pursuit"]
 
 def stagewise_pursuit(
     x: Float[Tensor, "rows d"],
-    D: Float[Tensor, "d m"],
+    D: Float[Tensor, "_ m"],
     *,
     tol: float = 1e-3,
     among: float = 0.6,
@@ -103,7 +103,7 @@ def _pursue(
 
 def _solve(
     at: Int[Tensor, "rows slots"], first: Float[Tensor, "rows atoms"], gram: Float[Tensor, "atoms atoms"]
-) -> tuple[Int[Tensor, "rows slots"], Float[Tensor, "rows slots"]]:
+) -> tuple[Int[Tensor, "rows kept"], Float[Tensor, "rows kept"]]:
     """Least squares on the slots in use; atoms that are not positive leave, and the rest is solved again."""
     m = gram.shape[0] - 1
     at = at.sort(1).values
@@ -112,7 +112,7 @@ def _solve(
         used = at < m
         system = gram[at[:, :, None], at[:, None, :]] + torch.diag_embed(torch.where(used, 1e-7, 1.0).to(gram.dtype))
         z = torch.linalg.solve_ex(system, first.gather(1, at)[:, :, None])[0][:, :, 0]
-        wrong: Bool[Tensor, "rows slots"] = used & ~(z > 0)
+        wrong = used & ~(z > 0)
         if not bool(wrong.any()):
             break
         at = torch.where(wrong, m, at)

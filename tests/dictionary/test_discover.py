@@ -1,0 +1,93 @@
+"""Discovery: true directions from rows alone, in pairs, whatever their scale; and what it refuses."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from monosem.anchoring.anchors import load_anchors
+from monosem.base.errors import DataError, ShapeError
+from monosem.bench.world import Independent, Truth, World, WorldSpec
+from monosem.bench.zipf import Zipf
+from monosem.dictionary.discover import Discovery, Settings, discover
+from monosem.dictionary.found import recall_precision
+from tests.cli.calls import call
+
+QUICK = Settings(starts=150, climb_rows=1500, stages=((2000, 0.3), (3000, 0.1)), rounds=4)
+WORLD = World(WorldSpec(32, (28, 20), 0.35, Independent(0.95), rows=3000, seed=1))
+
+
+@pytest.fixture(scope="module")
+def truth() -> Truth:
+    return WORLD.rows(0, 3000)
+
+
+@pytest.fixture(scope="module")
+def found(truth: Truth) -> Discovery:
+    return discover(*truth.sources, settings=QUICK)
+
+
+def test_finds_the_true_directions_and_little_else(found: Discovery, truth: Truth) -> None:
+    scores = recall_precision(found.anchors.p, WORLD.W[0])
+    assert scores["recall"] > 0.9
+    assert scores["precision"] > 0.9
+    # in a world this small one atom may make up for the offset and fire in most rows, which counts as one more
+    assert float(truth.features.l0.float().mean()) * 0.9 < found.l0 < float(truth.features.l0.float().mean()) + 1.0
+
+
+def test_pairs_point_to_the_same_feature(found: Discovery) -> None:
+    p = (found.anchors.p.T @ WORLD.W[0]).max(1)
+    r = (found.anchors.r.T @ WORLD.W[1]).max(1)
+    right = p.values > 0.95
+    assert bool((p.indices == r.indices)[right].all())
+    assert float(r.values[right].min()) > 0.95
+
+
+def test_the_most_confident_come_first(found: Discovery) -> None:
+    assert bool((found.confidence.diff() <= 0).all())
+    assert 0.0 <= float(found.confidence.min()) <= float(found.confidence.max()) <= 1.0
+    assert float(found.rates.median()) == pytest.approx(0.05, rel=0.2)
+
+
+def test_the_same_rows_give_the_same_bits_and_a_scale_changes_nothing() -> None:
+    rows = WORLD.rows(0, 1000, (0,)).sources[0]
+    quick = Settings(starts=60, climb_rows=500, stages=((1000, 0.3),), rounds=3)
+    once, again, scaled = (discover(x, settings=quick) for x in (rows, rows, 1024.0 * rows))
+    assert torch.equal(once.anchors.p, again.anchors.p)
+    assert torch.allclose(once.anchors.p, scaled.anchors.p, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("x_p", "x_r", "error", "text"),
+    [
+        (torch.zeros(1, 3), None, ShapeError, "two rows"),
+        (torch.ones(9, 3), None, DataError, "the same"),
+        (torch.full((9, 3), torch.nan), None, DataError, "NaN"),
+        (torch.eye(9), torch.ones(8, 2), ShapeError, "pair the rows"),
+    ],
+)
+def test_bad_rows_are_refused(x_p: torch.Tensor, x_r: torch.Tensor | None, error: type, text: str) -> None:
+    with pytest.raises(error, match=text):
+        discover(x_p, x_r)
+
+
+def test_the_command_writes_anchors_that_load(tmp_path: Path) -> None:
+    rows = torch.eye(6).repeat(100, 1) * (1.0 + torch.arange(600)[:, None] % 7)
+    np.save(tmp_path / "x.npy", rows.numpy())
+    out = tmp_path / "a.safetensors"
+    ran = call("anchors", "discover", "--data", str(tmp_path / "x.npy"), "--out", str(out), "--number", "5")
+    assert "directions" in ran.stderr
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert load_anchors(out).k == 5
+
+
+@pytest.mark.slow
+def test_rare_features_of_a_heavy_tail_are_found() -> None:
+    world = World(WorldSpec(120, (90,), 0.25, Zipf(1.0, mean_rate=0.02), rows=20_000, seed=2))
+    found = discover(world.rows(0, 20_000).sources[0])
+    scores = recall_precision(found.anchors.p, world.W[0])
+    assert scores["recall"] >= 0.9
+    assert scores["precision"] >= 0.9
