@@ -1,5 +1,6 @@
 """A study as tables: what the paper prints, what our runs give, and what anchors add to the plain runs beside them."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -96,7 +97,7 @@ class StudyTable:
 
     def text(self) -> str:
         """For a terminal of 80 columns: a line for each arm below the name of its row."""
-        head, lines = ("", *self.head[2:]), [(f"  {line[1]}", *line[2:]) for line in self.lines]
+        head, lines = ("", *self.head[2:]), [(f"  {line[1]}", *map(_short, line[2:])) for line in self.lines]
         widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
 
         def line(row: Sequence[str]) -> str:
@@ -178,6 +179,11 @@ def facts(outcomes: Iterable[Outcome]) -> str:
         f"worlds {', '.join(map(str, worlds))}; {'; '.join(steps)}; {hours:.1f} hours of run time in all; "
         f"{', '.join(machines)}; torch {', '.join(torches)}; commit {', '.join(commits)}."
     )
+
+
+def _short(cell: str) -> str:
+    """ "25.0 ± 6.5 / 0.625" -> "25.0±6.5/.625"."""
+    return re.sub(r"(?<![\d.])0\.(?=\d{3})", ".", cell).replace(" ± ", "±").replace(" / ", "/")
 
 
 def _devices(runs: Iterable[Record]) -> set[str]:

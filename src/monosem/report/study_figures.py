@@ -50,6 +50,15 @@ def _x(row: str) -> float:
     return float(found[0])
 
 
+def _apart(values: Sequence[float]) -> list[float]:
+    """Those values that are far enough from the last one taken for its name to be read on a log axis."""
+    taken: list[float] = []
+    for value in values:
+        if not taken or value >= 1.2 * taken[-1]:
+            taken.append(value)
+    return taken
+
+
 def _score(cell: Cell) -> str:
     """Over every feature where the anchors were found in the rows and nothing was told, else over the scored ones."""
     return cell.told(HEADLINE)
@@ -64,7 +73,7 @@ def curve_figure(
     """
     made = _ran(study, found)
     panels = _panels(made)
-    figure, grid = grid_of_axes(panels, 3, (3.1, 2.5))
+    figure, grid = grid_of_axes(panels, 3, (3.1, 2.5) if len(panels) > 1 else (5.4, 2.9))
     arms = [arm for arm in ARMS if any(cell.arm == arm for cell in made)]
     for panel, axes in zip(panels, grid, strict=True):
         for arm in arms:
@@ -86,9 +95,9 @@ def curve_figure(
             crosses = [(x, share / 100) for x, share in said if share is not None]
             if printed and crosses:
                 axes.plot(*zip(*crosses, strict=True), color=colour, marker="x", markersize=7, linestyle="none")
-        if log:
+        ticks = _apart(sorted({_x(cell.row) for cell in made}))
+        if log and len(ticks) > 1:
             axes.set_xscale("log")
-            ticks = sorted({_x(cell.row) for cell in made})
             axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
             axes.set_xticks([], minor=True)
         axes.set_ylim(-0.04, 1.06)
@@ -195,10 +204,10 @@ def _over(x_label: str, log: bool = False) -> Draw:
 
 FIGURES: Registry[Draw] = Registry("figure")
 FIGURES.add("table1", method_figure)
-FIGURES.add("table4", _over("n, or its share of 1000 at smaller scales"))
+FIGURES.add("table4", _over("n (smaller scales: in proportion)", log=True))
 FIGURES.add("table5", _over("largest interference M", log=True))
-FIGURES.add("table6", _over("activation probability 1 - S of the paper's default .01", log=True))
-FIGURES.add("table7", _over("k, with 10 features active on average", log=True))
+FIGURES.add("table6", _over("activation probability 1 - S (the default is .01)", log=True))
+FIGURES.add("table7", _over("k (10 features are active on average)", log=True))
 FIGURES.add("figure6", tau_figure)
 FIGURES.add("samples", _over("rows over n", log=True))
 FIGURES.add("convergence", convergence_figure)

@@ -21,7 +21,9 @@ from monosem.bench.tasks import Task, TaskSource
 __all__ = ["Outcome", "outcomes", "run_key", "run_study"]
 
 _TRAINED = ("steps", "batch_size", "lr", "selection", "dense", "held_out")
-"""What of a configuration tells runs of a study apart; fields that a later version adds do not make old runs unknown."""
+"""What of a configuration tells runs of a study apart; fields that a later version adds leave old runs known."""
+_WATCHED = " watched"
+"""What a key ends in where the recovery during training is wanted too."""
 
 Outcome = tuple[Entry, int, Mapping[str, Any] | None]
 """An entry, its world, and the record of that run where there is one."""
@@ -91,13 +93,18 @@ def run_study(
 
 
 def _key(job: Job) -> str:
-    return run_key(job_head(job, None))
+    return run_key(job_head(job, None)) + (_WATCHED if job.watch else "")
 
 
 def _found(folder: Path) -> dict[str, Mapping[str, Any]]:
-    """Records of a folder by key; of two runs of the same cell the later one."""
+    """Records of a folder by key; of two runs of the same cell the later one. A watched run serves either way."""
     records = read_records(folder) if folder.is_dir() else []
-    return {run_key(record): record for record in sorted(records, key=lambda record: str(record["created"]))}
+    found: dict[str, Mapping[str, Any]] = {}
+    for record in sorted(records, key=lambda record: str(record["created"])):
+        found[run_key(record)] = record
+        if "M_GT" in record["training"]:
+            found[run_key(record) + _WATCHED] = record
+    return found
 
 
 def _discover(folder: Path, task: Task, told: Callable[[int], None]) -> None:

@@ -1,0 +1,41 @@
+"""monosem study: what there is, what was run, and wrong input in one line."""
+
+from pathlib import Path
+
+import pytest
+
+from monosem.bench.studies.catalog import STUDIES
+from monosem.report.study_drawn import DRAWN
+from tests.cli.calls import call
+
+WRONG = [
+    (("table17",), "unknown study 'table17'; did you mean 'table7'?"),
+    (("figure44",), "unknown study 'figure44'; did you mean 'figure4'?"),
+    (("table7", "--scale", "tiny"), "unknown scale 'tiny'; known: nano, mini, mini-hard, paper"),
+    (("table7", "--arm", "our"), "no run of table7 has an arm 'our'; known: paper, paper+anchors, ours+discovered"),
+    (("table7", "--seeds", "0"), "--seeds 0; use at least one world"),
+    (("table7", "--workers", "0"), "--workers 0; use at least one"),
+]
+
+
+def test_a_bare_call_lists_the_studies() -> None:
+    answer = call("study")
+    assert answer.exit_code == 0
+    assert [line.split()[0] for line in answer.stdout.splitlines()] == sorted([*STUDIES, *DRAWN])
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG, ids=lambda value: " ".join(value[:3]) if value else "")
+def test_wrong_input_takes_one_line(arguments: tuple[str, ...], message: str) -> None:
+    answer = call("study", *arguments)
+    assert answer.exit_code == 2
+    assert message in answer.stderr
+    assert len(answer.stderr.strip().splitlines()) == 1
+
+
+def test_show_runs_nothing(tmp_path: Path) -> None:
+    answer = call("study", "table7", "--scale", "nano", "--show", "--out", tmp_path, "--figures", tmp_path / "figures")
+    assert answer.exit_code == 0, answer.stderr
+    assert "100/.999" in answer.stdout
+    assert "not run" in answer.stdout
+    assert "table7 has no figure, or no run to draw" in answer.stderr
+    assert not list(tmp_path.iterdir())
