@@ -38,7 +38,7 @@ def stagewise_pursuit(
 
     Example:
         >>> code, residual = stagewise_pursuit(torch.tensor([[3.0, 0.0, 1.0]]), torch.eye(3))
-        >>> code.to_dense(), residual
+        >>> code.to_dense().round(decimals=3), residual.round(decimals=3)
         (tensor([[3., 0., 1.]]), tensor([0.]))
     """
     check(x.shape[1] == D.shape[0], f"d = {x.shape[1]} in x but {D.shape[0]} in D; make them agree", ShapeError)
