@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from monosem.base.errors import DataError
 from monosem.base.files import read_json
 from monosem.bench.studies.base import ARMS, SCALES, Study
 from monosem.bench.studies.catalog import STUDIES
@@ -97,6 +98,19 @@ def _chosen() -> str:
         "inferred from but the zeros of ReLU and JumpReLU."
     )
     return "\n".join([*lines, "", tail])
+
+
+def heat_maps_page(name: str = "figure9") -> str:
+    """Figure 9 as far as it can be: drawn here from table 1's records."""
+    one = DRAWN[name]
+    try:
+        figure, _, text = one.make(RECORDS / "paper", SCALES["paper"])
+    except DataError:
+        return f"{NOTE}# {one.title}\n\n{DRAWN_ABOUT[name]}\n\nNot run.\n"
+    (FIGURES / f"paper-{name}.svg").write_text(to_svg(figure, one.title))
+    command = f"    monosem study {name} --scale paper --out records/studies/paper"
+    parts = [f"# {one.title}", DRAWN_ABOUT[name], command, f"![{one.title}](../figures/paper-{name}.svg)", text]
+    return NOTE + "\n\n".join(parts) + "\n"
 
 
 def drawn_page(name: str, about: str) -> str:
@@ -198,7 +212,8 @@ def main() -> None:
     for name in PAGES:
         (DOCS / f"{name}.md").write_text(page(STUDIES[name]))
     for name, about in DRAWN_ABOUT.items():
-        (DOCS / f"{name}.md").write_text(drawn_page(name, about))
+        made = heat_maps_page() if name == "figure9" else drawn_page(name, about)
+        (DOCS / f"{name}.md").write_text(made)
     (DOCS / "settings.md").write_text(settings_page())
     (DOCS / "README.md").write_text(index())
 

@@ -9,7 +9,8 @@ from monosem.bench.studies.printed import TABLE1, TABLE4, TABLE6, TABLE7
 from monosem.bench.studies.queue import Outcome
 from monosem.report.interval import interval
 from monosem.report.study import Cell
-from monosem.report.study_counts import fits, forbidden, shared_counts, summary
+from monosem.report.study_counts import Summary, fits, forbidden, shared_counts, summary
+from monosem.report.summary import HEADLINE
 
 TABLE2 = (24.13, 24.45)
 """Anchored M_GT of the paper's table 2 (real embeddings), as printed."""
@@ -175,22 +176,29 @@ def statements(study: Study, cells: Sequence[Cell]) -> str:
     for arm, where in (("ours", "the scored features"), ("ours+discovered", "every feature")):
         found = summary(cells, arm)
         if found:
+            low, high = (f"{value:.3f} ({row})" for row, value in (found.low, found.high))
+            range_ = f"from {low} to {high}" if found.low[1] < found.high[1] else f"{found.low[1]:.3f} in every row"
             said.append(
-                f"- `{arm}`: M_GT(.95) over {where} from {found.low[1]:.3f} ({found.low[0]}) to {found.high[1]:.3f} "
-                f"({found.high[0]}); at least .99 in {found.reached} of {found.rows} rows."
+                f"- `{arm}`: M_GT(.95) over {where} {range_}; at least .99 in {found.reached} of {found.rows} rows."
             )
-    alone, gain = summary(cells, "ours+discovered", beyond=True), summary(cells, "ours+discovered")
-    if alone:
-        said.append(f"- `ours+discovered` against its anchors alone, over every feature: {_sides(alone)}")
+    gain = summary(cells, "ours+discovered")
+    for metric, name in ((HEADLINE, "M_GT(.95)"), (_COS, "M_IP")):
+        alone = summary(cells, "ours+discovered", beyond=True, metric=metric)
+        if alone:
+            said.append(f"- `ours+discovered` against its anchors alone, over every feature, {name}: {_sides(alone)}")
     if gain and gain.up + gain.down + gain.open + gain.single:
-        said.append(f"- `ours+discovered` against the plain run of the same settings: {_sides(gain)}")
+        said.append(f"- `ours+discovered` against the plain run of the same settings, M_GT(.95): {_sides(gain)}")
     return "\n".join(one for one in said if one)
 
 
-def _sides(found: object) -> str:
-    up, down, held, single = (getattr(found, name) for name in ("up", "down", "open", "single"))
-    alone = f"; {single} of a single world, without one" if single else ""
-    return f"the interval lies above 0 in {up} rows, below in {down}, and holds 0 in {held}{alone}."
+def _sides(found: Summary) -> str:
+    several = found.up + found.down + found.open
+    low, high = found.range or (0.0, 0.0)
+    alone = f"; {found.single} of a single world have none" if found.single else ""
+    return (
+        f"between {low:+.2g} and {high:+.2g}; of {several} rows the interval lies above 0 in {found.up}, below in "
+        f"{found.down}, and holds 0 in {found.open}{alone}."
+    )
 
 
 def _distance(study: Study, cells: Sequence[Cell]) -> str:

@@ -131,6 +131,7 @@ def test_a_summary_counts_rows_and_what_their_intervals_say() -> None:
     found = summary(CELLS.values(), "ours+discovered")
     assert found is not None
     assert (found.rows, found.low[1], found.reached) == (7, 0.95, 0)
+    assert found.range == (pytest.approx(0.45), pytest.approx(0.45))
     assert (found.up, found.down, found.open, found.single) == (0, 0, 7, 0)  # .4 and .5: two worlds cannot tell
     sure = outcomes_of(STUDIES["table1"], NANO, lambda entry, world: 1.0 if "+" in entry.arm else 0.5)
     told = summary(cells(STUDIES["table1"], sure), "ours+anchors")

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from monosem.base.spec import parse_call
 from monosem.bench.studies.base import ARMS, Study
 from monosem.bench.studies.queue import Outcome, run_key
 from monosem.report.interval import Interval, interval_of
@@ -41,6 +42,7 @@ class Cell:
 
     row: str
     arm: str
+    method: str
     wanted: int
     found: Arm | None
     plain: Mapping[tuple[int, int], Record]
@@ -114,8 +116,10 @@ class StudyTable:
 def cells(study: Study, outcomes: Iterable[Outcome]) -> tuple[Cell, ...]:
     """A study's cells, rows in order, arms as in `ARMS`; a printed row without runs has its cells too."""
     records: dict[tuple[str, str], list[Record | None]] = {}
+    methods: dict[tuple[str, str], str] = {}
     for entry, _, record in outcomes:
         records.setdefault((entry.row, entry.arm), []).append(record)
+        methods[entry.row, entry.arm] = parse_call(entry.job.method)[0]
     for key in study.printed:
         records.setdefault(key, [])
     plain = {run_key(one): one for found in records.values() for one in found if one and one["anchors"] is None}
@@ -126,7 +130,8 @@ def cells(study: Study, outcomes: Iterable[Outcome]) -> tuple[Cell, ...]:
         found = [one for one in records[row, arm] if one is not None]
         beside = {_seed(one): plain.get(run_key({**one, "anchors": None})) for one in found if one["anchors"]}
         pairs = {seed: one for seed, one in beside.items() if one is not None}
-        made.append(Cell(row, arm, len(records[row, arm]), Arm(tuple(found)) if found else None, pairs))
+        runs = Arm(tuple(found)) if found else None
+        made.append(Cell(row, arm, methods.get((row, arm), ""), len(records[row, arm]), runs, pairs))
     return tuple(made)
 
 
@@ -172,11 +177,11 @@ def facts(outcomes: Iterable[Outcome]) -> str:
     machines = sorted({str(record["env"]["cpu"]) for record in runs} | _devices(runs))
     torches = sorted({str(record["env"]["torch"]) for record in runs})
     worlds = sorted({record["seed"]["world"] for record in runs})
-    hours = sum(record["wall_time_s"] for record in runs) / 3600
+    minutes = sum(record["wall_time_s"] for record in runs) / 60
     there = sum(record is not None for record in every)
     return (
         f"{there} of {len(every)} cells run, {len(runs)} runs of {', '.join(f'`{name}`' for name in tasks)}, "
-        f"worlds {', '.join(map(str, worlds))}; {'; '.join(steps)}; {hours:.1f} hours of run time in all; "
+        f"worlds {', '.join(map(str, worlds))}; {'; '.join(steps)}; {minutes:.0f} minutes of run time in all; "
         f"{', '.join(machines)}; torch {', '.join(torches)}; commit {', '.join(commits)}."
     )
 

@@ -60,7 +60,8 @@ def shared_counts(percents: Iterable[float], candidates: Iterable[int], digits: 
 class Summary:
     """An arm over the rows of a study: how many ran, its lowest and highest row, and what its intervals say.
 
-    `up`, `down`, `open`: rows whose interval of a difference lies above 0, below, or holds it; `single`: one world.
+    `up`, `down`, `open`: rows whose interval of a difference lies above 0, below, or holds it; `single`: one world;
+    `range`: the least and the largest mean difference of a row.
     """
 
     rows: int
@@ -71,21 +72,27 @@ class Summary:
     down: int
     open: int
     single: int
+    range: tuple[float, float] | None
 
 
-def summary(cells: Iterable[Cell], arm: str, target: float = 0.99, beyond: bool = False) -> Summary | None:
-    """An arm's M_GT(.95) over the rows, its gain over plain runs or, `beyond`, over its anchors alone; None if not run.
+def summary(
+    cells: Iterable[Cell], arm: str, target: float = 0.99, beyond: bool = False, metric: str = HEADLINE
+) -> Summary | None:
+    """An arm's metric over the rows, its gain over plain runs or, `beyond`, over its anchors alone; None if not run.
 
     Where the anchors were found in the rows the value is over every feature, else over the scored ones.
     """
     ran = [cell for cell in cells if cell.arm == arm and cell.found]
-    values = [(cell.row, value.mean) for cell in ran if (value := cell.value(cell.told(HEADLINE))) is not None]
+    values = [(cell.row, value.mean) for cell in ran if (value := cell.value(cell.told(metric))) is not None]
     if not values:
         return None
-    gains = [gain for cell in ran if (gain := cell.beyond() if beyond else cell.gain()) is not None]
+    gains = [gain for cell in ran if (gain := cell.beyond(metric) if beyond else cell.gain(metric)) is not None]
     several = [gain for gain in gains if gain.half is not None]
     up = sum(gain.mean > (gain.half or 0.0) for gain in several)
     down = sum(-gain.mean > (gain.half or 0.0) for gain in several)
     low, high = (pick(values, key=lambda one: one[1]) for pick in (min, max))
     reached = sum(value >= target for _, value in values)
-    return Summary(len(values), low, high, reached, up, down, len(several) - up - down, len(gains) - len(several))
+    means = [gain.mean for gain in gains]
+    range_ = (min(means), max(means)) if means else None
+    single = len(gains) - len(several)
+    return Summary(len(values), low, high, reached, up, down, len(several) - up - down, single, range_)

@@ -1,7 +1,7 @@
 """Figures of studies: curves over what a study varies, M_GT against tau, and recovery over training."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -33,14 +33,10 @@ def _ran(study: Study, found: Sequence[Outcome]) -> list[Cell]:
     return [cell for cell in cells(study, found) if cell.found and cell.arm in _STYLES]
 
 
-def _panel(cell: Cell) -> str:
-    """The method: every panel is one."""
-    assert cell.found is not None
-    return str(cell.found.records[0]["method"]["name"])
-
-
-def _panels(made: Iterable[Cell]) -> list[str]:
-    return list(dict.fromkeys(map(_panel, made)))
+def _crosses(study: Study, found: Sequence[Outcome]) -> list[tuple[Cell, float]]:
+    """Cells whose M_GT the paper prints, run or not, with that share."""
+    every = [(cell, study.printed.get((cell.row, cell.arm), (None, None))[0]) for cell in cells(study, found)]
+    return [(cell, share / 100) for cell, share in every if share is not None]
 
 
 def _x(row: str) -> float:
@@ -72,12 +68,13 @@ def curve_figure(
     Crosses are what the paper prints, in the colour of its arm.
     """
     made = _ran(study, found)
-    panels = _panels(made)
+    panels = list(dict.fromkeys(cell.method for cell in made))
+    crosses = _crosses(study, found) if printed else []
     figure, grid = grid_of_axes(panels, 3, (3.1, 2.5) if len(panels) > 1 else (5.4, 2.9))
     arms = [arm for arm in ARMS if any(cell.arm == arm for cell in made)]
     for panel, axes in zip(panels, grid, strict=True):
         for arm in arms:
-            line = [cell for cell in made if cell.arm == arm and _panel(cell) == panel]
+            line = [cell for cell in made if cell.arm == arm and cell.method == panel]
             points = [(_x(cell.row), value) for cell in line if (value := cell.value(_score(cell))) is not None]
             colour, stroke, marker = _STYLES[arm]
             if points:
@@ -91,10 +88,9 @@ def curve_figure(
                     markersize=4,
                     capsize=2,
                 )
-            said = [(_x(cell.row), study.printed.get((cell.row, arm), (None, None))[0]) for cell in line]
-            crosses = [(x, share / 100) for x, share in said if share is not None]
-            if printed and crosses:
-                axes.plot(*zip(*crosses, strict=True), color=colour, marker="x", markersize=7, linestyle="none")
+        for cell, share in crosses:
+            if cell.method == panel:
+                axes.plot(_x(cell.row), share, color=_STYLES[cell.arm][0], marker="x", markersize=7, linestyle="none")
         ticks = _apart(sorted({_x(cell.row) for cell in made}))
         if log and len(ticks) > 1:
             axes.set_xscale("log")
@@ -103,7 +99,7 @@ def curve_figure(
         axes.set_ylim(-0.04, 1.06)
     figure.supxlabel(x_label, color=INK)
     figure.supylabel("M_GT(.95)", color=INK)
-    _legend(figure, arms, printed and bool(study.printed))
+    _legend(figure, arms, bool(crosses))
     return figure
 
 
@@ -111,20 +107,23 @@ def method_figure(study: Study, found: Sequence[Outcome]) -> Figure:
     """M_GT(.95) of every method, a mark per arm, crosses as printed."""
     made = _ran(study, found)
     rows = list(dict.fromkeys(cell.row for cell in made))[::-1]
+    crosses = _crosses(study, found)
     arms = [arm for arm in ARMS if any(cell.arm == arm for cell in made)]
     figure, (axes,) = grid_of_axes([""], 1, (7.4, 0.6 + 0.55 * len(rows)))
     for cell in made:
-        y = rows.index(cell.row) + 0.3 - 0.15 * arms.index(cell.arm)
+        y = rows.index(cell.row) + 0.3 - 0.15 * list(_STYLES).index(cell.arm)
         colour, _, marker = _STYLES[cell.arm]
-        value, share = cell.value(_score(cell)), study.printed.get((cell.row, cell.arm), (None, None))[0]
+        value = cell.value(_score(cell))
         if value is not None:
             axes.errorbar(value.mean, y, xerr=value.half, color=colour, marker=marker, markersize=5, capsize=2)
-        if share is not None:
-            axes.plot(share / 100, y, color=colour, marker="x", markersize=7, linestyle="none")
+    for cell, share in crosses:
+        if cell.row in rows:
+            place = rows.index(cell.row) + 0.3 - 0.15 * list(_STYLES).index(cell.arm)
+            axes.plot(share, place, color=_STYLES[cell.arm][0], marker="x", markersize=7, linestyle="none")
     axes.set_yticks(range(len(rows)), rows)
     axes.set_xlim(-0.03, 1.03)
     axes.set_xlabel("M_GT(.95)", color=INK)
-    _legend(figure, arms, bool(study.printed))
+    _legend(figure, arms, bool(crosses))
     return figure
 
 
