@@ -107,7 +107,7 @@ def encoder_rows(places: Iterable[tuple[tuple[str, str], Cell]]) -> str:
         assert raw is not None
         task = cell.found.records[0]["task"]["name"]
         rows.append([f"`{task}`", row.split(",")[0], arm, str(cosine.n), cosine.text(3), raw.text(3)])
-    return table(("world", "method", "run", "worlds", "row, |cos|", "row, raw product"), rows)
+    return table(("world", "method", "run", "worlds", "cosine of the row", "raw product"), rows)
 
 
 def longer(all_records: Sequence[Record]) -> str:
@@ -155,7 +155,11 @@ def chosen(all_records: Sequence[Record]) -> str:
 def _panel(
     axes: Axes, all_cells: Cells, x: Sequence[float], rows: Sequence[str], title: str, log: bool = False
 ) -> None:
-    for arm, colour, marker in (("default", PALETTE[0], "o"), ("printed", PALETTE[3], "s")):
+    for arm, colour, marker in (
+        ("default", PALETTE[0], "o"),
+        ("printed", PALETTE[3], "s"),
+        ("start only", PALETTE[2], "^"),
+    ):
         here = [(at, all_cells[row, arm].gain()) for at, row in zip(x, rows, strict=True) if (row, arm) in all_cells]
         drawn = [(at, gain) for at, gain in here if gain is not None]
         if drawn:
@@ -179,7 +183,7 @@ def _panel(
 
 def sweeps(all_cells: Cells) -> Figure:
     """Gain against number, weight, noise and errors of the anchors."""
-    figure = Figure(figsize=(10.5, 3.2), layout="constrained")
+    figure = Figure(figsize=(10.5, 3.5), layout="constrained")
     grid = figure.subplots(1, 4, sharey=True)
     ks = sorted({int(row.split("= ")[1]) for row, _ in all_cells if row.startswith("topk, k = ")})
     _panel(grid[0], all_cells, ks, [f"topk, k = {k}" for k in ks], "anchors k")
@@ -189,7 +193,8 @@ def sweeps(all_cells: Cells) -> Figure:
     grid[0].set_xticks(ks, [str(k) for k in ks])
     grid[3].set_xticks(WRONG, [str(share) for share in WRONG])
     figure.supylabel("gain in M_GT, points", color=INK)
-    grid[1].legend(frameon=False, labelcolor=INK)
+    marks = {label: mark for axes in grid for mark, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(marks.values(), marks, loc="outside upper right", ncols=len(marks), frameon=False, labelcolor=INK)
     return figure
 
 
