@@ -19,7 +19,7 @@ from monosem.dictionary.steps import fit
 
 __all__ = ["Discovery", "Settings", "discover"]
 
-Progress = Callable[[float, str], None]
+_Progress = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def discover(
     x_r: Float[Tensor, "_ n_r"] | None = None,
     *,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: _Progress | None = None,
     settings: Settings | None = None,
 ) -> Discovery:
     """Directions of which the rows are sparse nonnegative combinations, found from the rows alone.
@@ -191,7 +191,7 @@ def _result(state: Coded, s: Settings, x_r: Tensor | None, log: list[dict[str, A
     return Discovery(anchors, confidence[by], rates[by], float(rates.sum()), state.offset, [*log, _entry(state)])
 
 
-def _tell(progress: Progress | None, share: float, directions: int) -> None:
+def _tell(progress: _Progress | None, share: float, directions: int) -> None:
     if progress is not None:
         progress(share, f"{directions} directions")
 
