@@ -11,6 +11,7 @@ from monosem.base.files import read_json
 from monosem.bench.records import read_records
 from monosem.report.speed import speed_page
 from monosem.report.summary import HEADLINE, sections
+from tools.readme import write_readme
 
 RECORDS = Path("records")
 COLUMNS = (
@@ -123,38 +124,9 @@ def speed() -> str:
     return f"## Speed on a CPU\n\n{speed_page(read_json(path), 'docs/figures/speed.svg')}"
 
 
-def readme() -> str:
-    """The README's table: recovery of features that were not anchored, plain and anchored."""
-    (found,) = sections(read_records(RECORDS / "mini-hard"))
-    first = found.lines[0].anchored[0].records[0]
-    world = first["task"]["spec"]["world"]
-    facts = (
-        f"Share of held-out features that a decoder column meets at |cos| > .95 on `{found.task}` "
-        f"({world['n']} features in {world['widths'][0]} dimensions, {world['rows']} rows); "
-        f"{first['anchors']['k']} features anchored, scored on the others; "
-        f"{len(found.lines[0].anchored[0].records)} worlds, 95 % t intervals. Chance: 0.\n"
-    )
-    lines = [
-        facts,
-        "| method | plain | anchored | gain, world by world |",
-        "|---|---|---|---|",
-    ]
-    for line in found.lines:
-        assert line.plain is not None
-        (arm,) = line.anchored
-        plain, anchored, gain = line.plain.interval(HEADLINE), arm.interval(HEADLINE), line.gain(arm)
-        assert plain is not None
-        assert anchored is not None
-        assert gain is not None
-        lines.append(f"| `{line.label}` | {plain.text()} | {anchored.text()} | {gain.text(sign=True)} |")
-    return "\n".join(lines)
-
-
 def main() -> None:
-    """Write both pages, and the README's table between its markers."""
-    text = Path("README.md").read_text()
-    before, after = text.split("<!-- results -->\n")[0], text.split("<!-- /results -->")[1]
-    Path("README.md").write_text(f"{before}<!-- results -->\n{readme()}\n<!-- /results -->{after}")
+    """Write both pages, and the README's tables between their markers."""
+    write_readme()
     generated = "<!-- Generated from records by `python -m tools.tables`; do not edit. -->\n\n"
     defaults = [
         "# Defaults, and the sweeps behind them\n",
