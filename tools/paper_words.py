@@ -1,6 +1,6 @@
 """What docs/paper says beside its tables; every number in a sentence is computed here, from records or from print."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -128,7 +128,7 @@ def _figure6() -> str:
     )
 
 
-ABOUT = {
+ABOUT: Mapping[str, Callable[[], str]] = {
     "table1": _table1,
     "table4": _table4,
     "table5": _table5,

@@ -1,14 +1,13 @@
 """What printed numbers betray: cells that their own metric forbids, and the counts that percentages can come from."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from monosem.bench.studies.printed import Printed
 from monosem.report.study import Cell
 from monosem.report.summary import HEADLINE
 
 __all__ = ["Summary", "fits", "forbidden", "least_mean", "shared_counts", "summary"]
-
-Printed = Mapping[tuple[str, str], tuple[float | None, float | None]]
 
 
 def least_mean(share: float, tau: float = 0.95) -> float:

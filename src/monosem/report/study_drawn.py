@@ -33,7 +33,7 @@ from monosem.theory.zeroset import recovery, unrecovering
 
 __all__ = ["DRAWN", "Drawn", "dog", "draw_study"]
 
-Made = tuple[Figure, dict[str, Any], str]
+_Made = tuple[Figure, dict[str, Any], str]
 """A figure, the numbers behind it, and what it shows in a sentence or two."""
 
 
@@ -42,7 +42,7 @@ class Drawn:
     """A figure of the paper that trains nothing: `make(folder, scale)`."""
 
     title: str
-    make: Callable[[Path, Scale], Made]
+    make: Callable[[Path, Scale], _Made]
 
 
 def _checked(*names: str) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def _plain(verdict: Any) -> dict[str, Any]:
     return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in found.items()}
 
 
-def _figure4(folder: Path, scale: Scale) -> Made:
+def _figure4(folder: Path, scale: Scale) -> _Made:
     """Four features in the plane, loss zero, none recovered: the very instance of the theory's figure."""
     W = plane(0, 75, 170, 260)
     problem = Problem(W, W, torch.ones(4), ReLU(), 4)
@@ -95,7 +95,7 @@ def dog() -> tuple[Problem, torch.Tensor]:
     return Problem(W, W, torch.ones(4), JumpReLU(theta=0.3), 1), (own[0] - 0.15 * own[1])[None]
 
 
-def _figure5(folder: Path, scale: Scale) -> Made:
+def _figure5(folder: Path, scale: Scale) -> _Made:
     """Dog before and after absorption, by the repaired construction of theorem 3.8."""
     problem, W_E = dog()
     split = absorb(problem, W_E, 0)
@@ -136,7 +136,7 @@ def _dog_figure(codes: dict[str, list[list[float]]]) -> Figure:
     return figure
 
 
-def _figure9(folder: Path, scale: Scale) -> Made:
+def _figure9(folder: Path, scale: Scale) -> _Made:
     """Similarity heat maps of table 1's runs; the specification does not say what the paper's figure 9 shows."""
     from monosem.report.figures import similarity_figure
 

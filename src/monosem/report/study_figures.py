@@ -17,7 +17,7 @@ from monosem.report.summary import HEADLINE
 
 __all__ = ["FIGURES", "convergence_figure", "curve_figure", "method_figure", "study_figure", "tau_figure"]
 
-Draw = Callable[[Study, Sequence[Outcome]], Figure]
+_Draw = Callable[[Study, Sequence[Outcome]], Figure]
 
 _STYLES: Mapping[str, tuple[str, Any, str]] = {
     "paper": (PALETTE[1], "--", "s"),
@@ -99,7 +99,7 @@ def curve_figure(
         axes.set_ylim(-0.04, 1.06)
     figure.supxlabel(x_label, color=INK)
     figure.supylabel("M_GT(.95)", color=INK)
-    _legend(figure, arms, bool(crosses))
+    _legend(figure, [*arms, *(cell.arm for cell, _ in crosses)], bool(crosses))
     return figure
 
 
@@ -123,7 +123,7 @@ def method_figure(study: Study, found: Sequence[Outcome]) -> Figure:
     axes.set_yticks(range(len(rows)), rows)
     axes.set_xlim(-0.03, 1.03)
     axes.set_xlabel("M_GT(.95)", color=INK)
-    _legend(figure, arms, bool(crosses))
+    _legend(figure, [*arms, *(cell.arm for cell, _ in crosses)], bool(crosses))
     return figure
 
 
@@ -184,7 +184,8 @@ def _tidy(axes: Axes, title: str) -> None:
 def _legend(figure: Figure, arms: Sequence[str], printed: bool) -> None:
     handles = [
         Line2D([], [], color=colour, linestyle=stroke, marker=marker, markersize=4, label=arm)
-        for arm, (colour, stroke, marker) in ((arm, _STYLES[arm]) for arm in arms)
+        for arm, (colour, stroke, marker) in _STYLES.items()
+        if arm in arms
     ]
     if printed:
         handles.append(Line2D([], [], color=GREY, marker="x", linestyle="none", label="as printed"))
@@ -197,11 +198,11 @@ def study_figure(study: Study, found: Sequence[Outcome]) -> Figure | None:
     return FIGURES[study.name](study, found) if study.name in FIGURES and _ran(study, found) else None
 
 
-def _over(x_label: str, log: bool = False) -> Draw:
+def _over(x_label: str, log: bool = False) -> _Draw:
     return lambda study, found: curve_figure(study, found, x_label, log)
 
 
-FIGURES: Registry[Draw] = Registry("figure")
+FIGURES: Registry[_Draw] = Registry("figure")
 FIGURES.add("table1", method_figure)
 FIGURES.add("table4", _over("n (smaller scales: in proportion)", log=True))
 FIGURES.add("table5", _over("largest interference M", log=True))
