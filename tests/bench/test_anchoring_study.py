@@ -12,7 +12,7 @@ import torch
 from monosem.anchoring.term import PRINTED, Anchoring
 from monosem.base.errors import ArgumentError
 from monosem.bench.run import Job, job_head, run_job
-from monosem.bench.studies.anchoring import CROWDED, FORMS, NOISE, SHORT, WEIGHTS, WRONG, zipf_task
+from monosem.bench.studies.anchoring import CROWDED, FORMS, LOOSE, LOOSE_NOISE, NOISE, SHORT, WEIGHTS, WRONG, zipf_task
 from monosem.bench.studies.base import SCALES, STUDIES, jobs_of
 from monosem.bench.studies.queue import outcomes, run_key
 from monosem.report.study import cells
@@ -58,9 +58,10 @@ def test_what_is_asked_is_what_is_run() -> None:
         assert jobs[f"topk, weight {weight}", "printed"].anchoring == replace(PRINTED, weight=weight)
         assert jobs[f"topk, weight {weight}", "default"].anchoring == Anchoring(weight=weight)
     for cosine in NOISE:
-        for arm in ("default", "start only"):
+        for arm in ("default", *(LOOSE if cosine in LOOSE_NOISE else ())):
             assert jobs[f"topk, cosine {cosine}", arm].given == f"noisy(cosine={cosine})"
-        assert jobs[f"topk, cosine {cosine}", "start only"].anchoring.weight == 0.0
+    assert jobs["topk, cosine 0.9", "start only"].anchoring.weight == 0.0
+    assert jobs["topk, cosine 0.9", "annealed"].anchoring == FORMS["decoder, start, annealed"]
     for share in WRONG:
         assert jobs[f"topk, wrong {share}", "default"].given == f"wrong(share={share})"
 

@@ -11,12 +11,15 @@ from monosem.bench.tasks import Task
 from monosem.bench.world import Independent, WorldSpec
 from monosem.bench.zipf import Zipf
 
-__all__ = ["CROWDED", "FORMS", "NOISE", "SHORT", "WEIGHTS", "WRONG", "zipf_task"]
+__all__ = ["CROWDED", "FORMS", "LOOSE", "LOOSE_NOISE", "NOISE", "SHORT", "WEIGHTS", "WRONG", "zipf_task"]
 
 SHORT = 4
 """TopK runs take the scale's steps over this; ReLU + L1 has found next to nothing by then and takes them all."""
 WEIGHTS = (0.01, 0.1, 1.0, 10.0)
 NOISE = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
+LOOSE_NOISE = (0.8, 0.9, 0.95)
+LOOSE = {"start only": "start only", "annealed": "decoder, start, annealed"}
+"""Forms that let go of their anchors, which are tried on noisy ones too: the column's name to the form's."""
 WRONG = (0.1, 0.3, 0.5)
 FORMS = {
     "start only": Anchoring(weight=0.0),
@@ -65,7 +68,8 @@ def _anchoring(scale: Scale) -> Iterator[Entry]:
     for cosine in NOISE:
         noisy = replace(held, given=f"noisy(cosine={cosine})")
         yield Entry(f"topk, cosine {cosine}", "default", noisy)
-        yield Entry(f"topk, cosine {cosine}", "start only", replace(noisy, anchoring=FORMS["start only"]))
+        for arm, form in LOOSE.items() if cosine in LOOSE_NOISE else ():
+            yield Entry(f"topk, cosine {cosine}", arm, replace(noisy, anchoring=FORMS[form]))
     for share in WRONG:
         yield Entry(f"topk, wrong {share}", "default", replace(held, given=f"wrong(share={share})"))
     zipf = replace(base, task=zipf_task(scale))
