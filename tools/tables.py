@@ -10,7 +10,6 @@ from typing import Any
 from monosem.base.files import read_json
 from monosem.bench.records import read_records
 from monosem.report.speed import speed_page
-from monosem.report.summary import HEADLINE, sections
 from tools.readme import write_readme
 
 RECORDS = Path("records")

@@ -1,6 +1,7 @@
 """Where a run's anchors come from: the truth, the truth spoilt or turned on one side, or the rows alone."""
 
 import inspect
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -110,9 +111,10 @@ def discovered_anchors(source: TaskSource, folder: Path) -> Anchors:
     else:
         single = TaskSource(replace(source.task, pairing="sae"))
         found = discovered_anchors(single, folder)
+        p, r = extend(found.p, single.take(rows)[0], x_p, x_r)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", AnchorWarning)
-            anchors = Anchors(*extend(found.p, single.take(rows)[0], x_p, x_r), "discovered")
+            anchors = Anchors(p, r, "discovered")
     anchors.save(path)
     return anchors
 
@@ -134,7 +136,7 @@ def _turned(columns: Float[Tensor, "width k"], cosine: float, source: TaskSource
     a = torch.nn.functional.normalize(columns.double(), dim=0)
     away = _random(columns, source, stream).double()
     away = torch.nn.functional.normalize(away - a * (a * away).sum(0), dim=0)
-    return (cosine * a + (1.0 - cosine**2) ** 0.5 * away).float()
+    return (cosine * a + math.sqrt(1.0 - cosine**2) * away).float()
 
 
 def _random(like: Float[Tensor, "width k"], source: TaskSource, stream: str) -> Tensor:

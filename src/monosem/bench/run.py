@@ -216,7 +216,9 @@ def run_job(job: Job, folder: str | Path, progress: bool = False, told: Callable
         "metrics": metrics_table(metrics | given, **_beside(value, job.held_out), **alone),
         "curves": {"tau": list(TAUS), **flatten(metrics)[1]},
         "similarity": similarity_map(result.model.W_D.detach(), source.W_r, features),
-        "training": {name: [entry[name] for entry in result.log] for name in (*_SERIES, *(_WATCHED if job.watch else ()))},
+        "training": {
+            name: [entry[name] for entry in result.log] for name in (*_SERIES, *(_WATCHED if job.watch else ()))
+        },
         "env": environment(),
         "wall_time_s": result.seconds,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -154,7 +154,8 @@ def fit(
 
     With `out`, a folder, the run writes log.jsonl, checkpoint.safetensors and, at the end, the model; called again
     after an interruption it goes on from the last checkpoint and ends with the same bits (same machine type,
-    threads and versions). `callbacks` are called with the run and the entry at every logged step, and may add numbers to it.
+    threads and versions). `callbacks` are called with the run and the entry at every logged step, to which they may
+    add numbers.
     Where the source gives rows in `units` of its own, these are folded into the finished model, which takes and gives
     raw rows then; the log, callbacks and checkpoint stay in the units of training.
 

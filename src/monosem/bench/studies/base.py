@@ -66,7 +66,12 @@ class Scale:
         return max(1, round(printed * self.base.world.n / 1000))
 
     def vary(
-        self, *, n: int | None = None, interference: float | None = None, rate: float | None = None, rows: int | None = None
+        self,
+        *,
+        n: int | None = None,
+        interference: float | None = None,
+        rate: float | None = None,
+        rows: int | None = None,
     ) -> Task:
         """The default task with printed values changed: n of 1000 features, M as it is, the rate to the default's.
 

@@ -15,7 +15,7 @@ __all__ = ["SINGLE", "arms"]
 SINGLE = PAPER_ROWS[:5]
 """The five methods of tables 5 and 6: those that read and write one representation."""
 _WIDE = 12.8
-"""k over L0 of the paper's TopK family where it does not say: table 7's k = 128 gives table 1's numbers, 32 does not."""
+"""k over L0 of the paper's TopK family where it does not say: of table 7's rows k = 128 is nearest to table 1."""
 
 
 def _inferred(scale: Scale, name: str) -> str:
