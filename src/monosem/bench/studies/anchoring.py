@@ -68,8 +68,8 @@ def _anchoring(scale: Scale) -> Iterator[Entry]:
     for cosine in NOISE:
         noisy = replace(held, given=f"noisy(cosine={cosine})")
         yield Entry(f"topk, cosine {cosine}", "default", noisy)
-        for arm, form in LOOSE.items() if cosine in LOOSE_NOISE else ():
-            yield Entry(f"topk, cosine {cosine}", arm, replace(noisy, anchoring=FORMS[form]))
+        for arm, loose in LOOSE.items() if cosine in LOOSE_NOISE else ():
+            yield Entry(f"topk, cosine {cosine}", arm, replace(noisy, anchoring=FORMS[loose]))
     for share in WRONG:
         yield Entry(f"topk, wrong {share}", "default", replace(held, given=f"wrong(share={share})"))
     zipf = replace(base, task=zipf_task(scale))
