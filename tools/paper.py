@@ -32,7 +32,7 @@ def section(study: Study, scale: str, figures: bool = True) -> str:
     ran = any(record is not None for _, _, record in found)
     parts = [f"## At scale {scale}", f"{facts(found)} Scale: {ABOUT_SCALES[scale]}."]
     if ran:
-        parts.append(statements(study, made))
+        parts.append(statements(study, made, scale == "paper"))
         figure = study_figure(study, found) if figures else None
         if figure is not None:
             name = f"paper-{study.name}-{scale}.svg"

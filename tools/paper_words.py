@@ -166,8 +166,8 @@ def by_k(found: Sequence[Outcome]) -> str:
     )
 
 
-def statements(study: Study, cells: Sequence[Cell]) -> str:
-    """What the runs of a study say, as bullets; every number from the records."""
+def statements(study: Study, cells: Sequence[Cell], same_size: bool) -> str:
+    """What the runs of a study say, as bullets, every number from the records; `same_size`: as large as the paper's."""
     said = [_distance(study, cells)]
     for arm, plain in (("paper+anchors", "paper"), ("ours+anchors", "ours")):
         found = summary(cells, arm)
@@ -188,7 +188,7 @@ def statements(study: Study, cells: Sequence[Cell]) -> str:
             said.append(f"- `ours+discovered` against its anchors alone, over every feature, {name}: {_sides(alone)}")
     if gain and gain.up + gain.down + gain.open + gain.single:
         said.append(f"- `ours+discovered` against the plain run of the same settings, M_GT(.95): {_sides(gain)}")
-    said.append(_against_print(study, cells))
+    said += [_against_print(study, cells)] * same_size
     return "\n".join(one for one in said if one)
 
 
