@@ -47,6 +47,20 @@ def beyond_default(cell: Cell, default: Cell) -> Interval | None:
     return paired(default.found.by_seed(HEADLINE), cell.found.by_seed(HEADLINE))
 
 
+def against_default(all_cells: Cells, method: str) -> tuple[list[str], list[str], list[str]]:
+    """Forms whose difference from the default form, world by world, is above 0, below 0, or neither."""
+    sides: tuple[list[str], list[str], list[str]] = ([], [], [])
+    default = all_cells.get((f"{method}, form", "decoder, start"))
+    for (row, arm), cell in all_cells.items():
+        if row != f"{method}, form" or cell is default or default is None:
+            continue
+        value = beyond_default(cell, default)
+        if value is not None and value.half is not None:
+            side = 0 if value.mean > value.half else 1 if value.mean < -value.half else 2
+            sides[side].append(f"{arm} ({points(value)})")
+    return sides
+
+
 def said(value: Interval | None) -> str:
     """A gain in words: its points, and on which side of 0 its interval lies."""
     if value is None:
@@ -159,9 +173,10 @@ def _panel(
         ("default", PALETTE[0], "o"),
         ("printed", PALETTE[3], "s"),
         ("start only", PALETTE[2], "^"),
+        ("annealed", PALETTE[4], "v"),
     ):
         here = [(at, all_cells[row, arm].gain()) for at, row in zip(x, rows, strict=True) if (row, arm) in all_cells]
-        drawn = [(at, gain) for at, gain in here if gain is not None]
+        drawn = [(at, gain) for at, gain in here if gain is not None and gain.half is not None]
         if drawn:
             axes.errorbar(
                 [at for at, _ in drawn],
@@ -200,16 +215,18 @@ def sweeps(all_cells: Cells) -> Figure:
 
 def by_form(all_cells: Cells) -> Figure:
     """Gain by form, a panel per method."""
-    figure = Figure(figsize=(9.5, 3.8), layout="constrained")
-    grid = figure.subplots(1, 2, sharey=True)
-    names = list(FORMS)[::-1]
-    for axes, method, colour in zip(grid, ("topk", "relu_l1"), (PALETTE[0], PALETTE[2]), strict=True):
+    methods = [name for name in ("topk", "relu_l1") if (f"{name}, form", "decoder, start") in all_cells]
+    figure = Figure(figsize=(2.0 + 3.8 * len(methods), 3.8), layout="constrained")
+    grid = figure.subplots(1, len(methods), sharey=True, squeeze=False)[0]
+    names = [name for name in FORMS if ("topk, form", name) in all_cells][::-1]
+    for axes, method, colour in zip(grid, methods, PALETTE, strict=False):
         for y, name in enumerate(names):
             cell = all_cells.get((f"{method}, form", name))
             gain = cell.gain() if cell else None
             if gain is not None:
                 xerr = 100 * (gain.half or 0.0)
-                axes.errorbar(100 * gain.mean, y, xerr=xerr, color=colour, marker="o", capsize=3, linewidth=1.4)
+                fill = colour if gain.half is not None else "white"  # one world: no interval
+                axes.errorbar(100 * gain.mean, y, xerr=xerr, color=colour, marker="o", markerfacecolor=fill, capsize=3)
         axes.axvline(0.0, color=GREY, linewidth=1, linestyle=":")
         axes.set_title(method, color=INK, loc="left")
         axes.set_xlabel("gain in M_GT, points", color=INK)
