@@ -14,7 +14,7 @@ from monosem.bench.zipf import Zipf
 __all__ = ["CROWDED", "FORMS", "LOOSE", "LOOSE_NOISE", "NOISE", "SHORT", "WEIGHTS", "WRONG", "zipf_task"]
 
 SHORT = 4
-"""TopK runs take the scale's steps over this; ReLU + L1 has found next to nothing by then and takes them all."""
+"""Most TopK runs take the scale's steps over this; ReLU + L1 has found next to nothing by then and takes them all."""
 WEIGHTS = (0.01, 0.1, 1.0, 10.0)
 NOISE = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
 LOOSE_NOISE = (0.8, 0.9, 0.95)
@@ -77,6 +77,10 @@ def _anchoring(scale: Scale) -> Iterator[Entry]:
     yield Entry("topk, zipf", "all", replace(zipf, anchors=usual))
     for half in ("frequent", "rare"):
         yield Entry("topk, zipf", half, replace(zipf, anchors=most, among=half))
+    whole = replace(base, config=scale.config)
+    yield Entry("topk, full length", "plain", whole)
+    for name in ("decoder, start", "start only"):
+        yield Entry("topk, full length", name, replace(whole, anchors=usual, anchoring=FORMS[name]))
     relu = replace(base, method=scale.recipe("relu_l1"), config=scale.config)
     yield Entry("relu_l1", "plain", relu)
     for name in ("start only", "decoder, start", "decoder, no start", "both, start", "both, no start"):
