@@ -245,6 +245,7 @@ ABOUT_SCALES: Mapping[str, str] = {
     "mini": "125 features in 96 dimensions, 2000 latents: the paper's ratios at an eighth of the size. Rows of its "
     "tables "
     "are scaled in proportion (n to 1000, k to the 10 active features), so that printed numbers stand beside, not "
-    "against",
+    "against. 500 steps, for the number of cells; the bench trains 2000 here ([defaults](../defaults.md)), which ReLU "
+    "and JumpReLU need",
 }
 """What the scales of the pages are."""
