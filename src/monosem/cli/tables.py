@@ -107,7 +107,7 @@ def _legend(section: Section) -> Table:
 
 def score_table(metrics: Mapping[str, Mapping[str, Any]], title: str) -> RenderableType:
     """One model's scores: every similarity by threshold, then the others; chance and oracle beside them."""
-    kinds = list(dict.fromkeys(name.partition(".")[0] for name in metrics if name.endswith(".M_IP")))
+    kinds = list(dict.fromkeys(name.removesuffix(".M_IP") for name in metrics if name.endswith(".M_IP")))
     thresholds = [name.partition("@")[2] for name in metrics if name.startswith(f"{kinds[0]}.M_GT@")]
     recovery = _table(title)
     recovery.columns[0].header = "similarity"
@@ -123,7 +123,7 @@ def score_table(metrics: Mapping[str, Mapping[str, Any]], title: str) -> Rendera
     for column in ("value", "chance", "oracle"):
         others.add_column(column, justify="right")
     for name, row in metrics.items():
-        if name.partition(".")[0] not in kinds:
+        if not name.startswith(tuple(f"{kind}." for kind in kinds)):
             others.add_row(name, *(_cell(row, which) for which in ("value", "chance", "oracle")))
     return Group(recovery, others)
 
