@@ -12,6 +12,7 @@ from monosem.base.errors import ArgumentError
 from monosem.bench.laws import GROUPS, Hierarchy
 from monosem.bench.world import BLOCK, Independent, World, WorldSpec
 from monosem.theory.hierarchy import hierarchical
+from tests.bench.rows import assert_rows_agree
 
 LAW = Hierarchy((2, 1, 4), sparsity=0.9, c_min=0.5, beta=0.5)
 N = 14  # 3 parents, 7 children, 4 free
@@ -72,13 +73,7 @@ def test_the_law_is_that_of_the_theory() -> None:
 @pytest.mark.parametrize("rows", [None, 2500])
 @given(data=st.data())
 def test_any_chunking_and_order_gives_the_same_bits(rows: int | None, data: st.DataObject) -> None:
-    spec = replace(SPEC, rows=rows)
-    index = torch.tensor(data.draw(st.lists(st.integers(0, 2499), min_size=1, max_size=30)))
-    taken = World(spec).take(index)
-    for place, row in enumerate(index[:5].tolist()):
-        alone = World(spec).rows(row, row + 1)
-        assert torch.equal(taken.features.dense()[place], alone.features.dense()[0])
-        assert torch.equal(taken.sources[0][place], alone.sources[0][0])
+    assert_rows_agree(replace(SPEC, rows=rows), data)
 
 
 def test_columns_rise_within_a_row() -> None:

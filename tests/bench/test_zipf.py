@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +11,7 @@ from monosem.base.errors import ArgumentError
 from monosem.bench.tasks import TASKS
 from monosem.bench.world import BLOCK, World, WorldSpec
 from monosem.bench.zipf import HALVES, Zipf
+from tests.bench.rows import assert_rows_agree
 
 LAW = Zipf(exponent=1.0, mean_rate=0.1, max_rate=0.3, c_min=0.5, beta=0.5)
 N = 20
@@ -66,13 +66,7 @@ def test_sizes_are_shifted_exponentials() -> None:
 @pytest.mark.parametrize("rows", [None, 2500])
 @given(data=st.data())
 def test_any_chunking_and_order_gives_the_same_bits(rows: int | None, data: st.DataObject) -> None:
-    spec = replace(SPEC, rows=rows)
-    index = torch.tensor(data.draw(st.lists(st.integers(0, 2499), min_size=1, max_size=30)))
-    taken = World(spec).take(index)
-    for place, row in enumerate(index[:5].tolist()):
-        alone = World(spec).rows(row, row + 1)
-        assert torch.equal(taken.features.dense()[place], alone.features.dense()[0])
-        assert torch.equal(taken.sources[0][place], alone.sources[0][0])
+    assert_rows_agree(replace(SPEC, rows=rows), data)
 
 
 def test_positions_rise_and_fill_the_block() -> None:

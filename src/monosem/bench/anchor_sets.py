@@ -19,6 +19,7 @@ from monosem.base.registry import Registry
 from monosem.base.seeds import philox
 from monosem.base.spec import digest, parse_call
 from monosem.bench.tasks import TaskSource
+from monosem.dictionary.found import recall_precision
 from monosem.methods import method, with_anchoring
 from monosem.train.config import FitConfig
 from monosem.train.loop import fit
@@ -123,12 +124,10 @@ def anchors_against_truth(anchors: Anchors, source: TaskSource) -> dict[str, Any
     """How many anchors there are, which share of them is right, and which share of the features they stand for.
 
     Equation:
-        recall = share of features i with max_j |cos(a_r^j, w_r^i)| > .95;  precision = n recall / number of anchors,
-        so that a second anchor of the same feature counts as wrong.
+        as dictionary.found.recall_precision on the decoder sides at |cos| > .95: a second anchor of a feature is wrong
     """
-    true = torch.nn.functional.normalize(source.W_r.double(), dim=0)
-    found = int(((true.T @ anchors.r.double()).abs().amax(1) > FOUND_COSINE).sum())
-    return {"count": float(anchors.k), "precision": found / anchors.k, "recall": found / true.shape[1]}
+    found = recall_precision(anchors.r.double(), source.W_r.double(), FOUND_COSINE)
+    return {"count": float(anchors.k), "precision": found["precision"], "recall": found["recall"]}
 
 
 def _turned(columns: Float[Tensor, "width k"], cosine: float, source: TaskSource, stream: str) -> Tensor:

@@ -13,7 +13,18 @@ from monosem.base.seeds import torch_generator
 from monosem.dictionary.lasso import nonnegative_lasso
 from monosem.dictionary.omp import nonnegative_least_squares
 
-__all__ = ["Coder", "Learner", "Progress", "coder", "first_atoms", "gram_omp", "refreshed", "settled", "used_rows"]
+__all__ = [
+    "Coder",
+    "Learner",
+    "Progress",
+    "coder",
+    "first_atoms",
+    "gram_omp",
+    "refreshed",
+    "settled",
+    "tell",
+    "used_rows",
+]
 
 Coder = Callable[[Tensor, Tensor], Tensor]
 """(x [rows, d], D [d, n]) -> nonnegative codes [rows, n]."""
@@ -122,6 +133,13 @@ def first_atoms(x: Float[Tensor, "rows d"], n_atoms: int, seed: int) -> Float[Te
 def settled(step: int, iterations: int) -> bool:
     """Whether replacing is over: the last quarter of the passes lets every atom settle."""
     return step >= iterations - max(1, iterations // 4)
+
+
+def tell(progress: Progress | None, step: int, iterations: int, x: Tensor, residual: Tensor) -> None:
+    """Report a pass that has ended, with the fraction of variance that it leaves."""
+    if progress:
+        left = residual.square().sum() / (x - x.mean(0)).square().sum()
+        progress((step + 1) / iterations, f"FVU {float(left):.4f}")
 
 
 def refreshed(

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from monosem.base.errors import ArgumentError
 from monosem.base.seeds import torch_generator
-from monosem.dictionary.atoms import Progress, first_atoms, settled, used_rows
+from monosem.dictionary.atoms import Progress, first_atoms, settled, tell, used_rows
 
 __all__ = ["itkrm", "residual_means"]
 
@@ -48,9 +48,7 @@ def itkrm(
         D = torch.where((used > 0) & (norms > 0), means / norms, D)
         if not settled(step, iterations):
             D = _replaced(D, used, residual, coherent, torch_generator(seed, "itkrm/new", step))
-        if progress:
-            left = residual.square().sum() / (x - x.mean(0)).square().sum()
-            progress((step + 1) / iterations, f"FVU {float(left):.4f}")
+        tell(progress, step, iterations, x, residual)
     return D
 
 

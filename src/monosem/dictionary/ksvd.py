@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monosem.base.errors import ArgumentError
-from monosem.dictionary.atoms import Progress, first_atoms, gram_omp, refreshed, settled, used_rows
+from monosem.dictionary.atoms import Progress, first_atoms, gram_omp, refreshed, settled, tell, used_rows
 
 __all__ = ["ksvd", "leading_pair"]
 
@@ -45,10 +45,7 @@ def ksvd(
             residual[rows] = own - torch.outer(z, D[:, j])
         if not settled(step, iterations):
             D = refreshed(D, used, residual, seed, step)
-        if progress:
-            progress(
-                (step + 1) / iterations, f"FVU {float(residual.square().sum() / (x - x.mean(0)).square().sum()):.4f}"
-            )
+        tell(progress, step, iterations, x, residual)
     return D
 
 

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from monosem.dictionary.atoms import Progress, coder, first_atoms, refreshed, settled, used_rows
+from monosem.dictionary.atoms import Progress, coder, first_atoms, refreshed, settled, tell, used_rows
 
 __all__ = ["least_squares_atoms", "mod"]
 
@@ -38,10 +38,7 @@ def mod(
         residual = x - codes @ D.T
         if not settled(step, iterations):
             D = refreshed(D, used, residual, seed, step)
-        if progress:
-            progress(
-                (step + 1) / iterations, f"FVU {float(residual.square().sum() / (x - x.mean(0)).square().sum()):.4f}"
-            )
+        tell(progress, step, iterations, x, residual)
     return D
 
 
