@@ -30,21 +30,26 @@ def from_rows(
     confidence: Annotated[float, typer.Option(help="Keep anchors of at least this confidence.")] = 0.0,
     number: Annotated[int | None, typer.Option("--number", help="Keep so many, the most confident.")] = None,
     seed: Annotated[int, typer.Option(help="Of the rows and starts that are drawn.")] = 0,
+    runs: Annotated[int, typer.Option(help="Search so often, with other seeds and levels, and keep what agrees.")] = 1,
+    agreed: Annotated[float, typer.Option(help="Keep what this share of --runs found; 0: what any of them did.")] = 0.6,
     threads: Annotated[int | None, typer.Option(help="Threads of torch.")] = None,
 ) -> None:
     """Anchors without labels: directions of which the rows are sparse sums. Nothing but the rows is read."""
     import torch
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    from monosem.dictionary.discover import discover
+    from monosem.dictionary.consensus import discover_often
 
     source = _opened(data, store, target, key, target_key, read, write)
     if out_file.suffix != ".safetensors":
         fail(f"--out {out_file} must end in .safetensors; that is the format of anchors")
     if rows < 2 or (number is not None and number < 1):
         fail(f"--rows {rows} must be at least 2 and --number at least 1")
-    if not 0.0 <= confidence <= 1.0:
-        fail(f"--confidence {confidence} is a share; choose 0 to 1")
+    if runs < 1:
+        fail(f"--runs {runs} must be at least 1")
+    for option, share in (("--confidence", confidence), ("--agreed", agreed)):
+        if not 0.0 <= share <= 1.0:
+            fail(f"{option} {share} is a share; choose 0 to 1")
     if threads:
         torch.set_num_threads(threads)
     x_p, x_r = source.sample(rows)
@@ -53,13 +58,15 @@ def from_rows(
     with Progress(*columns, console=err(), transient=True) as bar:
         shown = bar.add_task("starting", total=1.0)
         tell = partial(_tell, bar, shown)
-        found = discover(x_p, x_r if paired else None, seed=seed, progress=tell)
+        found = discover_often(x_p, x_r if paired else None, runs=runs, share=agreed, seed=seed, progress=tell)
     kept = int((found.confidence >= confidence).sum())
     kept = kept if number is None else min(kept, number)
     if kept == 0:
         fail(f"none of {found.anchors.k} directions has confidence {confidence}; ask for less")
-    _write(found, kept, out_file, x_p.shape[0], seed)
+    _write(found, kept, out_file, {"rows": x_p.shape[0], "seed": seed, "runs": runs, "agreed": agreed})
     _summary(found, kept, out_file)
+    if runs > 1:
+        say(f"every direction was found in {agreed:.0%} or more of {runs} runs")
 
 
 def _tell(bar: "object", shown: int, share: float, text: str) -> None:
@@ -89,14 +96,14 @@ def _opened(
         return StoreSource(store, read, write, normalise=False)
 
 
-def _write(found: "Discovery", kept: int, out_file: Path, rows: int, seed: int) -> None:
+def _write(found: "Discovery", kept: int, out_file: Path, how: dict[str, float]) -> None:
     """The anchors, and beside them a .json of what was estimated."""
     from monosem.anchoring.anchors import Anchors
     from monosem.base.files import write_json
 
     Anchors(found.anchors.p[:, :kept], found.anchors.r[:, :kept], found.anchors.kind).save(out_file)
     numbers = {name: getattr(found, name)[:kept].tolist() for name in ("confidence", "rates")}
-    facts = {"rows": rows, "seed": seed, "l0": found.l0, "found": found.anchors.k, "log": found.log}
+    facts = how | {"l0": found.l0, "found": found.anchors.k, "log": found.log}
     write_json(out_file.with_suffix(".json"), facts | numbers)
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -76,6 +77,10 @@ class Coded:
     def fvu(self) -> float:
         """Energy left over, as a share of the variance."""
         return float(self.residual.square().sum() / (self.x - self.x.mean(0)).square().sum().clamp(min=1e-30))
+
+    def entry(self) -> dict[str, Any]:
+        """What a log says about it."""
+        return {"rows": self.x.shape[0], "tol": self.tol, "atoms": self.D.shape[1], "l0": self.l0, "fvu": self.fvu}
 
 
 def _renumbered(code: SparseCode, keep: Bool[Tensor, " m"]) -> SparseCode:

@@ -111,7 +111,7 @@ def discover(
             _tell(progress, (stage + i / (i + 4)) / (len(s.stages) + 1), int(sound.sum()))
             state = _round(state.kept(sound), s, philox(seed, "discover/starts", len(log)))
             sound = _sound(state, s)
-            log.append(_entry(state) | {"sound": int(sound.sum())})
+            log.append(state.entry() | {"sound": int(sound.sum())})
             better = int(sound.sum()) > (1 + s.quiet) * most or state.fvu < (1 - 5 * s.quiet) * least
             most, least = max(most, int(sound.sum())), min(least, state.fvu)
             still = 0 if better else still + 1
@@ -120,7 +120,7 @@ def discover(
     for i, tol in enumerate(s.last):
         _tell(progress, (len(s.stages) + i / len(s.last)) / (len(s.stages) + 1), state.D.shape[1])
         state = Coded.of(state.x, state.D, state.offset, tol).fitted()
-        log.append(_entry(state))
+        log.append(state.entry())
     state = _weeded(state, s)
     if state.D.shape[1] == 0:
         raise DataError("no direction stands out in these rows; give more rows, or features that fire more seldom")
@@ -188,14 +188,9 @@ def _result(state: Coded, s: Settings, x_r: Tensor | None, log: list[dict[str, A
     power = state.code.latent_sum(state.code.values.square())
     loud = state.code.values > s.faint * state.code.along((power / state.events.clamp(min=1.0)).sqrt())
     rates = torch.bincount(state.code.at.col[loud], minlength=state.D.shape[1]) / state.code.batch
-    return Discovery(anchors, confidence[by], rates[by], float(rates.sum()), state.offset, [*log, _entry(state)])
+    return Discovery(anchors, confidence[by], rates[by], float(rates.sum()), state.offset, [*log, state.entry()])
 
 
 def _tell(progress: _Progress | None, share: float, directions: int) -> None:
     if progress is not None:
         progress(share, f"{directions} directions")
-
-
-def _entry(state: Coded) -> dict[str, Any]:
-    rows = state.x.shape[0]
-    return {"rows": rows, "tol": state.tol, "atoms": state.D.shape[1], "l0": state.l0, "fvu": state.fvu}
