@@ -15,7 +15,7 @@ from monosem.base.sparse import Positions
 from monosem.kernels.native import calls, select
 from monosem.kernels.native.build import library, why_absent
 from monosem.kernels.native.rows import CellSet, RowStep, inner_alone
-from monosem.kernels.workspace import workspace
+from monosem.kernels.workspace import recycled, workspace
 from tests.kernels.layouts import positions
 
 pytestmark = pytest.mark.skipif(library() is None, reason=f"no compiled kernels: {why_absent()}")
@@ -218,6 +218,28 @@ def test_a_workspace_is_used_again_and_sized_to_the_call() -> None:
     assert b.shape == (5, 3)
     assert a.data_ptr() == b.data_ptr()
     assert workspace("test", (2, 1), torch.float32, torch.device("cpu")).data_ptr() != a.data_ptr()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is recycled on Linux only")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_recycled_memory_is_taken_over_once_it_is_free(dtype: torch.dtype) -> None:
+    shape, like = (1024, 4096), torch.empty(0)
+    a = recycled(shape, like, dtype)
+    assert (a.shape, a.dtype, a.is_contiguous()) == (shape, dtype, True)
+    a.fill_(1.0)
+    b = recycled(shape, like, dtype).fill_(2.0)
+    assert a.data_ptr() != b.data_ptr()
+    assert bool((a == 1.0).all())
+    where, row = b.data_ptr(), b[3]  # a view holds the memory as long as it lives
+    del b
+    assert recycled(shape, like, dtype).data_ptr() != where
+    assert bool((row == 2.0).all())
+    del row
+    assert recycled(shape, like, dtype).data_ptr() == where
+    kept = recycled(shape, like, dtype)
+    leaf = torch.ones(shape, dtype=dtype, requires_grad=True)
+    kept.copy_(leaf).sum().backward()  # no view: autograd may write into it
+    assert leaf.grad is not None
 
 
 @pytest.mark.parametrize(

@@ -176,9 +176,13 @@ class SparseCode:
 
 @dataclass(frozen=True, eq=False)
 class DenseCode:
-    """Latents of every cell; cells that were not selected hold zero."""
+    """Latents of every cell; cells that were not selected hold zero.
+
+    `sums`: their sums over rows, where they are known and no latent is negative.
+    """
 
     values: Float[Tensor, "batch n_q"]
+    sums: Float[Tensor, " n_q"] | None = None
     is_sparse: bool = field(default=False, init=False)
 
     @property
@@ -201,7 +205,7 @@ class DenseCode:
 
     def latent_sum(self, entries: Tensor) -> Tensor:
         """Entries laid along `values`, summed over each latent; [n_q]."""
-        return entries.sum(0)
+        return self.sums if self.sums is not None and entries is self.values else entries.sum(0)
 
     def with_values(self, values: Tensor) -> "DenseCode":
         """The same cells with other values."""

@@ -80,6 +80,10 @@ class Activation:
         """The latents at the selected cells."""
         return z.relu()
 
+    def summed(self, z: Float[Tensor, "batch n_q"], at: At) -> tuple[Tensor, Tensor | None]:
+        """`value` of every cell and, where that costs nothing, its sums over rows."""
+        return self.value(z, at), None
+
     def hard(self, z: Tensor, at: At) -> Tensor | None:
         """H(z - theta) with its straight-through gradient, where the activation has one."""
         return None

@@ -9,6 +9,7 @@ from torch import Tensor
 from monosem.base.errors import check
 from monosem.core.activation import Activation, At, Context
 from monosem.core.selection import Above, Rule
+from monosem.kernels import dense
 from monosem.kernels.straight_through import heaviside, heaviside_sum, jump
 
 __all__ = ["Binary", "Gated", "JumpReLU", "ReLU"]
@@ -17,6 +18,10 @@ __all__ = ["Binary", "Gated", "JumpReLU", "ReLU"]
 @dataclass(frozen=True)
 class ReLU(Activation):
     """z if z > 0, else 0. Source: Tang et al. 2025, eq 5; Bricken et al. 2023."""
+
+    def summed(self, z: Tensor, at: At) -> tuple[Tensor, Tensor | None]:
+        """relu(z) and its sums over rows, in one pass."""
+        return dense.jump(z, None) or (self.value(z, at), None)
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,10 @@ class JumpReLU(Activation):
     def value(self, z: Tensor, at: At) -> Tensor:
         """z H(z - theta)."""
         return jump(z, self.threshold(at), self.bandwidth)
+
+    def summed(self, z: Tensor, at: At) -> tuple[Tensor, Tensor | None]:
+        """z H(z - theta) and its sums over rows, in one pass."""
+        return dense.jump(z, self.threshold(at), self.bandwidth) or (self.value(z, at), None)
 
     def hard(self, z: Tensor, at: At) -> Tensor:
         """H(z - theta); gradient -(1 / bandwidth) K to theta, +(1 / bandwidth) K to z (detach z to leave that out)."""

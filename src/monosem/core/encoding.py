@@ -24,7 +24,7 @@ from monosem.kernels.native.calls import usable
 from monosem.kernels.native.certified import Halved
 from monosem.kernels.native.select import above, top
 from monosem.kernels.precision import in_bfloat16, product
-from monosem.kernels.workspace import workspace
+from monosem.kernels.workspace import recycled, workspace
 
 __all__ = ["TILE", "Chosen", "Encoder", "Picked"]
 
@@ -123,7 +123,7 @@ class Encoder:
 
     def every(self, x: Float[Tensor, "batch n_p"], known: Tensor | None = None) -> Float[Tensor, "batch n_q"]:
         """z of every cell; `known` are its first rows."""
-        z = x.new_empty(x.shape[0], self.bias.numel())
+        z = recycled((x.shape[0], self.bias.numel()), x)
         start = 0 if known is None else known.shape[0]
         if known is not None:
             z[:start] = known

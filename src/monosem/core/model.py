@@ -16,7 +16,7 @@ from monosem.core.blockmap import BlockMap
 from monosem.core.encoding import Chosen, Encoder, Picked
 from monosem.core.pairs import Layout
 from monosem.core.selection import DENSE_ABOVE, Every, Request, Top, top_of_row
-from monosem.kernels import reference, sparse
+from monosem.kernels import dense, reference, sparse
 from monosem.kernels.native.calls import usable
 from monosem.kernels.native.certified import Halved, has_bfloat16
 
@@ -193,13 +193,13 @@ class SDL(nn.Module):
     def _dense_codes(
         self, z: Tensor, mask: Tensor | None, extra: dict[Request, Tensor], requests: Sequence[Request]
     ) -> tuple[Code, Code, dict[Request, Code]]:
-        cells = DenseCode(z)
-        value = self.activation.value(z, self.along(cells))
+        cells, plain = DenseCode(z), self.path == "reference"
+        at = self.along(cells)
+        value, sums = (self.activation.value(z, at), None) if plain else self.activation.summed(z, at)
         if mask is not None and not self.activation.vanishes:
-            value = torch.where(mask, value, torch.zeros_like(value))
+            value, sums = torch.where(mask, value, torch.zeros_like(value)), None
         codes: dict[Request, Code] = {r: DenseCode(torch.where(m, z, torch.zeros_like(z))) for r, m in extra.items()}
-        codes |= {r: DenseCode(z) for r in requests if isinstance(r, Every)}
-        return DenseCode(value), cells, codes
+        return DenseCode(value, sums), cells, codes | {r: cells for r in requests if isinstance(r, Every)}
 
     def _encode(
         self, x_p: Tensor, requests: Sequence[Request], dead: Tensor | None, context: Context
@@ -266,8 +266,8 @@ class SDL(nn.Module):
         masks = {r: at.mask() for r, at in extra.items() if r not in chosen}
         if code is None:
             mask = selected.mask() if isinstance(selected, Positions) else selected
-            dense, cells, more = self._dense_codes(z, mask, masks, requests)
-            return dense, cells, codes | more
+            values, cells, more = self._dense_codes(z, mask, masks, requests)
+            return values, cells, codes | more
         codes |= {r: DenseCode(torch.where(m, z, torch.zeros_like(z))) for r, m in masks.items()}
         codes |= {r: DenseCode(z) for r in requests if isinstance(r, Every)}
         main = SparseCode(code.at, read[-1])
@@ -280,12 +280,12 @@ class SDL(nn.Module):
     # Decoding ------------------------------------------------------------------------------------------
 
     def write(self, code: Code, weights: Sequence[Tensor] | None = None) -> Float[Tensor, "batch n_r"]:
-        """W_D x_q, without bias or skip; with other decoder weights where given (detached ones, say)."""
-        blocks, width = self.layout.decoder, self.layout.n_r
-        weights = list(self.decoder.weights) if weights is None else weights
+        """W_D x_q, without bias or skip; with other decoder weights where given."""
+        blocks, width, weights = self.layout.decoder, self.layout.n_r, weights or list(self.decoder.weights)
         if isinstance(code, SparseCode):
             return sparse.write_cells(code.at, code.values, width, blocks, weights)
-        return reference.write(code.values, width, blocks, weights)
+        write = reference.write if self.path == "reference" else dense.write
+        return write(code.values, width, blocks, weights)
 
     def decode(self, code: Code, x_p: Float[Tensor, "batch n_p"] | None = None) -> Float[Tensor, "batch n_r"]:
         """x_r_hat = W_D x_q + b_D + W_skip x_p."""

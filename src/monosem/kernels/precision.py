@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["dense_products", "in_bfloat16", "multiply", "product"]
+from monosem.kernels.workspace import recycled, workspace
+
+__all__ = ["dense_products", "in_bfloat16", "multiply", "multiply_again", "product"]
 
 _open: list[bool] = []
 
@@ -33,23 +35,46 @@ def dense_products(low: bool) -> Iterator[None]:
 
 def product(a: Tensor, b: Tensor) -> Tensor:
     """a @ b, in the precision of the moment; no gradient of its own in bfloat16."""
-    return (a.bfloat16() @ b.bfloat16()).float() if in_bfloat16() else a @ b
+    if in_bfloat16():
+        return _low_product(_low(a), _low(b))
+    if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad):
+        return a @ b
+    return torch.mm(a, b, out=recycled((a.shape[0], b.shape[1]), a))
+
+
+def _low(a: Tensor) -> Tensor:
+    return recycled(tuple(a.shape), a, torch.bfloat16).copy_(a)
+
+
+def _low_product(a: Tensor, b: Tensor) -> Tensor:
+    shape = (a.shape[0], b.shape[1])
+    low = torch.mm(a, b, out=workspace("low product", shape, torch.bfloat16, a.device))
+    return recycled(shape, a, torch.float32).copy_(low)
 
 
 class _Multiply(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
-        low_a, low_b = a.bfloat16(), b.bfloat16()
-        ctx.save_for_backward(low_a, low_b)
-        return (low_a @ low_b).float()
+        ctx.low = in_bfloat16()
+        if ctx.low:
+            a, b = _low(a), _low(b)
+        ctx.save_for_backward(a, b)
+        return _low_product(a, b) if ctx.low else product(a, b)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (a, b), g = ctx.saved_tensors, gradients[0].bfloat16()
-        of_a = (g @ b.T).float() if ctx.needs_input_grad[0] else None
-        return of_a, (a.T @ g).float() if ctx.needs_input_grad[1] else None
+        (a, b), g = ctx.saved_tensors, gradients[0]
+        times = _low_product if ctx.low else product
+        g = _low(g) if ctx.low else g
+        of_a = times(g, b.T) if ctx.needs_input_grad[0] else None
+        return of_a, times(a.T, g) if ctx.needs_input_grad[1] else None
 
 
 def multiply(a: Tensor, b: Tensor) -> Tensor:
     """a @ b, differentiable, in the precision of the moment."""
-    return _Multiply.apply(a, b) if in_bfloat16() else a @ b  # type: ignore[no-untyped-call]
+    return multiply_again(a, b) if in_bfloat16() else a @ b
+
+
+def multiply_again(a: Tensor, b: Tensor) -> Tensor:
+    """The same; result and gradients lie in recycled memory."""
+    return _Multiply.apply(a, b)  # type: ignore[no-any-return, no-untyped-call]

@@ -16,6 +16,7 @@ from torch.nn.functional import embedding_bag
 
 from monosem.base.sparse import Positions
 from monosem.kernels.blocks import Block
+from monosem.kernels.dense import column_sums
 from monosem.kernels.gpu import cells as gpu
 from monosem.kernels.gpu.launch import serves
 from monosem.kernels.ledger import Ledger, the_ledger
@@ -221,7 +222,7 @@ class _ReadCells(torch.autograd.Function):
         if ctx.dense:
             g = gradients[-1]
             if g_bias is not None:
-                g_bias += g.sum(0)
+                g_bias += column_sums(g)
             if g_x is not None:
                 for block, weight in zip(blocks, weights, strict=True):
                     g_x[:, block.columns] += product(g[:, block.latents], weight)

@@ -25,14 +25,11 @@ class _Jump(torch.autograd.Function):
     def forward(ctx: Any, z: Tensor, theta: Tensor, bandwidth: float) -> Tensor:
         ctx.bandwidth = bandwidth
         ctx.save_for_backward(z, theta)
-        return dense.jump(z, theta) if dense.fits(z, theta) else _above(z, theta).mul_(z)
+        return _above(z, theta).mul_(z)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (z, theta), (g,) = ctx.saved_tensors, gradients
-        if all(ctx.needs_input_grad[:2]) and dense.fits(z, theta, g):
-            of_z, pull = dense.jump_back(z, theta, g, ctx.bandwidth)
-            return of_z, pull.mul_(theta).mul_(-1 / ctx.bandwidth), None
         g_z = g * _above(z, theta) if ctx.needs_input_grad[0] else None
         if not ctx.needs_input_grad[1]:
             return g_z, None, None
@@ -61,7 +58,7 @@ class _Steps(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, theta: Tensor, bandwidth: float) -> Tensor:
         above, near = dense.steps(z, theta, bandwidth)
-        ctx.save_for_backward(near.mul_(-1 / bandwidth))
+        ctx.save_for_backward(near.mul_(-1 / bandwidth)[None, :])
         return above.sum()
 
     @staticmethod

@@ -4,17 +4,23 @@ Fresh pages of tens of megabytes cost as much as filling them, and weights on sm
 """
 
 import ctypes
+import mmap
 import os
 import sys
 import threading
+import weakref
 from functools import cache
+from math import prod
 
+import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["huge_pages", "keep_freed_memory", "workspace"]
+__all__ = ["huge_pages", "keep_freed_memory", "recycled", "workspace"]
 
 _held = threading.local()
+_idle: list[mmap.mmap] = []
+_LARGE, _MOST_IDLE = 2**22, 8
 
 
 def workspace(name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -31,6 +37,41 @@ def workspace(name: str, shape: tuple[int, ...], dtype: torch.dtype, device: tor
     return known[key][:size].view(shape)
 
 
+def recycled(shape: tuple[int, ...], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """An uninitialised tensor that may be kept: what a large CPU one takes over is memory that another has left.
+
+    The allocator alone cannot do that for long: small blocks settle in the holes that large ones leave.
+    """
+    dtype = dtype or like.dtype
+    size = prod(shape) * dtype.itemsize
+    if like.device.type != "cpu" or size < _LARGE or not sys.platform.startswith("linux"):
+        return torch.empty(shape, dtype=dtype, device=like.device)
+    block = _block(size)
+    array = np.frombuffer(block, np.uint8, size)
+    weakref.finalize(array, _leave, block).atexit = False
+    stride = torch.empty(shape, device="meta").stride()
+    return torch.empty(0, dtype=dtype).set_(torch.from_numpy(array).untyped_storage(), 0, shape, stride)  # not a view
+
+
+def _block(size: int) -> mmap.mmap:
+    for block in reversed(_idle):
+        if size <= len(block) <= 2 * size:
+            try:
+                _idle.remove(block)
+            except ValueError:  # another thread was faster
+                continue
+            return block
+    block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    block.madvise(mmap.MADV_HUGEPAGE)
+    return block
+
+
+def _leave(block: mmap.mmap) -> None:
+    _idle.append(block)
+    if len(_idle) > _MOST_IDLE:
+        _idle.pop(0)
+
+
 @cache
 def _libc() -> ctypes.CDLL | None:
     try:
@@ -44,7 +85,7 @@ def _libc() -> ctypes.CDLL | None:
 def huge_pages(tensor: Tensor) -> None:
     """Ask Linux to keep a large CPU tensor on huge pages; without effect elsewhere. Values stay as they are."""
     size = tensor.numel() * tensor.element_size()
-    if sys.platform != "linux" or tensor.device.type != "cpu" or size < 2**22:
+    if sys.platform != "linux" or tensor.device.type != "cpu" or size < _LARGE:
         return
     libc, start = _libc(), -(-tensor.data_ptr() // 4096) * 4096
     length = (tensor.data_ptr() + size - start) // 4096 * 4096

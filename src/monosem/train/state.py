@@ -38,7 +38,8 @@ class DeadTracker:
         if isinstance(code, SparseCode):
             self.since[code.at.col[code.values.detach() != 0]] = 0
         else:
-            self.since[used(code.values.detach())] = 0
+            sums = code.sums  # of numbers that are not negative
+            self.since[used(code.values.detach()) if sums is None else sums.detach() != 0] = 0
 
     @property
     def dead(self) -> Bool[Tensor, " n_q"]:

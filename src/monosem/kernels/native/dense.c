@@ -1,49 +1,70 @@
 /* Passes over dense [rows, n] arrays, float32, that also sum over rows: one for what would take several.
  *
- * Each call takes columns [from, to), block by block, so that the sums stay in the first cache; rows ascending.
+ * Each call takes rows [from, to), one after the other, and adds to sums of its own, which stay in the second cache.
  */
 #include <math.h>
 #include <stdint.h>
 
-#define BLOCK 2048
-
-#define OVER_BLOCKS(a, b) \
-    for (int64_t a = from, b; b = to - a < BLOCK ? to : a + BLOCK, a < to; a = b) \
-        for (int64_t r = 0; r < rows; r++)
-
-/* out = z where z > theta, else 0. */
-void monosem_jump(const float *restrict z, const float *restrict theta, int64_t rows, int64_t n, int64_t from,
-                  int64_t to, float *restrict out) {
-    OVER_BLOCKS(a, b) {
+/* value = z where z > theta, else 0; sums[j] += value. NaN stays. theta may be NULL: 0. */
+void monosem_jump(const float *restrict z, const float *restrict theta, int64_t n, int64_t from, int64_t to,
+                  float *restrict value, float *restrict sums) {
+    for (int64_t r = from; r < to; r++) {
         const float *restrict here = z + r * n;
-        float *restrict there = out + r * n;
+        float *restrict there = value + r * n;
+        if (theta) {
 #pragma omp simd
-        for (int64_t j = a; j < b; j++) there[j] = here[j] > theta[j] ? here[j] : 0.0f;
+            for (int64_t j = 0; j < n; j++) {
+                const float kept = here[j] <= theta[j] ? 0.0f : here[j];
+                there[j] = kept;
+                sums[j] += kept;
+            }
+        } else {
+#pragma omp simd
+            for (int64_t j = 0; j < n; j++) {
+                const float kept = here[j] <= 0.0f ? 0.0f : here[j];
+                there[j] = kept;
+                sums[j] += kept;
+            }
+        }
     }
 }
 
-/* of_z = g where z > theta, else 0; pull[j] += g where |z - theta| < half. */
-void monosem_jump_back(const float *restrict z, const float *restrict theta, const float *restrict g, float half,
-                       int64_t rows, int64_t n, int64_t from, int64_t to, float *restrict of_z,
-                       float *restrict pull) {
-    OVER_BLOCKS(a, b) {
+/* of_z = g + of_sums[j] where z > theta, else 0; total[j] += of_z;
+ * pull[j] += g + of_sums[j] where |z - theta| < half. theta (and with it pull) may be NULL: 0.
+ */
+void monosem_jump_back(const float *restrict z, const float *restrict theta, const float *restrict g,
+                       const float *restrict of_sums, float half, int64_t n, int64_t from, int64_t to,
+                       float *restrict of_z, float *restrict total, float *restrict pull) {
+    for (int64_t r = from; r < to; r++) {
         const float *restrict here = z + r * n, *restrict above = g + r * n;
         float *restrict there = of_z + r * n;
+        if (theta) {
 #pragma omp simd
-        for (int64_t j = a; j < b; j++) {
-            there[j] = here[j] > theta[j] ? above[j] : 0.0f;
-            pull[j] += fabsf(here[j] - theta[j]) < half ? above[j] : 0.0f;
+            for (int64_t j = 0; j < n; j++) {
+                const float whole = above[j] + of_sums[j];
+                const float kept = here[j] > theta[j] ? whole : 0.0f;
+                there[j] = kept;
+                total[j] += kept;
+                pull[j] += fabsf(here[j] - theta[j]) < half ? whole : 0.0f;
+            }
+        } else {
+#pragma omp simd
+            for (int64_t j = 0; j < n; j++) {
+                const float kept = here[j] > 0.0f ? above[j] + of_sums[j] : 0.0f;
+                there[j] = kept;
+                total[j] += kept;
+            }
         }
     }
 }
 
 /* above[j] += number of z > theta; near[j] += number of |z - theta| < half. */
-void monosem_steps(const float *restrict z, const float *restrict theta, float half, int64_t rows, int64_t n,
-                   int64_t from, int64_t to, float *restrict above, float *restrict near) {
-    OVER_BLOCKS(a, b) {
+void monosem_steps(const float *restrict z, const float *restrict theta, float half, int64_t n, int64_t from,
+                   int64_t to, float *restrict above, float *restrict near) {
+    for (int64_t r = from; r < to; r++) {
         const float *restrict here = z + r * n;
 #pragma omp simd
-        for (int64_t j = a; j < b; j++) {
+        for (int64_t j = 0; j < n; j++) {
             above[j] += here[j] > theta[j] ? 1.0f : 0.0f;
             near[j] += fabsf(here[j] - theta[j]) < half ? 1.0f : 0.0f;
         }
@@ -51,11 +72,10 @@ void monosem_steps(const float *restrict z, const float *restrict theta, float h
 }
 
 /* used[j] = 1 where a column holds a number that is not 0. */
-void monosem_used(const float *restrict values, int64_t rows, int64_t n, int64_t from, int64_t to,
-                  float *restrict used) {
-    OVER_BLOCKS(a, b) {
+void monosem_used(const float *restrict values, int64_t n, int64_t from, int64_t to, float *restrict used) {
+    for (int64_t r = from; r < to; r++) {
         const float *restrict here = values + r * n;
 #pragma omp simd
-        for (int64_t j = a; j < b; j++) used[j] = here[j] != 0.0f ? 1.0f : used[j];
+        for (int64_t j = 0; j < n; j++) used[j] = here[j] != 0.0f ? 1.0f : used[j];
     }
 }
