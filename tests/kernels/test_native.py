@@ -4,6 +4,7 @@ import itertools
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -218,6 +219,26 @@ def test_a_workspace_is_used_again_and_sized_to_the_call() -> None:
     assert b.shape == (5, 3)
     assert a.data_ptr() == b.data_ptr()
     assert workspace("test", (2, 1), torch.float32, torch.device("cpu")).data_ptr() != a.data_ptr()
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.usefixtures("_threads")
+def test_work_is_spread_once_over_units_and_errors_come_back(own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if own:  # where torch does not run on GNU's OpenMP
+        monkeypatch.setattr(calls, "_team", lambda: None)
+    done: list[int] = []
+    calls.spread(done.append, 40)
+    assert sorted(done) == list(range(40))
+    with ThreadPoolExecutor(1) as other:
+        other.submit(calls.spread, done.append, 7).result()
+    assert sorted(done[40:]) == list(range(7))
+
+    def fail(unit: int) -> None:
+        if unit == 5:
+            raise ValueError("unit 5")
+
+    with pytest.raises(ValueError, match="unit 5"):
+        calls.spread(fail, 9)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is recycled on Linux only")

@@ -5,10 +5,12 @@ units (tiles of rows, runs of latents), so that results do not depend on the num
 """
 
 import ctypes
+import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -33,6 +35,7 @@ ROW_TILE = 512
 
 _P = ctypes.c_void_p
 _I = ctypes.c_int64
+_Work = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 def usable(*tensors: Tensor) -> bool:
@@ -48,6 +51,22 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="monosem")
 
 
+@cache
+def _team() -> Callable[..., None] | None:
+    """`GOMP_parallel` of the OpenMP library that torch runs on, where that is GNU's.
+
+    Its threads spin for some 15 ms after each of torch's products; threads of our own would share the cores with that.
+    """
+    for path in sorted(Path(torch.__file__).parent.glob("lib/libgomp*.so*")):
+        try:
+            call = ctypes.CDLL(str(path), os.RTLD_NOLOAD | os.RTLD_NOW).GOMP_parallel
+        except (OSError, AttributeError):  # not loaded: torch runs on something else
+            continue
+        call.restype, call.argtypes = None, [_Work, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+        return call
+    return None
+
+
 def spread(work: Callable[[int], None], units: int) -> None:
     """work(0), ..., work(units - 1), over torch's number of threads; the C calls release the interpreter lock."""
     threads = min(torch.get_num_threads(), units)
@@ -55,16 +74,24 @@ def spread(work: Callable[[int], None], units: int) -> None:
         for unit in range(units):
             work(unit)
         return
-    numbers = iter(range(units))  # shared: whoever is done takes the next
+    numbers, failed = iter(range(units)), []  # numbers are shared: whoever is done takes the next
 
-    def some() -> None:
-        for unit in numbers:
-            work(unit)
+    def some(_: object = None) -> None:
+        try:
+            for unit in numbers:
+                work(unit)
+        except BaseException as error:
+            failed.append(error)
 
-    others = [_pool(threads).submit(some) for _ in range(threads - 1)]
-    some()
-    for other in others:
-        other.result()
+    team = _team()
+    if team is not None:
+        team(_Work(some), None, threads, 0)
+    else:
+        others = [_pool(threads).submit(some) for _ in range(threads - 1)]
+        some()
+        wait(others)
+    if failed:
+        raise failed[0]
 
 
 def pointer(t: Tensor | None) -> ctypes.c_void_p:
