@@ -1,4 +1,4 @@
-"""Discovery measured against known truth, and its page: python -m tools.discovery run [NAME ...] | page.
+"""Discovery measured against known truth: python -m tools.discovery run [WORLD ...] | limits [CELL ...] | page.
 
 Settings were frozen on worlds with (n, n_p, S) = (300, 200, .98), (125, 96, .98), (500, 128, .99), (600, 96, .99),
 (200, 150, .9), (250, 90, .98), (900, 700, .988), (2400, 600, .99), and Zipf worlds (300, 200, .98, exponent 1.2) and
@@ -22,6 +22,7 @@ from monosem.bench.world import Independent, World, WorldSpec
 from monosem.bench.zipf import Zipf
 from monosem.dictionary.discover import Settings, discover
 from monosem.dictionary.found import recall_precision
+from tools.discovery_limits import run_limits
 from tools.discovery_page import write_page
 
 __all__ = ["FOLDER", "WORLDS", "main", "measure"]
@@ -90,6 +91,9 @@ def main(arguments: list[str]) -> None:
         write_page([read_json(path) for path in sorted(FOLDER.glob("*.json"))], list(WORLDS))
         return
     torch.set_num_threads(1)
+    if arguments[:1] == ["limits"]:
+        run_limits(arguments[1:])
+        return
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name in arguments[1:] or list(WORLDS):
         path = FOLDER / (name.replace("/", "-") + ".json")
