@@ -18,7 +18,7 @@ _P, _I, _F, _N = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int32
 KEEP_ABOVE = 8
 """Cells per row above which a gradient is built once and kept between the norm and the step."""
 
-_RUNS = 64
+_RUNS = 32
 """Runs of rows: fixed, so that sums over rows do not depend on the number of threads."""
 
 
@@ -72,22 +72,23 @@ def inner_alone(cells: CellSet, weight: Tensor) -> tuple[Tensor, CellSet]:
     lib, width = library(), weight.shape[1]
     assert lib is not None
     cells = replace(cells, values=cells.values.contiguous())
-    products, share = torch.empty_like(cells.values), torch.empty(weight.shape[0])
-    rest, runs, plain = (
-        torch.empty(weight.shape[0], dtype=torch.float64),
-        runs_of(weight.shape[0], _RUNS),
-        cells.plain(),
-    )
+    rows, plain = weight.shape[0], cells.plain()
+    products, share, rest = torch.empty_like(cells.values), torch.empty(rows), torch.empty(rows, dtype=torch.float64)
+    runs = runs_of(rows, _RUNS)
+    scratch, given = torch.empty(len(runs), width), tuple(map(pointer, (products, share, rest)))
 
     def work(unit: int) -> None:
-        scratch = torch.empty(width)
+        a, b = runs[unit]
         lib.monosem_rows_inner(
-            ctypes.byref(plain), pointer(weight), _I(width), _I(runs[unit][0]), _I(runs[unit][1]), pointer(products),
-            pointer(share), pointer(rest), pointer(scratch),
-        )  # fmt: skip
+            ctypes.byref(plain), pointer(weight), _I(width), _I(a), _I(b), *given, _row(scratch, unit)
+        )
 
     spread(work, len(runs))
     return products, replace(cells, along=(share, rest))
+
+
+def _row(scratch: Tensor, unit: int) -> ctypes.c_void_p:
+    return _P(scratch.data_ptr() + 4 * scratch.shape[1] * unit)
 
 
 class RowStep:
@@ -122,11 +123,8 @@ class RowStep:
     def _over_rows(self, call: Any) -> None:
         runs = runs_of(self.weight.shape[0], _RUNS)
 
-        def work(unit: int) -> None:
-            scratch = torch.empty(self.weight.shape[1])
-            call(unit, *runs[unit], pointer(scratch))
-
-        spread(work, len(runs))
+        scratch = torch.empty(len(runs), self.weight.shape[1])
+        spread(lambda unit: call(unit, *runs[unit], _row(scratch, unit)), len(runs))
 
     def squared_norm(self) -> float:
         """||projected gradient||^2, summed over all rows.
