@@ -193,7 +193,7 @@ def test_threads_change_no_bit() -> None:
     results = []
     for threads in (1, 3):
         torch.set_num_threads(threads)
-        tiles = calls.order_cells(at.crow, at.col, 64, calls.ROW_TILE)
+        tiles = calls.order_cells(at.crow, at.col, 64, calls.row_tile(at.batch, 48))
         out, products, w = torch.zeros(900, 48), torch.zeros(at.nnz), weight.clone()
         calls.scatter(tiles, 0, 64, values, weight, out)
         calls.inner(tiles, 0, 64, x, weight, products)

@@ -70,7 +70,7 @@ def scatter(
     if native.usable(values, *weights):
         whole = values.new_zeros(at.batch, width)
         for block, weight in zip(blocks, weights, strict=True):
-            tiles = _ordered(at, native.ROW_TILE)
+            tiles = _ordered(at, native.row_tile(at.batch, width))
             native.scatter(tiles, block.first, block.last, values, weight, whole[:, block.columns])
         return whole
     out: Tensor | None = None
@@ -92,7 +92,7 @@ def inner(
     if native.usable(x, *weights):
         products = x.new_zeros(at.nnz)
         for block, weight in zip(blocks, weights, strict=True):
-            tiles = _ordered(at, native.ROW_TILE)
+            tiles = _ordered(at, native.row_tile(at.batch, x.shape[1]))
             native.inner(tiles, block.first, block.last, x[:, block.columns], weight, products)
         return products
     values: Tensor | None = None

@@ -18,20 +18,20 @@ from torch import Tensor
 from monosem.kernels.native.build import library
 
 __all__ = [
-    "ROW_TILE",
     "Ordered",
     "bags",
     "inner",
     "order_cells",
     "pointer",
+    "row_tile",
     "runs_of",
     "scatter",
     "spread",
     "usable",
 ]
 
-ROW_TILE = 512
-"""Rows per unit of `scatter` and `inner`: 512 rows of 768 floats stay in a second-level cache."""
+_TILE_BYTES = 2**22
+"""Rows that a unit of `scatter` or `inner` writes: what stays in a second-level cache, more or less."""
 
 _P = ctypes.c_void_p
 _I = ctypes.c_int64
@@ -106,6 +106,11 @@ def runs_of(length: int, most: int) -> list[tuple[int, int]]:
     """0..length in about `most` runs of equal length."""
     size = max(1, -(-length // most))
     return [(start, min(start + size, length)) for start in range(0, length, size)]
+
+
+def row_tile(batch: int, width: int) -> int:
+    """Rows per unit of `scatter` and `inner`; sums are row by row, so that it may depend on the number of threads."""
+    return max(1, min(_TILE_BYTES // (4 * max(width, 1)), -(-batch // torch.get_num_threads())))
 
 
 @dataclass(frozen=True, eq=False)

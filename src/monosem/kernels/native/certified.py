@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monosem.kernels.native.build import library
-from monosem.kernels.native.calls import ROW_TILE, inner, order_cells, pointer, runs_of, spread, usable
+from monosem.kernels.native.calls import inner, order_cells, pointer, row_tile, runs_of, spread, usable
 from monosem.kernels.native.select import top
 from monosem.kernels.workspace import workspace
 
@@ -162,7 +162,7 @@ class Halved:
         crow = torch.zeros(rows + 1, dtype=torch.int64)
         torch.cumsum(counts, 0, out=crow[1:])
         z = torch.zeros(col.numel())  # latent by latent, so that rows of W come one after another
-        inner(order_cells(crow, col, n, ROW_TILE), 0, n, x, self.weight, z)
+        inner(order_cells(crow, col, n, row_tile(crow.numel() - 1, x.shape[1])), 0, n, x, self.weight, z)
         z += self.bias[col]
         keep = z > (one if columns is None else columns[col])
         row = torch.repeat_interleave(torch.arange(rows), counts)[keep]
