@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -99,3 +100,11 @@ def test_used_latents(dtype: torch.dtype) -> None:
     values = torch.zeros(7, 4100, dtype=dtype)
     values[3, 5], values[6, 4099], values[0, 0] = 1.0, -2.0, -0.0
     assert dense.used(values).nonzero().squeeze(1).tolist() == [5, 4099]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_counts(dtype: torch.dtype) -> None:
+    values = numbers(4, 37, 4099).to(dtype)
+    values[0, 0], values[1, 1], values[2, 2] = -0.0, torch.nan, 1e-40
+    assert dense.count(values) == int(np.count_nonzero(values.numpy()))
+    assert dense.count(values[:0]) == 0

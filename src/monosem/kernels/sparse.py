@@ -23,6 +23,7 @@ from monosem.kernels.ledger import Ledger, the_ledger
 from monosem.kernels.native import calls as native
 from monosem.kernels.native.rows import CellSet, inner_alone
 from monosem.kernels.precision import product
+from monosem.kernels.workspace import recycled
 
 __all__ = ["inner", "note", "read_cells", "scatter", "write_cells"]
 
@@ -68,7 +69,7 @@ def scatter(
 ) -> Float[Tensor, "batch width"]:
     """out[b, columns] = sum over the row's cells of values * W_block[latent]; no gradient of its own."""
     if native.usable(values, *weights):
-        whole = values.new_zeros(at.batch, width)
+        whole = recycled((at.batch, width), values).zero_()
         for block, weight in zip(blocks, weights, strict=True):
             tiles = _ordered(at, native.row_tile(at.batch, width))
             native.scatter(tiles, block.first, block.last, values, weight, whole[:, block.columns])

@@ -16,6 +16,7 @@ from monosem.core.model import SDL
 from monosem.core.pairs import Layout
 from monosem.core.selection import Request, Top
 from monosem.kernels.precision import multiply
+from monosem.kernels.workspace import recycled
 from monosem.losses.objective import TERMS, State, Step, Term
 
 __all__ = [
@@ -146,7 +147,7 @@ class Matryoshka(Term):
 class _NestedSquares(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, target: Tensor, groups: Tensor, weights: tuple[float, ...]) -> tuple[Tensor, Tensor]:
-        errors = torch.empty_like(groups)
+        errors = recycled(tuple(groups.shape), groups)
         total = target.new_zeros(())
         for number, weight in enumerate(weights):
             error = errors[:, number]
@@ -161,7 +162,7 @@ class _NestedSquares(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (errors,), g, weights = ctx.saved_tensors, gradients[0], ctx.weights
-        of_groups = torch.empty_like(errors)
+        of_groups = recycled(tuple(errors.shape), errors)
         for number in reversed(range(len(weights))):
             here = of_groups[:, number]
             torch.mul(errors[:, number], g * (-2 * weights[number]), out=here)

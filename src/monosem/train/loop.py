@@ -19,6 +19,7 @@ from monosem.core.io import save_model
 from monosem.core.model import SDL
 from monosem.core.pairs import Source
 from monosem.core.units import Units
+from monosem.kernels.native.dense import count
 from monosem.kernels.workspace import keep_freed_memory
 from monosem.losses.fidelity import distance
 from monosem.losses.objective import Loss, Objective, Step
@@ -86,7 +87,7 @@ def train_step(run: Run, update: Update, x_p: Tensor, x_r: Tensor) -> tuple[Step
 def _entry(run: Run, config: FitConfig, step: Step, loss: Loss) -> dict[str, float]:
     """What is logged of a step: the loss that was trained, part by part."""
     with torch.no_grad():
-        active = step.code.count() / step.code.batch
+        active = (count(step.code.values.detach()) if not step.code.is_sparse else step.code.count()) / step.code.batch
         fvu = float(distance(step.error, step.x_r, "fvu"))
     return {
         "step": run.step,

@@ -82,7 +82,7 @@ def library() -> ctypes.CDLL | None:
     except (OSError, subprocess.SubprocessError) as error:
         _reason.append(f"{error}: {getattr(error, 'stderr', '') or ''}".strip())
         return None
-    for name in ("topped", "above", "certified_top", "certified_above"):
+    for name in ("topped", "above", "certified_top", "certified_above", "count"):
         getattr(found, f"monosem_{name}").restype = ctypes.c_int64
     found.monosem_rows_norm.restype = ctypes.c_double
     found.monosem_kth_largest.restype = ctypes.c_float

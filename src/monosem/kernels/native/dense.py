@@ -3,6 +3,7 @@
 import ctypes
 from collections.abc import Callable
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -10,7 +11,7 @@ from monosem.kernels.native.build import library
 from monosem.kernels.native.calls import pointer, runs_of, spread, usable
 from monosem.kernels.workspace import recycled
 
-__all__ = ["fits", "jump", "jump_back", "steps", "used"]
+__all__ = ["count", "fits", "jump", "jump_back", "steps", "used"]
 
 _I, _F = ctypes.c_int64, ctypes.c_float
 _UNIT = 128
@@ -93,3 +94,19 @@ def used(values: Float[Tensor, "batch n_q"]) -> Bool[Tensor, " n_q"]:
     assert lib is not None
     (found,) = _over_rows(values, 1, lambda n, a, b, found: lib.monosem_used(pointer(values), n, a, b, found))
     return found > 0
+
+
+def count(values: Float[Tensor, "batch n_q"]) -> int:
+    """How many are not zero (NaN counts)."""
+    if not fits(values):
+        return int(torch.count_nonzero(values))
+    lib = library()
+    assert lib is not None
+    runs = runs_of(values.numel(), 64)
+    found = [0] * len(runs)
+
+    def work(unit: int) -> None:
+        found[unit] = lib.monosem_count(pointer(values), *map(_I, runs[unit]))
+
+    spread(work, len(runs))
+    return sum(found)
