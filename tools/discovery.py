@@ -8,12 +8,13 @@ here before anything was run on them.
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from monosem.base.files import read_json, write_json
 from monosem.base.spec import to_plain
@@ -22,7 +23,7 @@ from monosem.bench.world import Independent, World, WorldSpec
 from monosem.bench.zipf import Zipf
 from monosem.dictionary.discover import Settings, discover
 from monosem.dictionary.found import recall_precision
-from tools.discovery_limits import run_limits
+from tools.discovery_limits import LIMITS, run_limits
 from tools.discovery_page import write_page
 
 __all__ = ["FOLDER", "WORLDS", "main", "measure"]
@@ -34,6 +35,7 @@ WORLDS: Mapping[str, WorldSpec] = {
     "fresh/shifted": WorldSpec(350, (256,), 0.12, Independent(0.97, c_min=0.3, beta=0.7), rows=30_000, seed=102),
     "fresh/zipf": WorldSpec(400, (280,), 0.15, Zipf(1.3, mean_rate=0.012), rows=60_000, seed=103),
     **{f"paper/{w}": WorldSpec(1000, (768,), 0.1, Independent(0.99), rows=100_000, seed=w) for w in range(3)},
+    "crosscoder/200": WorldSpec(200, (768, 768), 0.15, Independent(0.98), rows=8_000, seed=104),
     "zipf/0": WorldSpec(1000, (768,), 0.1, Zipf(1.0), rows=100_000),
     **{
         f"ratio/{n}": WorldSpec(n, (768,), 0.1, Independent(0.99), rows=100_000)
@@ -45,13 +47,13 @@ WORLDS: Mapping[str, WorldSpec] = {
 
 
 def measure(name: str, spec: WorldSpec) -> dict[str, Any]:
-    """One run: what was found, beside the truth."""
+    """One run: what was found, beside the truth; the sources of a crosscoder lie side by side."""
     world = World(spec)
     truth = world.rows(0, spec.rows or 0)
     wall, cpu = time.monotonic(), time.process_time()
-    found = discover(truth.sources[0], seed=spec.seed)
+    found = discover(torch.cat(truth.sources, 1), seed=spec.seed)
     wall, cpu = time.monotonic() - wall, time.process_time() - cpu
-    W = world.W[0]
+    W = torch.nn.functional.normalize(torch.cat(world.W), dim=0)
     best, nearest = (found.anchors.p.T @ W).abs().max(1)
     right = best > 0.95
     fired = torch.bincount(truth.features.col, minlength=spec.n) / len(truth.features)
@@ -63,7 +65,7 @@ def measure(name: str, spec: WorldSpec) -> dict[str, Any]:
         "name": name,
         "world": to_plain(spec),
         "n": spec.n,
-        "n_p": spec.widths[0],
+        "n_p": sum(spec.widths),
         "interference": world.realised_interference[0],
         "seed": spec.seed,
         "settings": to_plain(Settings()),
@@ -73,6 +75,7 @@ def measure(name: str, spec: WorldSpec) -> dict[str, Any]:
             "true_l0": float(truth.features.l0.float().mean()),
             "rate_error": float(error.median()) if error.numel() else None,
             "recall_by_frequency": [float(part.mean()) for part in ranked.chunk(5)],
+            "least_cosine_of_a_source": _halves(found.anchors.p[:, right], world.W, nearest[right]),
             "confidence_right": float(found.confidence[right].median()) if bool(right.any()) else None,
             "confidence_wrong": float(found.confidence[~right].median()) if bool((~right).any()) else None,
         },
@@ -85,10 +88,19 @@ def measure(name: str, spec: WorldSpec) -> dict[str, Any]:
     }
 
 
+def _halves(p: Tensor, W: Sequence[Tensor], feature: Tensor) -> list[float] | None:
+    """For each source, the smallest |cos| between its part of a right atom and the feature there."""
+    if not feature.numel():
+        return None
+    parts = zip(p.split([w.shape[0] for w in W]), W, strict=True)
+    return [float(torch.nn.functional.cosine_similarity(part, w[:, feature], dim=0).abs().min()) for part, w in parts]
+
+
 def main(arguments: list[str]) -> None:
     """Run what has no record yet (or what is named), or write the page from the records."""
     if arguments[:1] == ["page"]:
-        write_page([read_json(path) for path in sorted(FOLDER.glob("*.json"))], list(WORLDS))
+        records, limits = ([read_json(path) for path in sorted(at.glob("*.json"))] for at in (FOLDER, LIMITS))
+        write_page(records, list(WORLDS), limits)
         return
     torch.set_num_threads(1)
     if arguments[:1] == ["limits"]:

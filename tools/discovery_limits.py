@@ -35,8 +35,8 @@ class Cell:
     rate: float = 0.02
     events: int = 40
     noise: float = 0.0
-    n: int = 150
-    n_p: int = 64
+    n: int = 100
+    n_p: int = 48
     interference: float = 0.35
 
     @property
@@ -46,11 +46,11 @@ class Cell:
 
 
 CELLS: Mapping[str, Cell] = {
-    **{f"events/{e}": Cell(events=e) for e in (5, 10, 15, 20, 30, 40, 60, 100)},
-    **{f"noise/{p}": Cell(noise=p / 100) for p in (5, 10, 20, 30, 50)},
-    **{f"active/{a}": Cell(rate=a / 150, events=round(3000 * a / 150)) for a in (3, 6, 10, 15, 20, 30)},
+    **{f"events/{e}": Cell(events=e) for e in (5, 10, 15, 20, 40, 80)},
+    **{f"noise/{p}": Cell(noise=p / 100) for p in (10, 30, 50)},
+    **{f"active/{a}": Cell(rate=a / 100, events=20 * a) for a in (4, 8, 12, 20)},
 }
-"""By what grows: events per feature, per cent of noise, active features per row (always 3000 rows)."""
+"""By what grows: events per feature, per cent of noise, active features per row (always 2000 rows)."""
 
 
 def run_limits(names: list[str]) -> None:

@@ -4,21 +4,24 @@ from pathlib import Path
 from typing import Any
 
 from monosem.report.style import GREY, PALETTE, plain_axes, to_svg
+from tools.discovery_limits_page import limits_figure, limits_table
 
 __all__ = ["write_page"]
 
 PAGE = Path("docs/discovery.md")
 FIGURE = Path("docs/figures/discovery.svg")
-BEGIN, END = "<!-- records: begin -->", "<!-- records: end -->"
 
 
-def write_page(records: list[dict[str, Any]], order: list[str]) -> None:
-    """Replace the part of the page between its two marks, and draw the figure."""
+def write_page(records: list[dict[str, Any]], order: list[str], limits: list[dict[str, Any]]) -> None:
+    """Replace the parts of the page between their marks, and draw the figures."""
     records = sorted(records, key=lambda record: order.index(record["name"]))
+    parts = {"records": _table(records, order), "limits": f"{limits_table(limits)}\n\n{_where(limits)}"}
     text = PAGE.read_text()
-    before, _, rest = text.partition(BEGIN)
-    after = rest.partition(END)[2]
-    PAGE.write_text(f"{before}{BEGIN}\n{_table(records, order)}\n{END}{after}")
+    for name, part in parts.items():
+        before, begin, rest = text.partition(f"<!-- {name}: begin -->\n")
+        text = f"{before}{begin}{part}\n<!-- {name}: end -->" + rest.partition(f"<!-- {name}: end -->")[2]
+    PAGE.write_text(text)
+    limits_figure(limits)
     FIGURE.write_text(to_svg(_figure(records), "Recall and precision of discovered atoms after every round"))
 
 
@@ -34,9 +37,14 @@ def _table(records: list[dict[str, Any]], order: list[str]) -> str:
     missing = [name for name in order if name not in {record["name"] for record in records}]
     if missing:
         lines += ["", "Not run: " + ", ".join(missing) + "."]
+    return "\n".join([*lines, "", _where(records)])
+
+
+def _where(records: list[dict[str, Any]]) -> str:
+    """On what the records were made."""
     machines = sorted({f"{r['env']['cpu']}, {r['env']['threads']} thread" for r in records})
     commits = sorted({str(r["env"]["commit"])[:9] for r in records})
-    return "\n".join([*lines, "", f"Hardware: {'; '.join(machines)}. Commits: {', '.join(commits)}."])
+    return f"Hardware: {'; '.join(machines)}. Commits: {', '.join(commits)}."
 
 
 def _figure(records: list[dict[str, Any]]) -> Any:

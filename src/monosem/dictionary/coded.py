@@ -14,6 +14,11 @@ from monosem.dictionary.steps import agreement, company, fit, reconstruct, strai
 
 __all__ = ["Coded"]
 
+_SILENT = 1e-3
+"""Rows of less than this share of the mean energy hold no feature, """
+_MANY = 0.02
+"""if they are more than this share of the rows; fewer of them do no harm, and are coded like the rest."""
+
 
 @dataclass(frozen=True, eq=False)
 class Coded:
@@ -28,9 +33,17 @@ class Coded:
 
     @staticmethod
     def of(x: Tensor, D: Tensor, offset: Tensor, tol: float) -> "Coded":
-        """Rows coded by stagewise pursuit."""
-        code, _ = stagewise_pursuit(x - offset, D, tol=tol)
-        return Coded(x, D, offset, tol, code, x - offset - reconstruct(code, D))
+        """Rows coded by stagewise pursuit.
+
+        Where no feature fires, a row holds nothing but the error of the offset, which all such rows would be coded as
+        alike. If there are many of them, they stay without atoms.
+        """
+        centred = x - offset
+        energy = centred.square().sum(1)
+        silent = energy < _SILENT * energy.mean()
+        many = float(silent.float().mean()) > _MANY
+        code, _ = stagewise_pursuit(centred.masked_fill(silent[:, None], 0.0) if many else centred, D, tol=tol)
+        return Coded(x, D, offset, tol, code, centred - reconstruct(code, D))
 
     def on(self, D: Float[Tensor, "d m"]) -> "Coded":
         """The same rows on other atoms."""
