@@ -12,10 +12,13 @@ from monosem.base.sparse import Positions
 from monosem.core import columns
 from monosem.core.columns import Ranked, crowded, select_by_columns
 from monosem.core.selection import Above, Largest
+from monosem.kernels.native.build import library, why_absent
 from monosem.kernels.native.select import AboveFloor, Tops
 from monosem.train.config import FitConfig
 from monosem.train.loop import fit
 from tests.train.scenes import scene_source
+
+pytestmark = pytest.mark.skipif(library() is None, reason=f"no compiled kernels: {why_absent()}")
 
 
 def numbers(seed: int, *shape: int) -> Tensor:

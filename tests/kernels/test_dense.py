@@ -11,7 +11,11 @@ from torch import Tensor
 
 from monosem.kernels import dense as dense_codes
 from monosem.kernels.native import dense
+from monosem.kernels.native.build import library, why_absent
 from monosem.kernels.straight_through import heaviside, heaviside_sum, jump
+
+
+compiled = pytest.mark.skipif(library() is None, reason=f"no compiled kernels: {why_absent()}")
 
 
 def numbers(seed: int, *shape: int) -> Tensor:
@@ -19,6 +23,7 @@ def numbers(seed: int, *shape: int) -> Tensor:
     return (torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * 8).round() / 8
 
 
+@compiled
 @given(st.integers(1, 300), st.sampled_from([1, 17, 2100]), st.booleans(), st.integers(0, 99))
 @settings(max_examples=25)
 def test_jump_its_sums_and_count_are_their_definitions(rows: int, n: int, at_zero: bool, seed: int) -> None:
@@ -42,6 +47,7 @@ def test_jump_its_sums_and_count_are_their_definitions(rows: int, n: int, at_zer
     torch.testing.assert_close(of_count.double(), wanted)
 
 
+@compiled
 def test_sums_alone_and_values_alone_have_gradients() -> None:
     z = numbers(3, 5, 7)
     for part, of in ((0, torch.ones(5, 7)), (1, torch.ones(7))):
@@ -52,6 +58,7 @@ def test_sums_alone_and_values_alone_have_gradients() -> None:
         assert torch.equal(of_a, (z > 0).float())
 
 
+@compiled
 def test_nan_stays_nan() -> None:
     z = torch.tensor([[1.0, torch.nan, -1.0]])
     for theta in (None, torch.zeros(1, 3)):
@@ -61,6 +68,7 @@ def test_nan_stays_nan() -> None:
         assert found[1].isnan().tolist() == [False, True, False]
 
 
+@compiled
 @pytest.mark.parametrize("more", [False, True])
 def test_the_sums_of_a_gradient_are_those_of_what_arrives(more: bool) -> None:
     g = torch.ones(6, 5)
