@@ -14,7 +14,6 @@ from monosem.kernels.native import dense
 from monosem.kernels.native.build import library, why_absent
 from monosem.kernels.straight_through import heaviside, heaviside_sum, jump
 
-
 compiled = pytest.mark.skipif(library() is None, reason=f"no compiled kernels: {why_absent()}")
 
 
