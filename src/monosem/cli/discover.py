@@ -27,6 +27,7 @@ def from_rows(
     read: Annotated[str | None, _data(help="Site of the store that is read.")] = None,
     write: Annotated[str | None, _data(help="Site of the store that is written, for a transcoder.")] = None,
     rows: Annotated[int, typer.Option(help="Read at most so many rows, spread evenly.")] = 100_000,
+    within: Annotated[float, typer.Option(help="Leave out rows so many times as long as ordinary ones; 0: none.")] = 10,
     confidence: Annotated[float, typer.Option(help="Keep anchors of at least this confidence.")] = 0.0,
     number: Annotated[int | None, typer.Option("--number", help="Keep so many, the most confident.")] = None,
     seed: Annotated[int, typer.Option(help="Of the rows and starts that are drawn.")] = 0,
@@ -39,12 +40,15 @@ def from_rows(
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     from monosem.dictionary.consensus import discover_often
+    from monosem.dictionary.ordinary import ordinary_rows
 
     source = _opened(data, store, target, key, target_key, read, write)
     if out_file.suffix != ".safetensors":
         fail(f"--out {out_file} must end in .safetensors; that is the format of anchors")
     if rows < 2 or (number is not None and number < 1):
         fail(f"--rows {rows} must be at least 2 and --number at least 1")
+    if within and within <= 1.0:
+        fail(f"--within {within} is a factor on the length of ordinary rows; give more than 1, or 0 to keep all rows")
     if runs < 1:
         fail(f"--runs {runs} must be at least 1")
     for option, share in (("--confidence", confidence), ("--agreed", agreed)):
@@ -54,6 +58,10 @@ def from_rows(
         torch.set_num_threads(threads)
     x_p, x_r = source.sample(rows)
     paired = source.x_r is not None
+    if within:
+        ordinary = ordinary_rows(x_p, within)
+        x_p, x_r = x_p[ordinary], x_r[ordinary]
+        _left_out(int((~ordinary).sum()), ordinary.numel(), within)
     columns = (SpinnerColumn(), TextColumn("{task.percentage:3.0f} %  {task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=err(), transient=True) as bar:
         shown = bar.add_task("starting", total=1.0)
@@ -63,10 +71,17 @@ def from_rows(
     kept = kept if number is None else min(kept, number)
     if kept == 0:
         fail(f"none of {found.anchors.k} directions has confidence {confidence}; ask for less")
-    _write(found, kept, out_file, {"rows": x_p.shape[0], "seed": seed, "runs": runs, "agreed": agreed})
+    _write(
+        found, kept, out_file, {"rows": x_p.shape[0], "seed": seed, "runs": runs, "agreed": agreed, "within": within}
+    )
     _summary(found, kept, out_file)
     if runs > 1:
         say(f"every direction was found in {agreed:.0%} or more of {runs} runs")
+
+
+def _left_out(count: int, rows: int, within: float) -> None:
+    if count:
+        say(f"{count} of {rows:,} rows are over {within:g} times as long as ordinary ones and left out (--within)")
 
 
 def _tell(bar: "object", shown: int, share: float, text: str) -> None:
@@ -118,9 +133,12 @@ def _summary(found: "Discovery", kept: int, out_file: Path) -> None:
     table.add_row("confidence", *(f"{v:.2f}" for v in found.confidence.quantile(at).tolist()))
     table.add_row("firing rate", *(f"{v:.2%}" for v in found.rates.quantile(at).tolist()))
     out().print(table)
-    left = found.log[-1]["fvu"]
-    say(f"{found.anchors.k} directions; a row holds {found.l0:.1f} of them on average and leaves {left:.1%} over")
-    if left > 0.3:
+    left, typical = found.log[-1]["fvu"], found.log[-1]["typical"]
+    say(f"{found.anchors.k} directions; a row holds {found.l0:.1f} of them on average")
+    say(f"they leave {left:.1%} of the variance over, and {typical:.1%} of the median row")
+    if typical > 0.1:
         say("much is left over: these rows are no sparse sums of few directions, or too few rows were given", "yellow")
+    elif left > 0.3:
+        say("some rows are far longer than most, and not explained; leave them out with a lower --within", "yellow")
     say(f"{kept} anchors in {out_file}, most confident first; estimates in {out_file.with_suffix('.json')}")
     say(f"next: monosem train ... --anchors {out_file}", "dim")

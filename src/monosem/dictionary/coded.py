@@ -55,9 +55,10 @@ class Coded:
 
     def fitted(self, least_events: int = 1) -> "Coded":
         """Atoms that fire in so many rows, and the offset, by least squares on their codes; coded again."""
-        if self.D.shape[1] == 0:
-            return self
-        code = _renumbered(self.code, self.events >= least_events)
+        often = self.events >= least_events
+        if not bool(often.any()):
+            return self.kept(often)
+        code = _renumbered(self.code, often)
         D, offset = fit(code, self.x)
         return Coded.of(self.x, D, offset, self.tol)
 
@@ -91,9 +92,17 @@ class Coded:
         """Energy left over, as a share of the variance."""
         return float(self.residual.square().sum() / (self.x - self.x.mean(0)).square().sum().clamp(min=1e-30))
 
+    @property
+    def typical(self) -> float:
+        """The share of its energy that the median row leaves over; a row that holds nothing leaves nothing."""
+        energy = (self.x - self.offset).square().sum(1)
+        left = self.residual.square().sum(1) / energy.clamp(min=1e-12)
+        return float(left[energy >= _SILENT * energy.mean()].median()) if bool(energy.any()) else 0.0
+
     def entry(self) -> dict[str, Any]:
         """What a log says about it."""
-        return {"rows": self.x.shape[0], "tol": self.tol, "atoms": self.D.shape[1], "l0": self.l0, "fvu": self.fvu}
+        sizes = {"rows": self.x.shape[0], "tol": self.tol, "atoms": self.D.shape[1]}
+        return sizes | {"l0": self.l0, "fvu": self.fvu, "typical": self.typical}
 
 
 def _renumbered(code: SparseCode, keep: Bool[Tensor, " m"]) -> SparseCode:
