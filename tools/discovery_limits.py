@@ -22,22 +22,20 @@ from monosem.dictionary.found import recall_precision
 __all__ = ["CELLS", "LIMITS", "Cell", "run_limits"]
 
 LIMITS = Path("records/discovery/limits")
-SEEDS = range(201, 206)
+SEEDS = range(201, 204)
 """Worlds on which nothing was chosen: shares and levels of the consensus were tried on worlds 11 to 13."""
-FEW = 2
-"""Of these, where many features are active and a search takes minutes."""
 
 
 @dataclass(frozen=True)
 class Cell:
     """A small world: how often a feature fires, in how many rows altogether, and the noise's share of the energy."""
 
-    rate: float = 0.02
+    rate: float = 0.04
     events: int = 40
     noise: float = 0.0
-    n: int = 100
-    n_p: int = 48
-    interference: float = 0.35
+    n: int = 60
+    n_p: int = 32
+    interference: float = 0.4
 
     @property
     def rows(self) -> int:
@@ -46,11 +44,12 @@ class Cell:
 
 
 CELLS: Mapping[str, Cell] = {
-    **{f"events/{e}": Cell(events=e) for e in (5, 10, 15, 20, 40, 80)},
+    **{f"events/{e}": Cell(events=e) for e in (5, 10, 20, 40, 80)},
     **{f"noise/{p}": Cell(noise=p / 100) for p in (10, 30, 50)},
-    **{f"active/{a}": Cell(rate=a / 100, events=20 * a) for a in (4, 8, 12, 20)},
+    **{f"active/{a}": Cell(rate=a / 60, events=20 * a) for a in (3, 5, 8)},
+    **{f"features/{n}": Cell(1.6 / n, 1600 // n, n=n, n_p=2 * n, interference=0.35) for n in (8, 16, 32)},
 }
-"""By what grows: events per feature, per cent of noise, active features per row (always 2000 rows)."""
+"""By what grows: events per feature, per cent of noise, active features per row (always 1200 rows), features at all."""
 
 
 def run_limits(names: list[str]) -> None:
@@ -70,7 +69,7 @@ def _measured(name: str, cell: Cell) -> dict[str, Any]:
         "name": name,
         "cell": to_plain(cell),
         "rows": cell.rows,
-        "worlds": [_world(cell, seed) for seed in (SEEDS[:FEW] if name.startswith("active/") else SEEDS)],
+        "worlds": [_world(cell, seed) for seed in SEEDS],
         "cpu_s": time.process_time() - cpu,
         "settings": to_plain(Settings()),
         "command": f"python -m tools.discovery limits {name}",

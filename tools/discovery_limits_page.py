@@ -13,6 +13,7 @@ AXES = (
     ("events", "events per feature"),
     ("noise", "noise, % of the energy"),
     ("active", "active features per row"),
+    ("features", "features, 1.6 active"),
 )
 WAYS = (("one", "one run"), ("two_of_three", "two of three runs"), ("any_of_three", "any of three runs"))
 
@@ -37,7 +38,7 @@ def limits_figure(records: list[dict[str, Any]]) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.6, 2.9), layout="constrained")
-    for axes, (axis, what) in zip(figure.subplots(1, 3, sharey=True), AXES, strict=True):
+    for axes, (axis, what) in zip(figure.subplots(1, 3, sharey=True), AXES, strict=False):
         along = _along(records, axis)
         for colour, (way, label) in zip(PALETTE, WAYS, strict=False):
             places = [place for place, _ in along]
@@ -47,7 +48,7 @@ def limits_figure(records: list[dict[str, Any]]) -> None:
         axes.set(xlabel=what, ylim=(0, 1.03))
         if axis == "events":
             axes.set(xscale="log", ylabel="recall (full), precision (dashed)")
-            axes.set_xticks([5, 10, 20, 40, 100], ["5", "10", "20", "40", "100"])
+            axes.set_xticks([5, 10, 20, 40, 80], ["5", "10", "20", "40", "80"])
             axes.minorticks_off()
         plain_axes(axes)
     handles, labels = figure.axes[0].get_legend_handles_labels()
