@@ -18,7 +18,7 @@ AXES = (
 WAYS = (("one", "one run"), ("two_of_three", "two of three runs"), ("any_of_three", "any of three runs"))
 
 
-def limits_table(records: list[dict[str, Any]]) -> str:
+def limits_table(records: list[dict[str, Any]], order: list[str]) -> str:
     """One line per cell: recall and precision, the mean over its worlds."""
     head = "| | worlds | rows | one run: recall | precision | L0 found, true | two of three: recall | precision |"
     lines = [head + " any of three: recall | precision |", "|---|" + "---:|" * 9]
@@ -30,15 +30,18 @@ def limits_table(records: list[dict[str, Any]]) -> str:
             cells += [f"{one[0]:.2f}", f"{one[1]:.2f}", f"{one[2]:.2f}, {true:.2f}"]
             cells += [f"{value:.2f}" for scores in more for value in scores[:2]]
             lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    missing = [name for name in order if name not in {record["name"] for record in records}]
+    return "\n".join([*lines, *(["", "Not run: " + ", ".join(missing) + "."] if missing else [])])
 
 
 def limits_figure(records: list[dict[str, Any]]) -> None:
     """Recall (full) and precision (dashed) against what grows, one run beside what several agree on."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.6, 2.9), layout="constrained")
-    for axes, (axis, what) in zip(figure.subplots(1, 3, sharey=True), AXES, strict=False):
+    drawn = [(axis, what) for axis, what in AXES[:3] if len(_along(records, axis)) > 1]
+    figure = Figure(figsize=(2.8 * len(drawn), 3.0), layout="constrained")
+    panels = figure.subplots(1, len(drawn), sharey=True, squeeze=False)[0]
+    for axes, (axis, what) in zip(panels, drawn, strict=True):
         along = _along(records, axis)
         for colour, (way, label) in zip(PALETTE, WAYS, strict=False):
             places = [place for place, _ in along]

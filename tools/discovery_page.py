@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from monosem.report.style import GREY, PALETTE, plain_axes, to_svg
+from tools.discovery_limits import CELLS
 from tools.discovery_limits_page import limits_figure, limits_table
 
 __all__ = ["write_page"]
@@ -15,7 +16,7 @@ FIGURE = Path("docs/figures/discovery.svg")
 def write_page(records: list[dict[str, Any]], order: list[str], limits: list[dict[str, Any]]) -> None:
     """Replace the parts of the page between their marks, and draw the figures."""
     records = sorted(records, key=lambda record: order.index(record["name"]))
-    parts = {"records": _table(records, order), "limits": f"{limits_table(limits)}\n\n{_where(limits)}"}
+    parts = {"records": _table(records, order), "limits": f"{limits_table(limits, list(CELLS))}\n\n{_where(limits)}"}
     text = PAGE.read_text()
     for name, part in parts.items():
         before, begin, rest = text.partition(f"<!-- {name}: begin -->\n")
