@@ -92,7 +92,7 @@ def _halves(p: Tensor, W: Sequence[Tensor], feature: Tensor) -> list[float] | No
     """For each source, the smallest |cos| between its part of a right atom and the feature there."""
     if not feature.numel():
         return None
-    pieces: Sequence[Tensor] = torch.split(p, [w.shape[0] for w in W])  # type: ignore[no-untyped-call]
+    pieces: Sequence[Tensor] = torch.split(p, [w.shape[0] for w in W])
     parts = zip(pieces, W, strict=True)
     return [float(torch.nn.functional.cosine_similarity(part, w[:, feature], dim=0).abs().min()) for part, w in parts]
 
