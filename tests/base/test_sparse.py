@@ -95,3 +95,10 @@ def test_gradients_pass_through_both_codes_alike(data: st.DataObject) -> None:
         loss = (here.row_sum(values.pow(3)).pow(2)).sum() + here.to_dense().exp().sum()
         (total[name],) = torch.autograd.grad(loss, values)
     torch.testing.assert_close(total["sparse"], total["dense"][mask])
+
+
+def test_known_sums_of_a_dense_code_are_those_of_its_values_only() -> None:
+    values = torch.tensor([[1.0, 0.0], [2.0, 3.0]])
+    code = DenseCode(values, values.sum(0))
+    assert code.latent_sum(code.values) is code.sums
+    assert code.latent_sum(values.square()).tolist() == [5.0, 9.0]

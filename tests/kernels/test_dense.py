@@ -68,8 +68,8 @@ def test_nan_stays_nan() -> None:
 
 
 @compiled
-@pytest.mark.parametrize("more", [False, True])
-def test_the_sums_of_a_gradient_are_those_of_what_arrives(more: bool) -> None:
+@pytest.mark.parametrize(("more", "changed"), [(False, False), (True, False), (False, True)])
+def test_the_sums_of_a_gradient_are_those_of_what_arrives(more: bool, changed: bool) -> None:
     g = torch.ones(6, 5)
     z, seen = numbers(1, 6, 5).requires_grad_(), []
 
@@ -80,6 +80,8 @@ def test_the_sums_of_a_gradient_are_those_of_what_arrives(more: bool) -> None:
 
         @staticmethod
         def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+            if changed:
+                gradients[0].add_(1.0)
             seen.append((dense_codes.column_sums(gradients[0]), gradients[0].sum(0)))
             return gradients[0]
 
