@@ -172,10 +172,10 @@ def _longer(found: Sequence[Outcome]) -> str:
         if record is not None and entry.arm == "lr 0.003, 1500 steps":
             share, cosine = (record["metrics"][f"decoder_cosine.{name}"]["value"] for name in ("M_GT@0.95", "M_IP"))
             return (
-                f"training length explains the rest: with 1500 steps `{entry.row}` has {100 * share:.1f} % at a "
+                f"training length may be much of the rest: with 1500 steps `{entry.row}` has {100 * share:.1f} % at a "
                 f"mean of {cosine:.3f}, beside {TABLE7['k = 128', 'paper'][0]:g} % in table 7, 84.9 % in table 1, by "
-                "|cos| of decoder columns (one world); by the paper's inner product of encoder rows that dictionary "
-                "still scores little"
+                "|cos| of decoder columns (one world); by the paper's inner product of encoder rows, which "
+                "is what it prints, that dictionary still scores little"
             )
     return "how much of the rest is training length is for the row of 1500 steps to say"
 
