@@ -20,12 +20,28 @@ def _inside(z: Tensor, theta: Tensor, bandwidth: float) -> Tensor:
     return (z - theta).abs_().lt_(bandwidth / 2)
 
 
+def _aligned(z: Tensor, of_z: int | None, theta: Tensor, of_theta: int | None, runs: int) -> tuple[Tensor, Tensor]:
+    """z and theta of several runs (vmap's axes), the runs first and the rest laid along each other."""
+    z = z.expand(runs, *z.shape) if of_z is None else z.movedim(of_z, 0)
+    if of_theta is None:
+        return z, theta
+    theta = theta.movedim(of_theta, 0)
+    return z, theta.reshape(runs, *(1,) * (z.ndim - theta.ndim), *theta.shape[1:])
+
+
 class _Jump(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, z: Tensor, theta: Tensor, bandwidth: float) -> Tensor:
-        ctx.bandwidth = bandwidth
-        ctx.save_for_backward(z, theta)
+    def forward(z: Tensor, theta: Tensor, bandwidth: float) -> Tensor:
         return _above(z, theta).mul_(z)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: Tensor) -> None:
+        z, theta, ctx.bandwidth = inputs
+        ctx.save_for_backward(z, theta)
+
+    @staticmethod
+    def vmap(info: Any, dims: tuple[int | None, ...], z: Tensor, theta: Tensor, bandwidth: float) -> tuple[Tensor, int]:
+        return jump(*_aligned(z, dims[0], theta, dims[1], info.batch_size), bandwidth), 0
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -41,10 +57,17 @@ class _Jump(torch.autograd.Function):
 
 class _Heaviside(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, z: Tensor, theta: Tensor, bandwidth: float) -> Tensor:
-        ctx.bandwidth = bandwidth
-        ctx.save_for_backward(z, theta)
+    def forward(z: Tensor, theta: Tensor, bandwidth: float) -> Tensor:
         return _above(z, theta)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: Tensor) -> None:
+        z, theta, ctx.bandwidth = inputs
+        ctx.save_for_backward(z, theta)
+
+    @staticmethod
+    def vmap(info: Any, dims: tuple[int | None, ...], z: Tensor, theta: Tensor, bandwidth: float) -> tuple[Tensor, int]:
+        return heaviside(*_aligned(z, dims[0], theta, dims[1], info.batch_size), bandwidth), 0
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

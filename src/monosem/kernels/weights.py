@@ -16,10 +16,19 @@ __all__ = ["row_norms", "rows_of"]
 
 class _RowsOf(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, latents: Tensor, weight: Tensor) -> Tensor:
-        ctx.ledger, ctx.latents = the_ledger(), latents
-        ctx.save_for_backward(weight)
+    def forward(latents: Tensor, weight: Tensor) -> Tensor:
         return weight[latents]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.latents, weight = inputs
+        ctx.ledger = the_ledger()
+        ctx.save_for_backward(weight)
+
+    @staticmethod
+    def vmap(info: Any, dims: tuple[int | None, ...], latents: Tensor, weight: Tensor) -> tuple[Tensor, int]:
+        assert dims[0] is None, "all runs have the same latents"
+        return weight.movedim(dims[1] or 0, 0)[:, latents], 0
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -33,11 +42,18 @@ class _RowsOf(torch.autograd.Function):
 
 class _RowNorms(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weight: Tensor) -> Tensor:
+    def forward(weight: Tensor) -> Tensor:
         norms: Tensor = torch.linalg.vector_norm(weight, dim=1)
-        ctx.ledger = the_ledger()
-        ctx.save_for_backward(weight, norms)
         return norms
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.ledger = the_ledger()
+        ctx.save_for_backward(*inputs, output)
+
+    @staticmethod
+    def vmap(info: Any, dims: tuple[int], weight: Tensor) -> tuple[Tensor, int]:
+        return torch.linalg.vector_norm(weight.movedim(dims[0], 0), dim=2), 0
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor | None:

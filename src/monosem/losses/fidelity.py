@@ -100,6 +100,7 @@ class Matryoshka(Term):
     reduction: Reduction = "sum"
     detach_inner: bool = False
     name: ClassVar[str] = "matryoshka"
+    shared: ClassVar[tuple[str, ...]] = ("level",)
 
     def __post_init__(self) -> None:
         ordered = all(a < b for a, b in pairwise(self.fractions))
@@ -122,11 +123,12 @@ class Matryoshka(Term):
         target = step.x_r - step.model.offset(step.x_p)
         groups = self._write_groups(step, state["level"])
         unit = _unit(step.x_r, self.reduction)
-        if not self.detach_inner:
+        if not self.detach_inner and not step.stacked:
             total, error = nested_squares(target, groups, weights)
             step.know(error)
             return total * unit
-        inner = groups.detach().cumsum(1) - groups.detach()
+        earlier = groups.detach() if self.detach_inner else groups
+        inner = earlier.cumsum(1) - earlier
         errors = target[:, None] - inner - groups
         step.know(errors[:, -1])
         return (errors.pow(2).sum((0, 2)) * errors.new_tensor(weights)).sum() * unit

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from monosem.base.errors import RefusedError
@@ -26,7 +26,11 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """What one training step offers to the loss terms."""
+    """What one training step offers to the loss terms.
+
+    `stacked`: this step is one of several that torch.func.vmap takes side by side, so no term may branch on a number
+    of its own (train.stack).
+    """
 
     model: SDL
     x_p: Float[Tensor, "batch n_p"]
@@ -34,6 +38,7 @@ class Step:
     out: Forward
     dead: Bool[Tensor, " n_q"] | None
     context: Context
+    stacked: bool = False
 
     @property
     def code(self) -> Code:
@@ -74,6 +79,12 @@ class Step:
         """Decoder norms over all targets."""
         return self.model.decoder_norm()
 
+    @property
+    def count_dead(self) -> int | Int[Tensor, ""]:
+        """How many latents are dead; a tensor where runs are stacked, since each has a number of its own."""
+        count = 0 if self.dead is None else self.dead.sum()
+        return count if self.stacked else int(count)
+
     def activate(self, cells: Code) -> Code:
         """sigma's value on pre-activations that a request brought."""
         value = self.model.activation.value(cells.values, self.model.along(cells))
@@ -91,11 +102,13 @@ class Term(ABC):
     """One summand of the objective, times its weight (a number or a Ramp over the run).
 
     A term that keeps state (p-annealing, say) returns it from `init_state` and changes it in `apply`;
-    it is saved with the run.
+    it is saved with the run. `shared` names what of it depends on sizes and the step alone, so that stacked runs
+    share it.
     """
 
     weight: Schedule = 1.0
     name: ClassVar[str] = "term"
+    shared: ClassVar[tuple[str, ...]] = ()
 
     def refuse(self, activation: Activation, layout: Layout) -> str | None:
         """Why this term cannot go with an activation and a layout; None if it can."""
@@ -156,12 +169,15 @@ class Objective:
         """Every term's state, by label."""
         return {label: term.init_state(model) for label, term in zip(self.labels, self.terms, strict=True)}
 
-    def __call__(self, step: Step, state: dict[str, State]) -> Loss:
-        """The loss of one step."""
+    def __call__(
+        self, step: Step, state: dict[str, State], weights: Mapping[str, float | Tensor] | None = None
+    ) -> Loss:
+        """The loss of one step; `weights` by label stand in for the terms' own."""
         total: Tensor | None = None
         parts: dict[str, Tensor] = {}
         for label, term in zip(self.labels, self.terms, strict=True):
-            weight = at_step(term.weight, step.context.step, step.context.steps)
+            context = step.context
+            weight = weights[label] if weights else at_step(term.weight, context.step, context.steps)
             part = weight * term.apply(step, state[label])
             parts[label] = part.detach()
             total = part if total is None else total + part

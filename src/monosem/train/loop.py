@@ -31,7 +31,19 @@ from monosem.train.progress import progress_bar
 from monosem.train.state import Run, load_run, save_run
 from monosem.train.update import Update
 
-__all__ = ["Callback", "Result", "fit", "identity_of", "train_step"]
+__all__ = [
+    "Callback",
+    "Result",
+    "check_finite",
+    "finished",
+    "fit",
+    "hold_anchors",
+    "identity_of",
+    "log_entry",
+    "resample",
+    "start_run",
+    "train_step",
+]
 
 Callback = Callable[[Run, dict[str, float]], None]
 
@@ -53,7 +65,7 @@ def identity_of(method: Method, source: Source, n_q: int, config: FitConfig, anc
     return digest({"method": method, "data": source.digest, "n_q": n_q, "config": plain, "anchors": held})
 
 
-def _hold(model: SDL, objective: Objective) -> None:
+def hold_anchors(model: SDL, objective: Objective) -> None:
     """Put hard anchors back, to the bit, after what normalises or resamples."""
     for term in objective.terms:
         if isinstance(term, AnchorPenalty):
@@ -77,14 +89,14 @@ def train_step(run: Run, update: Update, x_p: Tensor, x_r: Tensor) -> tuple[Step
         torch.autograd.backward(loss.total)
     update.apply(ledger)
     with torch.no_grad():
-        _hold(model, objective)
+        hold_anchors(model, objective)
         model.activation.project(dict(model.act.items()))
         run.tracker.update(out.code)
     run.step += 1
     return step, loss
 
 
-def _entry(run: Run, config: FitConfig, step: Step, loss: Loss) -> dict[str, float]:
+def log_entry(run: Run, config: FitConfig, step: Step, loss: Loss) -> dict[str, float]:
     """What is logged of a step: the loss that was trained, part by part."""
     with torch.no_grad():
         active = (count(step.code.values.detach()) if not step.code.is_sparse else step.code.count()) / step.code.batch
@@ -101,7 +113,8 @@ def _entry(run: Run, config: FitConfig, step: Step, loss: Loss) -> dict[str, flo
     }
 
 
-def _check_finite(run: Run, config: FitConfig, step: Step, loss: Loss) -> None:
+def check_finite(run: Run, config: FitConfig, step: Step, loss: Loss) -> None:
+    """Raises: DataError when the loss of a step is not finite; it names the rows, or else the learning rate."""
     total = float(loss.total.detach())
     if math.isfinite(total):
         return
@@ -112,7 +125,8 @@ def _check_finite(run: Run, config: FitConfig, step: Step, loss: Loss) -> None:
     raise DataError(f"the loss is {total} at step {run.step}; lower lr={config.lr} or set clip")
 
 
-def _resample(run: Run, method: Method, config: FitConfig, source: Source) -> None:
+def resample(run: Run, method: Method, config: FitConfig, source: Source) -> None:
+    """Draw dead latents anew where the method does so at this step."""
     plan = method.resample
     if plan is None or not plan.due(run.step, config.steps):
         return
@@ -126,7 +140,7 @@ def _resample(run: Run, method: Method, config: FitConfig, source: Source) -> No
     plan.apply(run.model, x_p, x_r, dead, generator)
     for constraint in method.constraints:
         constraint.after_step(run.model)
-    _hold(run.model, run.objective)
+    hold_anchors(run.model, run.objective)
     run.forget(dead)
     run.tracker.since[dead] = 0
 
@@ -137,6 +151,28 @@ def _device(config: FitConfig) -> torch.device:
     found = device.type != "cuda" or torch.cuda.is_available()
     check(found, f"device={config.device!r}, but torch {torch.__version__} sees no GPU; use 'cpu'")
     return device
+
+
+def start_run(method: Method, source: Source, n_q: int, config: FitConfig, anchors: Anchors | None = None) -> Run:
+    """A run at step 0, on its device: the model as it starts, its objective and its optimiser. Raises: as `fit`."""
+    check(source.rows is None or source.rows > 0, "the source has no rows", DataError)
+    sample_size = config.sample_rows if source.rows is None else min(config.sample_rows, source.rows)
+    sample = source.take(Order(source.rows, sample_size, config.seed).index(0))
+    model, objective = method.build(n_q, source.p_widths, source.r_widths, sample, config.seed, anchors)
+    fixed = [name for name in ("encoder", "decoder") if not all(p.requires_grad for p in getattr(model, name).weights)]
+    resampled = method.resample is not None
+    check(not (resampled and fixed), f"resampling draws {fixed} anew, but they are fixed; drop one", RefusedError)
+    model.selection = config.selection
+    model.to(_device(config))
+    hold_anchors(model, objective)
+    identity = identity_of(method, source, n_q, config, anchors)
+    return Run.start(model, objective, config.lr, config.betas, config.eps, config.window, identity)
+
+
+def finished(model: SDL, source: Source) -> SDL:
+    """A trained model in evaluation mode, the units of its source folded in."""
+    units: Units | None = getattr(source, "units", None)
+    return (model if units is None else units.fold(model)).eval()
 
 
 def fit(
@@ -173,20 +209,9 @@ def fit(
         torch.set_num_threads(config.threads)
     started = time.perf_counter()
     keep_freed_memory()
-    check(source.rows is None or source.rows > 0, "the source has no rows", DataError)
+    run = start_run(method, source, n_q, config, anchors)
+    model, device, identity = run.model, run.model.b_E.device, run.identity
     order = Order(source.rows, config.batch_size, config.seed)
-    sample_size = config.sample_rows if source.rows is None else min(config.sample_rows, source.rows)
-    sample = source.take(Order(source.rows, sample_size, config.seed).index(0))
-    model, objective = method.build(n_q, source.p_widths, source.r_widths, sample, config.seed, anchors)
-    fixed = [name for name in ("encoder", "decoder") if not all(p.requires_grad for p in getattr(model, name).weights)]
-    resampled = method.resample is not None
-    check(not (resampled and fixed), f"resampling draws {fixed} anew, but they are fixed; drop one", RefusedError)
-    device = _device(config)
-    model.selection = config.selection
-    model.to(device)
-    _hold(model, objective)
-    identity = identity_of(method, source, n_q, config, anchors)
-    run = Run.start(model, objective, config.lr, config.betas, config.eps, config.window, identity)
     folder = Path(out) if out is not None else None
     checkpoint = folder / "checkpoint.safetensors" if folder else None
     if folder and checkpoint:
@@ -202,10 +227,10 @@ def fit(
         while run.step < config.steps:
             x_p, x_r = (x.to(device) for x in source.take(order.index(run.step)))
             step, loss = train_step(run, update, x_p, x_r)
-            _check_finite(run, config, step, loss)
-            _resample(run, method, config, source)
+            check_finite(run, config, step, loss)
+            resample(run, method, config, source)
             if run.step % config.log_every == 0 or run.step in (1, config.steps):
-                entry = _entry(run, config, step, loss)
+                entry = log_entry(run, config, step, loss)
                 for callback in callbacks:
                     callback(run, entry)
                 log.add(entry)
@@ -214,8 +239,7 @@ def fit(
                 run.step == config.steps or (config.checkpoint_every and run.step % config.checkpoint_every == 0)
             ):
                 save_run(run, checkpoint)
-    units: Units | None = getattr(source, "units", None)
-    model = (model if units is None else units.fold(model)).eval()
+    model = finished(model, source)
     if folder:
         save_model(model, folder, {"method": method.spec, "steps": config.steps, "identity": identity})
     return Result(model, log.entries, time.perf_counter() - started, identity)
