@@ -289,7 +289,7 @@ class SDL(nn.Module):
 
     def decode(self, code: Code, x_p: Float[Tensor, "batch n_p"] | None = None) -> Float[Tensor, "batch n_r"]:
         """x_r_hat = W_D x_q + b_D + W_skip x_p."""
-        return self.offset(x_p) + self.write(code)
+        return self.write(code).add_(self.offset(x_p))  # in place: one array less to fetch
 
     def offset(self, x_p: Float[Tensor, "batch n_p"] | None = None) -> Tensor:
         """b_D + W_skip x_p: what the reconstruction is without any latent; [n_r] or [batch, n_r]."""

@@ -7,8 +7,7 @@
 #include <immintrin.h>
 #endif
 
-#define LANES 64
-#define WORD 16 /* entries whose comparison fits the bits of one number */
+#define LANES 64 /* entries whose comparison fits the bits of one number */
 
 /* <a, b>, in LANES running sums so that the additions do not wait for each other. */
 static inline float dot(const float *restrict a, const float *restrict b, int64_t width) {
@@ -60,20 +59,24 @@ static inline float kth_largest(float *a, int64_t n, int64_t k) {
     return found.f;
 }
 
-/* Bit l: whether s[l] > floors[l], for WORD entries. */
-static inline uint32_t above_word(const float *s, const float *floors) {
+/* Bit l: whether s[l] + bias[l] > floors[l], or floors[0] for all where `each` is 0; for LANES entries. */
+static inline uint64_t above_block(const float *s, const float *bias, const float *floors, int each) {
+    uint64_t bits = 0;
 #ifdef __AVX512F__
-    return _mm512_cmp_ps_mask(_mm512_loadu_ps(s), _mm512_loadu_ps(floors), _CMP_GT_OQ);
+    for (int64_t l = 0; l < LANES; l += 16) {
+        const __m512 sum = _mm512_add_ps(_mm512_loadu_ps(s + l), _mm512_loadu_ps(bias + l));
+        const __m512 floor = each ? _mm512_loadu_ps(floors + l) : _mm512_set1_ps(floors[0]);
+        bits |= (uint64_t)_mm512_cmp_ps_mask(sum, floor, _CMP_GT_OQ) << l;
+    }
 #else
-    uint32_t bits = 0;
-    for (uint32_t l = 0; l < WORD; l++) bits |= (uint32_t)(s[l] > floors[l]) << l;
-    return bits;
+    for (uint32_t l = 0; l < LANES; l++) bits |= (uint64_t)(s[l] + bias[l] > floors[each ? l : 0]) << l;
 #endif
+    return bits;
 }
 
 /* The place of the lowest bit, which is taken away; bits is not 0. */
-static inline int64_t next_bit(uint32_t *bits) {
-    const int64_t place = __builtin_ctz(*bits);
+static inline int64_t next_bit(uint64_t *bits) {
+    const int64_t place = __builtin_ctzll(*bits);
     *bits &= *bits - 1;
     return place;
 }

@@ -37,8 +37,10 @@ static float floor_of(const float *s, int64_t n, int64_t k, float *scratch) {
     return count >= k ? floor : -INFINITY;
 }
 
+static const float nothing[LANES];
+
 /* row[0..n) = s[first + i] + bias[i] (NULL: 0), or, of the columns `among`, s[among[i] - first] + bias[among[i]]; then
- * NaN up to a whole WORD.
+ * NaN up to a multiple of LANES.
  */
 static void lay(const float *s, int64_t n, int64_t first, const float *bias, const int64_t *among, float *row) {
     if (among)
@@ -48,7 +50,7 @@ static void lay(const float *s, int64_t n, int64_t first, const float *bias, con
         for (int64_t i = 0; i < n; i++) row[i] = s[i] + bias[first + i];
     else
         memcpy(row, s, (size_t)n * sizeof(float));
-    for (int64_t i = n; i % WORD; i++) row[i] = NAN;
+    for (int64_t i = n; i % LANES; i++) row[i] = NAN;
 }
 
 /* Keep the k largest of index[0..count), value[0..count), in order, of ties the first. Returns the k-th value. */
@@ -71,7 +73,7 @@ static float keep_largest(int32_t *index, float *value, int64_t count, int64_t k
 
 /* What is known of the k largest of each row after some of its columns. */
 struct tops {
-    int64_t k, room;  /* room >= k + WORD */
+    int64_t k, room;  /* room >= k + LANES */
     int32_t *index;   /* [rows, room]: columns that may be among the k largest, ascending, */
     float *value;     /* and their entries */
     int64_t *filled;  /* [rows] */
@@ -79,34 +81,35 @@ struct tops {
 };
 
 /* Columns first, first + 1, ... of rows [from, to): s[rows, n] + bias[column] (NULL: 0); or, of the n columns `among`
- * (ascending, not NULL), those entries of s. Columns come in ascending order from call to call. work holds n + WORD
+ * (ascending, not NULL), those entries of s. Columns come in ascending order from call to call. work holds n + LANES
  * floats and the larger of n and room.
  */
 void monosem_top(const struct tops *t, const float *s, int64_t ld, int64_t from, int64_t to, int64_t n, int64_t first,
                  const float *bias, const int64_t *among, float *work) {
-    float *row = work, *scratch = work + n + WORD, floors[WORD];
+    float *row = work, *scratch = work + n + LANES;
     for (int64_t r = from; r < to; r++) {
         int32_t *index = t->index + r * t->room;
         float *value = t->value + r * t->room, floor = t->floors[r];
         int64_t filled = t->filled[r];
-        lay(s + r * ld, n, first, bias, among, row);
-        if (filled == 0 && t->k <= n) floor = nextafterf(floor_of(row, n, t->k, scratch), -INFINITY);
-        for (int64_t l = 0; l < WORD; l++) floors[l] = floor;
-        for (int64_t start = 0; start < n; start += WORD) {
-            uint32_t bits = above_word(row + start, floors);
+        const int direct = bias && !among && floor > -INFINITY && n % LANES == 0; /* each entry is read once */
+        const float *entry = direct ? s + r * ld : row;
+        if (!direct) lay(s + r * ld, n, first, bias, among, row);
+        if (filled == 0 && t->k <= n && !direct) floor = nextafterf(floor_of(row, n, t->k, scratch), -INFINITY);
+        for (int64_t start = 0; start < n; start += LANES) {
+            const float *plus = direct ? bias + first + start : nothing;
+            uint64_t bits = above_block(entry + start, plus, &floor, 0);
             if (floor == -INFINITY)
-                for (uint32_t l = 0; l < WORD; l++) bits |= (uint32_t)(row[start + l] == floor) << l;
+                for (uint32_t l = 0; l < LANES; l++) bits |= (uint64_t)(entry[start + l] == floor) << l;
             if (!bits) continue;
-            if (filled + WORD > t->room) {
+            if (filled + LANES > t->room) {
                 floor = keep_largest(index, value, filled, t->k, scratch);
                 filled = t->k;
-                for (int64_t l = 0; l < WORD; l++) floors[l] = floor;
-                bits = above_word(row + start, floors);
+                bits = above_block(entry + start, plus, &floor, 0);
             }
             while (bits) {
-                const int64_t i = start + next_bit(&bits);
+                const int64_t l = next_bit(&bits), i = start + l;
                 index[filled] = (int32_t)(among ? among[i] : first + i);
-                value[filled++] = row[i];
+                value[filled++] = entry[i] + plus[l];
             }
         }
         if (filled > 2 * t->k) {
@@ -140,26 +143,29 @@ int64_t monosem_topped(const struct tops *t, int64_t from, int64_t to, int64_t *
 
 /* Entries of s + bias (NULL: 0) above a floor: their number in row r into counts[r]; columns (numbered from `first`)
  * and entries, where there is room. The floor of column j is floors[j], or `floor` where floors is NULL. work
- * holds n + 2 WORD floats. Returns the total, which may exceed room.
+ * holds n + LANES floats. Returns the total, which may exceed room.
  */
 int64_t monosem_above(const float *s, int64_t ld, int64_t rows, int64_t n, int64_t first, const float *bias,
                       const float *floors, float floor, int64_t room, int64_t *counts, int64_t *index, float *value,
                       float *work) {
+    const int direct = bias && n % LANES == 0; /* each entry is read once */
     int64_t total = 0;
-    float *row = work, one[WORD];
-    for (int64_t l = 0; l < WORD; l++) one[l] = floor;
+    float last[LANES] = {0.0f}; /* floors of a block that is not whole */
+    if (floors && n % LANES) memcpy(last, floors + first + n / LANES * LANES, (size_t)(n % LANES) * sizeof(float));
     for (int64_t r = 0; r < rows; r++) {
         const int64_t before = total;
-        lay(s + r * ld, n, first, bias, 0, row);
-        for (int64_t start = 0; start < n; start += WORD) {
-            const float *here = floors && n - start >= WORD ? floors + first + start : one;
-            if (floors && here == one) memcpy(one, floors + first + start, (size_t)(n - start) * sizeof(float));
-            uint32_t bits = above_word(row + start, here);
+        const float *entry = direct ? s + r * ld : work;
+        if (!direct) lay(s + r * ld, n, first, bias, 0, work);
+        for (int64_t start = 0; start < n; start += LANES) {
+            const float *plus = direct ? bias + first + start : nothing;
+            const float *here = n - start < LANES ? last : floors + first + start;
+            uint64_t bits = floors ? above_block(entry + start, plus, here, 1)
+                                   : above_block(entry + start, plus, &floor, 0);
             while (bits) {
-                const int64_t i = start + next_bit(&bits);
+                const int64_t l = next_bit(&bits);
                 if (total < room) {
-                    index[total] = first + i;
-                    value[total] = row[i];
+                    index[total] = first + start + l;
+                    value[total] = entry[start + l] + plus[l];
                 }
                 total++;
             }

@@ -3,6 +3,7 @@
  * The gradient of row j is base[j] (where base is not NULL) plus, for each set of ordered cells, the sum of
  * values[cell] * x[row] over latent j's cells. It is built in the first cache and never written to memory.
  */
+#include <float.h>
 #include <math.h>
 #include <string.h>
 #ifdef __SSE__
@@ -134,6 +135,76 @@ static int has_cells(const struct rows *s, int64_t j) {
     return s->base != 0;
 }
 
+/* Row j, which is in reach; and row `ahead`, which is asked for meanwhile: the pass waits for memory, and a core asks for
+ * more of it at a time than the processor foresees.
+ */
+struct moving {
+    float *restrict w, *restrict m, *restrict v;
+    int64_t ahead; /* from row j to the next one that moves, in floats */
+};
+
+static inline void ask_ahead(const struct moving *row, int64_t from, int64_t to) {
+    for (int64_t i = from + row->ahead; i < to + row->ahead; i += 16) {
+        __builtin_prefetch(row->w + i, 0, 2);
+        __builtin_prefetch(row->m + i, 0, 2);
+        __builtin_prefetch(row->v + i, 0, 2);
+    }
+}
+
+/* out[i] = 1 / (sqrt(v[i]) inverse_root + eps), to two units in the last place; the processor's own root and quotient
+ * take longer than the memory that they would wait for.
+ */
+static inline void inverse(const float *restrict v, int64_t n, float inverse_root, float eps, float *restrict out) {
+#ifdef __AVX512F__
+    if (n == LANES) {
+        const __m512 half = _mm512_set1_ps(0.5f), more = _mm512_set1_ps(1.5f), two = _mm512_set1_ps(2.0f);
+        for (int64_t i = 0; i < LANES; i += 16) {
+            const __m512 a = _mm512_max_ps(_mm512_loadu_ps(v + i), _mm512_set1_ps(FLT_MIN));
+            __m512 r = _mm512_rsqrt14_ps(a);
+            r = _mm512_mul_ps(r, _mm512_fnmadd_ps(_mm512_mul_ps(half, a), _mm512_mul_ps(r, r), more));
+            const __m512 d = _mm512_fmadd_ps(_mm512_mul_ps(a, r), _mm512_set1_ps(inverse_root), _mm512_set1_ps(eps));
+            const __m512 q = _mm512_rcp14_ps(d);
+            _mm512_storeu_ps(out + i, _mm512_mul_ps(q, _mm512_fnmadd_ps(d, q, two)));
+        }
+        return;
+    }
+#endif
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) out[i] = 1.0f / (sqrtf(v[i]) * inverse_root + eps);
+}
+
+/* Adam on n <= LANES columns of a row, from `from` on, with gradient (g - part w) scale (g NULL: 0). The squares
+ * of the new w are added to `squares`.
+ */
+static inline void adam(const struct rows *s, const struct moving *row, const float *restrict g, float part,
+                        int64_t from, int64_t n, float *restrict squares) {
+    const float b1 = s->beta1, b2 = s->beta2, c1 = 1.0f - b1, c2 = 1.0f - b2, step = s->step, scale = s->scale;
+    float *restrict w = row->w + from, *restrict m = row->m + from, *restrict v = row->v + from;
+    float over[LANES];
+    if (g)
+#pragma omp simd
+        for (int64_t i = 0; i < n; i++) {
+            const float d = (g[from + i] - part * w[i]) * scale;
+            m[i] = b1 * m[i] + c1 * d;
+            v[i] = b2 * v[i] + c2 * d * d;
+        }
+    else
+#pragma omp simd
+        for (int64_t i = 0; i < n; i++) m[i] *= b1, v[i] *= b2;
+    inverse(v, n, 1.0f / s->root, s->eps, over);
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) {
+        w[i] -= step * m[i] * over[i];
+        squares[i] += w[i] * w[i];
+    }
+}
+
+/* The first row from j on that has a gradient, or had one at any time. */
+static int64_t next_moving(const struct rows *s, int64_t j, int64_t to, const uint8_t *moved) {
+    while (j < to && !moved[j] && !has_cells(s, j)) j++;
+    return j;
+}
+
 /* One step of Adam on rows [from, to). moved[j] is 0 as long as row j never had a gradient: its moments are zero and
  * so is its update, so it is left alone.
  */
@@ -142,44 +213,30 @@ void monosem_rows_step(const struct rows *s, int64_t from, int64_t to, uint8_t *
     const unsigned csr = _mm_getcsr();
     _mm_setcsr(csr | 0x8040); /* denormal moments of latents that rest would cost a hundred cycles each */
 #endif
-    const float b1 = s->beta1, b2 = s->beta2, c1 = 1.0f - b1, c2 = 1.0f - b2;
-    const float inverse_root = 1.0f / s->root, step = s->step, eps = s->eps, scale = s->scale;
-    for (int64_t j = from; j < to; j++) {
+    for (int64_t j = next_moving(s, from, to, moved), next; j < to; j = next) {
+        next = next_moving(s, j + 1, to, moved);
+        moved[j] = 1;
         const int again = s->kept && s->shared;
         const float *g = again ? s->kept + j * s->width : built;
-        const int active = again ? has_cells(s, j) : gradient(s, j, built);
-        if (!active && !moved[j]) continue;
-        moved[j] = 1;
+        if (!(again ? has_cells(s, j) : gradient(s, j, built))) g = 0;
         const int64_t at = j * s->width;
-        float *restrict w = s->w + at, *restrict m = s->m + at, *restrict v = s->v + at;
+        const struct moving row = {s->w + at, s->m + at, s->v + at, ((next < to ? next : j) - j) * s->width};
         float *share = s->share + j * s->pieces;
-        if (active && s->project && !s->shared) shares(s, g, w, share);
+        if (g && s->project && !s->shared) shares(s, g, row.w, share);
         for (int64_t p = 0; p < s->pieces; p++) {
             const int64_t a = s->bounds[p], b = s->bounds[p + 1];
-            float norm = 0.0f;
-            if (active) {
-                const float part = s->project ? share[p] : 0.0f;
-#pragma omp simd reduction(+ : norm)
-                for (int64_t i = a; i < b; i++) {
-                    const float d = (g[i] - part * w[i]) * scale;
-                    m[i] = b1 * m[i] + c1 * d;
-                    v[i] = b2 * v[i] + c2 * d * d;
-                    w[i] -= step * m[i] / (sqrtf(v[i]) * inverse_root + eps);
-                    norm += w[i] * w[i];
-                }
-            } else {
-#pragma omp simd reduction(+ : norm)
-                for (int64_t i = a; i < b; i++) {
-                    m[i] *= b1;
-                    v[i] *= b2;
-                    w[i] -= step * m[i] / (sqrtf(v[i]) * inverse_root + eps);
-                    norm += w[i] * w[i];
-                }
+            const float part = s->project && g ? share[p] : 0.0f;
+            float squares[LANES] = {0.0f};
+            int64_t i = a;
+            for (; i + LANES <= b; i += LANES) {
+                ask_ahead(&row, i, i + LANES);
+                adam(s, &row, g, part, i, LANES, squares);
             }
+            if (i < b) adam(s, &row, g, part, i, b - i, squares);
             if (!s->unit) continue;
-            const float factor = 1.0f / sqrtf(norm > 1e-30f ? norm : 1e-30f);
+            const float norm = (float)folded(squares), factor = 1.0f / sqrtf(norm > 1e-30f ? norm : 1e-30f);
 #pragma omp simd
-            for (int64_t i = a; i < b; i++) w[i] *= factor;
+            for (i = a; i < b; i++) row.w[i] *= factor;
         }
     }
 #ifdef __SSE__

@@ -43,7 +43,7 @@ class Tops:
         runs = runs_of(self.rows, _RUNS)
 
         def work(unit: int) -> None:
-            scratch = torch.empty(n + 16 + max(n, self._state.room))
+            scratch = torch.empty(n + 64 + max(n, self._state.room))
             lib.monosem_top(
                 ctypes.byref(self._state), pointer(score), _I(score.stride(0)), _I(runs[unit][0]), _I(runs[unit][1]),
                 _I(n), _I(first), pointer(self.bias), pointer(among), pointer(scratch),
@@ -87,7 +87,7 @@ class AboveFloor:
 
         def work(unit: int) -> None:
             a, b = runs[unit]
-            index, value, scratch = torch.empty(share, dtype=torch.int64), torch.empty(share), torch.empty(n + 32)
+            index, value, scratch = torch.empty(share, dtype=torch.int64), torch.empty(share), torch.empty(n + 64)
             total = lib.monosem_above(
                 _P(score.data_ptr() + 4 * a * score.stride(0)), _I(score.stride(0)), _I(b - a), _I(n), _I(first),
                 pointer(self.bias), pointer(columns), _F(one), _I(share), _P(counts.data_ptr() + 8 * a), pointer(index),
