@@ -6,7 +6,8 @@ python -m tools.sweep TASK OUT SPEC [SPEC ...]   runs every spec on seeds 100 an
 import sys
 
 from monosem.bench.defaults import fit_config
-from monosem.bench.run import Job, run_jobs
+from monosem.bench.many import run_jobs
+from monosem.bench.run import Job
 
 SEEDS = (100, 101)
 

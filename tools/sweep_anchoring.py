@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from monosem.anchoring.term import PRINTED, Anchoring
 from monosem.bench.defaults import fit_config
-from monosem.bench.run import Job, run_jobs
+from monosem.bench.many import run_jobs
+from monosem.bench.run import Job
 
 TASK, ANCHORS, SEEDS = "lrb/mini-hard", 60, (100, 101)
 PLANS = (

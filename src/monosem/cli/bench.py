@@ -71,7 +71,7 @@ def bench(
 ) -> None:
     """Train and score methods, plain and anchored, against known features; go on where an earlier call stopped."""
     from monosem.anchoring.term import PRINTED
-    from monosem.bench.run import run_jobs
+    from monosem.bench.many import run_jobs
     from monosem.bench.study import plan
     from monosem.cli.live import LiveRuns
 

@@ -6,8 +6,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from monosem.bench.defaults import fit_config, recipe
+from monosem.bench.many import run_jobs
 from monosem.bench.records import read_records
-from monosem.bench.run import Job, run_jobs
+from monosem.bench.run import Job
 from monosem.bench.speed.turns import Tell
 
 __all__ = ["sweep"]

@@ -12,9 +12,10 @@ import torch
 from monosem.base.errors import MonosemError
 from monosem.base.spec import canonical
 from monosem.bench.anchor_sets import discovered_anchors
+from monosem.bench.many import run_jobs
 from monosem.bench.pool import run_all
 from monosem.bench.records import read_records
-from monosem.bench.run import Job, job_head, run_jobs
+from monosem.bench.run import Job, job_head
 from monosem.bench.studies.base import Entry, Scale, Study, jobs_of
 from monosem.bench.tasks import Task, TaskSource
 
@@ -52,11 +53,12 @@ def run_study(
     on_done: Callable[[int, Path], None] | None = None,
     on_error: Callable[[int, str], None] | None = None,
     on_discovery: Callable[[int, int], None] | None = None,
+    stack: int | None = 1,
 ) -> int:
     """Run the jobs that have no record yet; first, once per world, discover the anchors that some of them need.
 
     Returns how many were there already. Callbacks as in `run_jobs`, with numbers of `jobs`; `on_discovery(done, all)`
-    hears of the worlds. A job whose discovery failed tries it again, and says why it fails.
+    hears of the worlds; `stack` as in `run_jobs`. A job whose discovery failed tries it again, and says why it fails.
     """
     folder = Path(folder)
     there = _found(folder)
@@ -86,6 +88,7 @@ def run_study(
         on_step and (lambda number, step: on_step(todo[number], step)),
         on_done and (lambda number, path: on_done(todo[number], path)),
         heard,
+        stack,
     )
     if failed and on_error is None:
         raise MonosemError(f"{len(failed)} of {len(todo)} runs failed; the first: {failed[0]}")
