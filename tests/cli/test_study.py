@@ -15,6 +15,7 @@ WRONG = [
     (("table7", "--arm", "our"), "no run of table7 has an arm 'our'; known: paper, paper+anchors, ours+discovered"),
     (("table7", "--seeds", "0"), "--seeds 0; use at least one world"),
     (("table7", "--workers", "0"), "--workers 0; use at least one"),
+    (("table7", "--stack", "0"), "--stack 0; put at least one run in a stack"),
 ]
 
 

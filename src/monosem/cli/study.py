@@ -29,6 +29,13 @@ def study(
     workers: Annotated[
         int | None, typer.Option(help="Processes, one thread each. [default: one per core]", show_default=False)
     ] = None,
+    stack: Annotated[
+        int | None,
+        typer.Option(
+            help="Train up to so many runs of one shape side by side. [default: alone on a CPU, by size on a GPU]",
+            show_default=False,
+        ),
+    ] = None,
     out_folder: Annotated[
         Path | None,
         typer.Option("--out", help="Folder of the records. [default: runs/studies/SCALE]", show_default=False),
@@ -54,6 +61,8 @@ def study(
     folder = out_folder or Path("runs/studies") / scale
     if workers is not None and workers < 1:
         fail(f"--workers {workers}; use at least one")
+    if stack is not None and stack < 1:
+        fail(f"--stack {stack}; put at least one run in a stack")
     if seeds is not None and seeds < 1:
         fail(f"--seeds {seeds}; use at least one world")
     worlds = size.seeds if seeds is None else tuple(range(size.seeds[0], size.seeds[0] + seeds))
@@ -66,7 +75,7 @@ def study(
     jobs = [
         replace(job, config=replace(job.config, device=device)) for entry, job in every if not arm or entry.arm in arm
     ]
-    failed = 0 if only_show or not jobs else _run(jobs, folder, workers, scale)
+    failed = 0 if only_show or not jobs else _run(jobs, folder, workers, stack, scale)
     for one in chosen:
         found = outcomes(one, size, folder, worlds)
         out().print(study_text(one, found), soft_wrap=True, markup=False, highlight=False)
@@ -100,7 +109,7 @@ def _is_drawn(name: str) -> bool:
     return known[name]
 
 
-def _run(jobs: "list[Job]", folder: Path, workers: int | None, scale: str) -> int:
+def _run(jobs: "list[Job]", folder: Path, workers: int | None, stack: int | None, scale: str) -> int:
     """Run what has no record yet, with bars; returns how many runs failed."""
     from monosem.bench.studies.queue import run_study
     from monosem.cli.live import LiveRuns
@@ -112,7 +121,7 @@ def _run(jobs: "list[Job]", folder: Path, workers: int | None, scale: str) -> in
         say(f"anchors found in {done} of {count} worlds", "dim")
 
     with live:
-        there = run_study(jobs, folder, workers, live.start, live.step, live.done, live.error, discovery)
+        there = run_study(jobs, folder, workers, live.start, live.step, live.done, live.error, discovery, stack)
     if there:
         say(f"{there} of {len(jobs)} runs were there already, or stand in several rows", "dim")
     for number, why in live.failed.items():

@@ -237,5 +237,17 @@ def _sweep(found: Mapping[str, Any]) -> str:
     same = "the same bits as" if found["equal"] else "NOT the same bits as"
     return (
         f"{found['jobs']} runs of {found['steps']} steps on `{found['task']}`, scored: {one:.0f} s in one process, "
-        f"{two:.0f} s in two ({one / two:.2f} times as fast), with {same} every run alone in a process of its own.\n"
+        f"{two:.0f} s in two ({one / two:.2f} times as fast), with {same} every run alone in a process of its own."
+        f"{_side_by_side(found)}\n"
+    )
+
+
+def _side_by_side(found: Mapping[str, Any]) -> str:
+    """The stacked runs of a sweep, in records that have them."""
+    stacked = found.get("stacked")
+    if stacked is None:
+        return ""
+    return (
+        f" Stacked, {stacked['runs']} side by side, one process takes {stacked['seconds']:.0f} s for all of them; no "
+        f"logged loss is further than {stacked['furthest_loss']:.1g} of itself from that of the run alone."
     )

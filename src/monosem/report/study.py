@@ -177,7 +177,7 @@ def facts(outcomes: Iterable[Outcome]) -> str:
     machines = sorted({str(record["env"]["cpu"]) for record in runs} | _devices(runs))
     torches = sorted({str(record["env"]["torch"]) for record in runs})
     worlds = sorted({record["seed"]["world"] for record in runs})
-    minutes = sum(record["wall_time_s"] for record in runs) / 60
+    minutes = sum(record["wall_time_s"] / record["env"].get("stacked", 1) for record in runs) / 60
     there = sum(record is not None for record in every)
     return (
         f"{there} of {len(every)} cells run, {len(runs)} runs of {', '.join(f'`{name}`' for name in tasks)}, "
