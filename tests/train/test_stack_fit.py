@@ -27,7 +27,7 @@ from monosem.train.state import load_run, save_run
 from monosem.train.update import Update
 from tests.train.scenes import anchors, rows
 
-CONFIG = FitConfig(30, 32, 1e-2, log_every=1, dead_window=60, threads=1)
+CONFIG = FitConfig(30, 32, 1e-2, log_every=3, dead_window=60, threads=1)
 SMALL = FitConfig(4, 8, 1e-2, log_every=1, threads=1)
 
 
