@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from monosem.bench.tasks import TaskSource, task
-from monosem.methods import METHODS, method
+from monosem.core.activations import JumpReLU
+from monosem.losses.fidelity import Reconstruction
+from monosem.methods import METHODS, Method, method
 from monosem.train.config import FitConfig, Order
 from monosem.train.loop import resample, start_run, train_step
 from monosem.train.stack import Stack
@@ -28,8 +30,13 @@ def _nano(text: str) -> Callable[[], Scene]:
     return make
 
 
+def _low() -> Scene:
+    """Thresholds so close to 0 that steps take them below, from where they are brought back."""
+    return Scene(Method(JumpReLU(0.004), (Reconstruction(),)))
+
+
 _ROWS = (*METHODS, "topk_crosscoder")
-MADE = {**SCENES, **{f"row {name}": _nano(name) for name in _ROWS}}
+MADE = {**SCENES, "low": _low, **{f"row {name}": _nano(name) for name in _ROWS}}
 """Every row of the methods' table, and every scene of the other tests (anchors, pairings, resampling, fixed parts)."""
 
 

@@ -36,7 +36,7 @@ def _selected(
         return _largest(score, min(rule.k, score.shape[1]))
     if isinstance(activation, BatchTopK):
         count = min(int(activation.k_at(context) * score.shape[0]), score.numel())
-        return _largest(score.reshape(1, -1), count).view_as(score) & (score > 0)
+        return _largest(score.reshape(1, -1), count).view_as(score)  # below 0 is 0 by itself
     chosen = activation.select(score, at, context)
     if not isinstance(chosen, Positions):
         return chosen
