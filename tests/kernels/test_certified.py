@@ -1,5 +1,7 @@
 """Selection from a bfloat16 product is selection from float32 sums: on ties, near-ties, extremes; and in training."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -14,6 +16,7 @@ from monosem.kernels import precision
 from monosem.kernels.native import certified
 from monosem.kernels.native.build import library, why_absent
 from monosem.kernels.native.certified import Halved
+from monosem.kernels.native.team import address, each
 from monosem.train.config import FitConfig
 from monosem.train.loop import fit
 from tests.train.scenes import rows, scene_source
@@ -41,12 +44,25 @@ def encoders(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor]:
     return x * scale, W, bias * scale
 
 
+TILES = [(1024, 2048), (2, 64), (3, 40)]
+
+
+@contextmanager
+def tiles(shape: tuple[int, int]) -> Iterator[None]:
+    """Rows and latents of one product."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(certified, "ROWS", shape[0])
+        patch.setattr(certified, "COLUMNS", shape[1])
+        yield
+
+
 @given(encoders(), st.data())
 def test_top_is_the_top_of_the_defined_order(case: tuple[Tensor, Tensor, Tensor], data: st.DataObject) -> None:
     x, W, bias = case
     k = data.draw(st.integers(1, W.shape[0]))
     halved = Halved(W, bias)
-    found = halved.top(x, k, data.draw(st.sampled_from([None, k, 0])))
+    with tiles(data.draw(st.sampled_from(TILES))):
+        found = halved.top(x, k, data.draw(st.sampled_from([None, k, 0])))
     assert found is not None
     z = halved.every(x)
     torch.testing.assert_close(
@@ -60,13 +76,14 @@ def test_top_is_the_top_of_the_defined_order(case: tuple[Tensor, Tensor, Tensor]
     assert torch.equal(found[1], z.gather(1, wanted))
 
 
-@given(encoders(), st.booleans())
-def test_above_is_all_above(case: tuple[Tensor, Tensor, Tensor], per_column: bool) -> None:
+@given(encoders(), st.booleans(), st.sampled_from(TILES))
+def test_above_is_all_above(case: tuple[Tensor, Tensor, Tensor], per_column: bool, tile: tuple[int, int]) -> None:
     x, W, bias = case
     halved = Halved(W, bias)
     z = halved.every(x)
     floors: Tensor | float = z[0].clone() if per_column else float(z.median())  # exactly at a cell: not above it
-    found = halved.above(x, floors, 8 * z.numel())
+    with tiles(tile):
+        found = halved.above(x, floors, 8 * z.numel())
     assert found is not None
     mask = z > floors
     assert torch.equal(found[0], mask.sum(1))
@@ -79,11 +96,15 @@ def test_the_bound_holds_for_every_cell(case: tuple[Tensor, Tensor, Tensor]) -> 
     """The low-precision value differs from float64 by no more than the certificate allows."""
     x, W, bias = case
     halved = Halved(W, bias)
-    parts, (y, x_lost, x_size) = halved._product(x)
-    y, summation = y.double(), parts.summation
-    allowed = (halved.lost[None] * (x_size + x_lost)[:, None] + halved.size[None] * x_lost[:, None]).double()
-    allowed = allowed + 2 * summation * (halved.size[None] * (x_size + x_lost)[:, None]).double() + y.abs() / 256
-    assert bool(((x.double() @ W.double().T - y).abs() <= allowed * 1.01).all())
+    low, up = (torch.empty(x.shape[0], 64 * -(-W.shape[0] // 64)) for _ in range(2))
+    for parts, _ in halved._products(x):
+        each("bounds", [(address(parts), 0, x.shape[0], low.shape[1], address(low), address(up))])
+    z = x.double() @ W.double().T + bias.double()
+    assert bool((low[:, : W.shape[0]] <= z).all())
+    assert bool((z <= up[:, : W.shape[0]]).all())
+    room = (up - low)[:, : W.shape[0]].double()
+    products = x.double().norm(dim=1)[:, None] * (W.double().norm(dim=1) + 1e-28)  # zeros have a bound too
+    assert bool((room <= 0.05 * (products + bias.abs())).all())
 
 
 def test_near_ties_fall_back_and_are_still_right() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from monosem.base.sparse import Positions
-from monosem.kernels.native import calls, select
+from monosem.kernels.native import calls, select, team
 from monosem.kernels.native.build import library, why_absent
 from monosem.kernels.native.rows import CellSet, RowStep, inner_alone
 from monosem.kernels.workspace import recycled, workspace
@@ -223,22 +223,20 @@ def test_a_workspace_is_used_again_and_sized_to_the_call() -> None:
 
 @pytest.mark.parametrize("own", [False, True])
 @pytest.mark.usefixtures("_threads")
-def test_work_is_spread_once_over_units_and_errors_come_back(own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_unit_is_done_once(own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if own:  # where torch does not run on GNU's OpenMP
-        monkeypatch.setattr(calls, "_team", lambda: None)
-    done: list[int] = []
-    calls.spread(done.append, 40)
-    assert sorted(done) == list(range(40))
-    with ThreadPoolExecutor(1) as other:
-        other.submit(calls.spread, done.append, 7).result()
-    assert sorted(done[40:]) == list(range(7))
+        monkeypatch.setattr(team, "_team", lambda: None)
+    values = (numbers(0, 4000) > 0.5).float()
+    runs = team.runs_of(4000, 37)
 
-    def fail(unit: int) -> None:
-        if unit == 5:
-            raise ValueError("unit 5")
+    def counts() -> list[int]:
+        return team.each("count", [(team.address(values), a, b) for a, b in runs])
 
-    with pytest.raises(ValueError, match="unit 5"):
-        calls.spread(fail, 9)
+    wanted = [int(values[a:b].sum()) for a, b in runs]
+    assert counts() == wanted
+    with ThreadPoolExecutor(1) as other:  # a thread that is not the first has a team of its own
+        assert other.submit(counts).result() == wanted
+    assert team.each("count", []) == []
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is recycled on Linux only")

@@ -12,7 +12,17 @@ from monosem.core.selection import DENSE_ABOVE, Above, Largest, Rule
 from monosem.kernels.native.select import AboveFloor, Tops
 from monosem.kernels.workspace import workspace
 
-__all__ = ["COLUMNS", "ROWS", "SAMPLE_ROWS", "Ranked", "crowded", "select_by_columns", "step_of_sample"]
+__all__ = [
+    "COLUMNS",
+    "ROWS",
+    "SAMPLE_ROWS",
+    "Ranked",
+    "crowded",
+    "floors_of",
+    "positions",
+    "select_by_columns",
+    "step_of_sample",
+]
 
 ROWS, COLUMNS = 1024, 2048
 """Rows and latents of a tile."""
@@ -33,7 +43,8 @@ def step_of_sample(n_q: int) -> int:
     return max(1, n_q // _SAMPLE_LATENTS)
 
 
-def _floors(rule: Above) -> Tensor | float:
+def floors_of(rule: Above) -> Tensor | float:
+    """One floor for all latents, or one each."""
     if not isinstance(rule.floor, Tensor):
         return rule.floor
     return float(rule.floor) if rule.floor.numel() == 1 else rule.floor.reshape(-1).contiguous()
@@ -41,7 +52,7 @@ def _floors(rule: Above) -> Tensor | float:
 
 def crowded(rule: Above, sample: Float[Tensor, "rows latents"]) -> bool:
     """Whether a rule carries more than DENSE_ABOVE of a sample's cells."""
-    floors = _floors(rule)
+    floors = floors_of(rule)
     if isinstance(floors, Tensor):
         floors = floors[:: step_of_sample(floors.numel())]
     return int(torch.count_nonzero(sample > floors)) > DENSE_ABOVE * sample.numel()
@@ -49,7 +60,7 @@ def crowded(rule: Above, sample: Float[Tensor, "rows latents"]) -> bool:
 
 def _stream(wish: Rule | Ranked, rows: int, bias: Tensor) -> Tops | AboveFloor:
     if isinstance(wish, Above):
-        return AboveFloor(_floors(wish), bias, wish.most)
+        return AboveFloor(floors_of(wish), bias, wish.most)
     latents = None if isinstance(wish, Largest) or wish.among is None else wish.among.nonzero().squeeze(1)
     return Tops(rows, min(wish.k, bias.numel() if latents is None else latents.numel()), latents, bias)
 
@@ -75,11 +86,12 @@ def select_by_columns(
             found = stream.found()
             if found is None:
                 return None
-            part.append((_positions(found, n_q), found[-1].reshape(-1)))
+            part.append((positions(found, n_q), found[-1].reshape(-1)))
     return [(Positions.below([at for at, _ in part]), torch.cat([z for _, z in part])) for part in parts]
 
 
-def _positions(found: tuple[Tensor, ...], n_q: int) -> Positions:
+def positions(found: tuple[Tensor, ...], n_q: int) -> Positions:
+    """Of (columns, z) as many in each row, or of (cells per row, columns, z)."""
     if len(found) == 2:
         return Positions.from_rows(found[0], n_q)
     crow = torch.zeros(found[0].numel() + 1, dtype=torch.int64)

@@ -6,7 +6,7 @@ Tiles are columns (latents) where a rule on z selects, since W then goes through
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from monosem.base.sparse import Positions
 from monosem.core.activation import Activation, At, Context, Fold
-from monosem.core.columns import SAMPLE_ROWS, Ranked, crowded, select_by_columns, step_of_sample
+from monosem.core.columns import SAMPLE_ROWS, Ranked, crowded, floors_of, positions, select_by_columns, step_of_sample
 from monosem.core.selection import DENSE_ABOVE, SAMPLE, Above, Largest, Rule, Top, top_of_row
 from monosem.kernels.blocks import Block
 from monosem.kernels.gpu.launch import serves
@@ -79,7 +79,6 @@ class Encoder:
     """The encoder in both precisions, where bfloat16 products propose what is selected."""
     low: bool = False
     """The same on a GPU."""
-    _memory: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @cached_property
     def whole(self) -> bool:
@@ -115,12 +114,6 @@ class Encoder:
         ]
         return Picked(found[0], dict(zip(among, found[1:], strict=True)), None)
 
-    def gathered(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Encoder rows and biases of some latents; gathered once for all tiles."""
-        if "dead" not in self._memory:
-            self._memory["dead"] = (self.weights[0].index_select(0, latents), self.bias[latents])
-        return self._memory["dead"]
-
     def every(self, x: Float[Tensor, "batch n_p"], known: Tensor | None = None) -> Float[Tensor, "batch n_q"]:
         """z of every cell; `known` are its first rows."""
         z = recycled((x.shape[0], self.bias.numel()), x)
@@ -141,7 +134,9 @@ class Encoder:
             streamed = self._streamed(x, fold.rule(self.at(None)), among)
             if streamed is not None:
                 return streamed
-        if self.direct and self.whole and batch and usable(x) and self.halved is None:
+        if self.halved is not None and batch:
+            return self._certified(x, fold, among) or replace(self, halved=None).pick(x, requests, dead)
+        if self.direct and self.whole and batch and usable(x):
             if fold.rule(self.at(None)) is None:  # few latents may be most of the code: ask for little, then for more
                 fold.look(self.sample(x).reshape(-1), batch, batch * n_q, slack=3.0)
             found = self._by_columns(x, fold, among)
@@ -172,6 +167,41 @@ class Encoder:
             return self._by_columns(x, fold, among)
         return Picked(kept, dict(zip(among, extra, strict=True)), None)
 
+    def _certified(self, x: Tensor, fold: Fold, among: dict[Top, Tensor | None]) -> Picked | None:
+        """bfloat16 products propose and exact values decide; None where cells are many, or NaN."""
+        halved, n_q, cells = self.halved, self.bias.numel(), x.shape[0] * self.bias.numel()
+        assert halved is not None
+        if fold.rule(self.at(None)) is None:
+            fold.look(halved.sample(x, SAMPLE), x.shape[0], cells)
+        rule = fold.rule(self.at(None))
+        if isinstance(rule, Largest):
+            code = _chosen(halved.top(x, rule.k), n_q)
+        else:
+            assert isinstance(rule, Above)
+            code = _chosen(halved.above(x, floors_of(rule), int(DENSE_ABOVE * cells) + 8), n_q)
+        if code is None:
+            return None
+        kept = self._finished(code, fold)
+        if kept is None:
+            return self._certified(x, fold, among)
+        extra: dict[Top, Chosen] = {}
+        for r, mask in among.items():
+            found = _chosen(halved.top(x, min(r.k, n_q)), n_q) if mask is None else self._dead(x, r.k, mask)
+            if found is None:
+                return None
+            extra[r] = found
+        return Picked(kept, extra, None)
+
+    def _dead(self, x: Tensor, k: int, mask: Tensor) -> Chosen:
+        """The largest of some latents, whose z alone is computed."""
+        latents, parts = mask.nonzero().squeeze(1), []
+        weight, bias = self.weights[0].index_select(0, latents), self.bias[latents]
+        for start in range(0, x.shape[0], TILE):
+            z = torch.addmm(bias, x[start : start + TILE], weight.T)
+            at = top_of_row(z, min(k, latents.numel()))
+            parts.append(Chosen(Positions(at.crow, latents[at.col], mask.numel()), Chosen.of(at, z).z))
+        return Chosen.joined(parts)
+
     def _finished(self, code: Chosen, fold: Fold) -> Chosen | None:
         """What is left of a batch's cells; None where the fold has lowered what it asks of one."""
         keep = fold.finish(self.activation.score(code.z, self.at(code.at)))
@@ -193,8 +223,6 @@ class Encoder:
             tile = _Tile(self, x[start : start + TILE], start == 0)
             chosen = tile.code(fold)
             if chosen is None:
-                if self.halved is not None:
-                    return replace(self, halved=None).pick(x, requests, dead)
                 return Picked(None, {}, self.every(x, tile.z if start == 0 else None), dense=True)
             code.append(chosen)
             for r in requests:
@@ -229,12 +257,10 @@ class _Tile:
     def code(self, fold: Fold) -> Chosen | None:
         """The code's cells; None where they are many, or bfloat16 cannot tell."""
         e = self.encoder
-        if e.halved is not None and self.first and fold.rule(e.at(None)) is None:
-            fold.look(e.halved.sample(self.rows, SAMPLE), self.rows.shape[0], self.cells)
         rule = fold.rule(e.at(None)) if e.direct else None
         if isinstance(rule, Largest):
             found = self._top(rule.k, None)
-            if found is not None or e.halved is not None:
+            if found is not None:
                 return found
         elif isinstance(rule, Above):
             return self._above(rule)
@@ -244,36 +270,18 @@ class _Tile:
         return Chosen.of(chosen if isinstance(chosen, Positions) else Positions.from_mask(chosen), self.z)
 
     def _top(self, k: int, among: Tensor | None) -> Chosen | None:
-        e = self.encoder
-        if e.halved is not None and among is None:
-            found = e.halved.top(self.rows, k)
-        else:
-            found = top(self.raw, k, among, e.bias)
-        return None if found is None else Chosen(Positions.from_rows(found[0], self.n_q), found[1].reshape(-1))
+        return _chosen(top(self.raw, k, among, self.encoder.bias), self.n_q)
 
     def _above(self, rule: Above) -> Chosen | None:
         """Only the first tile may say that cells are too many."""
-        e = self.encoder
-        floor = rule.floor.reshape(-1).contiguous() if isinstance(rule.floor, Tensor) else rule.floor
-        floor = float(floor) if isinstance(floor, Tensor) and floor.numel() == 1 else floor
-        room = int(DENSE_ABOVE * self.cells) + 8 if self.first or e.halved is not None else self.cells
-        found = above(self.raw, floor, room, e.bias) if e.halved is None else e.halved.above(self.rows, floor, room)
-        if found is None:
-            return None
-        crow = torch.zeros(self.rows.shape[0] + 1, dtype=torch.int64)
-        torch.cumsum(found[0], 0, out=crow[1:])
-        return Chosen(Positions(crow, found[1], self.n_q), found[2])
+        room = int(DENSE_ABOVE * self.cells) + 8 if self.first else self.cells
+        return _chosen(above(self.raw, floors_of(rule), room, self.encoder.bias), self.n_q)
 
     def request(self, r: Top, among: Tensor | None) -> Chosen:
-        """A request's cells; of bfloat16 tiles the z of the latents in question alone is computed."""
+        """A request's cells."""
         e = self.encoder
         latents = None if among is None else among.nonzero().squeeze(1)
         k = min(r.k, self.n_q if latents is None else latents.numel())
-        if e.halved is not None and latents is not None:
-            weight, bias = e.gathered(latents)
-            z = torch.addmm(bias, self.rows, weight.T)
-            at = top_of_row(z, k)
-            return Chosen(Positions(at.crow, latents[at.col], self.n_q), Chosen.of(at, z).z)
         if e.direct and k and "z" not in self.__dict__:
             found = self._top(k, latents)
             if found is not None:
@@ -285,3 +293,7 @@ def _among(request: Top, dead: Tensor | None, n_q: int, device: torch.device) ->
     if not request.dead:
         return None
     return torch.zeros(n_q, dtype=torch.bool, device=device) if dead is None else dead
+
+
+def _chosen(found: tuple[Tensor, ...] | None, n_q: int) -> Chosen | None:
+    return None if found is None else Chosen(positions(found, n_q), found[-1].reshape(-1))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 __all__ = ["SOURCES", "build_name", "library", "why_absent"]
 
-SOURCES = ("cells.c", "rank.c", "rows.c", "certified.c", "dense.c")
+SOURCES = ("cells.c", "rank.c", "rows.c", "certified.c", "dense.c", "team.c")
 _HEADERS = ("cells.h",)
 _FLAGS = (
     "-O3",
@@ -82,10 +82,6 @@ def library() -> ctypes.CDLL | None:
     except (OSError, subprocess.SubprocessError) as error:
         _reason.append(f"{error}: {getattr(error, 'stderr', '') or ''}".strip())
         return None
-    for name in ("topped", "above", "certified_top", "certified_above", "count"):
-        getattr(found, f"monosem_{name}").restype = ctypes.c_int64
-    found.monosem_rows_norm.restype = ctypes.c_double
-    found.monosem_kth_largest.restype = ctypes.c_float
     return found
 
 

@@ -6,8 +6,6 @@
  */
 #include "cells.h"
 
-#include <string.h>
-
 /* Order the cells of rows [row0, row1) by latent, stable in rows: counting sort. starts has n_q + 1 entries. */
 void monosem_latent_major(const int64_t *crow, const int64_t *col, int64_t row0, int64_t row1, int64_t n_q,
                           int64_t *starts, int32_t *order_row, int64_t *order_cell) {

@@ -1,7 +1,9 @@
 /* What several kernels share. */
 #ifndef MONOSEM_CELLS_H
 #define MONOSEM_CELLS_H
+#include <math.h>
 #include <stdint.h>
+#include <string.h>
 
 #ifdef __AVX512F__
 #include <immintrin.h>
@@ -58,6 +60,41 @@ static inline float kth_largest(float *a, int64_t n, int64_t k) {
     } found = {.i = low ^ ((low >> 31) & INT32_MAX)};
     return found.f;
 }
+
+/* A floor that at least k entries of s[0..n) reach, as high as is cheap to find; -INFINITY where none is. scratch holds
+ * n floats. For small k, entries are dealt out to 2 k heaps or more: k of them hold an entry that reaches the k-th
+ * largest of their maxima. For large k, a strided sample tells.
+ */
+static inline float floor_of(const float *s, int64_t n, int64_t k, float *scratch) {
+    const int64_t heaps = (2 * k + LANES - 1) / LANES * LANES;
+    if (4 * heaps <= n) {
+        memcpy(scratch, s, (size_t)heaps * sizeof(float));
+        for (int64_t start = heaps; start < n; start += heaps) {
+            const int64_t size = n - start < heaps ? n - start : heaps;
+#pragma omp simd
+            for (int64_t i = 0; i < size; i++) scratch[i] = s[start + i] > scratch[i] ? s[start + i] : scratch[i];
+        }
+        for (int64_t i = 0; i < heaps; i++)
+            if (scratch[i] != scratch[i]) return -INFINITY;
+        return kth_largest(scratch, heaps, k);
+    }
+    const int64_t stride = n / 512 > 1 ? n / 512 : 1, sampled = (n + stride - 1) / stride;
+    const int64_t rank = k / stride + 2 * (int64_t)sqrt((double)k / (double)stride) + 4; /* two deviations of slack */
+    if (rank >= sampled) return -INFINITY;
+    for (int64_t i = 0; i < sampled; i++) scratch[i] = s[i * stride];
+    const float floor = kth_largest(scratch, sampled, rank);
+    int64_t count = 0;
+    for (int64_t start = 0; start < n; start += 4096) { /* narrow counters, so that the comparison fills the lanes */
+        const int64_t stop = start + 4096 < n ? start + 4096 : n;
+        int32_t part = 0;
+#pragma omp simd reduction(+ : part)
+        for (int64_t i = start; i < stop; i++) part += s[i] >= floor;
+        count += part;
+    }
+    return count >= k ? floor : -INFINITY;
+}
+
+static const float nothing[LANES];
 
 /* Bit l: whether s[l] + bias[l] > floors[l], or floors[0] for all where `each` is 0; for LANES entries. */
 static inline uint64_t above_block(const float *s, const float *bias, const float *floors, int each) {

@@ -2,15 +2,10 @@
  *
  * The product gives y[b, j] ~ <w_j, x_b>. With bfloat16 copies w', x' and their residuals,
  *     |<w, x> - y| <= |w - w'| |x| + |w'| |x - x'| + rounding(y) + summation,
- * so that up[b, j] = y + bias_j + that bound is at least the float32 value z[b, j] = <w_j, x_b> + bias_j, summed in
- * the one order of `dot` in cells.h. Only latents whose `up` reaches what is already certain are computed exactly.
+ * so that the float32 value z[b, j] = <w_j, x_b> + bias_j, summed in the one order of `dot` in cells.h, lies between
+ * low and up = y + bias_j -+ that bound. Only latents whose `up` reaches what is already certain are computed exactly.
  */
-#include <math.h>
-#include <string.h>
-
 #include "cells.h"
-
-#define GROUP 64
 
 /* Rows of a[rows, width] to bfloat16 (nearest, ties to even); lost[j] = |a_j - half_j| and size[j] = |half_j|,
  * both rounded up.
@@ -39,160 +34,160 @@ void monosem_halve(const float *a, int64_t ld, int64_t rows, int64_t width, uint
 }
 
 struct product {
-    const uint16_t *y; /* [rows, n] bfloat16 */
-    const float *bias, *lost, *size, *w, *x; /* per latent [n]; w[n, width]; x[rows, width] */
+    const uint16_t *y; /* [rows, n] bfloat16: latents first, first + 1, ... */
+    const float *bias, *lost, *size, *w, *x; /* per latent, of all; w[all, width]; x[rows, width] */
     const float *x_lost, *x_size;            /* per row */
-    int64_t ld_y, ld_w, ld_x, n, width;
+    int64_t ld_y, ld_w, ld_x, first, n, width;
     float summation; /* relative error of a float32 sum of width products, in any order */
 };
 
-/* near[i] = y + bias and up[i] = its upper bound, for one row; the maxima of both over groups of columns. */
-static void bounds(const struct product *p, int64_t r, float *restrict near, float *restrict up,
-                   float *restrict near_max, float *restrict up_max) {
-    const uint16_t *restrict y = p->y + r * p->ld_y;
-    const float *restrict bias = p->bias, *restrict lost = p->lost, *restrict size = p->size;
+/* low <= z <= up for the LANES latents of one row from column `start` on (-INFINITY beyond the last). Whether one is NaN. */
+static inline int bounds(const struct product *p, int64_t r, int64_t start, float *restrict low, float *restrict up) {
+    const uint16_t *restrict y = p->y + r * p->ld_y + start;
+    const int64_t at = p->first + start, n = p->n - start < LANES ? p->n - start : LANES;
+    const float *restrict bias = p->bias + at, *restrict lost = p->lost + at, *restrict size = p->size + at;
     const float of_lost = (p->x_size[r] + p->x_lost[r]) * (1.0f + p->summation) * 1.001f;
     const float of_size = (p->x_lost[r] + 2.0f * p->summation * (p->x_size[r] + p->x_lost[r])) * 1.001f;
     const float rounding = 1.0f / 256.0f;
-    for (int64_t start = 0; start < p->n; start += GROUP) {
-        const int64_t stop = start + GROUP < p->n ? start + GROUP : p->n;
-        float near_best = -INFINITY, up_best = -INFINITY;
-#pragma omp simd reduction(max : near_best, up_best)
-        for (int64_t i = start; i < stop; i++) {
-            union {
-                uint32_t u;
-                float f;
-            } v = {.u = (uint32_t)y[i] << 16};
-            const float a = v.f + bias[i];
-            const float u = a + (lost[i] * of_lost + size[i] * of_size + fabsf(v.f) * rounding +
-                                 (fabsf(v.f) + fabsf(bias[i])) * 1e-6f);
-            near[i] = a;
-            up[i] = u < 3e38f ? u : 3e38f; /* INFINITY marks what is known */
-            near_best = a > near_best ? a : near_best;
-            up_best = u > up_best ? u : up_best;
-        }
-        near_max[start / GROUP] = near_best;
-        up_max[start / GROUP] = up_best;
+    int32_t wrong = 0;
+#pragma omp simd reduction(| : wrong)
+    for (int64_t i = 0; i < n; i++) {
+        union {
+            uint32_t u;
+            float f;
+        } v = {.u = (uint32_t)y[i] << 16};
+        const float near = v.f + bias[i];
+        const float most = lost[i] * of_lost + size[i] * of_size + fabsf(v.f) * rounding +
+                           (fabsf(v.f) + fabsf(bias[i])) * 1e-6f;
+        up[i] = near + most < 3e38f ? near + most : 3e38f; /* infinities that cancel say nothing */
+        low[i] = near - most > -3e38f ? near - most : -3e38f;
+        wrong |= near != near;
     }
+    for (int64_t i = n; i < LANES; i++) low[i] = up[i] = -INFINITY;
+    return wrong;
 }
 
-static inline float exact(const struct product *p, int64_t r, int64_t j) {
-    return dot(p->w + j * p->ld_w, p->x + r * p->ld_x, p->width) + p->bias[j];
+/* The same for all of a tile: into low and up [rows, ld]. */
+void monosem_bounds(const struct product *p, int64_t from, int64_t to, int64_t ld, float *low, float *up) {
+    for (int64_t r = from; r < to; r++)
+        for (int64_t start = 0; start < p->n; start += LANES)
+            bounds(p, r, start, low + r * ld + p->first + start, up + r * ld + p->first + start);
 }
 
-/* Columns whose entry is at least floor, in order, at most `room`; the count (room + 1 where there are more). */
-static int64_t at_least(const float *s, const float *maxima, int64_t n, float floor, int64_t room, int32_t *found) {
-    int64_t count = 0;
-    for (int64_t start = 0; start < n; start += GROUP) {
-        if (!(maxima[start / GROUP] >= floor)) continue;
-        const int64_t stop = start + GROUP < n ? start + GROUP : n;
-        for (int64_t i = start; i < stop; i++)
-            if (s[i] >= floor) {
-                if (count == room) return room + 1;
-                found[count++] = (int32_t)i;
-            }
+/* The latents of each row that may be among its k largest, after some of its columns. */
+struct proposed {
+    int64_t k, room;  /* room >= k + LANES */
+    int32_t *index;   /* [rows, room], ascending, */
+    float *low, *up;  /* and the bounds of their z */
+    int64_t *filled;  /* [rows]; -1: NaN, or more than there is room for */
+    float *floors;    /* [rows]: k latents are certain to reach it */
+};
+
+/* Drop what cannot reach what k latents are certain to. */
+static int64_t tighten(const struct proposed *t, int64_t r, int64_t filled, float *scratch) {
+    int32_t *index = t->index + r * t->room;
+    float *low = t->low + r * t->room, *up = t->up + r * t->room;
+    if (filled < t->k) return filled;
+    memcpy(scratch, low, (size_t)filled * sizeof(float));
+    const float certain = kth_largest(scratch, filled, t->k);
+    if (certain > t->floors[r]) t->floors[r] = certain;
+    int64_t place = 0;
+    for (int64_t i = 0; i < filled; i++) {
+        index[place] = index[i], low[place] = low[i], up[place] = up[i];
+        place += up[i] >= t->floors[r];
     }
-    return count;
+    return place;
 }
 
-/* Candidates lie anywhere in W: the next one's row is asked for while this one is computed. */
-static inline void ask_for(const struct product *p, int64_t j) {
-    const float *w = p->w + j * p->ld_w;
-    for (int64_t i = 0; i < p->width; i += 16) __builtin_prefetch(w + i, 0, 3);
-}
-
-/* The k largest z of rows [from, to), columns ascending, ties to the lower. A row that needs more than `limit` exact
- * values, or meets NaN, is marked in failed. work holds 7 n floats. Returns the number of exact values computed.
- */
-int64_t monosem_certified_top(const struct product *p, int64_t from, int64_t to, int64_t k, int64_t limit,
-                              int64_t *index, float *value, uint8_t *failed, float *work) {
-    const int64_t n = p->n, groups = (n + GROUP - 1) / GROUP;
-    float *near = work, *up = work + n, *scratch = work + 2 * n, *z = work + 3 * n;
-    float *near_max = work + 4 * n, *up_max = work + 5 * n;
-    int32_t *found = (int32_t *)(work + 6 * n);
-    int64_t computed = 0;
+/* The next columns of rows [from, to). work holds 2 (n + LANES) floats, or room of them. */
+void monosem_propose(const struct proposed *t, const struct product *p, int64_t from, int64_t to, float *work) {
+    const int64_t blocks = (p->n + LANES - 1) / LANES;
     for (int64_t r = from; r < to; r++) {
-        failed[r] = 1;
-        bounds(p, r, near, up, near_max, up_max);
-        /* a first guess, the k largest near values: the least of their exact values is reached by k latents */
-        float floor = -INFINITY;
-        if (k <= groups) {
-            memcpy(scratch, near_max, (size_t)groups * sizeof(float));
-            floor = kth_largest(scratch, groups, k);
+        int32_t *index = t->index + r * t->room;
+        int64_t filled = t->filled[r];
+        float low[LANES], up[LANES];
+        if (filled == 0 && t->k <= p->n) { /* the first columns say what there is to reach */
+            for (int64_t b = 0; b < blocks; b++) bounds(p, r, b * LANES, work + b * LANES, up);
+            t->floors[r] = floor_of(work, p->n, t->k, work + blocks * LANES);
         }
-        int64_t count = at_least(near, near_max, n, floor, n, found);
-        if (count < k) continue; /* NaN */
-        for (int64_t c = 0; c < count; c++) scratch[c] = near[found[c]];
-        floor = kth_largest(scratch, count, k);
-        float certain = INFINITY;
-        for (int64_t c = 0, guessed = 0; c < count && guessed < k; c++) {
-            const int64_t i = found[c];
-            if (c + 1 < count) ask_for(p, found[c + 1]);
-            if (!(near[i] >= floor)) continue;
-            near[i] = exact(p, r, i);
-            certain = near[i] < certain ? near[i] : certain;
-            up[i] = up_max[i / GROUP] = INFINITY;
-            guessed++;
-        }
-        /* whatever could still reach that value is computed too */
-        count = at_least(up, up_max, n, certain, limit, found);
-        if (count > limit || count < k) continue;
-        for (int64_t c = 0; c < count; c++) {
-            const int64_t i = found[c];
-            if (c + 1 < count && up[found[c + 1]] != INFINITY) ask_for(p, found[c + 1]);
-            scratch[c] = z[c] = up[i] == INFINITY ? near[i] : exact(p, r, i);
-        }
-        computed += count;
-        const float least = kth_largest(scratch, count, k);
-        int64_t above = 0;
-        for (int64_t c = 0; c < count; c++) above += z[c] > least;
-        int64_t ties = k - above, place = r * k;
-        for (int64_t c = 0; c < count; c++)
-            if (z[c] > least || (z[c] == least && ties-- > 0)) {
-                index[place] = found[c];
-                value[place++] = z[c];
+        for (int64_t b = 0; b < blocks && filled >= 0; b++) {
+            if (bounds(p, r, b * LANES, low, up)) {
+                filled = -1;
+                break;
             }
-        failed[r] = 0;
+            const float below = nextafterf(t->floors[r], -INFINITY);
+            uint64_t bits = above_block(up, nothing, &below, 0);
+            if (bits && filled + LANES > t->room) {
+                filled = tighten(t, r, filled, work);
+                if (filled + LANES > t->room) filled = -1;
+            }
+            while (bits && filled >= 0) {
+                const int64_t l = next_bit(&bits);
+                index[filled] = (int32_t)(p->first + b * LANES + l);
+                t->low[r * t->room + filled] = low[l];
+                t->up[r * t->room + filled++] = up[l];
+            }
+        }
+        if (filled > 2 * t->k) filled = tighten(t, r, filled, work);
+        t->filled[r] = filled;
     }
-    return computed;
 }
 
-/* Every cell of rows [from, to) whose z may be above its column's floor (floors, or one `floor` where that is NULL):
- * the number of a row into counts, columns one after another where there is room. Returns the total found, room + 1
- * where there are more, -1 on NaN. work holds 4 n floats.
+/* After all columns: rows of fewer than k or more than `limit` latents are given up (filled 0). work holds room floats.
+ * Returns how many latents are left in all.
  */
-int64_t monosem_certified_above(const struct product *p, int64_t from, int64_t to, const float *floors, float floor,
-                                int64_t room, int64_t *counts, int64_t *index, float *work) {
-    const int64_t n = p->n;
-    float *near = work, *up = work + n, *near_max = work + 2 * n, *up_max = work + 3 * n;
+int64_t monosem_proposed(const struct proposed *t, int64_t from, int64_t to, int64_t limit, float *work) {
     int64_t total = 0;
     for (int64_t r = from; r < to; r++) {
+        int64_t filled = t->filled[r] < 0 ? 0 : tighten(t, r, t->filled[r], work);
+        if (filled < t->k || filled > limit) filled = 0;
+        total += t->filled[r] = filled;
+    }
+    return total;
+}
+
+/* Those latents of all rows one after another into col; or, where col is NULL, their z back, as `low`. */
+void monosem_hand(const struct proposed *t, int64_t from, int64_t to, int64_t *col, const float *z) {
+    int64_t place = 0;
+    for (int64_t r = from; r < to; r++)
+        for (int64_t i = 0; i < t->filled[r]; i++, place++) {
+            if (col)
+                col[place] = t->index[r * t->room + i];
+            else
+                t->low[r * t->room + i] = z[place];
+        }
+}
+
+/* Every cell of rows [from, to) whose z may be above its column's floor (floors, or floors[0] unless `each`): the number
+ * of a row into counts, columns one after another where there is room. Returns the total, which may exceed room, or
+ * -1 on NaN.
+ */
+int64_t monosem_certified_above(const struct product *p, int64_t from, int64_t to, const float *floors, int64_t each,
+                                int64_t room, int64_t *counts, int64_t *index) {
+    int64_t total = 0;
+    float low[LANES], up[LANES], last[LANES] = {0.0f}; /* floors of a block that is not whole */
+    const int64_t whole = p->n / LANES * LANES;
+    if (each) memcpy(last, floors + p->first + whole, (size_t)(p->n - whole) * sizeof(float));
+    for (int64_t r = from; r < to; r++) {
         const int64_t before = total;
-        bounds(p, r, near, up, near_max, up_max);
-        for (int64_t start = 0; start < n; start += GROUP) {
-            const int64_t stop = start + GROUP < n ? start + GROUP : n;
-            int32_t any = 0, wrong = 0;
-#pragma omp simd reduction(| : any, wrong)
-            for (int64_t i = start; i < stop; i++) {
-                any |= up[i] > (floors ? floors[i] : floor);
-                wrong |= near[i] != near[i];
+        for (int64_t start = 0; start < p->n; start += LANES) {
+            if (bounds(p, r, start, low, up)) return -1;
+            const float *here = start < whole ? floors + p->first + start : last;
+            uint64_t bits = each ? above_block(up, nothing, here, 1) : above_block(up, nothing, floors, 0);
+            for (; bits; total++) {
+                const int64_t i = p->first + start + next_bit(&bits);
+                if (total < room) index[total] = i;
             }
-            if (wrong) return -1;
-            if (!any) continue;
-            for (int64_t i = start; i < stop; i++)
-                if (up[i] > (floors ? floors[i] : floor)) {
-                    if (total == room) return room + 1;
-                    index[total++] = i;
-                }
         }
         counts[r] = total - before;
     }
     return total;
 }
 
-/* z of chosen rows, in the same order of summation: out[c, j] = z[chosen[c], j] for latents [first, last). */
-void monosem_exact_rows(const struct product *p, const int64_t *chosen, int64_t count, int64_t first, int64_t last,
-                        float *out) {
+/* z of chosen rows, in the same order of summation: out[c, j] = z[chosen[c], j] for latents [first, last) of all n_q. */
+void monosem_exact_rows(const struct product *p, const int64_t *chosen, int64_t count, int64_t n_q, int64_t first,
+                        int64_t last, float *out) {
     for (int64_t j = first; j < last; j++)
-        for (int64_t c = 0; c < count; c++) out[c * p->n + j] = exact(p, chosen[c], j);
+        for (int64_t c = 0; c < count; c++)
+            out[c * n_q + j] = dot(p->w + j * p->ld_w, p->x + chosen[c] * p->ld_x, p->width) + p->bias[j];
 }

@@ -1,6 +1,7 @@
 """Exact selection from a bfloat16 encoder product; see certified.c for the bound that proves it."""
 
 import ctypes
+from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
@@ -8,14 +9,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monosem.kernels.native.build import library
-from monosem.kernels.native.calls import inner, order_cells, pointer, row_tile, runs_of, spread, usable
-from monosem.kernels.native.select import top
+from monosem.kernels.native.calls import inner, order_cells, row_tile, usable
+from monosem.kernels.native.select import join, largest, top
+from monosem.kernels.native.team import address, each, once, runs_of
 from monosem.kernels.workspace import workspace
 
-__all__ = ["TILE", "Halved", "has_bfloat16"]
+__all__ = ["COLUMNS", "ROWS", "Halved", "has_bfloat16"]
 
-TILE = 256
-"""Rows of one product: its output then stays in cache."""
+ROWS, COLUMNS = 1024, 2048
+"""Rows and latents of one product: W then goes through it once, and its output stays in cache."""
+
+_SAMPLE_ROWS = 64
+_RUNS = 8
+"""Runs of rows for several threads; what is selected does not depend on it."""
 
 _P, _I, _F = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
@@ -23,7 +29,13 @@ _P, _I, _F = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 class _Product(ctypes.Structure):
     _fields_: ClassVar = [
         ("y", _P), ("bias", _P), ("lost", _P), ("size", _P), ("w", _P), ("x", _P), ("x_lost", _P), ("x_size", _P),
-        ("ld_y", _I), ("ld_w", _I), ("ld_x", _I), ("n", _I), ("width", _I), ("summation", _F),
+        ("ld_y", _I), ("ld_w", _I), ("ld_x", _I), ("first", _I), ("n", _I), ("width", _I), ("summation", _F),
+    ]  # fmt: skip
+
+
+class _Proposed(ctypes.Structure):
+    _fields_: ClassVar = [
+        ("k", _I), ("room", _I), ("index", _P), ("low", _P), ("up", _P), ("filled", _P), ("floors", _P),
     ]  # fmt: skip
 
 
@@ -40,20 +52,16 @@ def has_bfloat16() -> bool:
 
 def _halve(a: Tensor, name: str) -> tuple[Tensor, Tensor, Tensor]:
     """bfloat16 copies of rows, the norms of what that lost, and the norms of the copies (rounded up)."""
-    lib, (rows, width) = library(), a.shape
-    assert lib is not None
+    rows, width = a.shape
     half = workspace(name, (rows, width), torch.bfloat16, a.device)
     lost, size = torch.empty(rows), torch.empty(rows)
-    runs = runs_of(rows, 16)
-
-    def work(unit: int) -> None:
-        i, j = runs[unit]
-        lib.monosem_halve(
-            _P(a.data_ptr() + 4 * i * a.stride(0)), _I(a.stride(0)), _I(j - i), _I(width),
-            _P(half.data_ptr() + 2 * i * width), _P(lost.data_ptr() + 4 * i), _P(size.data_ptr() + 4 * i),
-        )  # fmt: skip
-
-    spread(work, len(runs))
+    step = a.stride(0)
+    units = [
+        (address(a) + 4 * i * step, step, j - i, width, address(half) + 2 * i * width, address(lost) + 4 * i,
+         address(size) + 4 * i)
+        for i, j in runs_of(rows, 16)
+    ]  # fmt: skip
+    each("halve", units)
     return half, lost, size
 
 
@@ -69,122 +77,115 @@ class Halved:
         self.weight, self.bias = weight, bias.contiguous()
         self.half, self.lost, self.size = _halve(weight, "half W")
         self.fell_back = self.rows = self.computed = 0
-        self._last: tuple[Tensor, _Product, list[Tensor]] | None = None
 
-    def _product(self, x: Tensor) -> tuple[_Product, list[Tensor]]:
-        """The product of some rows; of the same rows once more, the same."""
-        if self._last is None or self._last[0] is not x:
-            self._last = x, *self._fresh(x)
-        return self._last[1], self._last[2]
-
-    def _fresh(self, x: Tensor) -> tuple[_Product, list[Tensor]]:
+    def _products(self, x: Tensor) -> Iterator[tuple[_Product, Tensor]]:
+        """(the product of some rows with some latents for C, and as a tensor), latents by latents."""
         half, x_lost, x_size = _halve(x, "half x")
-        y = workspace("half z", (x.shape[0], self.bias.numel()), torch.bfloat16, x.device)
-        torch.mm(half, self.half.T, out=y)
+        for first in range(0, self.bias.numel(), COLUMNS):
+            some = self.half[first : first + COLUMNS]
+            y = workspace("half z", (x.shape[0], some.shape[0]), torch.bfloat16, x.device)
+            torch.mm(half, some.T, out=y)
+            yield self._parts(x, x_lost, x_size, y, first), y
+
+    def _parts(self, x: Tensor, x_lost: Tensor | None, x_size: Tensor | None, y: Tensor, first: int) -> _Product:
         width = self.weight.shape[1]
-        parts = _Product(
-            y=pointer(y), bias=pointer(self.bias), lost=pointer(self.lost), size=pointer(self.size),
-            w=pointer(self.weight), x=pointer(x), x_lost=pointer(x_lost), x_size=pointer(x_size),
-            ld_y=y.stride(0), ld_w=self.weight.stride(0), ld_x=x.stride(0), n=y.shape[1], width=width,
+        return _Product(
+            y=address(y), bias=address(self.bias), lost=address(self.lost), size=address(self.size),
+            w=address(self.weight), x=address(x), x_lost=address(x_lost), x_size=address(x_size),
+            ld_y=y.stride(0), ld_w=self.weight.stride(0), ld_x=x.stride(0), first=first, n=y.shape[1], width=width,
             summation=(width + 2) * 2.0**-24 * 1.01,
         )  # fmt: skip
-        return parts, [y, x_lost, x_size]
 
     def sample(self, x: Float[Tensor, "rows n_p"], size: int) -> Float[Tensor, " some"]:
-        """Near values of about `size` cells."""
-        n = self.bias.numel()
-        _, held = self._product(x)
-        stride = max(1, x.shape[0] * n // size)
-        cells = torch.arange(0, x.shape[0] * n, stride)
-        return held[0].reshape(-1)[::stride].float() + self.bias[cells % n]
+        """Near values of about `size` cells of evenly spaced rows."""
+        some = x[:: max(1, x.shape[0] // _SAMPLE_ROWS)]
+        half, _, _ = _halve(some, "half x")
+        near = torch.mm(half, self.half.T)
+        stride, n = max(1, near.numel() // size), self.bias.numel()
+        return near.reshape(-1)[::stride].float() + self.bias[torch.arange(0, near.numel(), stride) % n]
 
     def top(self, x: Float[Tensor, "rows n_p"], k: int, limit: int | None = None) -> tuple[Tensor, Tensor] | None:
-        """(columns, z) of the k largest z of each row of a tile, columns ascending; None if NaN is met."""
-        lib, rows, n = library(), x.shape[0], self.bias.numel()
-        assert lib is not None
+        """(columns, z) of the k largest z of each row, columns ascending; None if NaN is met."""
+        parts = [self._top(x[i : i + ROWS], k, limit) for i in range(0, x.shape[0], ROWS)]
+        found = [part for part in parts if part is not None]
+        if len(found) < len(parts):
+            return None
+        return torch.cat([index for index, _ in found]), torch.cat([z for _, z in found])
+
+    def _top(self, x: Tensor, k: int, limit: int | None) -> tuple[Tensor, Tensor] | None:
+        rows, n = x.shape[0], self.bias.numel()
         limit = min(n, 8 * k + 64) if limit is None else limit
-        parts, held = self._product(x)
-        index, value = torch.empty(rows, k, dtype=torch.int64), torch.empty(rows, k)
-        failed = torch.empty(rows, dtype=torch.bool)
-        runs = runs_of(rows, 16)
-        computed = [0] * len(runs)
-
-        def work(unit: int) -> None:
-            i, j = runs[unit]
-            scratch = torch.empty(7 * n + 64)
-            computed[unit] = lib.monosem_certified_top(
-                ctypes.byref(parts), _I(i), _I(j), _I(k), _I(limit), pointer(index), pointer(value), pointer(failed),
-                pointer(scratch),
-            )  # fmt: skip
-
-        spread(work, len(runs))
-        again = failed.nonzero().squeeze(1)
-        self.rows, self.fell_back, self.computed = (
-            self.rows + rows,
-            self.fell_back + again.numel(),
-            self.computed + sum(computed),
-        )
+        room = max(limit, k) + 64
+        held = torch.empty(rows, room, dtype=torch.int32), torch.empty(rows, room), torch.empty(rows, room)
+        filled, floors = torch.zeros(rows, dtype=torch.int64), torch.full((rows,), -torch.inf)
+        state = _Proposed(k, room, *map(address, (*held, filled, floors)))
+        runs = runs_of(rows, _RUNS)
+        scratch = torch.empty(len(runs), 2 * (min(n, COLUMNS) + 64) + room)
+        for parts, _y in self._products(x):
+            head = address(state), address(parts)
+            each("propose", [(*head, *run, address(own)) for run, own in zip(runs, scratch, strict=True)])
+        total = once("proposed", address(state), 0, rows, limit, address(scratch))
+        col = torch.empty(total, dtype=torch.int64)
+        once("hand", address(state), 0, rows, address(col), 0)
+        z = self._exact(x, filled, col)
+        if bool(z.isnan().any()):
+            return None
+        once("hand", address(state), 0, rows, 0, address(z))
+        again = (filled == 0).nonzero().squeeze(1)
+        self.rows, self.fell_back = self.rows + rows, self.fell_back + again.numel()
+        index, value, _ = largest(k, held[0], held[1], filled)
         if again.numel():
-            full = top(self._exact_rows(parts, again), k)
+            full = top(self._exact_rows(x, again), k)
             if full is None:
                 return None
             index[again], value[again] = full
-        del held
         return index, value
 
     def above(self, x: Float[Tensor, "rows n_p"], floors: Tensor | float, room: int) -> tuple[Tensor, ...] | None:
         """(cells per row, columns, z) of every z above its column's floor; None if they exceed `room`, or on NaN."""
-        lib, rows, n = library(), x.shape[0], self.bias.numel()
-        assert lib is not None
-        parts, held = self._product(x)
-        runs = runs_of(rows, 8)
-        share = -(-room // max(len(runs), 1))
-        counts = torch.zeros(rows, dtype=torch.int64)
-        found: list[Tensor] = [torch.empty(0)] * len(runs)
-        full = [False] * len(runs)
-        columns, one = (floors.contiguous(), 0.0) if isinstance(floors, Tensor) else (None, float(floors))
-
-        def work(unit: int) -> None:
-            i, j = runs[unit]
-            index, scratch = torch.empty(share, dtype=torch.int64), torch.empty(4 * n)
-            total = lib.monosem_certified_above(
-                ctypes.byref(parts), _I(i), _I(j), pointer(columns), _F(one), _I(share), pointer(counts),
-                pointer(index), pointer(scratch),
-            )  # fmt: skip
-            full[unit] = not 0 <= total <= share
-            found[unit] = index[: max(total, 0)].clone()
-
-        spread(work, len(runs))
-        del held
-        if any(full):
+        parts = [self._above(x[i : i + ROWS], floors, room) for i in range(0, x.shape[0], ROWS)]
+        found = [part for part in parts if part is not None]
+        if len(found) < len(parts) or sum(part[1].numel() for part in found) > room:
             return None
-        col = torch.cat(found)
-        crow = torch.zeros(rows + 1, dtype=torch.int64)
-        torch.cumsum(counts, 0, out=crow[1:])
-        z = torch.zeros(col.numel())  # latent by latent, so that rows of W come one after another
-        inner(order_cells(crow, col, n, row_tile(crow.numel() - 1, x.shape[1])), 0, n, x, self.weight, z)
-        z += self.bias[col]
-        keep = z > (one if columns is None else columns[col])
+        return tuple(torch.cat(column) for column in zip(*found, strict=True))
+
+    def _above(self, x: Tensor, floors: Tensor | float, room: int) -> tuple[Tensor, Tensor, Tensor] | None:
+        rows = x.shape[0]
+        floors = floors.contiguous() if isinstance(floors, Tensor) else torch.tensor(floors)
+        runs, left, pieces = runs_of(rows, _RUNS), room, []
+        for parts, _y in self._products(x):
+            counts, share = torch.empty(rows, dtype=torch.int64), -(-left // max(len(runs), 1))
+            index = torch.empty(len(runs), share, dtype=torch.int64)
+            given = address(floors), int(floors.ndim > 0), share, address(counts)
+            units = [(address(parts), *run, *given, address(own)) for run, own in zip(runs, index, strict=True)]
+            totals = each("certified_above", units)
+            if not all(0 <= total <= share for total in totals):
+                return None
+            pieces.append((counts, torch.cat([own[:total] for own, total in zip(index, totals, strict=True)]), None))
+            left -= sum(totals)
+        counts, col, _ = join(pieces)
+        z = self._exact(x, counts, col)
+        keep = z > (floors[col] if floors.ndim else floors)
         row = torch.repeat_interleave(torch.arange(rows), counts)[keep]
-        self.rows, self.computed = self.rows + rows, self.computed + col.numel()
+        self.rows += rows
         return torch.bincount(row, minlength=rows), col[keep], z[keep]
 
-    def _exact_rows(self, parts: _Product, chosen: Tensor) -> Tensor:
-        lib, n = library(), self.bias.numel()
-        assert lib is not None
-        out = torch.empty(chosen.numel(), n)
-        runs = runs_of(n, 64)
+    def _exact(self, x: Tensor, counts: Tensor, col: Tensor) -> Tensor:
+        """z of some cells, row by row; computed latent by latent, so that rows of W come one after another."""
+        crow = torch.zeros(counts.numel() + 1, dtype=torch.int64)
+        torch.cumsum(counts, 0, out=crow[1:])
+        z, n = torch.zeros(col.numel()), self.bias.numel()
+        inner(order_cells(crow, col, n, row_tile(x.shape[0], x.shape[1])), 0, n, x, self.weight, z)
+        self.computed += col.numel()
+        return z.add_(self.bias[col])
 
-        def work(unit: int) -> None:
-            i, j = runs[unit]
-            lib.monosem_exact_rows(ctypes.byref(parts), pointer(chosen), _I(chosen.numel()), _I(i), _I(j), pointer(out))
-
-        spread(work, len(runs))
+    def _exact_rows(self, x: Tensor, chosen: Tensor) -> Tensor:
+        n = self.bias.numel()
+        out, parts = torch.empty(chosen.numel(), n), self._parts(x, None, None, self.half[:0], 0)
+        head = address(parts), address(chosen), chosen.numel(), n
+        each("exact_rows", [(*head, *run, address(out)) for run in runs_of(n, 64)])
         return out
 
     def every(self, x: Float[Tensor, "rows n_p"]) -> Float[Tensor, "rows n_q"]:
         """z of every cell in the defined order: what `top` and `above` are exact about."""
-        parts, held = self._product(x)
-        out = self._exact_rows(parts, torch.arange(x.shape[0]))
-        del held
-        return out
+        return self._exact_rows(x, torch.arange(x.shape[0]))

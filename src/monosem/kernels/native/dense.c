@@ -6,8 +6,8 @@
 #include <stdint.h>
 
 /* value = z where z > theta, else 0; sums[j] += value. NaN stays. theta may be NULL: 0. */
-void monosem_jump(const float *restrict z, const float *restrict theta, int64_t n, int64_t from, int64_t to,
-                  float *restrict value, float *restrict sums) {
+void monosem_jump(const float *restrict z, const float *restrict theta, float *restrict value, int64_t n, int64_t from,
+                  int64_t to, float *restrict sums) {
     for (int64_t r = from; r < to; r++) {
         const float *restrict here = z + r * n;
         float *restrict there = value + r * n;
@@ -30,11 +30,12 @@ void monosem_jump(const float *restrict z, const float *restrict theta, int64_t 
 }
 
 /* of_z = g + of_sums[j] where z > theta, else 0; total[j] += of_z;
- * pull[j] += g + of_sums[j] where |z - theta| < half. theta (and with it pull) may be NULL: 0.
+ * pull[j] += g + of_sums[j] where |z - theta| < *width. theta (and with it pull) may be NULL: 0.
  */
 void monosem_jump_back(const float *restrict z, const float *restrict theta, const float *restrict g,
-                       const float *restrict of_sums, float half, int64_t n, int64_t from, int64_t to,
-                       float *restrict of_z, float *restrict total, float *restrict pull) {
+                       const float *restrict of_sums, const float *width, float *restrict of_z, int64_t n,
+                       int64_t from, int64_t to, float *restrict total, float *restrict pull) {
+    const float half = *width;
     for (int64_t r = from; r < to; r++) {
         const float *restrict here = z + r * n, *restrict above = g + r * n;
         float *restrict there = of_z + r * n;
@@ -58,9 +59,10 @@ void monosem_jump_back(const float *restrict z, const float *restrict theta, con
     }
 }
 
-/* above[j] += number of z > theta; near[j] += number of |z - theta| < half. */
-void monosem_steps(const float *restrict z, const float *restrict theta, float half, int64_t n, int64_t from,
+/* above[j] += number of z > theta; near[j] += number of |z - theta| < *width. */
+void monosem_steps(const float *restrict z, const float *restrict theta, const float *width, int64_t n, int64_t from,
                    int64_t to, float *restrict above, float *restrict near) {
+    const float half = *width;
     for (int64_t r = from; r < to; r++) {
         const float *restrict here = z + r * n;
 #pragma omp simd

@@ -1,43 +1,5 @@
 /* Selection from rows of scores, float32: exact, ties to the lower column, columns ascending. NaN is never chosen. */
-#include <math.h>
-#include <string.h>
-
 #include "cells.h"
-
-/* A floor that at least k entries of s[0..n) reach, as high as is cheap to find; -INFINITY where none is. scratch holds
- * n floats. For small k, entries are dealt out to 2 k heaps or more: k of them hold an entry that reaches the k-th
- * largest of their maxima. For large k, a strided sample tells.
- */
-static float floor_of(const float *s, int64_t n, int64_t k, float *scratch) {
-    const int64_t heaps = (2 * k + LANES - 1) / LANES * LANES;
-    if (4 * heaps <= n) {
-        memcpy(scratch, s, (size_t)heaps * sizeof(float));
-        for (int64_t start = heaps; start < n; start += heaps) {
-            const int64_t size = n - start < heaps ? n - start : heaps;
-#pragma omp simd
-            for (int64_t i = 0; i < size; i++) scratch[i] = s[start + i] > scratch[i] ? s[start + i] : scratch[i];
-        }
-        for (int64_t i = 0; i < heaps; i++)
-            if (scratch[i] != scratch[i]) return -INFINITY;
-        return kth_largest(scratch, heaps, k);
-    }
-    const int64_t stride = n / 512 > 1 ? n / 512 : 1, sampled = (n + stride - 1) / stride;
-    const int64_t rank = k / stride + 2 * (int64_t)sqrt((double)k / (double)stride) + 4; /* two deviations of slack */
-    if (rank >= sampled) return -INFINITY;
-    for (int64_t i = 0; i < sampled; i++) scratch[i] = s[i * stride];
-    const float floor = kth_largest(scratch, sampled, rank);
-    int64_t count = 0;
-    for (int64_t start = 0; start < n; start += 4096) { /* narrow counters, so that the comparison fills the lanes */
-        const int64_t stop = start + 4096 < n ? start + 4096 : n;
-        int32_t part = 0;
-#pragma omp simd reduction(+ : part)
-        for (int64_t i = start; i < stop; i++) part += s[i] >= floor;
-        count += part;
-    }
-    return count >= k ? floor : -INFINITY;
-}
-
-static const float nothing[LANES];
 
 /* row[0..n) = s[first + i] + bias[i] (NULL: 0), or, of the columns `among`, s[among[i] - first] + bias[among[i]]; then
  * NaN up to a multiple of LANES.
@@ -142,25 +104,25 @@ int64_t monosem_topped(const struct tops *t, int64_t from, int64_t to, int64_t *
 }
 
 /* Entries of s + bias (NULL: 0) above a floor: their number in row r into counts[r]; columns (numbered from `first`)
- * and entries, where there is room. The floor of column j is floors[j], or `floor` where floors is NULL. work
+ * and entries, where there is room. The floor of column j is floors[j], or floors[0] unless `each`. work
  * holds n + LANES floats. Returns the total, which may exceed room.
  */
 int64_t monosem_above(const float *s, int64_t ld, int64_t rows, int64_t n, int64_t first, const float *bias,
-                      const float *floors, float floor, int64_t room, int64_t *counts, int64_t *index, float *value,
+                      const float *floors, int64_t each, int64_t room, int64_t *counts, int64_t *index, float *value,
                       float *work) {
     const int direct = bias && n % LANES == 0; /* each entry is read once */
     int64_t total = 0;
     float last[LANES] = {0.0f}; /* floors of a block that is not whole */
-    if (floors && n % LANES) memcpy(last, floors + first + n / LANES * LANES, (size_t)(n % LANES) * sizeof(float));
+    if (each && n % LANES) memcpy(last, floors + first + n / LANES * LANES, (size_t)(n % LANES) * sizeof(float));
     for (int64_t r = 0; r < rows; r++) {
         const int64_t before = total;
         const float *entry = direct ? s + r * ld : work;
         if (!direct) lay(s + r * ld, n, first, bias, 0, work);
         for (int64_t start = 0; start < n; start += LANES) {
             const float *plus = direct ? bias + first + start : nothing;
-            const float *here = n - start < LANES ? last : floors + first + start;
-            uint64_t bits = floors ? above_block(entry + start, plus, here, 1)
-                                   : above_block(entry + start, plus, &floor, 0);
+            const float *here = n - start < LANES ? last : floors + each * (first + start);
+            uint64_t bits = each ? above_block(entry + start, plus, here, 1)
+                                 : above_block(entry + start, plus, floors, 0);
             while (bits) {
                 const int64_t l = next_bit(&bits);
                 if (total < room) {
@@ -176,16 +138,16 @@ int64_t monosem_above(const float *s, int64_t ld, int64_t rows, int64_t n, int64
 }
 
 /* Cells of some columns into their places among those of all columns: rows [0, rows) have counts[r] of them here, and
- * place[r] is where row r's next cell belongs.
+ * place[r] is where row r's next cell belongs. value and out_value may be NULL.
  */
 void monosem_place(int64_t rows, const int64_t *counts, const int64_t *index, const float *value, int64_t *place,
                    int64_t *out_index, float *out_value) {
     for (int64_t r = 0; r < rows; r++)
         for (int64_t i = 0; i < counts[r]; i++) {
-            out_index[place[r]] = *index++;
-            out_value[place[r]++] = *value++;
+            if (value) out_value[place[r]] = *value++;
+            out_index[place[r]++] = *index++;
         }
 }
 
 /* The k-th largest of a[0..n), which is overwritten. */
-float monosem_kth_largest(float *a, int64_t n, int64_t k) { return kth_largest(a, n, k); }
+void monosem_kth_largest(float *a, int64_t n, int64_t k, float *found) { *found = kth_largest(a, n, k); }

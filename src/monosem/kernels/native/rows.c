@@ -92,14 +92,12 @@ static double shares(const struct rows *s, const float *g, const float *w, float
     return rest > 0.0 ? rest : 0.0;
 }
 
-/* The sum over rows [from, to) of the squared norm of the projected gradient. g holds width floats. */
-double monosem_rows_norm(const struct rows *s, int64_t from, int64_t to, float *g) {
-    double total = 0.0;
+/* squares[j] = the squared norm of the projected gradient, for rows [from, to) that have one. g holds width floats. */
+void monosem_rows_norm(const struct rows *s, int64_t from, int64_t to, double *squares, float *g) {
     for (int64_t j = from; j < to; j++) {
         float *here = s->kept ? s->kept + j * s->width : g;
-        if (gradient(s, j, here)) total += shares(s, here, s->w + j * s->width, s->share + j * s->pieces);
+        if (gradient(s, j, here)) squares[j] = shares(s, here, s->w + j * s->width, s->share + j * s->pieces);
     }
-    return total;
 }
 
 /* For latents [from, to) of one set of cells whose gradient alone is row j's, and which is to be freed of its part

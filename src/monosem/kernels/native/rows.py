@@ -3,13 +3,13 @@
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from monosem.kernels.native.build import library
-from monosem.kernels.native.calls import Ordered, pointer, runs_of, spread
+from monosem.kernels.native.calls import Ordered
+from monosem.kernels.native.team import address, each, runs_of
 from monosem.kernels.workspace import workspace
 
 __all__ = ["KEEP_ABOVE", "CellSet", "RowStep", "inner_alone"]
@@ -54,8 +54,8 @@ class CellSet:
     def plain(self) -> _Set:
         """For C; `values` must be contiguous and live on."""
         return _Set(
-            pointer(self.cells.starts), pointer(self.cells.cell), pointer(self.cells.row), pointer(self.values),
-            pointer(self.x), self.x.stride(0), self.first,
+            address(self.cells.starts), address(self.cells.cell), address(self.cells.row), address(self.values),
+            address(self.x), self.x.stride(0), self.first,
         )  # fmt: skip
 
     def dense(self, rows: int) -> Tensor:
@@ -69,26 +69,18 @@ class CellSet:
 
 def inner_alone(cells: CellSet, weight: Tensor) -> tuple[Tensor, CellSet]:
     """(<x[row], weight[latent]> of every cell, the same set with `along` known); cells.first is 0."""
-    lib, width = library(), weight.shape[1]
-    assert lib is not None
-    cells = replace(cells, values=cells.values.contiguous())
+    width, cells = weight.shape[1], replace(cells, values=cells.values.contiguous())
     rows, plain = weight.shape[0], cells.plain()
     products, share, rest = torch.empty_like(cells.values), torch.empty(rows), torch.empty(rows, dtype=torch.float64)
     runs = runs_of(rows, _RUNS)
-    scratch, given = torch.empty(len(runs), width), tuple(map(pointer, (products, share, rest)))
-
-    def work(unit: int) -> None:
-        a, b = runs[unit]
-        lib.monosem_rows_inner(
-            ctypes.byref(plain), pointer(weight), _I(width), _I(a), _I(b), *given, _row(scratch, unit)
-        )
-
-    spread(work, len(runs))
+    scratch, given = torch.empty(len(runs), width), tuple(map(address, (products, share, rest)))
+    head = address(plain), address(weight), width
+    each("rows_inner", [(*head, a, b, *given, _row(scratch, unit)) for unit, (a, b) in enumerate(runs)])
     return products, replace(cells, along=(share, rest))
 
 
-def _row(scratch: Tensor, unit: int) -> ctypes.c_void_p:
-    return _P(scratch.data_ptr() + 4 * scratch.shape[1] * unit)
+def _row(scratch: Tensor, unit: int) -> int:
+    return address(scratch) + 4 * scratch.shape[1] * unit
 
 
 class RowStep:
@@ -115,16 +107,16 @@ class RowStep:
         self._sets = (_Set * max(len(parts), 1))(*parts)
         self._share = torch.empty(weight.shape[0], len(bounds) - 1)
         self._rows = _Rows(
-            w=pointer(weight), share=pointer(self._share), base=pointer(base),
-            sets=ctypes.cast(self._sets, _P), bounds=pointer(self.bounds),
+            w=address(weight), share=address(self._share), base=address(base),
+            sets=ctypes.cast(self._sets, _P), bounds=address(self.bounds),
             width=weight.shape[1], n_sets=len(parts), pieces=len(bounds) - 1, project=project, unit=unit,
         )  # fmt: skip
 
-    def _over_rows(self, call: Any) -> None:
+    def _over_rows(self, kernel: str, per_row: int) -> None:
+        """A kernel over all rows; `per_row` is the address of what it has beside its own scratch."""
         runs = runs_of(self.weight.shape[0], _RUNS)
-
         scratch = torch.empty(len(runs), self.weight.shape[1])
-        spread(lambda unit: call(unit, *runs[unit], _row(scratch, unit)), len(runs))
+        each(kernel, [(address(self._rows), a, b, per_row, _row(scratch, unit)) for unit, (a, b) in enumerate(runs)])
 
     def squared_norm(self) -> float:
         """||projected gradient||^2, summed over all rows.
@@ -134,34 +126,24 @@ class RowStep:
         """
         along = self.sets[0].along if len(self.sets) == 1 and self.base is None else None
         if along is not None and self._rows.project and self._rows.pieces == 1:
-            self._share, self._rows.share, self._rows.shared = along[0], pointer(along[0]), 1
+            self._share, self._rows.share, self._rows.shared = along[0], address(along[0]), 1
             return float(along[1].sum())
         if sum(s.cells.cell.numel() for s in self.sets) > KEEP_ABOVE * self.weight.shape[0]:
             shape = tuple(self.weight.shape)
             self._kept = workspace(f"gradient {self.weight.data_ptr()}", shape, torch.float32, torch.device("cpu"))
-            self._rows.kept = pointer(self._kept)
-        lib, totals = library(), [0.0] * _RUNS
-        assert lib is not None
-
-        def norm(unit: int, a: int, b: int, scratch: Any) -> None:
-            totals[unit] = lib.monosem_rows_norm(ctypes.byref(self._rows), _I(a), _I(b), scratch)
-
-        self._over_rows(norm)
+            self._rows.kept = address(self._kept)
+        squares = torch.zeros(self.weight.shape[0], dtype=torch.float64)
+        self._over_rows("rows_norm", address(squares))
         self._rows.shared = 1
-        return sum(totals)
+        return float(squares.sum())
 
     def adam(
         self, m: Tensor, v: Tensor, moved: Tensor, step: int, lr: float, betas: tuple[float, float], eps: float,
         scale: float,
     ) -> None:  # fmt: skip
         """Step number `step` (from 1) of Adam with the projected gradient times `scale`, then the row norms."""
-        lib, rows = library(), self._rows
-        assert lib is not None
-        rows.m, rows.v, rows.scale, rows.eps = pointer(m), pointer(v), scale, eps
+        rows = self._rows
+        rows.m, rows.v, rows.scale, rows.eps = address(m), address(v), scale, eps
         rows.beta1, rows.beta2 = betas
         rows.step, rows.root = lr / (1 - betas[0] ** step), (1 - betas[1] ** step) ** 0.5
-
-        def run(_: int, a: int, b: int, scratch: Any) -> None:
-            lib.monosem_rows_step(ctypes.byref(rows), _I(a), _I(b), pointer(moved), scratch)
-
-        self._over_rows(run)
+        self._over_rows("rows_step", address(moved))

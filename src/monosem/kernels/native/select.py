@@ -1,18 +1,17 @@
 """Selection from scores whose columns come piece by piece, by the compiled kernels; see rank.c."""
 
 import ctypes
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from monosem.kernels.native.build import library
-from monosem.kernels.native.calls import pointer, runs_of, spread
+from monosem.kernels.native.team import address, each, once, runs_of
 
-__all__ = ["AboveFloor", "Tops", "above", "kth_largest", "top"]
+__all__ = ["AboveFloor", "Tops", "above", "join", "kth_largest", "largest", "top"]
 
-_P, _I, _F = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
-
+_P, _I = ctypes.c_void_p, ctypes.c_int64
 
 _RUNS = 4
 """Runs of rows for several threads; what is selected does not depend on it."""
@@ -30,36 +29,24 @@ class Tops:
         room = 2 * k + 128
         self._index, self._value = torch.empty(rows, room, dtype=torch.int32), torch.empty(rows, room)
         self._filled, self._floors = torch.zeros(rows, dtype=torch.int64), torch.full((rows,), -torch.inf)
-        self._state = _Tops(k, room, *map(pointer, (self._index, self._value, self._filled, self._floors)))
+        self._state = _Tops(k, room, *map(address, (self._index, self._value, self._filled, self._floors)))
 
     def see(self, score: Tensor, first: int = 0) -> None:
         """The next columns: score[:, i] is column first + i."""
-        lib, among = library(), self.among
-        assert lib is not None
+        among = self.among
         if among is not None:
             a, b = torch.searchsorted(among, torch.tensor([first, first + score.shape[1]])).tolist()
             among = among[a:b]
         n = score.shape[1] if among is None else among.numel()
         runs = runs_of(self.rows, _RUNS)
-
-        def work(unit: int) -> None:
-            scratch = torch.empty(n + 64 + max(n, self._state.room))
-            lib.monosem_top(
-                ctypes.byref(self._state), pointer(score), _I(score.stride(0)), _I(runs[unit][0]), _I(runs[unit][1]),
-                _I(n), _I(first), pointer(self.bias), pointer(among), pointer(scratch),
-            )  # fmt: skip
-
-        spread(work, len(runs))
+        scratch = torch.empty(len(runs), n + 64 + max(n, self._state.room))
+        head, given = (address(self._state), address(score), score.stride(0)), (n, first, address(self.bias))
+        units = [(*head, *run, *given, address(among), address(own)) for run, own in zip(runs, scratch, strict=True)]
+        each("top", units)
 
     def found(self) -> tuple[Tensor, Tensor] | None:
         """(columns, entries), columns ascending; None when a row has fewer than k numbers (NaN)."""
-        lib = library()
-        assert lib is not None
-        index, value = torch.empty(self.rows, self.k, dtype=torch.int64), torch.empty(self.rows, self.k)
-        scratch = torch.empty(self._state.room)
-        short = lib.monosem_topped(
-            ctypes.byref(self._state), _I(0), _I(self.rows), pointer(index), pointer(value), pointer(scratch)
-        )
+        index, value, short = largest(self.k, self._index, self._value, self._filled)
         return None if short else (index, value)
 
 
@@ -76,29 +63,23 @@ class AboveFloor:
 
     def see(self, score: Tensor, first: int = 0, room: int | None = None) -> bool:
         """The next columns: score[:, i] is column first + i. False where they hold more than `room` such cells."""
-        lib, (rows, n) = library(), score.shape
-        assert lib is not None
+        rows, n = score.shape
         runs = runs_of(rows, _RUNS)
         share = -(-(score.numel() if room is None else room) // max(len(runs), 1))
         counts = torch.empty(rows, dtype=torch.int64)
-        parts: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(runs)
-        full = [False] * len(runs)
-        columns, one = (self.floors, 0.0) if isinstance(self.floors, Tensor) else (None, float(self.floors))
-
-        def work(unit: int) -> None:
-            a, b = runs[unit]
-            index, value, scratch = torch.empty(share, dtype=torch.int64), torch.empty(share), torch.empty(n + 64)
-            total = lib.monosem_above(
-                _P(score.data_ptr() + 4 * a * score.stride(0)), _I(score.stride(0)), _I(b - a), _I(n), _I(first),
-                pointer(self.bias), pointer(columns), _F(one), _I(share), _P(counts.data_ptr() + 8 * a), pointer(index),
-                pointer(value), pointer(scratch),
-            )  # fmt: skip
-            full[unit] = total > share
-            parts[unit] = index[:total], value[:total]
-
-        spread(work, len(runs))
+        index, value = torch.empty(len(runs), share, dtype=torch.int64), torch.empty(len(runs), share)
+        scratch = torch.empty(len(runs), n + 64)
+        floors = self.floors if isinstance(self.floors, Tensor) else torch.tensor(self.floors)
+        given = n, first, address(self.bias), address(floors), int(floors.ndim > 0), share
+        units = [
+            (address(score) + 4 * a * score.stride(0), score.stride(0), b - a, *given, address(counts) + 8 * a, *own)
+            for (a, b), *own in zip(runs, *([address(t) for t in ts] for ts in (index, value, scratch)), strict=True)
+        ]
+        totals = each("above", units)
+        full = [total > share for total in totals]
         if not any(full):
-            self._parts.append((counts, torch.cat([i for i, _ in parts]), torch.cat([v for _, v in parts])))
+            found = [torch.cat([t[:total] for t, total in zip(ts, totals, strict=True)]) for ts in (index, value)]
+            self._parts.append((counts, found[0], found[1]))
             self._seen += self._parts[-1][1].numel()
             if self.most and self._seen >= 2 * self.most:
                 self._raise(self.most)
@@ -111,28 +92,42 @@ class AboveFloor:
 
     def found(self) -> tuple[Tensor, Tensor, Tensor]:
         """(cells per row, columns, entries) of all columns."""
-        lib, parts = library(), self._parts
-        assert lib is not None
-        if len(parts) == 1:
-            return parts[0]
-        counts = torch.stack([count for count, _, _ in parts]).sum(0)
-        place = counts.cumsum(0) - counts
-        total = sum(index.numel() for _, index, _ in parts)
-        columns, entries = torch.empty(total, dtype=torch.int64), torch.empty(total)
-        for count, index, value in parts:
-            lib.monosem_place(
-                _I(count.numel()), pointer(count), pointer(index), pointer(value), pointer(place), pointer(columns),
-                pointer(entries),
-            )  # fmt: skip
+        counts, columns, entries = join(self._parts)
+        assert entries is not None
         return counts, columns, entries
+
+
+def join(parts: Sequence[tuple[Tensor, Tensor, Tensor | None]]) -> tuple[Tensor, Tensor, Tensor | None]:
+    """(cells per row, columns, entries or None) of several pieces of the columns, made one: row by row."""
+    if len(parts) == 1:
+        return parts[0]
+    counts = torch.stack([count for count, _, _ in parts]).sum(0)
+    place = counts.cumsum(0) - counts
+    total = sum(index.numel() for _, index, _ in parts)
+    columns, entries = torch.empty(total, dtype=torch.int64), None if parts[0][2] is None else torch.empty(total)
+    for count, index, value in parts:
+        once("place", count.numel(), *map(address, (count, index, value, place, columns, entries)))
+    return counts, columns, entries
+
+
+def largest(k: int, index: Tensor, value: Tensor, filled: Tensor) -> tuple[Tensor, Tensor, int]:
+    """(columns, entries) of the k largest of the first filled[r] entries of each row; and how many rows have fewer.
+
+    `index` int32 and `value` are [rows, room], columns ascending, and are used up; rows with fewer are undefined.
+    """
+    rows, room = value.shape
+    state = _Tops(k, room, *map(address, (index, value, filled, None)))
+    columns, entries = torch.empty(rows, k, dtype=torch.int64), torch.empty(rows, k)
+    scratch = torch.empty(room)
+    short = once("topped", address(state), 0, rows, *map(address, (columns, entries, scratch)))
+    return columns, entries, short
 
 
 def kth_largest(values: Tensor, k: int) -> float:
     """The k-th largest of some float32 numbers, 1 <= k <= their count."""
-    lib = library()
-    assert lib is not None
-    copy = values.detach().clone()
-    return float(lib.monosem_kth_largest(pointer(copy), _I(values.numel()), _I(k)))
+    copy, found = values.detach().clone(), ctypes.c_float()
+    once("kth_largest", address(copy), values.numel(), k, address(found))
+    return found.value
 
 
 def top(score: Tensor, k: int, among: Tensor | None = None, bias: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
