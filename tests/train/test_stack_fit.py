@@ -68,7 +68,7 @@ def test_a_stack_is_its_runs(name: str) -> None:
         assert [set(entry) for entry in result.log] == [set(entry) for entry in wanted.log]
         for here, there in zip(result.log, wanted.log, strict=True):
             assert here == pytest.approx(there, rel=far / 10, abs=far / 10)
-        assert 0 < (_flat(result.model) - _flat(wanted.model)).abs().max() < far
+        assert (_flat(result.model) - _flat(wanted.model)).abs().max() < far
     assert len({w.untyped_storage().data_ptr() for r in found if r for w in r.model.encoder.weights}) == 3
 
 
@@ -91,6 +91,17 @@ def test_weights_of_terms_and_anchors_may_differ(hard: bool) -> None:
     for here, there in zip(found, _alone(members, CONFIG, 24), strict=True):
         torch.testing.assert_close(here, there, rtol=1e-3, atol=1e-4)
     assert (found[0] - found[2]).abs().max() > 0.1, "they did differ"
+
+
+def test_dead_latents_are_drawn_anew_as_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After every step each run may draw, by its own seed, from its own source; what it draws test_stack compares."""
+    heard: list[tuple[int, int, object]] = []
+    monkeypatch.setattr(
+        stack_fit, "resample", lambda run, made, own, source: heard.append((run.step, own.seed, source))
+    )
+    members = [Member("topk(k=2)", TensorSource(rows(40, 6, seed=seed)), seed) for seed in range(2)]
+    fit_together(members, 12, SMALL)
+    assert heard == [(step + 1, m.seed, m.source) for step in range(SMALL.steps) for m in members]
 
 
 def test_a_run_of_one_is_a_stack_too() -> None:
