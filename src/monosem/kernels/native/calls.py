@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from monosem.kernels.native.build import library
-from monosem.kernels.native.team import address, each, once, runs_of
+from monosem.kernels.native.team import address, each, runs_of
 
 __all__ = ["Ordered", "bags", "inner", "order_cells", "row_tile", "scatter", "usable"]
 
@@ -45,14 +45,15 @@ class Ordered:
 def order_cells(crow: Tensor, col: Tensor, n_q: int, tile: int) -> list[Ordered]:
     """Cells in latent-major order, tile of rows by tile of rows."""
     batch, crow, col = crow.numel() - 1, crow.contiguous(), col.contiguous()
-    tiles = []
+    tiles, units = [], []
     for row0 in range(0, max(batch, 1), tile):
         row1 = min(row0 + tile, batch)
         nnz = int(crow[row1] - crow[row0])
         starts = torch.empty(n_q + 1, dtype=torch.int64)
         row, cell = torch.empty(nnz, dtype=torch.int32), torch.empty(nnz, dtype=torch.int64)
-        once("latent_major", *map(address, (crow, col)), row0, row1, n_q, *map(address, (starts, row, cell)))
         tiles.append(Ordered(row0, row1, starts, row, cell))
+        units.append((address(crow), address(col), row0, row1, n_q, *_order(tiles[-1])))
+    each("latent_major", units)
     return tiles
 
 

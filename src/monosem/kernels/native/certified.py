@@ -2,6 +2,7 @@
 
 import ctypes
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import ClassVar
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from monosem.kernels.native.build import library
 from monosem.kernels.native.calls import inner, order_cells, row_tile, usable
 from monosem.kernels.native.select import join, largest, top
-from monosem.kernels.native.team import address, each, once, runs_of
+from monosem.kernels.native.team import address, each, runs_of
 from monosem.kernels.workspace import workspace
 
 __all__ = ["COLUMNS", "ROWS", "Halved", "has_bfloat16"]
@@ -100,9 +101,9 @@ class Halved:
         """Near values of about `size` cells of evenly spaced rows."""
         some = x[:: max(1, x.shape[0] // _SAMPLE_ROWS)]
         half, _, _ = _halve(some, "half x")
-        near = torch.mm(half, self.half.T)
-        stride, n = max(1, near.numel() // size), self.bias.numel()
-        return near.reshape(-1)[::stride].float() + self.bias[torch.arange(0, near.numel(), stride) % n]
+        near = torch.mm(self.half, half.T)  # this way round twice as fast for few rows
+        stride = max(1, near.numel() // size)
+        return near.reshape(-1)[::stride].float() + self.bias[torch.arange(0, near.numel(), stride) // some.shape[0]]
 
     def top(self, x: Float[Tensor, "rows n_p"], k: int, limit: int | None = None) -> tuple[Tensor, Tensor] | None:
         """(columns, z) of the k largest z of each row, columns ascending; None if NaN is met."""
@@ -124,13 +125,14 @@ class Halved:
         for parts, _y in self._products(x):
             head = address(state), address(parts)
             each("propose", [(*head, *run, address(own)) for run, own in zip(runs, scratch, strict=True)])
-        total = once("proposed", address(state), 0, rows, limit, address(scratch))
-        col = torch.empty(total, dtype=torch.int64)
-        once("hand", address(state), 0, rows, address(col), 0)
+        units = [(address(state), *run, limit, address(own)) for run, own in zip(runs, scratch, strict=True)]
+        before = [0, *accumulate(each("proposed", units))]
+        col = torch.empty(before[-1], dtype=torch.int64)
+        each("hand", [(address(state), *run, address(col[at:]), 0) for run, at in zip(runs, before, strict=False)])
         z = self._exact(x, filled, col)
         if bool(z.isnan().any()):
             return None
-        once("hand", address(state), 0, rows, 0, address(z))
+        each("hand", [(address(state), *run, 0, address(z[at:])) for run, at in zip(runs, before, strict=False)])
         again = (filled == 0).nonzero().squeeze(1)
         self.rows, self.fell_back = self.rows + rows, self.fell_back + again.numel()
         index, value, _ = largest(k, held[0], held[1], filled)

@@ -118,9 +118,10 @@ def largest(k: int, index: Tensor, value: Tensor, filled: Tensor) -> tuple[Tenso
     rows, room = value.shape
     state = _Tops(k, room, *map(address, (index, value, filled, None)))
     columns, entries = torch.empty(rows, k, dtype=torch.int64), torch.empty(rows, k)
-    scratch = torch.empty(room)
-    short = once("topped", address(state), 0, rows, *map(address, (columns, entries, scratch)))
-    return columns, entries, short
+    runs = runs_of(rows, _RUNS)
+    scratch, out = torch.empty(len(runs), room), (address(columns), address(entries))
+    units = [(address(state), *run, *out, address(own)) for run, own in zip(runs, scratch, strict=True)]
+    return columns, entries, sum(each("topped", units))
 
 
 def kth_largest(values: Tensor, k: int) -> float:
