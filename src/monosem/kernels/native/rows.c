@@ -58,19 +58,26 @@ static inline void products(const float *restrict g, const float *restrict w, in
     *ww += folded(b);
 }
 
-/* g = the gradient of row j; whether it has any part. */
-static int gradient(const struct rows *s, int64_t j, float *g) {
-    int any = s->base != 0;
-    if (s->base) memcpy(g, s->base + j * s->width, (size_t)s->width * sizeof(float));
+static int has_cells(const struct rows *s, int64_t j) {
+    for (int64_t t = 0; t < s->n_sets; t++)
+        if (s->sets[t].starts[s->sets[t].first + j] != s->sets[t].starts[s->sets[t].first + j + 1]) return 1;
+    return 0;
+}
+
+/* The gradient of row j, built in g unless it is there already; NULL where it has no part. */
+static const float *gradient(const struct rows *s, int64_t j, float *g) {
+    const float *base = s->base ? s->base + j * s->width : 0;
+    if (!has_cells(s, j)) return base;
+    if (base)
+        memcpy(g, base, (size_t)s->width * sizeof(float));
+    else
+        memset(g, 0, (size_t)s->width * sizeof(float));
     for (int64_t t = 0; t < s->n_sets; t++) {
         const struct set *c = s->sets + t;
         const int64_t from = c->starts[c->first + j], to = c->starts[c->first + j + 1];
-        if (from == to) continue;
-        if (!any) memset(g, 0, (size_t)s->width * sizeof(float));
-        any = 1;
         monosem_gather(from, to, c->order_row, c->order_cell, c->values, c->x, c->ld_x, s->width, g);
     }
-    return any;
+    return g;
 }
 
 /* The share of w_j in g_j, per piece: <g, w> / <w, w>. Returns the squared norm of what remains of g. */
@@ -95,8 +102,8 @@ static double shares(const struct rows *s, const float *g, const float *w, float
 /* squares[j] = the squared norm of the projected gradient, for rows [from, to) that have one. g holds width floats. */
 void monosem_rows_norm(const struct rows *s, int64_t from, int64_t to, double *squares, float *g) {
     for (int64_t j = from; j < to; j++) {
-        float *here = s->kept ? s->kept + j * s->width : g;
-        if (gradient(s, j, here)) squares[j] = shares(s, here, s->w + j * s->width, s->share + j * s->pieces);
+        const float *found = gradient(s, j, s->kept ? s->kept + j * s->width : g);
+        if (found) squares[j] = shares(s, found, s->w + j * s->width, s->share + j * s->pieces);
     }
 }
 
@@ -127,17 +134,12 @@ void monosem_rows_inner(const struct set *c, const float *w, int64_t width, int6
     }
 }
 
-static int has_cells(const struct rows *s, int64_t j) {
-    for (int64_t t = 0; t < s->n_sets; t++)
-        if (s->sets[t].starts[s->sets[t].first + j] != s->sets[t].starts[s->sets[t].first + j + 1]) return 1;
-    return s->base != 0;
-}
-
 /* Row j, which is in reach; and row `ahead`, which is asked for meanwhile: the pass waits for memory, and a core asks for
  * more of it at a time than the processor foresees.
  */
 struct moving {
     float *restrict w, *restrict m, *restrict v;
+    const float *base; /* may be NULL */
     int64_t ahead; /* from row j to the next one that moves, in floats */
 };
 
@@ -146,6 +148,7 @@ static inline void ask_ahead(const struct moving *row, int64_t from, int64_t to)
         __builtin_prefetch(row->w + i, 0, 2);
         __builtin_prefetch(row->m + i, 0, 2);
         __builtin_prefetch(row->v + i, 0, 2);
+        if (row->base) __builtin_prefetch(row->base + i, 0, 2);
     }
 }
 
@@ -199,7 +202,7 @@ static inline void adam(const struct rows *s, const struct moving *row, const fl
 
 /* The first row from j on that has a gradient, or had one at any time. */
 static int64_t next_moving(const struct rows *s, int64_t j, int64_t to, const uint8_t *moved) {
-    while (j < to && !moved[j] && !has_cells(s, j)) j++;
+    while (j < to && !s->base && !moved[j] && !has_cells(s, j)) j++;
     return j;
 }
 
@@ -214,11 +217,10 @@ void monosem_rows_step(const struct rows *s, int64_t from, int64_t to, uint8_t *
     for (int64_t j = next_moving(s, from, to, moved), next; j < to; j = next) {
         next = next_moving(s, j + 1, to, moved);
         moved[j] = 1;
-        const int again = s->kept && s->shared;
-        const float *g = again ? s->kept + j * s->width : built;
-        if (!(again ? has_cells(s, j) : gradient(s, j, built))) g = 0;
         const int64_t at = j * s->width;
-        const struct moving row = {s->w + at, s->m + at, s->v + at, ((next < to ? next : j) - j) * s->width};
+        const float *base = s->base ? s->base + at : 0;
+        const float *g = s->kept && s->shared ? (has_cells(s, j) ? s->kept + at : base) : gradient(s, j, built);
+        const struct moving row = {s->w + at, s->m + at, s->v + at, base, ((next < to ? next : j) - j) * s->width};
         float *share = s->share + j * s->pieces;
         if (g && s->project && !s->shared) shares(s, g, row.w, share);
         for (int64_t p = 0; p < s->pieces; p++) {
