@@ -187,9 +187,10 @@ class Stack:
                 tensors, x_p, x_r, dead, self.states, self._weights(context), self.anchors
             )
         except RuntimeError as error:
-            if "vmap" not in str(error):
+            why = str(error).partition("\n")[0]
+            if not any(word in why for word in ("vmap", "storage")):
                 raise
-            raise RefusedError(f"{self.method.spec or self.method} cannot be stacked ({error}); {_ALONE}") from error
+            raise RefusedError(f"{self.method.spec or self.method} cannot be stacked ({why}); {_ALONE}") from error
         return found
 
     def _weights(self, context: Context) -> dict[str, Tensor]:
