@@ -113,7 +113,7 @@ def test_sums_over_cells(data: st.DataObject) -> None:
     calls.scatter(tiles, first, last, values, weight, out)
     torch.testing.assert_close(out.double(), part @ dense, rtol=1e-5, atol=1e-5)
     products = torch.zeros(at.nnz)
-    calls.inner(tiles, first, last, x, weight, products)
+    calls.inner(whole, first, last, x, weight, products)
     inside = (at.col >= first) & (at.col < last)
     wanted = torch.zeros(at.nnz, dtype=torch.float64)
     wanted[inside] = (x.double() @ dense.T)[at.row[inside], at.col[inside] - first]
@@ -174,7 +174,7 @@ def test_one_pass_takes_products_and_what_a_projection_needs() -> None:
     cells = CellSet(calls.order_cells(at.crow, at.col, 64, 90)[0], values, x, 0)
     products, known = inner_alone(cells, weight)
     wanted = torch.zeros(at.nnz)
-    calls.inner(calls.order_cells(at.crow, at.col, 64, 90), 0, 64, x, weight, wanted)
+    calls.inner(cells.cells, 0, 64, x, weight, wanted)
     assert torch.equal(products, wanted)
     W, M = weight.double(), numbers(4, 64, 50)
     g = cells.dense(64).double()
@@ -196,8 +196,8 @@ def test_threads_change_no_bit() -> None:
         tiles = calls.order_cells(at.crow, at.col, 64, calls.row_tile(at.batch, 48))
         out, products, w = torch.zeros(900, 48), torch.zeros(at.nnz), weight.clone()
         calls.scatter(tiles, 0, 64, values, weight, out)
-        calls.inner(tiles, 0, 64, x, weight, products)
         cells = calls.order_cells(at.crow, at.col, 64, 900)[0]
+        calls.inner(cells, 0, 64, x, weight, products)
         step = RowStep(w, None, [CellSet(cells, values, x, 0)], (0, 48), True, True)
         norm = step.squared_norm()
         m, v = torch.zeros_like(w), torch.zeros_like(w)

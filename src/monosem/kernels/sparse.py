@@ -93,8 +93,7 @@ def inner(
     if native.usable(x, *weights):
         products = x.new_zeros(at.nnz)
         for block, weight in zip(blocks, weights, strict=True):
-            tiles = _ordered(at, native.row_tile(at.batch, x.shape[1]))
-            native.inner(tiles, block.first, block.last, x[:, block.columns], weight, products)
+            native.inner(_whole(at), block.first, block.last, x[:, block.columns], weight, products)
         return products
     values: Tensor | None = None
     for block, weight in zip(blocks, weights, strict=True):

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from monosem.kernels.native.build import library
-from monosem.kernels.native.team import address, each, runs_of
+from monosem.kernels.native.team import address, each, runs_of, runs_of_cost
 
 __all__ = ["Ordered", "bags", "inner", "order_cells", "row_tile", "scatter", "usable"]
 
 _TILE_BYTES = 2**22
-"""Rows that a unit of `scatter` or `inner` writes: what stays in a second-level cache, more or less."""
+"""Rows that a unit of `scatter` writes: what stays in a second-level cache, more or less."""
 
 
 def usable(*tensors: Tensor) -> bool:
@@ -27,7 +27,7 @@ def usable(*tensors: Tensor) -> bool:
 
 
 def row_tile(batch: int, width: int) -> int:
-    """Rows per unit of `scatter` and `inner`; sums are row by row, so that it may depend on the number of threads."""
+    """Rows per unit of `scatter`; sums are row by row, so that it may depend on the number of threads."""
     return max(1, min(_TILE_BYTES // (4 * max(width, 1)), -(-batch // torch.get_num_threads())))
 
 
@@ -70,12 +70,18 @@ def scatter(tiles: Sequence[Ordered], first: int, last: int, values: Tensor, wei
     each("scatter", [(*_order(t), *rest) for t in tiles])
 
 
-def inner(tiles: Sequence[Ordered], first: int, last: int, x: Tensor, weight: Tensor, values: Tensor) -> None:
-    """values[cell] += <x[row], weight[latent - first]>, for the cells of latents [first, last)."""
-    rest = (
-        first, last, address(x), x.stride(0), address(weight), weight.stride(0), weight.shape[1], address(values),
-    )  # fmt: skip
-    each("inner", [(*_order(t), *rest) for t in tiles])
+def inner(cells: Ordered, first: int, last: int, x: Tensor, weight: Tensor, values: Tensor) -> None:
+    """values[cell] += <x[row], weight[latent - first]>, for the cells of latents [first, last).
+
+    Threads share the latents, not the rows: each row of the weight is then read by one of them.
+    """
+    step, rest = weight.stride(0), (address(x), x.stride(0))
+    units = [
+        (*_order(cells), first + a, first + b, *rest, address(weight) + 4 * a * step, step, weight.shape[1],
+         address(values))
+        for a, b in runs_of_cost(cells.starts[first : last + 1], 32)
+    ]  # fmt: skip
+    each("inner", units)
 
 
 def bags(cells: Ordered, first: int, last: int, values: Tensor, x: Tensor) -> Tensor:

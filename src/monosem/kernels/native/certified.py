@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monosem.kernels.native.build import library
-from monosem.kernels.native.calls import inner, order_cells, row_tile, usable
+from monosem.kernels.native.calls import inner, order_cells, usable
 from monosem.kernels.native.select import join, largest, top
 from monosem.kernels.native.team import address, each, runs_of
 from monosem.kernels.workspace import workspace
@@ -168,16 +168,18 @@ class Halved:
         counts, col, _ = join(pieces)
         z = self._exact(x, counts, col)
         keep = z > (floors[col] if floors.ndim else floors)
-        row = torch.repeat_interleave(torch.arange(rows), counts)[keep]
+        kept = torch.zeros(keep.numel() + 1, dtype=torch.int64)  # before each cell
+        torch.cumsum(keep, 0, out=kept[1:])
+        ends = counts.cumsum(0)
         self.rows += rows
-        return torch.bincount(row, minlength=rows), col[keep], z[keep]
+        return kept[ends] - kept[ends - counts], col[keep], z[keep]
 
     def _exact(self, x: Tensor, counts: Tensor, col: Tensor) -> Tensor:
         """z of some cells, row by row; computed latent by latent, so that rows of W come one after another."""
         crow = torch.zeros(counts.numel() + 1, dtype=torch.int64)
         torch.cumsum(counts, 0, out=crow[1:])
         z, n = torch.zeros(col.numel()), self.bias.numel()
-        inner(order_cells(crow, col, n, row_tile(x.shape[0], x.shape[1])), 0, n, x, self.weight, z)
+        inner(order_cells(crow, col, n, x.shape[0])[0], 0, n, x, self.weight, z)
         self.computed += col.numel()
         return z.add_(self.bias[col])
 

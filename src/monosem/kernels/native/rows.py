@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from monosem.kernels.native.calls import Ordered
-from monosem.kernels.native.team import address, each, runs_of
+from monosem.kernels.native.team import address, each, runs_of_cost
 from monosem.kernels.workspace import workspace
 
 __all__ = ["KEEP_ABOVE", "CellSet", "RowStep", "inner_alone"]
@@ -18,8 +18,8 @@ _P, _I, _F, _N = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int32
 KEEP_ABOVE = 8
 """Cells per row above which a gradient is built once and kept between the norm and the step."""
 
-_RUNS = 32
-"""Runs of rows: fixed, so that sums over rows do not depend on the number of threads."""
+_RUNS, _ROW = 32, 8
+"""Runs of rows for several threads, and what a row costs in cells; no result depends on them."""
 
 
 class _Set(ctypes.Structure):
@@ -72,7 +72,7 @@ def inner_alone(cells: CellSet, weight: Tensor) -> tuple[Tensor, CellSet]:
     width, cells = weight.shape[1], replace(cells, values=cells.values.contiguous())
     rows, plain = weight.shape[0], cells.plain()
     products, share, rest = torch.empty_like(cells.values), torch.empty(rows), torch.empty(rows, dtype=torch.float64)
-    runs = runs_of(rows, _RUNS)
+    runs = runs_of_cost(cells.cells.starts, _RUNS)
     scratch, given = torch.empty(len(runs), width), tuple(map(address, (products, share, rest)))
     head = address(plain), address(weight), width
     each("rows_inner", [(*head, a, b, *given, _row(scratch, unit)) for unit, (a, b) in enumerate(runs)])
@@ -114,7 +114,11 @@ class RowStep:
 
     def _over_rows(self, kernel: str, per_row: int) -> None:
         """A kernel over all rows; `per_row` is the address of what it has beside its own scratch."""
-        runs = runs_of(self.weight.shape[0], _RUNS)
+        rows = self.weight.shape[0]
+        cost = torch.arange(rows + 1) * _ROW
+        for cells in self.sets:
+            cost = cost + cells.cells.starts[cells.first : cells.first + rows + 1]
+        runs = runs_of_cost(cost, _RUNS)
         scratch = torch.empty(len(runs), self.weight.shape[1])
         each(kernel, [(address(self._rows), a, b, per_row, _row(scratch, unit)) for unit, (a, b) in enumerate(runs)])
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from monosem.kernels.native.build import library
 
-__all__ = ["address", "each", "once", "runs_of"]
+__all__ = ["address", "each", "once", "runs_of", "runs_of_cost"]
 
 _I, _P = ctypes.c_int64, ctypes.c_void_p
 
@@ -93,3 +93,11 @@ def runs_of(length: int, most: int) -> list[tuple[int, int]]:
     """0..length in about `most` runs of equal length."""
     size = max(1, -(-length // most))
     return [(start, min(start + size, length)) for start in range(0, length, size)]
+
+
+def runs_of_cost(cost: Tensor, most: int) -> list[tuple[int, int]]:
+    """0..n in at most `most` runs of about equal cost: [n + 1], what everything before costs (int64, ascending)."""
+    before, after = int(cost[0]), int(cost[-1])
+    targets = before + torch.arange(1, most, dtype=torch.int64) * (after - before) // most
+    cuts = sorted({0, *torch.searchsorted(cost, targets).tolist(), cost.numel() - 1})
+    return list(pairwise(cuts))
