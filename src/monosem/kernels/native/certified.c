@@ -41,10 +41,11 @@ struct product {
     float summation; /* relative error of a float32 sum of width products, in any order */
 };
 
-/* low <= z <= up for the LANES latents of one row from column `start` on (-INFINITY beyond the last). Whether one is NaN. */
-static inline int bounds(const struct product *p, int64_t r, int64_t start, float *restrict low, float *restrict up) {
+/* low <= z <= up for n <= LANES latents of one row from column `start` on. Whether one is NaN. */
+ALWAYS int some_bounds(const struct product *p, int64_t r, int64_t start, int64_t n, float *restrict low,
+                       float *restrict up) {
     const uint16_t *restrict y = p->y + r * p->ld_y + start;
-    const int64_t at = p->first + start, n = p->n - start < LANES ? p->n - start : LANES;
+    const int64_t at = p->first + start;
     const float *restrict bias = p->bias + at, *restrict lost = p->lost + at, *restrict size = p->size + at;
     const float of_lost = (p->x_size[r] + p->x_lost[r]) * (1.0f + p->summation) * 1.001f;
     const float of_size = (p->x_lost[r] + 2.0f * p->summation * (p->x_size[r] + p->x_lost[r])) * 1.001f;
@@ -63,8 +64,15 @@ static inline int bounds(const struct product *p, int64_t r, int64_t start, floa
         low[i] = near - most > -3e38f ? near - most : -3e38f;
         wrong |= near != near;
     }
-    for (int64_t i = n; i < LANES; i++) low[i] = up[i] = -INFINITY;
     return wrong;
+}
+
+/* The same for LANES latents, or as many as there are: -INFINITY beyond the last. */
+static inline int bounds(const struct product *p, int64_t r, int64_t start, float *restrict low, float *restrict up) {
+    const int64_t n = p->n - start;
+    if (n >= LANES) return some_bounds(p, r, start, LANES, low, up);
+    for (int64_t i = n; i < LANES; i++) low[i] = up[i] = -INFINITY;
+    return some_bounds(p, r, start, n, low, up);
 }
 
 /* The same for all of a tile: into low and up [rows, ld]. */

@@ -3,7 +3,6 @@
  * The gradient of row j is base[j] (where base is not NULL) plus, for each set of ordered cells, the sum of
  * values[cell] * x[row] over latent j's cells. It is built in the first cache and never written to memory.
  */
-#include <float.h>
 #include <math.h>
 #include <string.h>
 #ifdef __SSE__
@@ -143,7 +142,7 @@ struct moving {
     int64_t ahead; /* from row j to the next one that moves, in floats */
 };
 
-static inline void ask_ahead(const struct moving *row, int64_t from, int64_t to) {
+ALWAYS void ask_ahead(const struct moving *row, int64_t from, int64_t to) {
     for (int64_t i = from + row->ahead; i < to + row->ahead; i += 16) {
         __builtin_prefetch(row->w + i, 0, 2);
         __builtin_prefetch(row->m + i, 0, 2);
@@ -152,36 +151,14 @@ static inline void ask_ahead(const struct moving *row, int64_t from, int64_t to)
     }
 }
 
-/* out[i] = 1 / (sqrt(v[i]) inverse_root + eps), to two units in the last place; the processor's own root and quotient
- * take longer than the memory that they would wait for.
- */
-static inline void inverse(const float *restrict v, int64_t n, float inverse_root, float eps, float *restrict out) {
-#ifdef __AVX512F__
-    if (n == LANES) {
-        const __m512 half = _mm512_set1_ps(0.5f), more = _mm512_set1_ps(1.5f), two = _mm512_set1_ps(2.0f);
-        for (int64_t i = 0; i < LANES; i += 16) {
-            const __m512 a = _mm512_max_ps(_mm512_loadu_ps(v + i), _mm512_set1_ps(FLT_MIN));
-            __m512 r = _mm512_rsqrt14_ps(a);
-            r = _mm512_mul_ps(r, _mm512_fnmadd_ps(_mm512_mul_ps(half, a), _mm512_mul_ps(r, r), more));
-            const __m512 d = _mm512_fmadd_ps(_mm512_mul_ps(a, r), _mm512_set1_ps(inverse_root), _mm512_set1_ps(eps));
-            const __m512 q = _mm512_rcp14_ps(d);
-            _mm512_storeu_ps(out + i, _mm512_mul_ps(q, _mm512_fnmadd_ps(d, q, two)));
-        }
-        return;
-    }
-#endif
-#pragma omp simd
-    for (int64_t i = 0; i < n; i++) out[i] = 1.0f / (sqrtf(v[i]) * inverse_root + eps);
-}
-
 /* Adam on n <= LANES columns of a row, from `from` on, with gradient (g - part w) scale (g NULL: 0). The squares
  * of the new w are added to `squares`.
  */
-static inline void adam(const struct rows *s, const struct moving *row, const float *restrict g, float part,
-                        int64_t from, int64_t n, float *restrict squares) {
+ALWAYS void adam(const struct rows *s, const struct moving *row, const float *restrict g, float part, int64_t from,
+                 int64_t n, float *restrict squares) {
     const float b1 = s->beta1, b2 = s->beta2, c1 = 1.0f - b1, c2 = 1.0f - b2, step = s->step, scale = s->scale;
     float *restrict w = row->w + from, *restrict m = row->m + from, *restrict v = row->v + from;
-    float over[LANES];
+    const float inverse_root = 1.0f / s->root, eps = s->eps;
     if (g)
 #pragma omp simd
         for (int64_t i = 0; i < n; i++) {
@@ -192,10 +169,9 @@ static inline void adam(const struct rows *s, const struct moving *row, const fl
     else
 #pragma omp simd
         for (int64_t i = 0; i < n; i++) m[i] *= b1, v[i] *= b2;
-    inverse(v, n, 1.0f / s->root, s->eps, over);
 #pragma omp simd
     for (int64_t i = 0; i < n; i++) {
-        w[i] -= step * m[i] * over[i];
+        w[i] -= step * m[i] / (sqrtf(v[i]) * inverse_root + eps);
         squares[i] += w[i] * w[i];
     }
 }
