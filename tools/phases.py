@@ -130,7 +130,7 @@ def page(record: dict[str, Any]) -> str:
     lines = [
         "<!-- Generated from records/speed/phases.json by `python -m tools.phases`; do not edit. -->\n",
         "# What a second thread does for each part of a step\n",
-        ABOUT + "\n",
+        ABOUT,
         f"{env['cpu']}, torch {env['torch']}, commit {env['commit'][:12]}; `{record['command']}`.\n",
     ]
     for name, case in record["cases"].items():
