@@ -29,15 +29,19 @@ def _aligned(z: Tensor, of_z: int | None, theta: Tensor, of_theta: int | None, r
     return z, theta.reshape(runs, *(1,) * (z.ndim - theta.ndim), *theta.shape[1:])
 
 
-class _Jump(torch.autograd.Function):
-    @staticmethod
-    def forward(z: Tensor, theta: Tensor, bandwidth: float) -> Tensor:
-        return _above(z, theta).mul_(z)
+class _OfThresholds(torch.autograd.Function):
+    """What both estimators keep: z, theta and the bandwidth."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: Tensor) -> None:
         z, theta, ctx.bandwidth = inputs
         ctx.save_for_backward(z, theta)
+
+
+class _Jump(_OfThresholds):
+    @staticmethod
+    def forward(z: Tensor, theta: Tensor, bandwidth: float) -> Tensor:
+        return _above(z, theta).mul_(z)
 
     @staticmethod
     def vmap(info: Any, dims: tuple[int | None, ...], z: Tensor, theta: Tensor, bandwidth: float) -> tuple[Tensor, int]:
@@ -55,15 +59,10 @@ class _Jump(torch.autograd.Function):
         return g_z, pull.sum_to_size(theta.shape) * theta * (-1 / ctx.bandwidth), None
 
 
-class _Heaviside(torch.autograd.Function):
+class _Heaviside(_OfThresholds):
     @staticmethod
     def forward(z: Tensor, theta: Tensor, bandwidth: float) -> Tensor:
         return _above(z, theta)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: Tensor) -> None:
-        z, theta, ctx.bandwidth = inputs
-        ctx.save_for_backward(z, theta)
 
     @staticmethod
     def vmap(info: Any, dims: tuple[int | None, ...], z: Tensor, theta: Tensor, bandwidth: float) -> tuple[Tensor, int]:
