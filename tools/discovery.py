@@ -41,7 +41,10 @@ WORLDS: Mapping[str, WorldSpec] = {
         f"ratio/{n}": WorldSpec(n, (768,), 0.1, Independent(0.99), rows=100_000)
         for n in (1400, 800, 1200, 1100, 1300, 900)
     },
-    **{f"ratio/{n}": WorldSpec(n, (768,), 0.15, Independent(0.99), rows=100_000) for n in (2000, 3000, 4000)},
+    **{
+        f"ratio/{n}": WorldSpec(n, (768,), cap, Independent(0.99), rows=100_000)
+        for n, cap in ((2000, 0.15), (3000, 0.15), (4000, 0.35))
+    },
 }
 """What is reported, in the order in which it is run."""
 
