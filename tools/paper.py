@@ -12,6 +12,7 @@ from monosem.report.study import MEANING, cells, facts, study_table
 from monosem.report.study_drawn import DRAWN
 from monosem.report.study_figures import study_figure
 from monosem.report.style import to_svg
+from tools import untrained
 from tools.paper_words import ABOUT, ABOUT_SCALES, by_k, statements
 
 RECORDS, DOCS, FIGURES = Path("records/studies"), Path("docs/paper"), Path("docs/figures")
@@ -49,6 +50,7 @@ def page(study: Study) -> str:
     legend = "\n".join(f"- *{name}*: {what}." for name, what in MEANING.items())
     parts = [f"# {study.title}", ABOUT[study.name](), command]
     parts += [section(study, scale) for scale in ABOUT_SCALES]
+    parts += [part for part in [untrained.section()] if part and study.name == "table1"]
     return NOTE + "\n\n".join([*parts, f"## Columns\n\n{legend}"]) + "\n"
 
 
