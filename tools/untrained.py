@@ -34,7 +34,7 @@ __all__ = ["RECORD", "main", "measure", "section"]
 RECORD = Path("records/studies/untrained.json")
 ARM = "ours+discovered"
 _STILL = 1e-30
-"""A learning rate at which float32 weights keep their bits; only what selection counts moves (BatchTopK's threshold)."""
+"""A learning rate at which float32 weights keep their bits; only BatchTopK's threshold, which is counted, moves."""
 _STEPS = 20
 
 
@@ -77,7 +77,7 @@ def section(scale: str = "paper", record: Path = RECORD) -> str:
         return ""
     untrained = {(row["method"], row["world"]): row for row in read_json(record)["runs"]}
     lines = [
-        "| method | anchors alone: FVU | L0 | after training: FVU | L0 | FVU, change | a solver on the anchors: FVU | L0 |",
+        "| method | anchors alone: FVU | L0 | after training: FVU | L0 | FVU, change | a solver: FVU | L0 |",
         "|" + "---|" * 8,
     ]
     better, rows = 0, 0

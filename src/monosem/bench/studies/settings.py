@@ -17,10 +17,15 @@ _TRIED = (
     ("topk(k=32, aux=0.0)", 3e-3, 600),
     ("topk(k=32, aux=0.0)", 1e-2, 600),
     ("topk(k=128, aux=0.0)", 3e-3, 600),
+    ("topk(k=32, aux=0.0)", 3e-3, 1500),
+    ("topk(k=64, aux=0.0)", 3e-3, 1500),
     ("topk(k=128, aux=0.0)", 3e-3, 1500),
+    ("topk(k=128, aux=0.0)", 3e-3, 3000),
     ("topk(k=128, aux=0.0)", 1e-2, 600),
     ("batch_topk(k=10, aux=0.0)", 3e-3, 600),
     ("batch_topk(k=128, aux=0.0)", 3e-3, 600),
+    ("batch_topk(k=128, aux=0.0)", 3e-3, 1500),
+    ("matryoshka(k=128, aux=0.0)", 3e-3, 1500),
     ("matryoshka(k=16, aux=0.0)", 3e-3, 600),
     ("matryoshka(k=10, aux=0.0)", 1e-2, 500),
     ("jumprelu(l0=0.5, theta=0.5, bandwidth=0.5)", 3e-3, 600),
@@ -32,6 +37,9 @@ _TRIED = (
     ("relu_l1(l1=0.3)", 1e-2, 600),
     ("topk_transcoder(k=32, aux=0.0)", 3e-3, 600),
     ("topk_crosscoder(k=32, aux=0.0)", 3e-3, 600),
+    ("topk_transcoder(k=128, aux=0.0)", 3e-3, 1500),
+    ("topk_crosscoder(k=128, aux=0.0)", 3e-3, 1500),
+    ("relu_l1(l1=0.3)", 1e-2, 1500),
 )
 """(method, learning rate, steps); a run that was not made is shown as such."""
 
@@ -45,4 +53,4 @@ def _settings(scale: Scale) -> Iterator[Entry]:
         yield Entry(text, f"lr {lr:g}, {steps} steps", job)
 
 
-STUDIES.add("settings", Study("settings", 1, "Settings that the paper does not give", _settings, seeds=(SEARCH_SEED,)))
+STUDIES.add("settings", Study("settings", 2, "Settings that the paper does not give", _settings, seeds=(SEARCH_SEED,)))
