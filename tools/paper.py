@@ -11,7 +11,9 @@ from monosem.bench.studies.queue import Outcome, outcomes
 from monosem.report.study import MEANING, cells, facts, study_table
 from monosem.report.study_drawn import DRAWN
 from monosem.report.study_figures import study_figure
+from monosem.report.study_real import real_records
 from monosem.report.style import to_svg
+from monosem.representations.studies.catalog import REAL_STUDIES
 from tools import untrained
 from tools.paper_words import ABOUT, ABOUT_SCALES, by_k, statements
 
@@ -136,6 +138,12 @@ def drawn_page(name: str, about: str) -> str:
     return NOTE + "\n\n".join(part for part in [*parts, f"Commit {commit}."] if part) + "\n"
 
 
+_EXAMPLES = (
+    "Images of scikit-learn's digits, which need no download. [Figure 10](figure10.md) is without anchoring, [figure "
+    "11](figure11.md) with it. **With a reservation:** our copy of the paper's text says that figures 10 and 11 show "
+    "top-activating examples without and with anchoring, not which shows what. Any dictionary can be looked at in this "
+    "way: [inspect](../inspect.md)."
+)
 DRAWN_ABOUT = {
     "figure4": "Theorem 3.4 in four arrows; the whole story is in [zero loss](../theory/zero-loss.md).",
     "figure5": "Example 3.7: a latent for Dog, and a breed that gets a latent of its own; the Dog latent then stays "
@@ -146,16 +154,16 @@ DRAWN_ABOUT = {
     "figure9": "**With a reservation:** our copy of the paper's text does not say what figure 9 shows. Heat maps of "
     "the "
     "similarity between true features and latents are our guess.",
+    "figure10": _EXAMPLES,
+    "figure11": _EXAMPLES,
 }
+REAL = {"table2": ("classes", "real-classes"), "figure7": ("resampling", "resampling")}
+"""Studies on real rows: the page in docs/real and the folder of the records."""
 
 
 _INTRO = (
     "Each page sets the printed numbers beside ours: with the paper's settings as far as they can be inferred, and "
     "with our defaults. Cells without a record say *not run*.\n"
-)
-_ELSEWHERE = (
-    "\nTable 2 is on [classes](../real/classes.md), figure 7 on [resampling](../real/resampling.md), figures 10 and "
-    "11 on [inspect](../inspect.md).\n"
 )
 _READING = (
     "## How to read a row\n\nRuns of a row share their worlds; plain and anchored runs are scored on the same "
@@ -187,6 +195,10 @@ def index() -> str:
     rows.append(
         f"| [settings](settings.md) | Settings not given | {_share(found_at(STUDIES['settings'], 'paper'))} | - |"
     )
+    for name, (where, folder) in REAL.items():
+        jobs = REAL_STUDIES[name].at("mini")
+        there = len(real_records(jobs, RECORDS.parent / folder))
+        rows.append(f"| [{name}](../real/{where}.md) | {REAL_STUDIES[name].title} | - | {there} of {len(jobs)} |")
     more = [f"- [{path.stem}]({path.name})" for path in sorted(DOCS.glob("*.md")) if path.stem not in _known()]
     arms = "\n".join(f"- `{arm}`: {what}." for arm, what in ARMS.items())
     return NOTE + "\n".join(
@@ -196,7 +208,7 @@ def index() -> str:
             "| study | | cells run, scale paper | scale mini |\n|---|---|---|---|",
             *rows,
             *(["", "See also:", "", *more] if more else []),
-            _ELSEWHERE,
+            "",
             f"## Arms\n\n{arms}\n",
             _READING,
             _RUNNING,

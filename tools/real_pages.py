@@ -3,10 +3,28 @@
 import re
 from pathlib import Path
 
-from examples import real_absorption, real_embeddings, real_resampling
+from examples import real_absorption
 from monosem.bench.records import read_records
+from monosem.report.study_real import real_figure, real_markdown
+from monosem.report.style import to_svg
 
 DOCS, FIGURES, RECORDS = Path("docs/real"), Path("docs/figures"), Path("records")
+
+FIGURES_OF = (
+    (
+        "table2",
+        "real-classes",
+        "real-classes.svg",
+        "Class means found by plain and anchored dictionaries, held out and all",
+    ),
+    (
+        "figure7",
+        "resampling",
+        "real-resampling.svg",
+        "Dead latents and error over training, with no remedy and with four",
+    ),
+)
+"""(study, folder of its records, file, title) of the figures here."""
 
 
 def tables() -> dict[str, str]:
@@ -14,8 +32,8 @@ def tables() -> dict[str, str]:
     absorbed = read_records(RECORDS / "real-absorption")
     sets = sorted({record["task"]["name"] for record in absorbed})
     return {
-        "classes": real_embeddings.report(read_records(RECORDS / "real-classes")),
-        "resampling": real_resampling.report(read_records(RECORDS / "resampling")),
+        "classes": real_markdown("table2", read_records(RECORDS / "real-classes")),
+        "resampling": real_markdown("figure7", read_records(RECORDS / "resampling")),
         **{
             data.partition("/")[2]: real_absorption.report([r for r in absorbed if r["task"]["name"] == data], data)
             for data in sets
@@ -37,8 +55,10 @@ def main() -> None:
     found = tables()
     for page in sorted(DOCS.glob("*.md")):
         page.write_text(filled(page.read_text(), found))
-    real_embeddings.draw(read_records(RECORDS / "real-classes"), FIGURES / "real-classes.svg")
-    real_resampling.draw(read_records(RECORDS / "resampling"), FIGURES / "real-resampling.svg")
+    for name, folder, file, title in FIGURES_OF:
+        figure = real_figure(name, read_records(RECORDS / folder))
+        assert figure is not None
+        (FIGURES / file).write_text(to_svg(figure, title))
     absorbed = read_records(RECORDS / "real-absorption")
     for data in sorted({record["task"]["name"] for record in absorbed}):
         name = data.partition("/")[2]

@@ -43,6 +43,6 @@ def test_dead_latents_of_smollm2(tmp_path: Path) -> None:
     need("smollm2", "complaints")
     text = _run("real_resampling.py", tmp_path, "--rows", "2000", "--n-q", "128", "--steps", "12", "--batch", "64")
     for arm in ("no remedy", "resampling", "AuxK", "anchoring", "tied start"):
-        assert f"| {arm} |" in text
+        assert f"| smollm2-l15 | {arm} | 1 |" in text
     assert len(read_records(tmp_path)) == 5
     assert "<svg" in (tmp_path / "figure.svg").read_text()

@@ -1,6 +1,6 @@
 """Runs on real representations, recorded like those of the bench; labelled classes stand in for true features."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,14 +16,14 @@ from monosem.base.spec import digest, parse_call, to_plain
 from monosem.bench.baselines import random_rows
 from monosem.bench.folds import Coded, evaluate
 from monosem.bench.metrics import TAUS, flatten, score
-from monosem.bench.records import SCHEMA, environment, metrics_table, read_record, record_name, write_record
+from monosem.bench.records import SCHEMA, environment, metrics_table, read_records, record_name, write_record
 from monosem.core.model import SDL
 from monosem.core.pairs import Source
 from monosem.methods import Method
 from monosem.train.config import FitConfig
-from monosem.train.loop import Result, fit
+from monosem.train.loop import Callback, Result, fit
 
-__all__ = ["RealRun", "class_scores", "code_scores", "run_real"]
+__all__ = ["RealRun", "class_scores", "code_scores", "run_real", "same_run"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,23 +72,35 @@ class RealRun:
         }
 
 
+def same_run(record: Mapping[str, Any], head: Mapping[str, Any]) -> bool:
+    """Whether a record is of the run that `head` identifies: all of it the same, but that the version which wrote it
+    may have lacked a field of the configuration, where the head then has the default."""
+    usual = to_plain(FitConfig())
+    told = {name: record["config"].get(name, usual.get(name)) for name in head["config"]}
+    same = all(record[name] == head[name] for name in ("study", "task", "method", "anchors", "seed"))
+    return same and told == head["config"]
+
+
 def run_real(
     run: RealRun,
     folder: str | Path,
     scores: Callable[[Result], Mapping[str, Mapping[str, Any]]],
     work: str | Path | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> dict[str, Any]:
     """Train, score and write the record, or read the record that is there already.
 
     `scores` gives {"value": ..., "chance": ..., "anchors_alone": ...} as `metrics_table` takes them. With `work`, a
-    folder for checkpoints, an interrupted run goes on.
+    folder for checkpoints, an interrupted run goes on. `callbacks` as in `fit`.
     """
     head = run.head
     path = Path(folder) / record_name(head)
-    if path.exists():
-        return read_record(path)
+    there = read_records(folder) if Path(folder).is_dir() else []
+    known = next((record for record in there if same_run(record, head)), None)
+    if known is not None:
+        return known
     out = None if work is None else Path(work) / path.name.removesuffix(".record.json")
-    result = fit(run.method, run.source, run.n_q, run.config, run.anchors, out=out)
+    result = fit(run.method, run.source, run.n_q, run.config, run.anchors, out=out, callbacks=callbacks)
     found = scores(result)
     numbers, curves = flatten(found["value"])
     empty: dict[str, list[float]] = {

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -11,17 +12,31 @@ from rich.text import Text
 
 from monosem.base.files import read_json
 from monosem.base.spec import parse_call
-from monosem.bench.run import Job
 from monosem.report.summary import HEADLINE
+from monosem.train.config import FitConfig
 
-__all__ = ["LiveRuns"]
+__all__ = ["LiveRuns", "Shown"]
+
+
+@runtime_checkable
+class Shown(Protocol):
+    """What the display reads of a run."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def arm(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def config(self) -> FitConfig: ...
 
 
 class LiveRuns:
     """Callbacks for `run_jobs` that draw; where there is no terminal, only the lines of ended runs are printed."""
 
-    def __init__(self, jobs: Sequence[Job], console: Console) -> None:
-        self.jobs = jobs
+    def __init__(self, jobs: Sequence[Shown], console: Console, word: str = "world") -> None:
+        self.jobs, self._word = jobs, word
         self.failed: dict[int, str] = {}
         self.found = 0
         self._steps = dict.fromkeys(range(len(jobs)), 0)
@@ -70,9 +85,10 @@ class LiveRuns:
             self.found += 1
             self._end(number, None)
             return
-        value = read_json(path)["metrics"][HEADLINE]["value"]
+        metrics = read_json(path)["metrics"]
+        name, what = (HEADLINE, "M_GT") if HEADLINE in metrics else ("fvu", "FVU")  # real rows have no true features
         seconds = time.perf_counter() - self._begun[number]
-        self._end(number, Text(f"M_GT {value:.3f}  {seconds:5.1f} s", style="green"))
+        self._end(number, Text(f"{what} {metrics[name]['value']:.3f}  {seconds:5.1f} s", style="green"))
 
     def error(self, number: int, why: str) -> None:
         """A run failed; the others go on."""
@@ -81,7 +97,7 @@ class LiveRuns:
 
     def _title(self, number: int) -> str:
         job, width, wide = self.jobs[number], max(map(len, self._names)), max(len(job.arm) for job in self.jobs)
-        return f"{self._names[number]:<{width}}  {job.arm:<{wide}}  world {job.seed}"
+        return f"{self._names[number]:<{width}}  {job.arm:<{wide}}  {self._word} {job.seed}"
 
     def _end(self, number: int, line: Text | None) -> None:
         self._ended += 1

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from monosem.cli.console import err, fail, out, say
+from monosem.cli.study_real import run_real, save_figure, show_real
 
 if TYPE_CHECKING:
     from monosem.bench.run import Job
     from monosem.bench.studies.base import Study
     from monosem.bench.studies.queue import Outcome
+    from monosem.representations.studies.base import RealJob
 
 __all__ = ["register", "study"]
 
@@ -53,6 +55,7 @@ def study(
     from monosem.bench.studies.queue import outcomes
     from monosem.report.study import study_text
     from monosem.report.study_drawn import draw_study
+    from monosem.representations.studies.catalog import REAL_STUDIES
 
     if not names:
         _list()
@@ -66,46 +69,64 @@ def study(
     if seeds is not None and seeds < 1:
         fail(f"--seeds {seeds}; use at least one world")
     worlds = size.seeds if seeds is None else tuple(range(size.seeds[0], size.seeds[0] + seeds))
-    drawn = [name for name in dict.fromkeys(names) if _is_drawn(name)]
-    chosen = [STUDIES[name] for name in dict.fromkeys(names) if name not in drawn]
+    kinds = {name: _kind(name) for name in dict.fromkeys(names)}
+    drawn, real = ([name for name, kind in kinds.items() if kind == wanted] for wanted in ("drawn", "real"))
+    chosen = [STUDIES[name] for name, kind in kinds.items() if kind == "run"]
     every = [pair for one in chosen for pair in jobs_of(one, size, worlds)]
-    arms = dict.fromkeys(entry.arm for entry, _ in every)
+    on_real = [(name, job) for name in real for job in REAL_STUDIES[name].at(scale, seeds)]
+    arms = dict.fromkeys([*(entry.arm for entry, _ in every), *(job.arm for _, job in on_real)])
     for unknown in (one for one in arm or () if one not in arms):
         fail(f"no run of {', '.join(names)} has an arm {unknown!r}; known: {', '.join(arms) or 'none'}")
     jobs = [
         replace(job, config=replace(job.config, device=device)) for entry, job in every if not arm or entry.arm in arm
     ]
+    on_real = [(name, _on(job, device)) for name, job in on_real if not arm or job.arm in arm]
     failed = 0 if only_show or not jobs else _run(jobs, folder, workers, stack, scale)
+    failed += 0 if only_show else run_real(on_real, folder, workers, scale)
     for one in chosen:
         found = outcomes(one, size, folder, worlds)
         out().print(study_text(one, found), soft_wrap=True, markup=False, highlight=False)
         if figures is not None:
             _draw(one, found, figures)
+    for name in real:
+        show_real(name, [job for own, job in on_real if own == name], folder, figures)
     for name in drawn:
         out().print(draw_study(name, folder, size), soft_wrap=True, markup=False, highlight=False)
     if failed:
-        fail(f"{failed} of {len(jobs)} runs failed; call the same command again to try them again", code=1)
+        fail(
+            f"{failed} of {len(jobs) + len(on_real)} runs failed; call the same command again to try them again", code=1
+        )
+
+
+def _on(job: "RealJob", device: str) -> "RealJob":
+    """The same run, trained elsewhere."""
+    from dataclasses import replace
+
+    return replace(job, config=replace(job.config, device=device))
 
 
 def _list() -> None:
     from monosem.bench.studies.catalog import STUDIES
     from monosem.report.study_drawn import DRAWN
+    from monosem.representations.studies.catalog import REAL_STUDIES
 
-    titles = {name: one.title for name, one in STUDIES.items()} | {name: one.title for name, one in DRAWN.items()}
+    titles = {name: one.title for studies in (STUDIES, DRAWN, REAL_STUDIES) for name, one in studies.items()}
     for name, title in sorted(titles.items()):
         out().print(f"{name:12} {title}", soft_wrap=True, markup=False, highlight=False)
     say("monosem study NAME --scale nano tries one in a minute; --show shows what has been run", "dim")
 
 
-def _is_drawn(name: str) -> bool:
-    """Whether a study is drawn rather than run. Raises: UnknownNameError, with a name that is close."""
+def _kind(name: str) -> str:
+    """How a study is made: on the bench, on real rows, or drawn. Raises: UnknownNameError, with a close name."""
     from monosem.base.registry import Registry
     from monosem.bench.studies.catalog import STUDIES
     from monosem.report.study_drawn import DRAWN
+    from monosem.representations.studies.catalog import REAL_STUDIES
 
-    known: Registry[bool] = Registry("study")
-    for one in (*STUDIES, *DRAWN):
-        known.add(one, one in DRAWN)
+    known: Registry[str] = Registry("study")
+    for kind, studies in (("run", STUDIES), ("drawn", DRAWN), ("real", REAL_STUDIES)):
+        for one in studies:
+            known.add(one, kind)
     return known[name]
 
 
@@ -130,15 +151,9 @@ def _run(jobs: "list[Job]", folder: Path, workers: int | None, stack: int | None
 
 
 def _draw(one: "Study", found: "list[Outcome]", folder: Path) -> None:
-    from monosem.base.files import write_atomic
     from monosem.report.study_figures import study_figure
-    from monosem.report.style import to_svg
 
-    figure = study_figure(one, found)
-    if figure is None:
-        say(f"{one.name} has no figure, or no run to draw", "yellow")
-    else:
-        say(str(write_atomic(folder / f"{one.name}.svg", to_svg(figure, one.title).encode())))
+    save_figure(study_figure(one, found), one.name, one.title, folder)
 
 
 def register(app: typer.Typer) -> None:

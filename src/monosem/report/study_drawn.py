@@ -1,10 +1,11 @@
-"""Studies that train nothing: figures 4 and 5 from the theory's checks, figure 9 from table 1's runs."""
+"""Studies that are drawn: figures 4 and 5 from the theory's checks, figure 9 from table 1's runs, 10 and 11 at once."""
 
 import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from monosem.bench.studies.base import STUDIES, Scale
 from monosem.bench.studies.queue import outcomes
 from monosem.core.activations import JumpReLU, ReLU
 from monosem.report.study import Cell, cells
+from monosem.report.study_examples import top_examples
 from monosem.report.summary import Line
 from monosem.theory.checks.base import examine
 from monosem.theory.checks.registry import CHECKS
@@ -39,7 +41,7 @@ _Made = tuple[Figure, dict[str, Any], str]
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure of the paper that trains nothing: `make(folder, scale)`."""
+    """A figure of the paper that keeps no runs of its own: `make(folder, scale)`."""
 
     title: str
     make: Callable[[Path, Scale], _Made]
@@ -172,6 +174,11 @@ def _line(found: dict[tuple[str, str], Cell], row: str) -> Line | None:
     return Line(row, row, arms[0].records[0]["task"]["pairing"], {}, plain, tuple(a for a in arms if a.anchored))
 
 
+def _examples(anchored: bool, folder: Path, scale: Scale) -> _Made:
+    """Figures 10 and 11 on images; a minute's training at most, so nothing is kept."""
+    return top_examples(anchored, 200 if scale.name == "nano" else 2000)
+
+
 def _say(checks: dict[str, Any]) -> str:
     good = [name for name, one in checks.items() if one["as_documented"]]
     return f"Checks as documented: {', '.join(good)}" + ("." if len(good) == len(checks) else "; OTHERS FAIL.")
@@ -200,3 +207,5 @@ DRAWN: Registry[Drawn] = Registry("figure")
 DRAWN.add("figure4", Drawn("Figure 4: loss zero, and no feature recovered", _figure4))
 DRAWN.add("figure5", Drawn("Figure 5: absorption, Dog and its breeds", _figure5))
 DRAWN.add("figure9", Drawn("Figure 9: similarity of true features and latents, on table 1's runs", _figure9))
+DRAWN.add("figure10", Drawn("Figure 10: top-activating examples, without anchoring", partial(_examples, False)))
+DRAWN.add("figure11", Drawn("Figure 11: top-activating examples, with anchoring", partial(_examples, True)))
