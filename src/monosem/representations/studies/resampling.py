@@ -33,7 +33,7 @@ from monosem.train.config import FitConfig
 __all__ = ["REMEDIES", "REMEDY_SIZES", "RemedyJob", "RemedySize", "remedy_jobs"]
 
 REMEDIES = ("no remedy", "resampling", "AuxK", "anchoring", "tied start")
-SITE = "model.layers.14:out"
+_SITE = "model.layers.14:out"
 _LENGTH = 256
 
 
@@ -71,7 +71,9 @@ def _activations(rows: int, told: Told) -> Store:
             following[0] += 20_000
 
     keep = TokenFilter(first=1)
-    return harvest(network, SITE, _batches(tokenizer), folder, keep=keep, dtype="float16", rows=rows, progress=progress)
+    return harvest(
+        network, _SITE, _batches(tokenizer), folder, keep=keep, dtype="float16", rows=rows, progress=progress
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,14 +88,14 @@ class _Rows:
 
 def _smollm2(limit: int, told: Told) -> _Rows:
     store = _activations(limit, told)
-    rows = torch.cat([part for _, part in store.table(SITE).chunks()])
+    rows = torch.cat([part for _, part in store.table(_SITE).chunks()])
     norms = rows.norm(dim=1)
     keep = norms < 10 * norms.median()  # one row a hundred times longer would outweigh all others of a batch
     told(f"{int((~keep).sum())} of {store.rows:,} rows are longer than ten times the median: left out")
     rows = rows[keep] - rows[keep].mean(0)
     rows *= rows.shape[1] ** 0.5 / rows.norm(dim=1).mean()
     tokens = torch.from_numpy(np.asarray(store.tokens[0 : store.rows]).astype(np.int64))[keep]
-    spec = {"model": "SmolLM2-135M-Instruct", "site": SITE, "text": "complaints"}
+    spec = {"model": "SmolLM2-135M-Instruct", "site": _SITE, "text": "complaints"}
     return _Rows(rows.half(), tokens, str(store.manifest["shards"][0]["sha256"]), spec)
 
 
