@@ -4,12 +4,13 @@
 # make test    the unmarked tests, on two cores
 # make check   format, lint, types, house rules
 # make test-slow | test-compile | test-gpu   the marked tests
+# make pages   every page and figure that is made from records, anew; nothing is run or measured
 # make real        fetch the real models and data that CI uses (REAL="..." for others); make test-real runs their tests
 # make peers       other libraries' released packages in side environments, and the proofs of the formats against them
 # make clean   remove the environment and every cache
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench speed test test-slow test-compile test-gpu check check-format check-lint check-types check-house format import-cost clean peers peers-ci peers-ci-install real test-real
+.PHONY: help setup bench speed test test-slow test-compile test-gpu pages check check-format check-lint check-types check-house format import-cost clean peers peers-ci peers-ci-install real test-real
 
 SUITABLE := import sys, venv, pip; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14 python; do \
@@ -56,6 +57,9 @@ test-compile: setup
 
 test-gpu: setup
 	$(PYTEST) -q -m gpu $(ARGS)
+
+pages: setup
+	$(BIN)/python -m tools.pages
 
 # A registry that does not answer (3) leaves tests to be skipped; a wrong hash (2) is a failure.
 real: setup

@@ -158,6 +158,11 @@ def main() -> None:
         print(name, cases[name]["step"], flush=True)
     command = " ".join(["python -m tools.phases", *sys.argv[1:]])
     write_json(RECORD, {"command": command, "env": environment(), "cases": cases})
+    write_page()
+
+
+def write_page() -> None:
+    """The page, from the record."""
     PAGE.write_text(page(read_json(RECORD)))
 
 
