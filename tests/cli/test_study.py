@@ -64,3 +64,13 @@ def test_real_rows_run_resume_and_show(tmp_path: Path) -> None:
     assert call("study", "figure7", "--scale", "nano", "--show", "--out", tmp_path).stdout.endswith(
         "Not run (10 runs).\n\n"
     )
+
+
+def test_show_draws_nothing(tmp_path: Path) -> None:
+    wanted = ("study", "figure10", "--scale", "nano", "--out", tmp_path)
+    assert call(*wanted, "--show").stdout.rstrip().endswith("Not drawn.")
+    assert not list(tmp_path.iterdir())
+    drawn = call(*wanted)
+    assert drawn.exit_code == 0, drawn.stderr
+    assert "Digits 0 to 4, no anchors: of the 50 images" in drawn.stdout
+    assert call(*wanted, "--show").stdout == drawn.stdout

@@ -54,7 +54,7 @@ def study(
     from monosem.bench.studies.catalog import STUDIES
     from monosem.bench.studies.queue import outcomes
     from monosem.report.study import study_text
-    from monosem.report.study_drawn import draw_study
+    from monosem.report.study_drawn import draw_study, drawn_text
     from monosem.representations.studies.catalog import REAL_STUDIES
 
     if not names:
@@ -91,7 +91,8 @@ def study(
     for name in real:
         show_real(name, [job for own, job in on_real if own == name], folder, figures)
     for name in drawn:
-        out().print(draw_study(name, folder, size), soft_wrap=True, markup=False, highlight=False)
+        text = drawn_text(name, folder) if only_show else draw_study(name, folder, size)
+        out().print(text, soft_wrap=True, markup=False, highlight=False)
     if failed:
         fail(
             f"{failed} of {len(jobs) + len(on_real)} runs failed; call the same command again to try them again", code=1

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from monosem.base.errors import DataError, check
-from monosem.base.files import write_atomic, write_json
+from monosem.base.files import read_json, write_atomic, write_json
 from monosem.base.registry import Registry
 from monosem.base.seeds import philox
 from monosem.bench.records import environment
@@ -33,7 +33,7 @@ from monosem.theory.patterns import pattern_of
 from monosem.theory.problem import Problem
 from monosem.theory.zeroset import recovery, unrecovering
 
-__all__ = ["DRAWN", "Drawn", "dog", "draw_study"]
+__all__ = ["DRAWN", "Drawn", "dog", "draw_study", "drawn_text"]
 
 _Made = tuple[Figure, dict[str, Any], str]
 """A figure, the numbers behind it, and what it shows in a sentence or two."""
@@ -200,7 +200,16 @@ def draw_study(name: str, folder: str | Path, scale: Scale) -> str:
         {"study": name, "title": one.title, "shows": text, **numbers, "env": environment(), "created": created},
     )
     write_atomic(folder / f"{name}.svg", to_svg(figure, one.title).encode())
-    return f"{one.title}\n\n{text}\n{folder / f'{name}.svg'}, {folder / f'{name}.json'}\n"
+    return drawn_text(name, folder)
+
+
+def drawn_text(name: str, folder: str | Path) -> str:
+    """What a drawn study shows, from its record in a folder; that it was not drawn, where there is none."""
+    folder, title = Path(folder), DRAWN[name].title
+    record = folder / f"{name}.json"
+    if not record.is_file():
+        return f"{title}\n\nNot drawn.\n"
+    return f"{title}\n\n{read_json(record)['shows']}\n{folder / f'{name}.svg'}, {record}\n"
 
 
 DRAWN: Registry[Drawn] = Registry("figure")

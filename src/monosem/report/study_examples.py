@@ -38,7 +38,7 @@ def top_examples(anchored: bool, steps: int) -> tuple[Figure, dict[str, Any], st
     source = TensorSource(rows, digest="scikit-learn digits / 16")
     means = class_means(rows, classes, classes=torch.arange(_CLASSES))
     config = FitConfig(steps=steps, batch_size=256, threads=1)
-    model = fit(method(_METHOD), source, _N_Q, config, means if anchored else None).model
+    model = fit(method(_METHOD), source, _N_Q, config, means if anchored else None, progress=True).model
     with torch.no_grad():
         code = model.encode(rows).to_dense()
         cosine = torch.nn.functional.normalize(means.r, dim=0).T @ torch.nn.functional.normalize(model.W_D, dim=0)

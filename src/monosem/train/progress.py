@@ -27,6 +27,7 @@ def progress_bar(steps: int, start: int, title: str, show: bool) -> Iterator[Adv
         yield lambda step, entry, batch_size: None
         return
     try:
+        from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
     except ImportError:
 
@@ -47,7 +48,7 @@ def progress_bar(steps: int, start: int, title: str, show: bool) -> Iterator[Adv
         TextColumn("{task.completed}/{task.total}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, TextColumn("{task.fields[figures]}")) as bar:
+    with Progress(*columns, TextColumn("{task.fields[figures]}"), console=Console(stderr=True)) as bar:
         task = bar.add_task(title.partition("(")[0], total=steps, completed=start, figures="")
 
         def advance(step: int, entry: dict[str, float], batch_size: int) -> None:
