@@ -1,6 +1,7 @@
 """docs/paper/ and its figures, from the records of `monosem study` alone: python -m tools.paper."""
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from monosem.base.errors import DataError
@@ -25,7 +26,12 @@ PAGES = ("table1", "table4", "table5", "table6", "table7", "figure6", "samples",
 
 def found_at(study: Study, scale: str) -> list[Outcome]:
     """A study's runs at a scale, from the committed records."""
-    return outcomes(study, SCALES[scale], RECORDS / scale)
+    return _read(study.name, scale)
+
+
+@cache
+def _read(name: str, scale: str) -> list[Outcome]:
+    return outcomes(STUDIES[name], SCALES[scale], RECORDS / scale)
 
 
 def section(study: Study, scale: str, figures: bool = True) -> str:
