@@ -1,5 +1,6 @@
 """What docs/paper says beside its tables; every number in a sentence is computed here, from records or from print."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -169,10 +170,9 @@ def by_k(found: Sequence[Outcome]) -> str:
 def _longer(found: Sequence[Outcome]) -> str:
     """TopK by k and steps beside table 7, and the rest of table 1's family at k = 128, trained as long."""
     shares = {
-        (entry.row, int(entry.arm.removeprefix("lr 0.003, ").removesuffix(" steps"))): 100
-        * record["metrics"]["decoder_cosine.M_GT@0.95"]["value"]
+        (entry.row, int(length[1])): 100 * record["metrics"]["decoder_cosine.M_GT@0.95"]["value"]
         for entry, _, record in found
-        if record is not None and entry.arm.startswith("lr 0.003, ")
+        if record is not None and (length := re.fullmatch(r"lr 0\.003, (\d+) steps", entry.arm))
     }
     longest = max((steps for _, steps in shares), default=0)
     if longest <= 600:
