@@ -202,6 +202,12 @@ def statements(study: Study, cells: Sequence[Cell], same_size: bool) -> str:
         found = summary(cells, arm)
         if found and found.up + found.down + found.open + found.single:
             said.append(f"- `{arm}` against `{plain}` of the same worlds and features, M_GT(.95): {_sides(found)}")
+        told = summary(cells, arm, metric=f"all.{HEADLINE}")
+        if told and told.range:
+            low, high = told.range
+            said.append(
+                f"- Counted over every feature, the anchored ones among them: between {low:+.2g} and {high:+.2g}."
+            )
     for arm, where in (("ours", "the scored features"), ("ours+discovered", "every feature")):
         found = summary(cells, arm)
         if found:
@@ -219,6 +225,16 @@ def statements(study: Study, cells: Sequence[Cell], same_size: bool) -> str:
         said.append(f"- `ours+discovered` against the plain run of the same settings, M_GT(.95): {_sides(gain)}")
     said += [_against_print(study, cells)] * same_size
     return "\n".join(one for one in said if one)
+
+
+def _printed_gains(study: Study) -> str:
+    """Between what the printed gains lie: anchored minus plain as printed, whatever each is scored on."""
+    gains = [
+        (share - plain) / 100
+        for (row, arm), (share, _) in study.printed.items()
+        if arm == "paper+anchors" and share is not None and (plain := study.printed[row, "paper"][0]) is not None
+    ]
+    return f" (printed: between {min(gains):+.2g} and {max(gains):+.2g})" if gains else ""
 
 
 def _against_print(study: Study, cells: Sequence[Cell]) -> str:
