@@ -204,9 +204,10 @@ def statements(study: Study, cells: Sequence[Cell], same_size: bool) -> str:
             said.append(f"- `{arm}` against `{plain}` of the same worlds and features, M_GT(.95): {_sides(found)}")
         told = summary(cells, arm, metric=f"all.{HEADLINE}")
         if told and told.range:
-            low, high = told.range
+            printed = _printed_gains(study) if arm == "paper+anchors" else ""
             said.append(
-                f"- Counted over every feature, the anchored ones among them: between {low:+.2g} and {high:+.2g}."
+                "- Counted over every feature, the anchored ones among them: between "
+                f"{told.range[0]:+.2g} and {told.range[1]:+.2g}{printed}."
             )
     for arm, where in (("ours", "the scored features"), ("ours+discovered", "every feature")):
         found = summary(cells, arm)
