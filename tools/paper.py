@@ -16,7 +16,8 @@ from monosem.report.study_real import real_records
 from monosem.report.style import to_svg
 from monosem.representations.studies.catalog import REAL_STUDIES
 from tools import untrained
-from tools.paper_words import ABOUT, ABOUT_SCALES, by_k, statements
+from tools.paper_settings import settings_page
+from tools.paper_words import ABOUT, ABOUT_SCALES, statements
 
 RECORDS, DOCS, FIGURES = Path("records/studies"), Path("docs/paper"), Path("docs/figures")
 DRAWINGS = RECORDS / "drawn"
@@ -60,53 +61,6 @@ def page(study: Study) -> str:
     parts += [section(study, scale) for scale in ABOUT_SCALES]
     parts += [part for part in [untrained.section()] if part and study.name == "table1"]
     return NOTE + "\n\n".join([*parts, f"## Columns\n\n{legend}"]) + "\n"
-
-
-def settings_page() -> str:
-    """The search for settings that the paper does not give."""
-    study = STUDIES["settings"]
-    found = found_at(study, "paper")
-    lines = ["| method | settings | encoder raw M_IP | decoder M_GT(.95) | M_IP | FVU | L0 | dead |", "|" + "---|" * 8]
-    for entry, _, record in found:
-        if record is None:
-            lines.append(f"| `{entry.row}` | {entry.arm} | not run | | | | | |")
-            continue
-        value = {name: row["value"] for name, row in record["metrics"].items()}
-        raw, share, mean = (
-            value[f"{k}"] for k in ("encoder_raw.M_IP", "decoder_cosine.M_GT@0.95", "decoder_cosine.M_IP")
-        )
-        lines.append(
-            f"| `{entry.row}` | {entry.arm} | {raw:.3f} | {share:.3f} | {mean:.3f} | {value['fvu']:.3f} | "
-            f"{value['l0']:.1f} | {value['dead']:.2f} |"
-        )
-    text = (
-        "# Settings that the paper does not give\n\n"
-        "The paper prints no k (outside table 7), penalty, learning rate, batch, number of steps, c_min or beta. "
-        "They were "
-        "searched for on world 100, which no reported run uses, plain, at paper scale, scored beyond the first 100 "
-        "features of the anchor order. c_min = 0, beta = 1 and 1024 rows a step where a row does not say otherwise. "
-        "Rows that differ in one setting are the sensitivity to it.\n\n"
-    )
-    return f"{NOTE}{text}{by_k(found)}{facts(found)}\n\n" + "\n".join(lines) + f"\n\n{_chosen()}\n"
-
-
-def _chosen() -> str:
-    """The settings of the two arms as the studies run them."""
-    lines = ["## What the arms use", "", "| method | `paper` | `ours` | lr of `ours` |", "|---|---|---|---|"]
-    scale = SCALES["paper"]
-    for entry in STUDIES["table1"].entries(scale):
-        if entry.arm == "paper":
-            ours = scale.fit(entry.row).lr
-            lines.append(f"| {entry.row} | `{entry.job.method}` | `{scale.recipe(entry.row)}` | {ours:g} |")
-    config = scale.config
-    tail = (
-        f"All train {config.steps} steps of {config.batch_size} rows; `paper` at lr {config.lr:g}. k = 128 is "
-        "inferred: "
-        "table 7 with k = 128 comes closest to table 1's TopK rows. The penalties of `paper` have nothing printed to "
-        "be "
-        "inferred from but the zeros of ReLU and JumpReLU."
-    )
-    return "\n".join([*lines, "", tail])
 
 
 def heat_maps_page(name: str = "figure9") -> str:
@@ -233,7 +187,7 @@ def main() -> None:
     for name, about in DRAWN_ABOUT.items():
         made = heat_maps_page() if name == "figure9" else drawn_page(name, about)
         (DOCS / f"{name}.md").write_text(made)
-    (DOCS / "settings.md").write_text(settings_page())
+    (DOCS / "settings.md").write_text(NOTE + settings_page(found_at(STUDIES["settings"], "paper")))
     (DOCS / "README.md").write_text(index())
 
 

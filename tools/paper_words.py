@@ -1,13 +1,11 @@
 """What docs/paper says beside its tables; every number in a sentence is computed here, from records or from print."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from monosem.bench.studies.base import Study
 from monosem.bench.studies.printed import TABLE1, TABLE2, TABLE4, TABLE6, TABLE7
-from monosem.bench.studies.queue import Outcome
 from monosem.report.interval import interval
 from monosem.report.study import Cell
 from monosem.report.study_counts import Summary, fits, forbidden, shared_counts, summary
@@ -19,7 +17,7 @@ _JUMPS = (("0.01", "paper"), ("0.005", "paper"), ("0.005", "paper+anchors"))
 _RAW, _COS = "encoder_raw.M_IP", "decoder_cosine.M_IP"
 
 
-def _listed(words: Sequence[object]) -> str:
+def listed(words: Sequence[object]) -> str:
     found = [str(word) for word in words]
     return found[0] if len(found) == 1 else f"{', '.join(found[:-1])} and {found[-1]}" if found else "none"
 
@@ -32,11 +30,11 @@ def _table1() -> str:
     both = shared_counts(cross, range(500, 1001))
     return (
         "**Plain and anchored runs are scored on different sets.** Of all denominators from 500 to 1000 the anchored "
-        f"percentages of TopK, BatchTopK, Matryoshka and the transcoder ({_listed(anchored)}) fit only "
-        f"{_listed(shared_counts(anchored, range(500, 1001)))}: 30 anchors were set aside. Of 970 and 1000 the "
-        f"plain ones ({_listed(plain)}) fit only {_listed(shared_counts(plain, (970, 1000)))}. The "
+        f"percentages of TopK, BatchTopK, Matryoshka and the transcoder ({listed(anchored)}) fit only "
+        f"{listed(shared_counts(anchored, range(500, 1001)))}: 30 anchors were set aside. Of 970 and 1000 the "
+        f"plain ones ({listed(plain)}) fit only {listed(shared_counts(plain, (970, 1000)))}. The "
         "crosscoder's two cells "
-        f"({_listed(cross)}) share {f'only {_listed(both)}' if both else 'no denominator'} in that range. We score "
+        f"({listed(cross)}) share {f'only {listed(both)}' if both else 'no denominator'} in that range. We score "
         "both "
         "arms on the same features, those that neither anchors.\n\n"
         "**The metric is part of the result.** The paper takes inner products of encoder rows with unit features, so a "
@@ -96,7 +94,7 @@ def _table6() -> str:
     return (
         "**The axis is the activation probability 1 - S**; the paper calls it S, which is Pr(x_i = 0) everywhere else. "
         "Its text discusses .05 and its table has no such rows; we run them. Anchoring lowers the printed M_GT in "
-        f"{_listed(fall)}. JumpReLU goes from {jump['0.01', 'paper']:g} at .01 to {jump['0.005', 'paper']:g} at .005 "
+        f"{listed(fall)}. JumpReLU goes from {jump['0.01', 'paper']:g} at .01 to {jump['0.005', 'paper']:g} at .005 "
         "plain "
         f"and {jump['0.005', 'paper+anchors']:g} anchored: the same method on sparser data, or rows that are longer "
         "there; "
@@ -146,53 +144,6 @@ ABOUT: Mapping[str, Callable[[], str]] = {
     ),
 }
 """What is true of a study before anything is run: by name."""
-
-
-def by_k(found: Sequence[Outcome]) -> str:
-    """Decoder M_GT(.95) of plain TopK by its k, at one learning rate and length, beside table 7."""
-    same = [
-        (entry.row, 100 * record["metrics"]["decoder_cosine.M_GT@0.95"]["value"])
-        for entry, _, record in found
-        if record is not None and entry.row.startswith("topk(") and entry.arm == "lr 0.003, 600 steps"
-    ]
-    ours = _listed([f"{row.partition('k=')[2].partition(',')[0]}: {share:.1f} %" for row, share in same])
-    printed = _listed(
-        [f"{row.removeprefix('k = ')}: {TABLE7[row, arm][0]:g} %" for row, arm in TABLE7 if arm == "paper"]
-    )
-    return (
-        f"**k decides.** TopK at lr 0.003 and 600 steps recovers, by k, {ours} (|cos| of decoder columns); table 7 "
-        "prints "
-        f"{printed}. The order is the same, so k against the true L0 of 10 explains most of the TopK rows; "
-        f"{_longer(found)}.\n\n"
-    )
-
-
-def _longer(found: Sequence[Outcome]) -> str:
-    """TopK by k and steps beside table 7, and the rest of table 1's family at k = 128, trained as long."""
-    shares = {
-        (entry.row, int(length[1])): 100 * record["metrics"]["decoder_cosine.M_GT@0.95"]["value"]
-        for entry, _, record in found
-        if record is not None and (length := re.fullmatch(r"lr 0\.003, (\d+) steps", entry.arm))
-    }
-    longest = max((steps for _, steps in shares), default=0)
-    if longest <= 600:
-        return "how much of the rest is training length is for longer runs to say"
-    by_steps = []
-    for k in (32, 64, 128):
-        own = sorted((steps, share) for (row, steps), share in shares.items() if row == f"topk(k={k}, aux=0.0)")
-        shown = _listed([f"{share:.1f} % after {steps}" for steps, share in own])
-        by_steps.append(f"k = {k}: {shown} ({TABLE7[f'k = {k}', 'paper'][0]:g} % printed)")
-    others = [
-        f"{name} {share:.1f} % ({TABLE1[name, 'paper'][0]:g} %)"
-        for name in ("batch_topk", "matryoshka", "topk_transcoder", "topk_crosscoder")
-        if (share := shares.get((f"{name}(k=128, aux=0.0)", 1500))) is not None
-    ]
-    return (
-        f"training length is much of the rest. By steps, one world: {'; '.join(by_steps)}. So TopK with some 2000 such "
-        "steps and the |cos| of decoder columns gives table 7 within a few points; by the paper's inner product of "
-        "encoder rows, which is what it says it prints, these dictionaries score far less. One k for all methods does "
-        f"not give the rest of table 1: at k = 128 and 1500 steps {_listed(others)}, printed in brackets"
-    )
 
 
 def statements(study: Study, cells: Sequence[Cell], same_size: bool) -> str:
@@ -249,7 +200,7 @@ def _against_print(study: Study, cells: Sequence[Cell]) -> str:
     short = [row for row in rows if ours[row] < best[row]]
     if not rows:
         return ""
-    missed = f"; not in {_listed(short)}" if short else ""
+    missed = f"; not in {listed(short)}" if short else ""
     return (
         f"- `ours`, plain, by |cos| of decoder columns, is at least the best M_GT printed for the row, anchored or "
         "not, in "
