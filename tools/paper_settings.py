@@ -117,12 +117,12 @@ def scale_of_rows(found: Sequence[Outcome]) -> str:
     most = 100 * max((v["encoder_cosine.M_GT@0.95"] for _, v in runs), default=0.0)
     return (
         "**The scale of the encoder.** The inner product of an encoder row with a unit feature grows with the row. "
-        f"{len(nought)} runs of ReLU + L1 have M_GT 0 by it, as the paper prints; {nothing} of these have found next to "
-        "nothing by |cos| of decoder columns either: their zeros are the training's, not the metric's. Found, and "
-        f"hidden by the metric alone: {listed(hidden)}. Made by the metric, where rows are long (by the inner product, "
-        f"by |cos|): {listed(made)}. By the cosine of encoder rows no run scores more than {most:.1f} %: rows that read "
-        "a feature well lean away from the others. If the paper's dictionaries are like these, its encoder numbers are "
-        "no cosines.\n\n"
+        f"{len(nought)} runs of ReLU + L1 have M_GT 0 by it, as the paper prints; {nothing} of these have next to "
+        "nothing above .95 by |cos| of decoder columns either: their zeros are the training's, not the metric's. "
+        f"Found, and hidden by the metric alone: {listed(hidden)}. Made by the metric, where rows are long (by the "
+        f"inner product, by |cos|): {listed(made)}. By the cosine of encoder rows no run scores more than {most:.1f} "
+        "%: rows that read a feature well lean away from the others. If the paper's dictionaries are like these, its "
+        "encoder numbers are no cosines.\n\n"
     )
 
 
