@@ -7,6 +7,7 @@ import sys
 
 from monosem.bench.defaults import fit_config
 from monosem.bench.many import run_jobs
+from monosem.bench.pool import Heard
 from monosem.bench.run import Job
 
 SEEDS = (100, 101)
@@ -15,7 +16,7 @@ SEEDS = (100, 101)
 def main(task: str, out: str, specs: list[str]) -> None:
     """Run the sweep; finished runs are skipped."""
     jobs = [Job(task, spec, seed, fit_config(task, seed), study="sweep") for seed in SEEDS for spec in specs]
-    run_jobs(jobs, out, on_done=lambda i, path: print(jobs[i].title, path.name, flush=True))
+    run_jobs(jobs, out, heard=Heard(done=lambda i, path: print(jobs[i].title, path.name, flush=True)))
 
 
 if __name__ == "__main__":

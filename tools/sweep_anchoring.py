@@ -9,6 +9,7 @@ from dataclasses import replace
 from monosem.anchoring.term import PRINTED, Anchoring
 from monosem.bench.defaults import fit_config
 from monosem.bench.many import run_jobs
+from monosem.bench.pool import Heard
 from monosem.bench.run import Job
 
 TASK, ANCHORS, SEEDS = "lrb/mini-hard", 60, (100, 101)
@@ -32,7 +33,7 @@ def main(out: str, specs: list[str]) -> None:
         for spec in specs:
             plain = Job(TASK, spec, seed, fit_config(TASK, seed), held_out=ANCHORS, study="sweep-anchoring")
             jobs += [plain, *(replace(plain, anchors=ANCHORS, anchoring=plan) for plan in PLANS)]
-    run_jobs(jobs, out, on_done=lambda i, path: print(jobs[i].title, path.name, flush=True))
+    run_jobs(jobs, out, heard=Heard(done=lambda i, path: print(jobs[i].title, path.name, flush=True)))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from monosem.anchoring.term import Anchoring
 from monosem.base.errors import ArgumentError, MonosemError, RefusedError
 from monosem.bench import many
 from monosem.bench.many import run_jobs, run_stack
+from monosem.bench.pool import Heard
 from monosem.bench.records import read_records, record_name
 from monosem.bench.run import Job, job_record_name, run_job
 from monosem.bench.stacks import stacks_of
@@ -84,9 +85,11 @@ def test_stacked_jobs_leave_the_records_of_jobs_alone(tmp_path: Path) -> None:
         jobs,
         folder,
         1,
-        on_start=heard["start"].append,
-        on_step=lambda job, step: heard["step"].append((job, step)),
-        on_done=lambda job, path: heard["done"].append((job, path)),
+        Heard(
+            heard["start"].append,
+            lambda job, step: heard["step"].append((job, step)),
+            lambda job, path: heard["done"].append((job, path)),
+        ),
         stack=4,
     )
     assert heard["start"] == [0, 2, 3]

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from monosem.base.errors import MonosemError, RefusedError, ShapeError
-from monosem.bench.pool import run_all
+from monosem.bench.pool import NOBODY, Event, Heard, run_all
 from monosem.bench.run import Job, Ready, job_record_name, run_job
 from monosem.bench.stacks import stacks_of
 from monosem.train.stack_fit import Member, fit_together
@@ -60,10 +60,7 @@ def run_jobs(
     jobs: Sequence[Job],
     folder: str | Path,
     workers: int | None = None,
-    on_start: Callable[[int], None] | None = None,
-    on_step: Callable[[int, int], None] | None = None,
-    on_done: Callable[[int, Path], None] | None = None,
-    on_error: Callable[[int, str], None] | None = None,
+    heard: Heard = NOBODY,
     stack: int | None = 1,
 ) -> list[Path]:
     """Run every job whose record is not there yet, in single-threaded processes; returns the paths of all records.
@@ -71,39 +68,30 @@ def run_jobs(
     A run in such a process gives the same bits as running it alone. `workers` defaults to the number of cores.
     `stack`: up to so many jobs of one shape train side by side (train.stack_fit), 1 each alone; None: by their size
     where they train on a GPU, else alone.
-    The callbacks hear job numbers: when found done, started or finished, how far each has come, and why one failed
-    (the others go on). Without `on_error`, failures are raised together at the end.
+    `heard` hears of jobs that are found done, started or finished, how far each has come, and why one failed (the
+    others go on). Where nobody hears of errors, they are raised together at the end.
     """
     folder = Path(folder)
     paths = [folder / job_record_name(job) for job in jobs]
     todo = [i for i, path in enumerate(paths) if not path.exists()]
     failed: list[str] = []
     for i in sorted(set(range(len(jobs))) - set(todo)):
-        if on_done:
-            on_done(i, paths[i])
+        heard.tell(Event("done", i, paths[i]))
     groups = [[todo[i] for i in group] for group in stacks_of([jobs[i] for i in todo], stack)]
     count = min(workers or len(os.sched_getaffinity(0)), len(groups))
 
     def ended(number: int, why: str | None) -> None:
-        if why is None and on_done:
-            on_done(number, paths[number])
         if why is not None:
             failed.append(f"{jobs[number].title}: {why}")
-            if on_error:
-                on_error(number, why)
+        heard.tell(Event("done", number, paths[number]) if why is None else Event("error", number, why))
 
     with closing(run_all(partial(_work, folder), [[jobs[i] for i in group] for group in groups], count)) as events:
         for event in events:
-            group = groups[event.job]
-            for place, number in enumerate(group):
-                if event.kind == "start" and on_start:
-                    on_start(number)
-                elif event.kind == "step" and on_step:
-                    on_step(number, event.value)
-                elif event.kind == "done":
-                    ended(number, event.value[place])
-                elif event.kind == "error":
-                    ended(number, event.value)
-    if failed and on_error is None:
+            for place, number in enumerate(groups[event.job]):
+                if event.kind in ("start", "step"):
+                    heard.tell(Event(event.kind, number, event.value))
+                else:
+                    ended(number, event.value[place] if event.kind == "done" else event.value)
+    if failed and heard.error is None:
         raise MonosemError(f"{len(failed)} of {len(jobs)} runs failed; the first: {failed[0]}")
     return paths

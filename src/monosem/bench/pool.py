@@ -7,14 +7,15 @@ import threading
 import traceback
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
 from typing import Any, Literal
 
 from monosem.base.errors import MonosemError
 
-__all__ = ["Event", "Work", "run_all"]
+__all__ = ["NOBODY", "Event", "Heard", "Work", "run_all"]
 
 Work = Callable[[Any, Callable[[int], None]], Any]
 
@@ -26,6 +27,36 @@ class Event:
     kind: Literal["start", "step", "done", "error"]
     job: int
     value: Any = None
+
+
+@dataclass(frozen=True)
+class Heard:
+    """Who hears of jobs, by their numbers: that one started, which step it came to, the path of its record, or why it
+    failed."""
+
+    start: Callable[[int], None] | None = None
+    step: Callable[[int, int], None] | None = None
+    done: Callable[[int, Path], None] | None = None
+    error: Callable[[int, str], None] | None = None
+
+    def tell(self, event: Event) -> None:
+        """Pass an event on to whom it concerns, if anybody listens."""
+        concerned: Callable[..., None] | None = getattr(self, event.kind)
+        if concerned:
+            concerned(event.job, *([] if event.kind == "start" else [event.value]))
+
+    def of(self, numbers: Sequence[int]) -> "Heard":
+        """The same for a part of the jobs, the i-th of which is job numbers[i] of the whole."""
+        told = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Heard(**{kind: tell and _renumbered(tell, numbers) for kind, tell in told.items()})
+
+
+NOBODY = Heard()
+"""When nobody listens."""
+
+
+def _renumbered(tell: Callable[..., None], numbers: Sequence[int]) -> Callable[..., None]:
+    return lambda number, *value: tell(numbers[number], *value)
 
 
 @dataclass(eq=False)

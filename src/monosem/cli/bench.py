@@ -93,7 +93,7 @@ def bench(
     say(f"{len(jobs)} runs on {task}, {jobs[0].config.steps} steps each; records go to {out_folder}", "dim")
     live = LiveRuns(jobs, err())
     with live:
-        paths = run_jobs(jobs, out_folder, workers, live.start, live.step, live.done, live.error)
+        paths = run_jobs(jobs, out_folder, workers, live.heard)
     if live.found:
         say(f"{live.found} of {len(jobs)} runs were there already from an earlier call", "dim")
     _show([path for path in paths if path.exists()])

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from monosem.base.files import read_json
 from monosem.base.spec import parse_call
+from monosem.bench.pool import Heard
 from monosem.report.summary import HEADLINE
 from monosem.train.config import FitConfig
 
@@ -66,6 +67,11 @@ class LiveRuns:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
+
+    @property
+    def heard(self) -> Heard:
+        """Itself, as those who run jobs take it."""
+        return Heard(self.start, self.step, self.done, self.error)
 
     def start(self, number: int) -> None:
         """A run begins."""

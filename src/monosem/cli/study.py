@@ -143,7 +143,7 @@ def _run(jobs: "list[Job]", folder: Path, workers: int | None, stack: int | None
         say(f"anchors found in {done} of {count} worlds", "dim")
 
     with live:
-        there = run_study(jobs, folder, workers, live.start, live.step, live.done, live.error, discovery, stack)
+        there = run_study(jobs, folder, workers, live.heard, discovery, stack)
     if there:
         say(f"{there} of {len(jobs)} runs were there already, or stand in several rows", "dim")
     for number, why in live.failed.items():

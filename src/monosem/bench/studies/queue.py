@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from monosem.base.errors import MonosemError
 from monosem.base.spec import canonical
 from monosem.bench.anchor_sets import discovered_anchors
 from monosem.bench.many import run_jobs
-from monosem.bench.pool import run_all
+from monosem.bench.pool import NOBODY, Event, Heard, run_all
 from monosem.bench.records import read_records
 from monosem.bench.run import Job, job_head
 from monosem.bench.studies.base import Entry, Scale, Study, jobs_of
@@ -48,17 +49,14 @@ def run_study(
     jobs: Sequence[Job],
     folder: str | Path,
     workers: int | None = None,
-    on_start: Callable[[int], None] | None = None,
-    on_step: Callable[[int, int], None] | None = None,
-    on_done: Callable[[int, Path], None] | None = None,
-    on_error: Callable[[int, str], None] | None = None,
+    heard: Heard = NOBODY,
     on_discovery: Callable[[int, int], None] | None = None,
     stack: int | None = 1,
 ) -> int:
     """Run the jobs that have no record yet; first, once per world, discover the anchors that some of them need.
 
-    Returns how many were there already. Callbacks as in `run_jobs`, with numbers of `jobs`; `on_discovery(done, all)`
-    hears of the worlds; `stack` as in `run_jobs`. A job whose discovery failed tries it again, and says why it fails.
+    Returns how many were there already. `heard` and `stack` as in `run_jobs`; `on_discovery(done, all)` hears of the
+    worlds. A job whose discovery failed tries it again, and says why it fails.
     """
     folder = Path(folder)
     there = _found(folder)
@@ -75,22 +73,12 @@ def run_study(
                 on_discovery(done, len(worlds))
     failed: list[str] = []
 
-    def heard(number: int, why: str) -> None:
-        failed.append(f"{jobs[todo[number]].title}: {why}")
-        if on_error:
-            on_error(todo[number], why)
+    def failing(number: int, why: str) -> None:
+        failed.append(f"{jobs[number].title}: {why}")
+        heard.tell(Event("error", number, why))
 
-    run_jobs(
-        [jobs[i] for i in todo],
-        folder,
-        count,
-        on_start and (lambda number: on_start(todo[number])),
-        on_step and (lambda number, step: on_step(todo[number], step)),
-        on_done and (lambda number, path: on_done(todo[number], path)),
-        heard,
-        stack,
-    )
-    if failed and on_error is None:
+    run_jobs([jobs[i] for i in todo], folder, count, replace(heard, error=failing).of(todo), stack)
+    if failed and heard.error is None:
         raise MonosemError(f"{len(failed)} of {len(todo)} runs failed; the first: {failed[0]}")
     return len(jobs) - len(todo)
 

@@ -14,7 +14,7 @@ import torch
 from monosem.base.errors import ArgumentError
 from monosem.base.registry import Registry
 from monosem.base.spec import to_plain
-from monosem.bench.pool import run_all
+from monosem.bench.pool import NOBODY, Heard, run_all
 from monosem.methods import Method
 from monosem.train.config import FitConfig
 
@@ -99,30 +99,16 @@ def record_of(job: RealJob, records: Sequence[Mapping[str, Any]]) -> Mapping[str
 
 
 def run_real_jobs(
-    jobs: Sequence[RealJob],
-    folder: str | Path,
-    workers: int | None = None,
-    on_start: Callable[[int], None] | None = None,
-    on_step: Callable[[int, int], None] | None = None,
-    on_done: Callable[[int, Path], None] | None = None,
-    on_error: Callable[[int, str], None] | None = None,
+    jobs: Sequence[RealJob], folder: str | Path, workers: int | None = None, heard: Heard = NOBODY
 ) -> None:
     """Run every job in single-threaded processes; one whose record is there is not trained again.
 
-    The callbacks hear job numbers: started, how far, finished, and why one failed (the others go on).
+    `heard` hears of each job, also why one failed (the others go on).
     """
-    heard: Mapping[str, Callable[..., None] | None] = {
-        "start": on_start and (lambda number, _: on_start(number)),
-        "step": on_step,
-        "done": on_done,
-        "error": on_error,
-    }
     count = max(1, min(workers or len(os.sched_getaffinity(0)), len(jobs)))
     with closing(run_all(partial(_work, Path(folder)), jobs, count)) as events:
         for event in events:
-            tell = heard[event.kind]
-            if tell:
-                tell(event.job, event.value)
+            heard.tell(event)
 
 
 def _work(folder: Path, job: RealJob, told: Callable[[int], None]) -> Path:
