@@ -14,6 +14,7 @@ AXES = (
     ("noise", "noise, % of the energy"),
     ("active", "active features per row"),
     ("features", "features, 1.6 active"),
+    ("ratio", "features per dimension"),
 )
 WAYS = (("one", "one run"), ("two_of_three", "two of three runs"), ("any_of_three", "any of three runs"))
 
