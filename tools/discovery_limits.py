@@ -49,7 +49,6 @@ CELLS: Mapping[str, Cell] = {
     **{f"active/{a}": Cell(rate=a / 60, events=20 * a) for a in (3, 5, 8)},
     **{f"features/{n}": Cell(1.6 / n, 1600 // n, n=n, n_p=2 * n, interference=0.35) for n in (8, 16, 32)},
     **{f"ratio/{n // 32}": Cell(1.6 / n, 80, n=n, interference=M) for n, M in ((64, 0.4), (128, 0.4), (256, 0.5))},
-    "ratio/16": Cell(1.6 / 512, 80, n=512, interference=0.55),
 }
 """By what grows: events per feature, per cent of noise, active features per row (always 1200 rows), features at all,
 features per dimension (1.6 active, as near to orthogonal as the generator finds them)."""

@@ -52,7 +52,10 @@ _OTHER: tuple[tuple[str, float, int, Mapping[str, float]], ...] = (
     ("relu_l1(l1=0.3)", 1e-2, 600, {"beta": 3.0}),
     ("jumprelu(l0=0.5, theta=0.001, bandwidth=0.001)", 3e-3, 600, {}),
     ("jumprelu(l0=0.5, theta=0.001, bandwidth=0.001)", 3e-3, 600, {"c_min": 1.0}),
+    ("topk(k=128, aux=0.0)", 3e-3, 1500, {"batch": 256}),
     ("topk(k=128, aux=0.0)", 3e-3, 2400, {"batch": 256}),
+    ("topk(k=64, aux=0.0)", 3e-3, 1500, {"batch": 256}),
+    ("topk(k=32, aux=0.0)", 3e-3, 1500, {"batch": 256}),
 )
 """The same with the least size c_min of a feature, the scale beta of the rest, or the batch changed."""
 
