@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from scipy.stats import spearmanr
 
 from monosem.bench.studies.base import Study
 from monosem.bench.studies.printed import TABLE1, TABLE2, TABLE4, TABLE6, TABLE7
@@ -148,7 +149,7 @@ ABOUT: Mapping[str, Callable[[], str]] = {
 
 def statements(study: Study, cells: Sequence[Cell], same_size: bool) -> str:
     """What the runs of a study say, as bullets, every number from the records; `same_size`: as large as the paper's."""
-    said = [_distance(study, cells)]
+    said = [_distance(study, cells), _order(study, cells), _k_by_rate(study, cells) if same_size else ""]
     for arm, plain in (("paper+anchors", "paper"), ("ours+anchors", "ours")):
         found = summary(cells, arm)
         if found and found.up + found.down + found.open + found.single:
@@ -234,6 +235,46 @@ def _distance(study: Study, cells: Sequence[Cell]) -> str:
         f"{raw_mean:.3f} from our raw inner product of encoder rows, and by {cos_mean:.3f} from the |cos| of the "
         "decoder "
         "columns of the same dictionaries."
+    )
+
+
+def _order(study: Study, cells: Sequence[Cell]) -> str:
+    """Whether our numbers fall where the printed ones fall: Spearman's rank correlation of M_GT over cells."""
+    triples = []
+    for cell in cells:
+        share = study.printed.get((cell.row, cell.arm), (None, None))[0]
+        raw, cosine = cell.value("encoder_raw.M_GT@0.95"), cell.value(HEADLINE)
+        if share is not None and raw is not None and cosine is not None:
+            triples.append((share, raw.mean, cosine.mean))
+    if len(triples) < 10 or any(len(set(column)) < 3 for column in zip(*triples, strict=True)):
+        return ""
+    share_, raw_, cosine_ = (np.array(column) for column in zip(*triples, strict=True))
+    by = (float(spearmanr(share_, column).statistic) for column in (raw_, cosine_))
+    return (
+        f"- The order of the rows: over {len(triples)} cells with the paper's (inferred) settings the printed M_GT has "
+        "rank correlation {:.2f} with ours by the raw inner product, and {:.2f} by |cos| of decoder columns.".format(
+            *by
+        )
+    )
+
+
+def _k_by_rate(study: Study, cells: Sequence[Cell]) -> str:
+    """Table 6 as a test of k against the true L0: the paper's TopK with one k, by activation probability."""
+    if study.name != "table6":
+        return ""
+    parts = []
+    for cell in cells:
+        share = study.printed.get((cell.row, cell.arm), (None, None))[0]
+        raw, cosine = cell.value("encoder_raw.M_GT@0.95"), cell.value(HEADLINE)
+        if cell.arm == "paper" and cell.row.endswith(", topk") and share is not None and raw and cosine:
+            rate = float(cell.row.split()[1].rstrip(","))
+            parts.append(f"{1000 * rate:g} active, {share:g} ({100 * raw.mean:.1f}, {100 * cosine.mean:.1f})")
+    if len(parts) < 2:
+        return ""
+    return (
+        "- **The nearer the true L0 comes to k, the more is found**, in print as here. TopK with k = 128, by the mean "
+        "number of active features: printed M_GT in percent (ours by the inner product, by |cos| of decoder columns): "
+        f"{'; '.join(parts)}."
     )
 
 
