@@ -47,10 +47,11 @@ def _x(row: str) -> float:
 
 
 def _apart(values: Sequence[float]) -> list[float]:
-    """Those values that are far enough from the last one taken for its name to be read on a log axis."""
+    """Those values that are far enough from the last one taken, of all drawn, to be read on a log axis."""
     taken: list[float] = []
+    step = max(1.2, (values[-1] / values[0]) ** 0.15) if values else 1.2
     for value in values:
-        if not taken or value >= 1.2 * taken[-1]:
+        if not taken or value >= step * taken[-1]:
             taken.append(value)
     return taken
 
@@ -92,8 +93,8 @@ def curve_figure(
             if cell.method == panel:
                 axes.plot(_x(cell.row), share, color=_STYLES[cell.arm][0], marker="x", markersize=7, linestyle="none")
         ticks = _apart(sorted({_x(cell.row) for cell in made}))
-        if log and len(ticks) > 1:
-            axes.set_xscale("log")
+        if log:
+            axes.set_xscale("log" if len(ticks) > 1 else "linear")
             axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
             axes.set_xticks([], minor=True)
         axes.set_ylim(-0.04, 1.06)
