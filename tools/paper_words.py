@@ -212,6 +212,8 @@ def _against_print(study: Study, cells: Sequence[Cell]) -> str:
 def _sides(found: Summary) -> str:
     several = found.up + found.down + found.open
     low, high = found.range or (0.0, 0.0)
+    if not several:
+        return f"between {low:+.2g} and {high:+.2g}; a single world, so no interval."
     alone = f"; {found.single} of a single world have none" if found.single else ""
     return (
         f"between {low:+.2g} and {high:+.2g}; of {several} rows the interval lies above 0 in {found.up}, below in "
