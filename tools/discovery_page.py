@@ -48,6 +48,10 @@ def _where(records: list[dict[str, Any]]) -> str:
     return f"Hardware: {'; '.join(machines)}. Commits: {', '.join(commits)}."
 
 
+_DASHES = ("-", "--", ":")
+"""How worlds beyond the palette's colours are told apart."""
+
+
 def _figure(records: list[dict[str, Any]]) -> Any:
     """What is left over after every round, one line per world: how a search goes, and where it breaks."""
     from matplotlib.figure import Figure
@@ -55,14 +59,15 @@ def _figure(records: list[dict[str, Any]]) -> Any:
     figure = Figure(figsize=(7.2, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     for i, record in enumerate(records):
-        colour, log = PALETTE[i % len(PALETTE)], record["log"]
+        colour, dashes, log = PALETTE[i % len(PALETTE)], _DASHES[i // len(PALETTE) % len(_DASHES)], record["log"]
+        style: dict[str, Any] = {"color": colour, "linestyle": dashes, "linewidth": 1.4}
         turns = range(1, len(log) + 1)
-        left.plot(turns, [entry["atoms"] / record["n"] for entry in log], color=colour, linewidth=1.4)
-        right.plot(turns, [max(entry["fvu"], 1e-5) for entry in log], color=colour, label=record["name"], linewidth=1.4)
+        left.plot(turns, [entry["atoms"] / record["n"] for entry in log], **style)
+        right.plot(turns, [max(entry["fvu"], 1e-5) for entry in log], label=record["name"], **style)
     left.axhline(1.0, color=GREY, linewidth=0.8, linestyle="--")
     left.set(xlabel="round", ylabel="atoms / true features", ylim=(0, None))
     right.set(xlabel="round", ylabel="energy left over (FVU)", yscale="log")
     for axes in (left, right):
         plain_axes(axes)
-    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8, handlelength=2.6)
     return figure

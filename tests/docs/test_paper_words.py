@@ -1,0 +1,54 @@
+"""What docs/paper says of its tables follows the numbers, and is not said where they do not bear it."""
+
+from collections.abc import Sequence
+from typing import cast
+
+import pytest
+
+from monosem.bench.studies.catalog import STUDIES
+from monosem.report.interval import Interval
+from monosem.report.study import Cell
+from monosem.report.study_counts import Summary
+from tools.paper_words import _k_by_rate, _order, _sides
+
+TABLE6 = STUDIES["table6"]
+
+
+class _Scored:
+    """A cell that scores a number whatever is asked."""
+
+    def __init__(self, row: str, arm: str, mean: float) -> None:
+        self.row, self.arm, self._mean = row, arm, mean
+
+    def value(self, metric: str) -> Interval:
+        return Interval(self._mean, None, 1)
+
+
+def _cells(scores: dict[tuple[str, str], float]) -> Sequence[Cell]:
+    return cast(Sequence[Cell], [_Scored(row, arm, score) for (row, arm), score in scores.items()])
+
+
+def _printed(sign: float) -> dict[tuple[str, str], float]:
+    return {key: sign * share / 100 for key, (share, _) in TABLE6.printed.items() if share is not None}
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_the_order_of_the_rows_is_a_rank_correlation(sign: float) -> None:
+    assert f"{sign:.2f} with ours" in _order(TABLE6, _cells(_printed(sign)))
+
+
+def test_few_rows_have_no_order() -> None:
+    assert _order(TABLE6, _cells(dict(list(_printed(1.0).items())[:9]))) == ""
+
+
+def test_k_against_the_true_l0_is_said_where_it_is_seen_and_nowhere_else() -> None:
+    said = _k_by_rate(TABLE6, _cells(_printed(1.0)))
+    assert "5 active, 82.2" in said and "100 active, 98.8" in said and "16.6 points" in said
+    assert _k_by_rate(TABLE6, _cells(_printed(-1.0))) == ""
+    assert _k_by_rate(STUDIES["table5"], _cells(_printed(1.0))) == ""
+
+
+def test_one_world_has_no_interval() -> None:
+    where = ("a row", 0.5)
+    assert "no interval" in _sides(Summary(1, where, where, 1, 0, 0, 0, 1, (-0.1, 0.2)))
+    assert "holds 0 in 1; 1 of a single world" in _sides(Summary(2, where, where, 1, 0, 0, 1, 1, (-0.1, 0.2)))
