@@ -43,7 +43,9 @@ def test_few_rows_have_no_order() -> None:
 
 def test_k_against_the_true_l0_is_said_where_it_is_seen_and_nowhere_else() -> None:
     said = _k_by_rate(TABLE6, _cells(_printed(1.0)))
-    assert "5 active, 82.2" in said and "100 active, 98.8" in said and "16.6 points" in said
+    assert "5 active, 82.2" in said
+    assert "100 active, 98.8" in said
+    assert "16.6 points" in said
     assert _k_by_rate(TABLE6, _cells(_printed(-1.0))) == ""
     assert _k_by_rate(STUDIES["table5"], _cells(_printed(1.0))) == ""
 
