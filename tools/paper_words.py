@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from monosem.bench.studies.base import Study
 from monosem.bench.studies.printed import TABLE1, TABLE2, TABLE4, TABLE6, TABLE7
@@ -11,11 +10,11 @@ from monosem.report.interval import interval
 from monosem.report.study import Cell
 from monosem.report.study_counts import Summary, fits, forbidden, shared_counts, summary
 from monosem.report.summary import HEADLINE
+from tools.paper_beside import COS, RAW, distance, k_by_rate, order
 
 _ANCHORED = sorted({share or 0.0 for (_, arm), (share, _) in TABLE2.items() if arm == "anchored"})
 """Anchored M_GT of the paper's table 2 (real embeddings), as printed."""
 _JUMPS = (("0.01", "paper"), ("0.005", "paper"), ("0.005", "paper+anchors"))
-_RAW, _COS = "encoder_raw.M_IP", "decoder_cosine.M_IP"
 
 
 def listed(words: Sequence[object]) -> str:
@@ -149,7 +148,12 @@ ABOUT: Mapping[str, Callable[[], str]] = {
 
 def statements(study: Study, cells: Sequence[Cell], same_size: bool) -> str:
     """What the runs of a study say, as bullets, every number from the records; `same_size`: as large as the paper's."""
-    said = [_distance(study, cells), _order(study, cells), _k_by_rate(study, cells) if same_size else ""]
+    said = [
+        _repeats(cells),
+        distance(study, cells),
+        order(study, cells),
+        k_by_rate(study, cells) if same_size else "",
+    ]
     for arm, plain in (("paper+anchors", "paper"), ("ours+anchors", "ours")):
         found = summary(cells, arm)
         if found and found.up + found.down + found.open + found.single:
@@ -170,7 +174,7 @@ def statements(study: Study, cells: Sequence[Cell], same_size: bool) -> str:
                 f"- `{arm}`: M_GT(.95) over {where} {range_}; at least .99 in {found.reached} of {found.rows} rows."
             )
     gain = summary(cells, "ours+discovered")
-    for metric, name in ((HEADLINE, "M_GT(.95)"), (_COS, "M_IP")):
+    for metric, name in ((HEADLINE, "M_GT(.95)"), (COS, "M_IP")):
         alone = summary(cells, "ours+discovered", beyond=True, metric=metric)
         if alone:
             said.append(f"- `ours+discovered` against its anchors alone, over every feature, {name}: {_sides(alone)}")
@@ -221,67 +225,20 @@ def _sides(found: Summary) -> str:
     )
 
 
-def _distance(study: Study, cells: Sequence[Cell]) -> str:
-    """How far the printed M_IP lies from ours by the raw inner product and by the decoder cosine."""
-    pairs = []
+def _repeats(cells: Sequence[Cell]) -> str:
+    """Rows whose runs are other rows' runs, to the last bit of every score: a count over rows counts them twice."""
+    scores: dict[str, list[tuple[object, ...]]] = {}
     for cell in cells:
-        mean = study.printed.get((cell.row, cell.arm), (None, None))[1]
-        raw, cosine = cell.value(_RAW), cell.value(_COS)
-        if mean is not None and raw is not None and cosine is not None:
-            pairs.append((abs(mean - raw.mean), abs(mean - cosine.mean)))
-    if not pairs:
+        values = [cell.value(metric) for metric in (RAW, COS, "fvu")]
+        if all(values):
+            scores.setdefault(cell.row, []).append((cell.arm, *values))
+    rows = list(scores)
+    again = [row for i, row in enumerate(rows) if any(scores[row] == scores[other] for other in rows[:i])]
+    if not again:
         return ""
-    raw_mean, cos_mean = (sum(values) / len(pairs) for values in zip(*pairs, strict=True))
     return (
-        f"- Over {len(pairs)} cells with the paper's (inferred) settings the printed M_IP differs on average by "
-        f"{raw_mean:.3f} from our raw inner product of encoder rows, and by {cos_mean:.3f} from the |cos| of the "
-        "decoder "
-        "columns of the same dictionaries."
-    )
-
-
-def _order(study: Study, cells: Sequence[Cell]) -> str:
-    """Whether our numbers fall where the printed ones fall: Spearman's rank correlation of M_GT over cells."""
-    triples = []
-    for cell in cells:
-        share = study.printed.get((cell.row, cell.arm), (None, None))[0]
-        raw, cosine = cell.value("encoder_raw.M_GT@0.95"), cell.value(HEADLINE)
-        if share is not None and raw is not None and cosine is not None:
-            triples.append((share, raw.mean, cosine.mean))
-    if len(triples) < 10 or any(len(set(column)) < 3 for column in zip(*triples, strict=True)):
-        return ""
-    share_, raw_, cosine_ = (np.array(column) for column in zip(*triples, strict=True))
-    by = (float(spearmanr(share_, column).statistic) for column in (raw_, cosine_))
-    return (
-        f"- The order of the rows: over {len(triples)} cells with the paper's (inferred) settings the printed M_GT has "
-        "rank correlation {:.2f} with ours by the raw inner product, and {:.2f} by |cos| of decoder columns.".format(
-            *by
-        )
-    )
-
-
-def _k_by_rate(study: Study, cells: Sequence[Cell]) -> str:
-    """Table 6 as a test of k against the true L0: the paper's TopK with one k, by activation probability."""
-    if study.name != "table6":
-        return ""
-    parts: list[str] = []
-    spread: list[tuple[float, float]] = []
-    for cell in cells:
-        share = study.printed.get((cell.row, cell.arm), (None, None))[0]
-        raw, cosine = cell.value("encoder_raw.M_GT@0.95"), cell.value(HEADLINE)
-        if cell.arm == "paper" and cell.row.endswith(", topk") and share is not None and raw and cosine:
-            rate = float(cell.row.split()[1].rstrip(","))
-            parts.append(f"{1000 * rate:g} active, {share:g} ({100 * raw.mean:.1f}, {100 * cosine.mean:.1f})")
-            spread.append((share, 100 * cosine.mean))
-    columns = list(zip(*spread, strict=True))
-    if len(parts) < 2 or any(list(column) != sorted(column) for column in columns):
-        return ""
-    printed, ours = (max(column) - min(column) for column in columns)
-    return (
-        "- **The nearer the true L0 comes to k, the more is found**, in print as here. TopK with k = 128, by the mean "
-        "number of active features: printed M_GT in percent (ours by the inner product, by |cos| of decoder columns): "
-        f"{'; '.join(parts)}. The printed numbers differ by {printed:.1f} points between these rows, ours by "
-        f"{ours:.1f}; runs here are short for a large k ([settings](settings.md))."
+        f"- **{len(again)} of {len(rows)} rows repeat others to the bit** (same data, same seeds): {listed(again)}. "
+        f"Of the rows counted below, {len(rows) - len(again)} are distinct."
     )
 
 

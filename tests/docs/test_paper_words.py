@@ -9,7 +9,8 @@ from monosem.bench.studies.catalog import STUDIES
 from monosem.report.interval import Interval
 from monosem.report.study import Cell
 from monosem.report.study_counts import Summary
-from tools.paper_words import _k_by_rate, _order, _sides
+from tools.paper_beside import k_by_rate, order
+from tools.paper_words import _repeats, _sides
 
 TABLE6 = STUDIES["table6"]
 
@@ -34,20 +35,27 @@ def _printed(sign: float) -> dict[tuple[str, str], float]:
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_the_order_of_the_rows_is_a_rank_correlation(sign: float) -> None:
-    assert f"{sign:.2f} with ours" in _order(TABLE6, _cells(_printed(sign)))
+    assert f"{sign:.2f} with ours" in order(TABLE6, _cells(_printed(sign)))
 
 
 def test_few_rows_have_no_order() -> None:
-    assert _order(TABLE6, _cells(dict(list(_printed(1.0).items())[:9]))) == ""
+    assert order(TABLE6, _cells(dict(list(_printed(1.0).items())[:9]))) == ""
 
 
 def test_k_against_the_true_l0_is_said_where_it_is_seen_and_nowhere_else() -> None:
-    said = _k_by_rate(TABLE6, _cells(_printed(1.0)))
+    said = k_by_rate(TABLE6, _cells(_printed(1.0)))
     assert "5 active, 82.2" in said
     assert "100 active, 98.8" in said
     assert "16.6 points" in said
-    assert _k_by_rate(TABLE6, _cells(_printed(-1.0))) == ""
-    assert _k_by_rate(STUDIES["table5"], _cells(_printed(1.0))) == ""
+    assert k_by_rate(TABLE6, _cells(_printed(-1.0))) == ""
+    assert k_by_rate(STUDIES["table5"], _cells(_printed(1.0))) == ""
+
+
+def test_rows_of_the_same_runs_are_counted_once() -> None:
+    scores = {("M = 0.1", "paper"): 0.5, ("M = 0.2", "paper"): 0.6, ("M = 0.5", "paper"): 0.6}
+    assert "1 of 3 rows repeat others to the bit** (same data, same seeds): M = 0.5." in _repeats(_cells(scores))
+    assert "below, 2 are distinct" in _repeats(_cells(scores))
+    assert _repeats(_cells(scores | {("M = 0.5", "paper"): 0.61})) == ""
 
 
 def test_one_world_has_no_interval() -> None:
