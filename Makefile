@@ -43,8 +43,8 @@ bench: setup
 	$(BIN)/monosem bench $(ARGS)
 
 speed: setup
-	$(PYTHON) tools/peers.py --speed
-	$(BIN)/monosem speed --peers .peers --threads 1,2 --curves --sweep --record records/speed/cpu.json $(ARGS)
+	$(PYTHON) -m benchmarks.peers --speed
+	$(BIN)/python -m benchmarks --peers .peers --threads 1,2 --curves --sweep --record records/speed/cpu.json $(ARGS)
 
 test: setup
 	$(PYTEST) -q -n $(WORKERS) --dist worksteal $(ARGS)
@@ -59,11 +59,11 @@ test-gpu: setup
 	$(PYTEST) -q -m gpu $(ARGS)
 
 pages: setup
-	$(BIN)/python -m tools.pages
+	$(BIN)/python -m studies.pages
 
 # A registry that does not answer (3) leaves tests to be skipped; a wrong hash (2) is a failure.
 real: setup
-	@$(BIN)/monosem fetch $(REAL) || { test $$? -eq 3 && echo "SKIPPED: not all of $(REAL) could be fetched"; }
+	@$(BIN)/python -m studies fetch $(REAL) || { test $$? -eq 3 && echo "SKIPPED: not all of $(REAL) could be fetched"; }
 
 test-real: setup
 	$(PYTEST) -q -m real $(ARGS)
@@ -87,14 +87,14 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 import-cost: setup
-	$(BIN)/python tools/import_cost.py
+	$(BIN)/python -m benchmarks.import_cost
 
 peers: setup
-	$(PYTHON) tools/peers.py
-	$(BIN)/python tools/interop_table.py
+	$(PYTHON) -m benchmarks.peers
+	$(BIN)/python tests/interop/table.py
 
 peers-ci-install: setup
-	$(PYTHON) tools/peers.py saelens dictionary_learning
+	$(PYTHON) -m benchmarks.peers saelens dictionary_learning
 
 peers-ci: peers-ci-install
 	$(PYTEST) -q -m slow tests/interop/test_peers.py -k "by-saelens or by-dictionary_learning or saebench"

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from monosem import Anchoring, FitConfig, TensorSource, class_means, fit, method
+from monosem.data.labels import Labels
+from monosem.inspect.page import inspect_page, write_inspect_page
+from monosem.inspect.rows import Rows
 from monosem.methods import with_anchoring
-from monosem.report.inspect_page import inspect_page, write_inspect_page
-from monosem.report.inspect_rows import Rows
-from monosem.representations.labels import Labels
 
 
 def main() -> None:

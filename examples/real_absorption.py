@@ -21,16 +21,16 @@ import numpy as np
 import torch
 
 from monosem import FitConfig, TensorSource, method
-from monosem.anchoring.anchors import Anchors
-from monosem.anchoring.term import Anchoring
+from monosem.anchors.directions import Anchors
+from monosem.anchors.term import Anchoring
+from monosem.bench.label_absorption import Family, Fired, label_absorption
 from monosem.bench.real import RealRun, code_scores, run_real
 from monosem.bench.records import read_records
 from monosem.core.model import SDL
 from monosem.methods import with_anchoring
 from monosem.report.interval import interval
-from monosem.representations.assets_data import Texts
-from monosem.representations.assets_vectors import text_vectors
-from monosem.representations.label_absorption import Family, Fired, label_absorption
+from studies.assets.data import Texts
+from studies.assets.vectors import text_vectors
 
 STUDY = "real-absorption"
 ARMS = ("plain", "anchored", "both sides")

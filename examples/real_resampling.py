@@ -22,9 +22,9 @@ import torch
 
 from monosem.base.files import write_atomic
 from monosem.bench.records import read_record, read_records
-from monosem.report.study_real import real_figure, real_markdown
 from monosem.report.style import to_svg
-from monosem.representations.studies.resampling import RemedySize, remedy_jobs
+from studies.real.resampling import RemedySize, remedy_jobs
+from studies.report.study_real import real_figure, real_markdown
 
 
 def main() -> None:

@@ -22,15 +22,15 @@ import torch
 from monosem import SDL, FitConfig, fit
 from monosem.base.files import write_atomic
 from monosem.core.io import load_model
-from monosem.representations.assets_models import stories15m
-from monosem.representations.batches import TokenFilter
-from monosem.representations.edits import clamp
-from monosem.representations.harvest import harvest
-from monosem.representations.logits import LogitEffect, logit_effect
-from monosem.representations.sampling import sample_texts
-from monosem.representations.steer import steer
-from monosem.representations.store_source import StoreSource
-from monosem.representations.texts import text_batches
+from monosem.data.batches import TokenFilter
+from monosem.data.store_source import StoreSource
+from monosem.data.texts import text_batches
+from monosem.networks.edits import clamp
+from monosem.networks.harvest import harvest
+from monosem.networks.logits import LogitEffect, logit_effect
+from monosem.networks.sampling import sample_texts
+from monosem.networks.steer import steer
+from studies.assets.models import stories15m
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
 """Values that the latent is clamped to, as shares of the largest that it takes by itself."""

@@ -26,17 +26,17 @@ import torch
 
 from monosem import FitConfig, fit, load_model, method
 from monosem.base.files import read_json, write_atomic, write_json
+from monosem.base.machine import cache_folder
 from monosem.base.spec import to_plain
 from monosem.bench.records import environment
-from monosem.representations.assets import cache_folder
-from monosem.representations.batches import Batch, TokenFilter
-from monosem.representations.harvest import harvest
-from monosem.representations.models import open_network
-from monosem.representations.network import network_scores
-from monosem.representations.sampling import sample_texts
-from monosem.representations.store import is_store
-from monosem.representations.store_source import StoreSource
-from monosem.representations.texts import pieces, text_batches
+from monosem.data.batches import Batch, TokenFilter
+from monosem.data.store import is_store
+from monosem.data.store_source import StoreSource
+from monosem.data.texts import pieces, text_batches
+from monosem.networks.harvest import harvest
+from monosem.networks.models import open_network
+from monosem.networks.network import network_scores
+from monosem.networks.sampling import sample_texts
 
 MAIN = ("sae", "transcoder")
 ALL = {

@@ -8,10 +8,10 @@ import jaxtyping
 import pytest
 import torch
 
-import tools.typecheck
+import tests.typecheck
 
 if os.environ.get("MONOSEM_NO_TYPECHECK") != "1":
-    jaxtyping.install_import_hook("monosem", f"{tools.typecheck.__name__}.checked")
+    jaxtyping.install_import_hook("monosem", f"{tests.typecheck.__name__}.checked")
 
 torch.set_num_threads(1)
 

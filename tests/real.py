@@ -3,7 +3,7 @@
 import pytest
 
 from monosem.base.errors import AbsentError
-from monosem.representations.assets import cached
+from studies.assets.catalog import cached
 
 __all__ = ["need"]
 

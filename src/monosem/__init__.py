@@ -4,8 +4,8 @@ x_r_hat = W_D sigma(W_E x_p + b_E) + b_D: every sparse autoencoder, transcoder a
 of this problem (Tang et al. 2025, arXiv 2512.05534).
 """
 
-from monosem.anchoring.anchors import Anchors, class_means, load_anchors, true_features
-from monosem.anchoring.term import Anchoring
+from monosem.anchors.directions import Anchors, class_means, load_anchors, true_features
+from monosem.anchors.term import Anchoring
 from monosem.base.errors import MonosemError
 from monosem.core.io import load_model, save_model
 from monosem.core.model import SDL

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from monosem.anchoring.anchors import Anchors
-from monosem.anchoring.term import Anchoring, AnchorPenalty, anchor_slots
+from monosem.anchors.directions import Anchors
+from monosem.anchors.term import Anchoring, AnchorPenalty, anchor_slots
 from monosem.base.cite import Citation
 from monosem.base.errors import ArgumentError, RefusedError
 from monosem.base.literature import (

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from monosem.anchoring.anchors import Anchors, true_features
+from monosem.anchors.directions import Anchors, true_features
 from monosem.base.errors import ArgumentError, UnknownNameError
 from monosem.bench.anchor_sets import ANCHOR_SETS, anchor_set, anchors_against_truth
 from monosem.bench.tasks import TaskSource, task

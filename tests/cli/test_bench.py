@@ -83,7 +83,7 @@ def test_a_failing_run_is_reported_the_others_finish_and_keep_their_models(tmp_p
 
 
 def test_arms_and_anchors() -> None:
-    from monosem.anchoring.term import PRINTED
+    from monosem.anchors.term import PRINTED
     from monosem.bench.study import plan
 
     both = plan("lrb/nano", ["topk(k=2)"], seeds=1)

@@ -9,12 +9,12 @@ import torch
 
 from monosem.core.io import save_model
 from monosem.core.model import SDL
-from monosem.representations.batches import TokenFilter
-from monosem.representations.models import open_network
-from monosem.representations.network import network_scores
-from monosem.representations.texts import text_batches
+from monosem.data.batches import TokenFilter
+from monosem.data.texts import text_batches
+from monosem.networks.models import open_network
+from monosem.networks.network import network_scores
 from tests.cli.calls import call
-from tests.representations.llamas import trained
+from tests.networks.llamas import trained
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed (the extra `real`)")
 WORDS = ["<pad>", "<s>", *"abcdefghij"]

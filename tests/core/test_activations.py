@@ -12,7 +12,7 @@ from monosem.kernels import reference
 from monosem.losses.fidelity import Reconstruction
 from tests.core.sigma import parameters, selected, sigma
 from tests.losses.trials import batch, trial
-from tools.refused import PAIRS, all_activations
+from tests.refused import PAIRS, all_activations
 
 TRAIN, INFER = Context(True, 3, 10), Context(False)
 EXAMPLES = all_activations()

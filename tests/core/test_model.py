@@ -14,7 +14,7 @@ from monosem.core.selection import Every, Top
 from monosem.kernels.blocks import Block
 from monosem.losses.fidelity import Reconstruction
 from tests.losses.trials import batch, trial
-from tools.refused import PAIRS
+from tests.refused import PAIRS
 
 
 def sources(widths: tuple[int, ...]) -> Tensor:

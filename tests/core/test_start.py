@@ -13,7 +13,7 @@ from monosem.core.init import Init, geometric_median
 from monosem.core.model import SDL
 from monosem.losses.fidelity import Reconstruction
 from tests.losses.trials import batch, trial
-from tools.refused import PAIRS
+from tests.refused import PAIRS
 
 
 def started(pair: str, init: Init, seed: int = 0) -> tuple[SDL, Tensor, Tensor]:

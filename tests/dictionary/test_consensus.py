@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from monosem.anchoring.anchors import Anchors, load_anchors
+from monosem.anchors.directions import Anchors, load_anchors
 from monosem.base.errors import ArgumentError, DataError, ShapeError
 from monosem.base.files import read_json
 from monosem.bench.world import Independent, World, WorldSpec

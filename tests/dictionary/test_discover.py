@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monosem.anchoring.anchors import load_anchors
+from monosem.anchors.directions import load_anchors
 from monosem.base.errors import DataError, ShapeError
 from monosem.bench.world import Independent, Truth, World, WorldSpec
 from monosem.bench.zipf import Zipf

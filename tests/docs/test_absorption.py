@@ -7,7 +7,7 @@ import pytest
 
 from tests.docs.pages import ROOT, page
 
-absorption = pytest.importorskip("tools.absorption", reason="the figures need matplotlib")
+absorption = pytest.importorskip("studies.absorption", reason="the figures need matplotlib")
 
 
 @pytest.fixture(autouse=True)
@@ -16,7 +16,7 @@ def _from_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_generated_part_is_that_of_the_records() -> None:
-    """`python -m tools.absorption` writes it anew."""
+    """`python -m studies.absorption` writes it anew."""
     between = page("theory/absorption.md").text.split(absorption.START)[1].split(absorption.END)[0]
     assert between.strip() == absorption.generated(absorption.read()).strip()
 
@@ -36,7 +36,7 @@ def test_the_study_is_complete_and_paired() -> None:
 
 
 def test_the_study_of_sizes_is_complete() -> None:
-    from tools.absorption_sizes import BETAS, METHODS, OUT, SEEDS
+    from studies.absorption_sizes import BETAS, METHODS, OUT, SEEDS
 
     found = json.loads(Path(OUT).read_text())["runs"]
     assert set(found) == {f"{m} beta={b} seed={s}" for m in METHODS for b in BETAS for s in SEEDS}

@@ -5,12 +5,12 @@ from typing import cast
 
 import pytest
 
-from monosem.bench.studies.catalog import STUDIES
 from monosem.report.interval import Interval
-from monosem.report.study import Cell
-from monosem.report.study_counts import Summary
-from tools.paper_beside import k_by_rate, order
-from tools.paper_words import _repeats, _sides
+from studies.bench.catalog import STUDIES
+from studies.paper_beside import k_by_rate, order
+from studies.paper_words import _repeats, _sides
+from studies.report.study import Cell
+from studies.report.study_counts import Summary
 
 TABLE6 = STUDIES["table6"]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tools.real_pages import DOCS, filled, tables
+from studies.real_pages import DOCS, filled, tables
 
 PAGES = sorted(DOCS.glob("*.md"))
 
@@ -15,7 +15,7 @@ def found() -> dict[str, str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_tables_are_those_of_the_records(page: object, found: dict[str, str]) -> None:
     text = page.read_text()  # type: ignore[attr-defined]
-    assert filled(text, found) == text, "run python -m tools.real_pages"
+    assert filled(text, found) == text, "run python -m studies.real_pages"
 
 
 def test_a_changed_table_would_be_seen(found: dict[str, str]) -> None:

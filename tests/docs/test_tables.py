@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from monosem.anchoring.term import Anchoring
+from monosem.anchors.term import Anchoring
 from monosem.base.registry import Registry
 from monosem.bench.folds import CODE_METRICS
 from monosem.bench.metrics import DICTIONARY_METRICS, SIMILARITIES

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from monosem.report.inspect_pack import unpack
-from monosem.representations.assets import ASSETS
+from monosem.inspect.pack import unpack
+from studies.assets.catalog import ASSETS
 
 ROOT = Path(__file__).parents[2]
 

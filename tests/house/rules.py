@@ -31,14 +31,16 @@ LAYERS = (
     ("kernels",),
     ("core",),
     ("losses",),
-    ("anchoring",),
+    ("anchors",),
     ("methods",),
     ("train", "theory"),
-    ("bench", "dictionary", "representations", "interop"),
-    ("report",),
+    ("data",),
+    ("dictionary", "networks", "interop"),
+    ("bench",),
+    ("inspect", "report"),
     ("cli", "__main__"),
 )
-SIBLINGS = {("bench", "dictionary"), ("representations", "bench"), ("__main__", "cli")}  # (who, whom), within a layer
+SIBLINGS = {("networks", "bench"), ("inspect", "report"), ("__main__", "cli")}  # (who, whom), within a layer
 HEAVY = frozenset(
     ["PIL", "matplotlib", "numba", "pandas", "pyarrow", "rich", "scipy", "sklearn", "transformers", "triton", "typer"]
 )
@@ -118,7 +120,7 @@ def plain_imports(module: Source) -> list[str]:
 
 def light_imports(module: Source) -> list[str]:
     """Heavy packages are imported where they are used; only report and cli may import them at the top."""
-    if module.part in {"report", "cli", "__main__"}:
+    if module.part in {"inspect", "report", "cli", "__main__"}:
         return []
     return [
         f"{_at(module, node)}: import {name.partition('.')[0]} inside the function that uses it"

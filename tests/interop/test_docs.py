@@ -5,16 +5,16 @@ from typing import Any
 
 import pytest
 
+from benchmarks.peers import PEERS
 from tests.interop.rows import ROWS
-from tools.interop_table import NOTES, PAGE, RECORD, page_with, table
-from tools.peers import PEERS
+from tests.interop.table import NOTES, PAGE, RECORD, page_with, table
 
 VERIFIED: dict[str, str] = json.loads(RECORD.read_text())
 
 
 def test_page_holds_the_generated_table() -> None:
     page = PAGE.read_text()
-    assert page_with(page, VERIFIED) == page, "run: python tools/interop_table.py --write"
+    assert page_with(page, VERIFIED) == page, "run: python tests/interop/table.py --write"
 
 
 def test_record_is_of_known_rows_and_pinned_versions() -> None:
@@ -23,7 +23,7 @@ def test_record_is_of_known_rows_and_pinned_versions() -> None:
     for name, version in VERIFIED.items():
         peer = rows[name].peer
         assert peer is not None, f"{name} has no peer that could have verified it"
-        assert version == PEERS[peer].pin, f"{name} was verified with {version}; run tools/interop_table.py again"
+        assert version == PEERS[peer].pin, f"{name} was verified with {version}; run tests/interop/table.py again"
 
 
 @pytest.mark.parametrize("format", ["openai", "crosscoder"])

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from monosem.anchoring.anchors import Anchors
-from monosem.anchoring.term import Anchoring, AnchorPenalty, anchor_slots
+from monosem.anchors.directions import Anchors
+from monosem.anchors.term import Anchoring, AnchorPenalty, anchor_slots
 from monosem.base.errors import RefusedError
 from monosem.core.activations import ACTIVATIONS, Context
 from monosem.core.constraints import UnitNorm
@@ -16,7 +16,7 @@ from monosem.core.pairs import PAIRINGS
 from monosem.losses.fidelity import Matryoshka, Reconstruction
 from monosem.losses.objective import TERMS, Term
 from tests.losses.trials import Trial, batch, gradients, loss_of, trial
-from tools.refused import (
+from tests.refused import (
     PAGE,
     PAIRS,
     REGISTERED_ACTIVATIONS,
@@ -143,5 +143,5 @@ def test_anchoring_goes_with_everything(activation: str, pair: str) -> None:
 
 
 def test_page_of_refusals_is_fresh() -> None:
-    """docs/refused.md is what the code says; `python -m tools.refused` writes it anew."""
+    """docs/refused.md is what the code says; `python -m tests.refused` writes it anew."""
     assert PAGE.read_text(encoding="utf-8") == page()

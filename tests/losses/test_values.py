@@ -17,7 +17,7 @@ from monosem.losses.revival import AUXK_PUBLISHED, AuxK, GhostGrads, PreActivati
 from monosem.losses.sparsity import L0, L1, Lp, Tanh
 from tests.losses.plain import FORMULAS, Plain, ranked
 from tests.losses.trials import Trial, batch, gradients, loss_of, trial
-from tools.refused import PAIRS, all_terms
+from tests.refused import PAIRS, all_terms
 
 CONTEXT = Context(True, 0, 10)
 TERMS_OF: dict[str, Term] = {

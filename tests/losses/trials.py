@@ -14,7 +14,7 @@ from monosem.core.activations import Activation, Context
 from monosem.core.model import SDL, PreBias
 from monosem.losses.objective import Loss, Objective, State, Step, Term
 from monosem.methods import Method
-from tools.refused import PAIRS
+from tests.refused import PAIRS
 
 __all__ = ["Trial", "batch", "gradients", "loss_of", "make_step", "pre_bias_of", "trial"]
 

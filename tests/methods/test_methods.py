@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from monosem.anchoring.term import Anchoring
+from monosem.anchors.term import Anchoring
 from monosem.base.errors import ArgumentError, UnknownNameError
 from monosem.base.spec import parse_call
 from monosem.core.activations import BatchTopK, Context, TopK

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from monosem.anchoring.anchors import true_features
+from monosem.anchors.directions import true_features
 from monosem.base.errors import RefusedError
 from monosem.core.activations import Context, TopK
 from monosem.core.pairs import TensorSource

@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from monosem.cli.check import register
 from monosem.theory.checks.registry import CHECKS
-from monosem.theory.figures.draw import FIGURES
 from monosem.theory.suite import SUITE
+from studies.theory.draw import FIGURES
 
 __all__: list[str] = []
 

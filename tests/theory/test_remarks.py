@@ -12,7 +12,6 @@ from monosem.theory.checks.convexity import SelectedTopK
 from monosem.theory.checks.optima import Identity, construction
 from monosem.theory.checks.registry import CHECKS
 from monosem.theory.checks.stationary import example_35
-from monosem.theory.figures.minima import group_shares
 from monosem.theory.hierarchy import hierarchical, split_pattern
 from monosem.theory.instances import draw_directions, plane
 from monosem.theory.law import FeatureLaw, Magnitude, exact_loss, independent
@@ -21,6 +20,7 @@ from monosem.theory.minima import trichotomy, valley
 from monosem.theory.patterns import ActivationPattern, pattern_of
 from monosem.theory.problem import Problem, sigma
 from monosem.theory.zeroset import recovery, unrecovering
+from studies.theory.minima import group_shares
 
 __all__: list[str] = []
 

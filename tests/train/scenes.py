@@ -4,8 +4,8 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from monosem.anchoring.anchors import Anchors
-from monosem.anchoring.term import Anchoring
+from monosem.anchors.directions import Anchors
+from monosem.anchors.term import Anchoring
 from monosem.base.schedule import Ramp
 from monosem.bench.tasks import TaskSource, task
 from monosem.core.activations import JumpReLU, TopK

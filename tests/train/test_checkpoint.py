@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from monosem.anchoring.term import Anchoring
+from monosem.anchors.term import Anchoring
 from monosem.base.errors import CheckpointError
 from monosem.core.io import load_model
 from monosem.core.pairs import TensorSource

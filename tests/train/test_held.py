@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from monosem.anchoring.anchors import Anchors
-from monosem.anchoring.term import Anchoring
+from monosem.anchors.directions import Anchors
+from monosem.anchors.term import Anchoring
 from monosem.base.schedule import Ramp
 from monosem.core.activations import ReLU, TopK
 from monosem.core.constraints import Fixed, Tied, UnitNorm

@@ -1,5 +1,6 @@
-"""Under what conditions numbers were made: results repeat bit for bit only where these agree."""
+"""The machine: under what conditions numbers were made, which must agree for the same bits, and where caches lie."""
 
+import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -7,7 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-__all__ = ["cpu_name", "machine", "package_version"]
+__all__ = ["cache_folder", "cpu_name", "machine", "package_version"]
+
+
+def cache_folder() -> Path:
+    """MONOSEM_CACHE, or monosem in the user's cache folder."""
+    given = os.environ.get("MONOSEM_CACHE")
+    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "monosem"
 
 
 def package_version() -> str:

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from monosem.anchoring.anchors import Anchors, AnchorWarning, load_anchors, true_features
-from monosem.anchoring.term import Anchoring, anchor_slots
+from monosem.anchors.directions import Anchors, AnchorWarning, load_anchors, true_features
+from monosem.anchors.term import Anchoring, anchor_slots
 from monosem.base.errors import ArgumentError, check
 from monosem.base.registry import Registry
 from monosem.base.seeds import philox

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from monosem.anchoring.anchors import Anchors
+from monosem.anchors.directions import Anchors
 from monosem.base.errors import check
 from monosem.base.spec import digest, parse_call, to_plain
 from monosem.bench.baselines import random_rows

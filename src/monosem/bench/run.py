@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monosem.anchoring.anchors import Anchors
-from monosem.anchoring.term import Anchoring
+from monosem.anchors.directions import Anchors
+from monosem.anchors.term import Anchoring
 from monosem.base.spec import parse_call, to_plain
 from monosem.bench.anchor_sets import FOUND_COSINE, anchor_set, anchors_against_truth
 from monosem.bench.baselines import anchors_alone, chance, oracle
@@ -198,8 +198,8 @@ class Ready:
         heard: list[Callback] = [] if told is None else [lambda run, entry: told(run.step)]
         return heard + ([partial(_watch, self.source.W_r[:, self.features])] if self.job.watch else [])
 
-    def write(self, result: Result, stacked: int | None = None) -> Path:
-        """Score what was trained and write the record; `stacked`: how many runs took its steps together."""
+    def write(self, result: Result) -> Path:
+        """Score what was trained and write the record."""
         metrics = evaluate_model(result.model, self.source, self.features)
         given = {"anchors": anchors_against_truth(self.anchors, self.source)} if self.anchors else {}
         record = self.head | {
@@ -210,7 +210,7 @@ class Ready:
                 name: [entry[name] for entry in result.log]
                 for name in (*_SERIES, *(_WATCHED if self.job.watch else ()))
             },
-            "env": environment() | ({} if stacked is None else {"stacked": stacked}),
+            "env": environment(),
             "wall_time_s": result.seconds,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }

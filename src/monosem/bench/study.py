@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from monosem.anchoring.term import Anchoring
+from monosem.anchors.term import Anchoring
 from monosem.base.errors import ArgumentError, check
 from monosem.bench.defaults import PAPER_ROWS, fit_config, recipe
 from monosem.bench.run import Job

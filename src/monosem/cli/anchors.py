@@ -10,8 +10,8 @@ from monosem.cli.console import err, fail, out, say
 from monosem.cli.discover import from_rows
 
 if TYPE_CHECKING:
-    from monosem.representations.labels import Labels
-    from monosem.representations.source import FileSource
+    from monosem.data.labels import Labels
+    from monosem.data.source import FileSource
 
 __all__ = ["anchors_app", "from_classes", "register", "score_classes"]
 
@@ -50,7 +50,7 @@ def from_classes(
     import numpy as np
 
     from monosem.base.files import write_json
-    from monosem.representations.class_means import class_anchors
+    from monosem.data.class_means import class_anchors
 
     source, found = _opened(data, store, target, key, read, write, labels, labels_key)
     if classes is not None and number is not None:
@@ -91,7 +91,7 @@ def score_classes(
     from monosem.base.files import read_json
     from monosem.bench.real import class_scores
     from monosem.core.io import load_model
-    from monosem.representations.class_means import class_anchors
+    from monosem.data.class_means import class_anchors
 
     source, found = _opened(data, store, target, key, read, write, labels, labels_key)
     trained = load_model(model)
@@ -113,10 +113,10 @@ def _opened(
     labels_key: str | None,
 ) -> "tuple[FileSource, Labels]":
     """Rows and their labels, from files or from a store."""
-    from monosem.representations.labels import read_labels
-    from monosem.representations.source import open_source
-    from monosem.representations.store import is_store, open_store
-    from monosem.representations.store_source import StoreSource
+    from monosem.data.labels import read_labels
+    from monosem.data.source import open_source
+    from monosem.data.store import is_store, open_store
+    from monosem.data.store_source import StoreSource
 
     if (data is None) == (store is None):
         fail("give the rows with --data FILE or with --store DIR, one of them")
@@ -144,7 +144,7 @@ def _compare(source: "FileSource", labels: "Labels", shrinkage: float) -> None:
     """Raw and centred means beside each other, and which of them work."""
     from rich.table import Table
 
-    from monosem.representations.class_means import read_means
+    from monosem.data.class_means import read_means
 
     readings = {kind: read_means(source.x_p, labels, kind == "centred", shrinkage) for kind in ("raw", "centred")}
     title = "class means as anchors: made of even rows, tried on odd ones"

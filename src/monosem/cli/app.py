@@ -13,14 +13,11 @@ from monosem.cli import (
     cite,
     convert,
     evaluate,
-    fetch,
     harvest,
     inspect,
     report,
     sample,
-    speed,
     steer,
-    study,
     train,
 )
 from monosem.cli.console import Commands, out
@@ -56,7 +53,6 @@ def _root(
 
 for _command in (
     bench,
-    study,
     train,
     anchors,
     evaluate,
@@ -66,10 +62,8 @@ for _command in (
     cite,
     check,
     convert,
-    fetch,
     harvest,
     inspect,
     sample,
-    speed,
 ):
     _command.register(app)

@@ -70,7 +70,7 @@ def bench(
     page: Annotated[bool, typer.Option("--report/--no-report", help="Write OUT/report.html at the end.")] = True,
 ) -> None:
     """Train and score methods, plain and anchored, against known features; go on where an earlier call stopped."""
-    from monosem.anchoring.term import PRINTED
+    from monosem.anchors.term import PRINTED
     from monosem.bench.many import run_jobs
     from monosem.bench.study import plan
     from monosem.cli.live import LiveRuns

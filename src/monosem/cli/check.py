@@ -72,7 +72,6 @@ def register(app: typer.Typer) -> None:
         names: Annotated[list[str] | None, typer.Argument(help="Checks to run; all by default.")] = None,
         json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
         problem: Annotated[Path | None, typer.Option(help="Also check a problem of your own (JSON).")] = None,
-        figures: Annotated[Path | None, typer.Option(help="Draw every check's figure into this folder.")] = None,
         seed: Annotated[int, typer.Option(help="Root of every random stream.")] = 0,
         trials: Annotated[int | None, typer.Option(help="Random cases per check.")] = None,
     ) -> None:
@@ -91,11 +90,6 @@ def register(app: typer.Typer) -> None:
             }
         agreed = all(r.as_documented for r in reports)
         sound = all(v.holds and v.agrees for table in own.values() for v in table.values() if isinstance(v, Verdict))
-        drawn: list[str] = []
-        if figures is not None:
-            from monosem.theory.figures.draw import draw_all
-
-            drawn = [str(path) for path in draw_all(figures, [one.name for one in chosen])]
         seconds = time.perf_counter() - begin
         if json:
             plain_own = {
@@ -109,16 +103,13 @@ def register(app: typer.Typer) -> None:
                 "seconds": round(seconds, 1),
                 "checks": [_record(r) for r in reports],
                 "problems": plain_own,
-                "figures": drawn,
             }
             typer.echo(json_module.dumps(record, indent=1))
         else:
             console.print(_claims_table(reports))
             _problems(console, own)
             word = "all is as documented" if agreed and sound else "NOT as documented"
-            console.print(
-                f"{word}: {len(reports)} checks in {seconds:.0f} s" + (f", {len(drawn)} figures" if drawn else "")
-            )
+            console.print(f"{word}: {len(reports)} checks in {seconds:.0f} s")
         if not (agreed and sound):
             raise typer.Exit(1)
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
-from monosem.anchoring.anchors import AnchorWarning
+from monosem.anchors.directions import AnchorWarning
 from monosem.base.errors import MonosemError
 
 __all__ = ["CONTINUES", "EXTRAS", "Commands", "err", "fail", "out", "say"]

@@ -9,8 +9,8 @@ import typer
 from monosem.cli.console import err, fail, out, say
 
 if TYPE_CHECKING:
+    from monosem.data.source import FileSource
     from monosem.dictionary.discover import Discovery
-    from monosem.representations.source import FileSource
 
 __all__ = ["from_rows"]
 
@@ -97,8 +97,8 @@ def _opened(
     read: str | None,
     write: str | None,
 ) -> "FileSource":
-    from monosem.representations.source import open_source
-    from monosem.representations.store_source import StoreSource
+    from monosem.data.source import open_source
+    from monosem.data.store_source import StoreSource
 
     if (data is None) == (store is None):
         fail("give the rows with --data FILE or with --store DIR, one of them")
@@ -113,7 +113,7 @@ def _opened(
 
 def _write(found: "Discovery", kept: int, out_file: Path, how: dict[str, float]) -> None:
     """The anchors, and beside them a .json of what was estimated."""
-    from monosem.anchoring.anchors import Anchors
+    from monosem.anchors.directions import Anchors
     from monosem.base.files import write_json
 
     Anchors(found.anchors.p[:, :kept], found.anchors.r[:, :kept], found.anchors.kind).save(out_file)

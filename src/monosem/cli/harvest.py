@@ -10,8 +10,8 @@ import typer
 from monosem.cli.console import err, fail, out, say
 
 if TYPE_CHECKING:
-    from monosem.representations.harvest import Progress
-    from monosem.representations.texts import Document
+    from monosem.data.texts import Document
+    from monosem.networks.harvest import Progress
 
 __all__ = ["harvest", "rate_bar", "register"]
 
@@ -46,9 +46,9 @@ def harvest(
     """Store what passes some sites of a network; called again after an interruption, it goes on with the same bytes."""
     import torch
 
-    from monosem.representations.batches import TokenFilter
-    from monosem.representations.harvest import harvest as run
-    from monosem.representations.texts import pieces, text_batches
+    from monosem.data.batches import TokenFilter
+    from monosem.data.texts import pieces, text_batches
+    from monosem.networks.harvest import harvest as run
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -96,14 +96,14 @@ def harvest(
 
 
 def _documents(paths: list[Path], each: str, field: str, labels: str | None) -> "Iterator[Document]":
-    from monosem.representations.texts import read_documents
+    from monosem.data.texts import read_documents
 
     return read_documents(paths, each, field, labels)  # type: ignore[arg-type]
 
 
 def _models(given: list[str]) -> tuple[dict[str, Any], Any]:
     """Models by name ("" for one), and the tokenizer of the first."""
-    from monosem.representations.models import open_network
+    from monosem.networks.models import open_network
 
     named = [text.partition("=") for text in given]
     if len(given) > 1 and not all(equals for _, equals, _ in named):

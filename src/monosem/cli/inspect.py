@@ -10,8 +10,8 @@ from monosem.cli.console import err, fail, say
 
 if TYPE_CHECKING:
     from monosem.core.model import SDL
-    from monosem.report.inspect_rows import Rows
-    from monosem.representations.logits import LogitEffect
+    from monosem.inspect.rows import Rows
+    from monosem.networks.logits import LogitEffect
 
 __all__ = ["LARGE", "inspect", "register"]
 
@@ -60,13 +60,13 @@ def inspect(
     """Write one self-contained HTML page of all latents: what each fires on, how often, and what lies near it."""
     import torch
 
-    from monosem.anchoring.anchors import load_anchors
+    from monosem.anchors.directions import load_anchors
     from monosem.cli.harvest import rate_bar
+    from monosem.data.store import is_store
+    from monosem.inspect.collect import Options
+    from monosem.inspect.load import anchors_beside, rows_from, trained_on
+    from monosem.inspect.page import inspect_page, write_inspect_page
     from monosem.interop import read as read_model
-    from monosem.report.inspect_collect import Options
-    from monosem.report.inspect_load import anchors_beside, rows_from, trained_on
-    from monosem.report.inspect_page import inspect_page, write_inspect_page
-    from monosem.representations.store import is_store
 
     options = Options(top, sample, before, after)
     if threads is not None:
@@ -124,7 +124,7 @@ def inspect(
 def _usual_effect(model: "SDL", data: Path, seen: "Rows") -> "LogitEffect | None":
     """By the network that the store was harvested from, where the site writes into its residual stream."""
     from monosem.base.errors import MonosemError
-    from monosem.representations.store import is_store, open_store
+    from monosem.data.store import is_store, open_store
 
     if seen.kind != "tokens" or not is_store(data):
         return None
@@ -147,9 +147,9 @@ def _effect(model: "SDL", network: str, seen: "Rows") -> "tuple[LogitEffect, Row
     """Promoted and suppressed tokens; the rows gain the tokenizer's texts where they have none."""
     from dataclasses import replace
 
-    from monosem.representations.logits import logit_effect
-    from monosem.representations.models import open_network
-    from monosem.representations.texts import pieces
+    from monosem.data.texts import pieces
+    from monosem.networks.logits import logit_effect
+    from monosem.networks.models import open_network
 
     module, tokenizer = open_network(network)
     effect = logit_effect(model, module)

@@ -12,8 +12,8 @@ from rich.table import Table
 from monosem.cli.console import err, fail
 
 if TYPE_CHECKING:
-    from monosem.representations.batches import Batch, TokenFilter
-    from monosem.representations.network import NetworkScores
+    from monosem.data.batches import Batch, TokenFilter
+    from monosem.networks.network import NetworkScores
 
 __all__ = ["Place", "find_place", "network_table", "score_on_network"]
 
@@ -31,8 +31,8 @@ class Place:
 
 def find_place(folder: Path, network: str | None, at: str | None, to: str | None) -> Place:
     """What is given, and else what `monosem train` noted beside the model about its store."""
-    from monosem.report.inspect_load import trained_on
-    from monosem.representations.store import is_store, open_store
+    from monosem.data.store import is_store, open_store
+    from monosem.inspect.load import trained_on
 
     noted = trained_on(folder)
     if noted is not None and at is None:
@@ -53,11 +53,11 @@ def score_on_network(
     folder: Path, place: Place, text: list[Path], each: str, field: str, tokens: int, length: int
 ) -> "NetworkScores":
     """Read everything, splice, score."""
+    from monosem.data.batches import TokenFilter
+    from monosem.data.texts import read_documents, text_batches
     from monosem.interop import load
-    from monosem.representations.batches import TokenFilter
-    from monosem.representations.models import open_network
-    from monosem.representations.network import network_scores
-    from monosem.representations.texts import read_documents, text_batches
+    from monosem.networks.models import open_network
+    from monosem.networks.network import network_scores
 
     documents = list(read_documents(text, each, field))  # type: ignore[arg-type]
     model = load(folder)

@@ -25,8 +25,8 @@ def sample(
     import torch
 
     from monosem.base.files import write_atomic
-    from monosem.representations.models import open_network
-    from monosem.representations.sampling import sample_texts
+    from monosem.networks.models import open_network
+    from monosem.networks.sampling import sample_texts
 
     if threads is not None:
         torch.set_num_threads(threads)

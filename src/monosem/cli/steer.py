@@ -9,7 +9,7 @@ import typer
 from monosem.cli.console import err, fail, out
 
 if TYPE_CHECKING:
-    from monosem.representations.edits import Edit
+    from monosem.networks.edits import Edit
 
 __all__ = ["parse_edits", "register", "steer"]
 
@@ -18,7 +18,7 @@ _EDIT = re.compile(r"(?P<latents>\d+(?:,\d+)*)(?:=(?P<amount>[-+]?(?:\d+\.?\d*|\
 
 def parse_edits(**given: list[str] | None) -> "list[Edit]":
     """Edits as they are written: add "12=8", clamp "3,5=2", scale "7=0.5", zero "11"."""
-    from monosem.representations import edits
+    from monosem.networks import edits
 
     found = []
     for kind, texts in given.items():
@@ -58,8 +58,8 @@ def steer(
 
     from monosem.cli.network import find_place
     from monosem.interop import load
-    from monosem.representations.models import open_network
-    from monosem.representations.steer import steer as steering
+    from monosem.networks.models import open_network
+    from monosem.networks.steer import steer as steering
 
     edits = parse_edits(add=add, clamp=clamp, scale=scale, zero=zero)
     if not edits:

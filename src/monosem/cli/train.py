@@ -11,10 +11,10 @@ from monosem.cli.console import err, fail, out, say
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from monosem.anchoring.anchors import Anchors
+    from monosem.anchors.directions import Anchors
+    from monosem.data.labels import Labels
+    from monosem.data.source import FileSource
     from monosem.methods import Method
-    from monosem.representations.labels import Labels
-    from monosem.representations.source import FileSource
     from monosem.train.loop import Result
 
 __all__ = ["register", "train"]
@@ -90,13 +90,13 @@ def train(
     """Train a method on your own representations; called again, it goes on from its last checkpoint."""
     from dataclasses import replace
 
-    from monosem.anchoring.term import PRINTED, Anchoring
+    from monosem.anchors.term import PRINTED, Anchoring
     from monosem.base.files import write_json
+    from monosem.data.source import open_source
+    from monosem.data.store import is_store, open_store
+    from monosem.data.store_source import StoreSource, sites_for
     from monosem.methods import method as read_method
     from monosem.methods import with_anchoring
-    from monosem.representations.source import open_source
-    from monosem.representations.store import is_store, open_store
-    from monosem.representations.store_source import StoreSource, sites_for
     from monosem.train.config import FitConfig
     from monosem.train.loop import fit
 
@@ -198,11 +198,11 @@ def _anchors(
     folder: Path,
 ) -> "Anchors | None":
     """Anchors of a file, or class means; kept beside the model with the names of their classes."""
-    from monosem.anchoring.anchors import load_anchors
+    from monosem.anchors.directions import load_anchors
     from monosem.base.files import read_json, write_json
-    from monosem.representations.class_means import class_anchors
-    from monosem.representations.labels import read_labels
-    from monosem.representations.store import is_store
+    from monosem.data.class_means import class_anchors
+    from monosem.data.labels import read_labels
+    from monosem.data.store import is_store
 
     if labels is None:
         if classes is not None:
@@ -227,7 +227,7 @@ def _anchors(
 
 
 def _stored_labels(folder: Path) -> "Labels":
-    from monosem.representations.store import open_store
+    from monosem.data.store import open_store
 
     found = open_store(folder).labels
     if found is None:

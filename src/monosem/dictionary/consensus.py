@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from monosem.anchoring.anchors import Anchors
+from monosem.anchors.directions import Anchors
 from monosem.base.errors import DataError, ShapeError, check
 from monosem.dictionary.coded import Coded
 from monosem.dictionary.discover import Discovery, Settings, discover

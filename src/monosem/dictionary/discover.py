@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from monosem.anchoring.anchors import Anchors, AnchorWarning
+from monosem.anchors.directions import Anchors, AnchorWarning
 from monosem.base.errors import DataError, ShapeError, check
 from monosem.base.seeds import philox
 from monosem.dictionary.coded import Coded

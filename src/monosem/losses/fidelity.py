@@ -102,7 +102,6 @@ class Matryoshka(Term):
     reduction: Reduction = "sum"
     detach_inner: bool = False
     name: ClassVar[str] = "matryoshka"
-    shared: ClassVar[tuple[str, ...]] = ("level",)
 
     def __post_init__(self) -> None:
         ordered = all(a < b for a, b in pairwise(self.fractions))
@@ -125,7 +124,7 @@ class Matryoshka(Term):
         target = step.x_r - step.model.offset(step.x_p)
         groups = self._write_groups(step, state["level"])
         unit = _unit(step.x_r, self.reduction)
-        if not self.detach_inner and not step.stacked:
+        if not self.detach_inner:
             total, error = nested_squares(target, groups, weights)
             step.know(error)
             return total * unit

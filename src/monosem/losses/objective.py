@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from monosem.base.errors import RefusedError
@@ -26,11 +26,7 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """What one training step offers to the loss terms.
-
-    `stacked`: this step is one of several that torch.func.vmap takes side by side, so no term may branch on a number
-    of its own (train.stack).
-    """
+    """What one training step offers to the loss terms."""
 
     model: SDL
     x_p: Float[Tensor, "batch n_p"]
@@ -38,7 +34,6 @@ class Step:
     out: Forward
     dead: Bool[Tensor, " n_q"] | None
     context: Context
-    stacked: bool = False
 
     @property
     def code(self) -> Code:
@@ -80,10 +75,9 @@ class Step:
         return self.model.decoder_norm()
 
     @property
-    def count_dead(self) -> int | Int[Tensor, ""]:
-        """How many latents are dead; a tensor where runs are stacked, since each has a number of its own."""
-        count = 0 if self.dead is None else self.dead.sum()
-        return count if self.stacked else int(count)
+    def count_dead(self) -> int:
+        """How many latents are dead."""
+        return 0 if self.dead is None else int(self.dead.sum())
 
     def activate(self, cells: Code) -> Code:
         """sigma's value on pre-activations that a request brought."""
@@ -102,13 +96,11 @@ class Term(ABC):
     """One summand of the objective, times its weight (a number or a Ramp over the run).
 
     A term that keeps state (p-annealing, say) returns it from `init_state` and changes it in `apply`;
-    it is saved with the run. `shared` names what of it depends on sizes and the step alone, so that stacked runs
-    share it.
+    it is saved with the run.
     """
 
     weight: Schedule = 1.0
     name: ClassVar[str] = "term"
-    shared: ClassVar[tuple[str, ...]] = ()
 
     def refuse(self, activation: Activation, layout: Layout) -> str | None:
         """Why this term cannot go with an activation and a layout; None if it can."""

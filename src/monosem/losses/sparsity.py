@@ -93,7 +93,7 @@ class L0(Term):
         """Sum over latents, mean over the batch."""
         z = step.cells.values if self.to_input else step.cells.values.detach()
         activation, at = step.model.activation, step.model.along(step.cells)
-        total = Activation.hard_sum(activation, z, at) if step.stacked else activation.hard_sum(z, at)
+        total = activation.hard_sum(z, at)
         assert total is not None
         count = total / max(step.cells.batch, 1)
         return count if self.target is None else (count / self.target - 1).pow(2)
@@ -134,7 +134,6 @@ class Lp(Term):
     eps: float = 1e-3
     norm: Norm = "decoder"
     name: ClassVar[str] = "lp"
-    shared: ClassVar[tuple[str, ...]] = ("p",)
 
     def __post_init__(self) -> None:
         check(self.eps > 0, f"eps={self.eps}; it must be positive, or the gradient at 0 is infinite")

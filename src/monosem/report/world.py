@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monosem.anchoring.anchors import true_features
+from monosem.anchors.directions import true_features
 from monosem.bench.tasks import Task, TaskSource
 from monosem.bench.world import Independent, WorldSpec
 from monosem.core.model import SDL

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from monosem.anchoring.anchors import Anchors
-from monosem.anchoring.term import AnchorPenalty
+from monosem.anchors.directions import Anchors
+from monosem.anchors.term import AnchorPenalty
 from monosem.base.errors import DataError, RefusedError, check
 from monosem.base.seeds import torch_generator
 from monosem.base.spec import digest

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from monosem.anchoring.term import AnchorPenalty
+from monosem.anchors.term import AnchorPenalty
 from monosem.kernels.gpu import rows as gpu
 from monosem.kernels.gpu.launch import serves
 from monosem.kernels.ledger import Ledger, open_ledger

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.gpu_pieces import DenseStep, Mode, Shape, TopKStep
 from monosem.base.sparse import Positions
 from monosem.kernels.gpu.cells import bag, inner_full
 from monosem.kernels.gpu.launch import serves
 from monosem.kernels.gpu.select import encode_top, top_index
 from tests.kernels.gpu.where import needs_triton
-from tools.gpu_pieces import DenseStep, Mode, Shape, TopKStep
 
 __all__: list[str] = []
 pytestmark = [needs_triton, pytest.mark.gpu]

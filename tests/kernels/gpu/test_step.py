@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from benchmarks.gpu_pieces import DenseStep, Mode, Shape, TopKStep, floor_bytes
 from tests.kernels.gpu.where import DEVICE, needs_triton
-from tools.gpu_pieces import DenseStep, Mode, Shape, TopKStep, floor_bytes
 
 __all__: list[str] = []
 pytestmark = needs_triton

@@ -1,0 +1,3 @@
+"""Speed beside other libraries, and what each part of a step costs; imports the library, never back."""
+
+__all__: list[str] = []

@@ -1,0 +1,242 @@
+"""A speed record as Markdown: goals, methods, other libraries, threads, memory, the floor, growth."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from benchmarks.speed.floor import PIECES
+from benchmarks.speed.sizes import CASES
+from benchmarks.speed.summary import (
+    CPU,
+    WALL,
+    Spread,
+    exponent,
+    floor_pieces,
+    milliseconds,
+    over_ours,
+    ratios,
+    scaling,
+    spread,
+)
+
+__all__ = ["GOALS", "PEER_NAMES", "speed_page"]
+
+GOALS: Mapping[str, tuple[float, float]] = {
+    "TopK": (1.45, 1.25),
+    "BatchTopK": (1.5, 1.3),
+    "Matryoshka, 5 prefixes": (1.6, 1.4),
+    "JumpReLU, ReLU at L0 near 32": (1.5, 1.35),
+    "the same at initial density": (5.6, 5.2),
+    "TopK, half of the latents dead, AuxK with k_aux = 384": (3.0, 2.6),
+    "TopK, certified": (1.05, 0.80),
+    "BatchTopK, certified": (1.1, 0.85),
+    "Matryoshka, 5 prefixes, certified": (1.2, 0.9),
+    "JumpReLU, ReLU at L0 near 32, certified": (1.1, 0.9),
+    "the same at initial density, all products in bf16": (3.5, 3.5),
+    "TopK, half of the latents dead, AuxK with k_aux = 384, certified": (2.7, 1.9),
+}
+"""Steps at paper size, in fp32 encoder products with one thread: what must be reached, and what would be better."""
+
+_SAME_STEP = {"jumprelu": "jumprelu_dense", "relu_l1": "relu_l1_dense"}
+"""Peers' dense steps cost the same at any density, so they are timed once."""
+
+PEER_NAMES: Mapping[str, str] = {
+    "saelens": "sae-lens",
+    "dictionary_learning": "dictionary-learning",
+    "sparsify": "eai-sparsify",
+    "overcomplete": "overcomplete",
+}
+
+
+def speed_page(record: Mapping[str, Any], figure: str = "") -> str:
+    """All tables of a record; `figure` is a path to show, where there is one."""
+    parts = [_facts(record)]
+    sizes = record["sizes"]
+    if "paper" in sizes:
+        parts += ["### Paper size against the goals\n", _table(_goals(sizes["paper"])), *_missed(sizes["paper"])]
+    if figure:
+        parts.append(
+            f"![Steps of monosem and of other libraries in encoder products, and growth with size]({figure})\n"
+        )
+    for name, size in sizes.items():
+        shape = size["shape"]
+        shapes = f"n_p = {shape['n_p']}, n_q = {shape['n_q']}, k = {shape['k']}, batch {shape['batch']}"
+        parts += [f"### {name.capitalize()} size: {shapes}\n", _table(_methods(size, record["options"]["threads"]))]
+        if any(len(contenders) > 1 for contenders in size["cases"].values()):
+            parts += ["Other libraries, their own steps, one thread:\n", _table(_peers(size))]
+        if size["floor"]["turns"]:
+            parts += ["The floor, stock torch operations, one thread:\n", _table(_floor(size)), _data(size)]
+    if record["curves"]:
+        parts += ["### Growth of a TopK step, one thread\n", _GROWTH, _table(_growth(record["curves"]))]
+    if record["sweep"]:
+        parts += ["### Many runs at once\n", _sweep(record["sweep"])]
+    return "\n".join(parts)
+
+
+_GROWTH = """\
+Slope of log processor time against log size, all else as at small size, with its 95 % interval over the points; a cost
+of one part that grows and one that does not has no single exponent, so the slope is a mean over the range.
+"""
+
+
+def _facts(record: Mapping[str, Any]) -> str:
+    env, options = record["env"], record["options"]
+    load = " to ".join(f"{entry[0]:.1f}" for entry in (record["load"][0], record["load"][-1]))
+    return (
+        f"Command: `{record['command']}`, {record['minutes']:.0f} minutes on {record['created'][:10]}; {env['cpu']}, "
+        f"{record['cores']} cores, load {load}; torch {env['torch']}, numpy {env['numpy']}, Python {env['python']}, "
+        f"commit {str(env['commit'])[:12]}{'+dirty' if str(env['commit']).endswith('dirty') else ''}; "
+        f"seeds 0; {options['rounds']} rounds (peers: {options['peer_rounds']}).\n\n"
+        "A step is a whole step of the public `fit`: fresh rows, biases, unit norm and gradient projection, clipping, "
+        "dead tracking, one logged step in every turn. Its time is given in fp32 encoder products "
+        "[batch, n_p] x [n_p, n_q], measured in the same process before and after every turn: the median over rounds, "
+        "quartiles in brackets. How it is measured, and what the states are: [docs/speed.md](docs/speed.md).\n"
+    )
+
+
+def _table(rows: Iterator[list[str]]) -> str:
+    head, *body = rows
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def _text(found: Spread | None, digits: int = 2) -> str:
+    if found is None:
+        return "-"
+    return f"{found.median:.{digits}f} ({found.low:.{digits}f}-{found.high:.{digits}f})"
+
+
+def _of(contender: Mapping[str, Any], state: str, threads: int = 1, time: int = CPU) -> Spread | None:
+    return spread(ratios(contender, state, threads, time).values())
+
+
+def _best(contenders: Mapping[str, Any], state: str) -> tuple[str, Spread] | None:
+    found = {who: _of(c, state) for who, c in contenders.items() if who != "monosem"}
+    there = {who: one for who, one in found.items() if one is not None}
+    if not there:
+        return None
+    who = min(there, key=lambda name: there[name].median)
+    return who, there[who]
+
+
+def _goals(size: Mapping[str, Any]) -> Iterator[list[str]]:
+    yield ["goal", "case", "must / stretch", "now", "reached", "15/16 dead", "best peer", "best peer over monosem"]
+    for name, contenders in size["cases"].items():
+        case = CASES[name]
+        if case.row not in GOALS:
+            continue
+        must, stretch = GOALS[case.row]
+        now, dead = _of(contenders["monosem"], case.states[0]), _of(contenders["monosem"], "dead")
+        worst = max((one.median for one in (now, dead) if one is not None), default=None)
+        reached = "-" if worst is None else "stretch" if worst <= stretch else "must" if worst <= must else "no"
+        others = size["cases"].get(_SAME_STEP.get(name, name), contenders)
+        best = _best(others, case.states[0])
+        both = {**others, "monosem": contenders["monosem"]}
+        beside = over_ours(both, best[0], case.states[0]) if best else None
+        peer = f"{PEER_NAMES[best[0]]} {_text(best[1], 1)}" if best else "-"
+        yield [case.row, f"`{name}`", f"{must} / {stretch}", _text(now), reached, _text(dead), peer, _text(beside, 1)]
+
+
+def _missed(size: Mapping[str, Any]) -> Iterator[str]:
+    """Where the time goes in every case that misses its goal."""
+    for name, contenders in size["cases"].items():
+        ours, case = contenders["monosem"], CASES[name]
+        now = _of(ours, case.states[0])
+        if case.row not in GOALS or now is None or now.median <= GOALS[case.row][0] or "profile" not in ours:
+            continue
+        unit = milliseconds(ours, case.states[0], "product")
+        product = "" if unit is None else f" (one product: {unit.median:.0f})"
+        rows = ", ".join(f"`{what}` {ms:.0f}" for what, ms in ours["profile"][:8])
+        yield f"`{name}` misses its goal. Own time by call, ms a step{product}: {rows}.\n"
+
+
+def _methods(size: Mapping[str, Any], threads: list[int]) -> Iterator[list[str]]:
+    more = [count for count in threads if count > 1]
+    head = ["method", "state", "step", "ms", "L0", "dead", "peak MB", "over floor"]
+    yield head + [text for t in more for text in (f"step, {t} threads", f"scaling of the product's, {t} threads")]
+    shape = size["shape"]
+    for name, contenders in size["cases"].items():
+        ours = contenders["monosem"]
+        spec = CASES[name].method.replace("{k}", str(shape["k"]))
+        widths = 2 if "crosscoder" in name else 1
+        floor = 4 * 2 * 4 * shape["n_p"] * shape["n_q"] * widths / 1e6
+        for state in dict.fromkeys(turn["state"] for turn in ours["turns"]):
+            facts = [turn["facts"] for turn in ours["turns"] if turn["state"] == state][-1]
+            first = state == CASES[name].states[0]
+            ms = milliseconds(ours, state)
+            yield [
+                f"`{spec}`{' (dense)' if name.endswith('_dense') else ''}",
+                state.replace("_", " "),
+                _text(_of(ours, state)),
+                f"{ms.median:.0f}" if ms else "-",
+                f"{facts['l0']:.0f}",
+                f"{facts['dead']:.2f}",
+                f"{ours['memory_mb']:.0f}" if first else "",
+                f"{ours['memory_mb'] / floor:.2f}" if first else "",
+                *[_text(one) for t in more for one in (_of(ours, state, t, WALL), scaling(ours, state, t))],
+            ]
+
+
+def _peers(size: Mapping[str, Any]) -> Iterator[list[str]]:
+    yield ["case", "library", "step", "over monosem", "ms", "peak MB"]
+    for name, contenders in size["cases"].items():
+        state = CASES[name].states[0]
+        for who, contender in contenders.items():
+            if who == "monosem":
+                continue
+            label = f"{PEER_NAMES[who]} {contender.get('version', '')}"
+            if "error" in contender:
+                yield [f"`{name}`", label, f"failed: {contender['error']}", "", "", ""]
+                continue
+            ms = milliseconds(contender, state)
+            yield [
+                f"`{name}`",
+                label,
+                _text(_of(contender, state), 1),
+                _text(over_ours(contenders, who, state), 1),
+                f"{ms.median:.0f}" if ms else "-",
+                f"{contender['memory_mb']:.0f}",
+            ]
+
+
+def _floor(size: Mapping[str, Any]) -> Iterator[list[str]]:
+    yield ["piece", "ms", "in products"]
+    unit = milliseconds(size["floor"], "floor", "product")
+    yield ["**one fp32 encoder product, into memory that is there**", _text(unit, 1), "1"]
+    for name, (ms, share) in floor_pieces(size["floor"], list(PIECES)).items():
+        yield [PIECES[name], _text(ms, 1), _text(share, 3)]
+
+
+def _data(size: Mapping[str, Any]) -> str:
+    found = floor_pieces(size["floor"], ["data"])
+    step = _of(size["cases"]["topk"]["monosem"], "trained") if "topk" in size["cases"] else None
+    if not found or step is None:
+        return ""
+    return f"Fresh rows are {found['data'][1].median / step.median:.1%} of a TopK step.\n"
+
+
+def _growth(curves: Mapping[str, Any]) -> Iterator[list[str]]:
+    yield ["size", "from, to", "exponent of a step", "exponent of the product", "step, ms", "step, products"]
+    for axis, points in curves.items():
+        fine = [point for point in points if point["turns"]]
+        values = [point["value"] for point in fine]
+        steps = [one.median for point in fine if (one := milliseconds(point, "trained")) is not None]
+        products = [one.median for point in fine if (one := milliseconds(point, "trained", "product")) is not None]
+        units = [one.median for point in fine if (one := _of(point, "trained")) is not None]
+        slopes = [f"{slope:.2f} ± {half:.2f}" for slope, half in (exponent(values, c) for c in (steps, products))]
+        yield [
+            axis,
+            f"{values[0]}, {values[-1]}",
+            *slopes,
+            ", ".join(f"{ms:.0f}" for ms in steps),
+            ", ".join(f"{unit:.1f}" for unit in units),
+        ]
+
+
+def _sweep(found: Mapping[str, Any]) -> str:
+    one, two = found["seconds"]["1"], found["seconds"]["2"]
+    same = "the same bits as" if found["equal"] else "NOT the same bits as"
+    return (
+        f"{found['jobs']} runs of {found['steps']} steps on `{found['task']}`, scored: {one:.0f} s in one process, "
+        f"{two:.0f} s in two ({one / two:.2f} times as fast), with {same} every run alone in a process of its own."
+        "\n"
+    )

@@ -1,0 +1,119 @@
+"""A contender's side of the benchmark: it calls `beat()` before every step, and the driver says when it may go on."""
+
+import cProfile
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.speed.clock import Span, clock, forget_peak, give_back, peak_memory, product, resident_memory, timed
+from benchmarks.speed.sizes import Size
+
+__all__ = ["Beat", "Enough", "largest"]
+
+
+def largest(profile: cProfile.Profile, steps: int, count: int = 12) -> list[tuple[str, float]]:
+    """Where a step spends its own time, in ms, largest first: calls of Python and of what is compiled."""
+    rows = [
+        (entry.code if isinstance(entry.code, str) else f"{Path(entry.code.co_filename).name}:{entry.code.co_name}", t)
+        for entry in profile.getstats()
+        if (t := entry.inlinetime / steps * 1e3) > 0
+    ]
+    return [(what, round(ms, 3)) for what, ms in sorted(rows, key=lambda row: -row[1])[:count]]
+
+
+class Enough(BaseException):
+    """The driver wants no more steps; unwinds a training loop that would go on for ever."""
+
+
+@dataclass(eq=False)
+class Beat:
+    """The boundary between steps. A step lasts from one call to the next, whatever happens between them.
+
+    Commands are JSON lines that `read` gives, each answered by one line to `write`:
+
+        {"do": "warm", "steps": n}                   n steps, not timed -> {"peak_mb"} over the baseline
+        {"do": "state", "name": s}                   bring the model into a state -> {}
+        {"do": "turn", "steps": n, "threads": t}     a product, n steps, a product -> {"product", "steps", "facts"}
+        {"do": "profile", "steps": n}                n steps under cProfile -> {"profile": [[what, ms a step], ...]}
+        {"do": "end"}
+    """
+
+    size: Size
+    read: Callable[[], str]
+    write: Callable[[str], object]
+    state: Callable[[str], None] = lambda name: None
+    facts: Callable[[], dict[str, float]] = dict
+    baseline_mb: float = 0.0
+    _left: int = 0
+    _steps: list[Span] = field(default_factory=list)
+    _products: list[Span] = field(default_factory=list)
+    _doing: str = ""
+    _profile: cProfile.Profile | None = None
+    _last: Span | None = None
+    _product: Callable[[], object] | None = None
+
+    def __call__(self) -> None:
+        """End a step, begin the next; in between turns, wait."""
+        now = clock()
+        if self._last is not None:
+            self._steps.append(now - self._last)
+            self._left -= 1
+        if self._left == 0:
+            if self._last is not None:
+                self._close()
+            self._open()
+        self._last = clock()
+
+    def baseline(self) -> None:
+        """Memory counts from here: after the imports and the rows, before the model."""
+        give_back()
+        forget_peak()
+        self.baseline_mb = resident_memory()
+
+    def say(self, **answer: Any) -> None:
+        """One line to the driver."""
+        self.write(json.dumps(answer) + "\n")
+
+    def _measure_product(self) -> None:
+        if self._product is None:
+            self._product = product(self.size.batch, self.size.n_p, self.size.n_q)
+            self._product()
+        self._products += [timed(self._product) for _ in range(self.size.products)]
+
+    def _close(self) -> None:
+        """Answer a command whose steps are done."""
+        if self._doing == "turn":
+            self._measure_product()
+            spans = {"product": [s.plain() for s in self._products], "steps": [s.plain() for s in self._steps]}
+            self.say(**spans, facts=self.facts())
+        elif self._profile is not None:
+            self._profile.disable()
+            self.say(profile=largest(self._profile, len(self._steps)))
+            self._profile = None
+        else:
+            self.say(peak_mb=round(peak_memory() - self.baseline_mb, 1), facts=self.facts())
+
+    def _open(self) -> None:
+        """Hear commands until one asks for steps."""
+        self._steps, self._products, self._last = [], [], None
+        while self._left == 0:
+            command = json.loads(self.read() or '{"do": "end"}')
+            if command["do"] == "end":
+                raise Enough
+            if command["do"] == "state":
+                self.state(command["name"])
+                self.say()
+                continue
+            self._doing = command["do"]
+            if self._doing == "turn":
+                torch.set_num_threads(command["threads"])
+                self._measure_product()
+            self._left = command["steps"]
+            if self._doing == "profile":
+                torch.set_num_threads(1)
+                self._profile = cProfile.Profile()
+                self._profile.enable()

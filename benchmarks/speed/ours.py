@@ -1,0 +1,131 @@
+"""monosem as a contender: the public `fit` on fresh rows, stopped and timed where each step asks for its rows."""
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from benchmarks.speed.beat import Beat, Enough
+from benchmarks.speed.clock import forget_peak, give_back
+from benchmarks.speed.sizes import Case, Size, speed_task
+from monosem.base.seeds import torch_generator
+from monosem.base.spec import parse_call
+from monosem.bench.run import pairing_of
+from monosem.bench.tasks import TaskSource
+from monosem.core.activations import AbsTopK, JumpReLU
+from monosem.core.selection import Every
+from monosem.methods import Method, method
+from monosem.train.config import FitConfig
+from monosem.train.loop import fit
+from monosem.train.state import Run
+
+__all__ = ["DEAD_SHARE", "Paced", "States", "speed_method", "train"]
+
+DEAD_SHARE = {"dead": 15 / 16, "half_dead": 1 / 2}
+_SHRINK = 0.02
+_CLIP = 1.0
+
+
+class Paced(TaskSource):
+    """A task's rows, with a beat before the rows of every step."""
+
+    beat: Beat | None = None
+    sampled = False
+
+    def take(self, index: Int[Tensor, " batch"]) -> tuple[Float[Tensor, "batch n_p"], Float[Tensor, "batch n_r"]]:
+        """Training rows by number; the first call is the sample for the start, every other begins a step."""
+        if self.beat is not None and self.sampled:
+            self.beat()
+        self.sampled = True
+        return super().take(index)
+
+
+def speed_method(text: str) -> Method:
+    """The method of a case; abs_topk has no row of its own."""
+    name, arguments = parse_call(text)
+    return Method(AbsTopK(arguments["k"]), spec=text) if name == "abs_topk" else method(text)
+
+
+class States:
+    """Brings a run into the state that a turn asks for, outside the timed part.
+
+    dead, half_dead: a fixed set of latents has encoder rows of 1/50 of their length, counts as dead,
+    and so never enters the code, while its pre-activations still have both signs. With `l0`, thresholds (ReLU: b_E)
+    move by one number so that l0 latents a row are active on 256 rows.
+    """
+
+    def __init__(self, size: Size, l0: bool, source: TaskSource) -> None:
+        self.l0 = size.k if l0 else 0
+        self.run: Run | None = None
+        self.entry: dict[str, float] = {}
+        self.lengths: Tensor | None = None
+        self.sample = source.pair(source.held_out(256))[0]
+
+    def see(self, run: Run, entry: dict[str, float]) -> None:
+        """fit's callback."""
+        self.run, self.entry = run, entry
+
+    @torch.no_grad()
+    def __call__(self, name: str) -> None:
+        """Enter a state, or restore it after some steps."""
+        assert self.run is not None
+        if name in DEAD_SHARE:
+            self._kill(self.run, DEAD_SHARE[name])
+        if self.l0:
+            self._calibrate(self.run)
+            give_back()
+            forget_peak()  # the first step was dense; what counts is the memory of sparse ones
+
+    def _kill(self, run: Run, share: float) -> None:
+        encoder = run.model.encoder
+        order = torch.randperm(run.model.n_q, generator=torch_generator(0, "speed/dead"))
+        dead = torch.zeros(run.model.n_q, dtype=torch.bool)
+        dead[order[: int(share * run.model.n_q)]] = True
+        norms = encoder.squared_norms().sqrt()
+        if self.lengths is None:
+            self.lengths = norms.median() * _SHRINK
+        encoder.scale_rows(torch.where(dead, self.lengths / norms.clamp(min=1e-12), 1.0))
+        if not self.l0:
+            run.model.b_E[dead] = 0.0
+        run.tracker.since[dead] = run.tracker.window + 1
+
+    def _calibrate(self, run: Run) -> None:
+        """Move every threshold by one number: then self.l0 * rows of the sample's cells are active."""
+        model = run.model
+        model.eval()
+        z = model(self.sample, (Every(),)).extra[Every()].to_dense()
+        model.train()
+        jump = isinstance(model.activation, JumpReLU)
+        above = z - model.act["theta"] if jump else z
+        cells = self.l0 * len(self.sample)
+        level = above.flatten().topk(cells).values[-1]
+        if jump:
+            model.act["theta"].add_(level).clamp_(min=0.0)
+        else:
+            model.b_E.sub_(level)
+
+    def facts(self) -> dict[str, float]:
+        """What the last logged step says about the state."""
+        dead = float(self.run.tracker.dead.float().mean()) if self.run else 0.0
+        return {"l0": round(self.entry.get("l0", 0.0), 2), "dead": round(dead, 4)}
+
+
+def train(case: Case, size: Size, beat: Beat) -> None:
+    """Train a case with the public `fit` until the driver has had enough: unit norm, projection, clipping, fresh rows.
+
+    One step in `size.turn` is logged, so that every turn holds exactly one (fit's own default is one in 50).
+    """
+    text = case.spec(size)
+    source = Paced(speed_task(size, pairing_of(text)))
+    states = States(size, case.l0, source)
+    beat.state, beat.facts = states, states.facts
+    source.take(torch.arange(size.batch))
+    source.beat, source.sampled = beat, False
+    config = FitConfig(steps=10**6, batch_size=size.batch, lr=1e-3, clip=_CLIP, log_every=size.turn)
+    config = replace(config, **case.config)
+    beat.baseline()
+    try:
+        fit(speed_method(text), source, size.n_q, config, callbacks=[states.see])
+    except Enough:
+        return

@@ -1,0 +1,131 @@
+"""The anchoring penalty and where anchored latents start."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from monosem.anchors.directions import Anchors
+from monosem.base.errors import ShapeError, check
+from monosem.base.schedule import Schedule
+from monosem.core.blockmap import BlockMap
+from monosem.core.model import SDL
+from monosem.kernels.weights import rows_of
+from monosem.losses.objective import State, Step, Term
+
+__all__ = ["PRINTED", "AnchorPenalty", "Anchoring", "anchor_slots"]
+
+
+@dataclass(frozen=True)
+class Anchoring:
+    """How anchors act on a run.
+
+    `weight`: lambda of the penalty, a number or a Ramp (0: no penalty). `init`: the slots start at the anchors.
+    `hard`: the slots are frozen there (no penalty needed). `sides`: which weights are held. `form`: "printed" is the
+    paper's squared distance to unit anchors, "direction" lets the slot's length go free.
+
+    The default is the form that helped features that were not anchored the most (docs/defaults.md): slots that start
+    at the anchors, decoder columns held, encoder rows free to suppress interference. The paper's own form is PRINTED.
+    """
+
+    weight: Schedule = 1.0
+    init: bool = True
+    hard: bool = False
+    sides: Literal["both", "decoder", "encoder"] = "decoder"
+    form: Literal["printed", "direction"] = "printed"
+
+
+PRINTED = Anchoring(weight=0.1, init=False, sides="both")
+"""Anchoring as the paper prints it: rows and columns held, no initialisation, the lambda of its ablations."""
+
+
+def anchor_slots(model: SDL, k: int) -> Int[Tensor, " k"]:
+    """The latents that hold the anchors: the first k of those whose encoder and decoder meet every column they can.
+
+    One block: 0 .. k - 1, as printed. With private blocks these lie in the common one; a cross-layer transcoder
+    takes them in turn from each layer's latents.
+    """
+    check(k <= model.n_q, f"k={k} anchors do not fit into n_q={model.n_q} latents; use fewer")
+    blocks = model.layout.encoder
+    if blocks[0].shape[1] == model.layout.n_p:
+        common = blocks[0].last
+        check(k <= common, f"k={k} anchors do not fit into the {common} latents that meet every source; use fewer")
+        return torch.arange(k)
+    turns = [torch.arange(block.first, block.last) for block in blocks]
+    longest = max(t.numel() for t in turns)
+    table = torch.stack([torch.nn.functional.pad(t, (0, longest - t.numel()), value=-1) for t in turns], 1).reshape(-1)
+    return table[table >= 0][:k]
+
+
+def _distance(weight: BlockMap, target: Tensor, slots: Tensor, form: str) -> Tensor:
+    """sum over slots of the squared distance between a latent's row and its anchor, on the row's own columns."""
+    total: Tensor = weight.weights[0].new_zeros(())
+    for block, part in zip(weight.blocks, weight.weights, strict=True):
+        inside = (slots >= block.first) & (slots < block.last)
+        rows = rows_of(part, slots[inside] - block.first)
+        wanted = target[inside, block.columns].to(rows)
+        if form == "direction":
+            rows = rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-12)
+            wanted = wanted / wanted.norm(dim=1, keepdim=True).clamp(min=1e-12)
+        total = total + (rows - wanted).pow(2).sum()
+    return total
+
+
+@dataclass(frozen=True)
+class AnchorPenalty(Term):
+    """The anchoring term.
+
+    Equation: ||W_E[:k] - A_p^T||_F^2 + ||W_D[:, :k] - A_r||_F^2 (form "printed"); with "direction" each row and
+        column over its norm first. A latent that only meets some columns is held on those.
+    Source: Tang et al. 2025, section 4.
+    """
+
+    anchors: Anchors = field(kw_only=True)
+    slots: Tensor = field(kw_only=True)
+    plan: Anchoring = field(kw_only=True)
+    name: ClassVar[str] = "anchoring"
+
+    def __post_init__(self) -> None:
+        check(self.slots.numel() == self.anchors.k, f"{self.slots.numel()} slots for {self.anchors.k} anchors")
+
+    def start(self, model: SDL) -> None:
+        """Put the slots at the anchors: both sides with `init`, the held sides with `hard`."""
+        for side, rows, width in (("n_p", self.anchors.p, model.layout.n_p), ("n_r", self.anchors.r, model.layout.n_r)):
+            check(rows.shape[0] == width, f"anchors have {rows.shape[0]} rows, the model {side}={width}", ShapeError)
+        if self.plan.init:
+            model.encoder.set_rows(self.slots, self.anchors.p.T)
+            model.decoder.set_rows(self.slots, self.anchors.r.T)
+        self.hold(model)
+
+    def hold(self, model: SDL) -> None:
+        """With `hard`: put the held sides of the slots back at the anchors, to the bit."""
+        if not self.plan.hard:
+            return
+        if self.plan.sides != "decoder":
+            model.encoder.set_rows(self.slots, self.anchors.p.T)
+        if self.plan.sides != "encoder":
+            model.decoder.set_rows(self.slots, self.anchors.r.T)
+
+    @torch.no_grad()
+    def freeze_gradient(self, model: SDL) -> None:
+        """With `hard`: the slots' gradients are zero, on the sides that are held."""
+        for side, weight in (("encoder", model.encoder), ("decoder", model.decoder)):
+            if not self.plan.hard or self.plan.sides not in ("both", side):
+                continue
+            for block, part in zip(weight.blocks, weight.weights, strict=True):
+                if part.grad is not None:
+                    inside = (self.slots >= block.first) & (self.slots < block.last)
+                    part.grad[self.slots[inside] - block.first] = 0
+
+    def apply(self, step: Step, state: State) -> Tensor:
+        """Sum over slots and coordinates."""
+        total = torch.zeros_like(step.x_r[0, 0])
+        if self.plan.hard:
+            return total
+        if self.plan.sides != "decoder":
+            total = total + _distance(step.model.encoder, self.anchors.p.T, self.slots, self.plan.form)
+        if self.plan.sides != "encoder":
+            total = total + _distance(step.model.decoder, self.anchors.r.T, self.slots, self.plan.form)
+        return total

@@ -1,0 +1,3 @@
+"""Rows from anywhere: files, stores, labels, texts, and the class means of labelled rows."""
+
+__all__: list[str] = []

@@ -1,0 +1,230 @@
+"""A store: activations on disk, sharded, checksummed and mapped, with the token, document and place of every row.
+
+    DIR/manifest.json           what is stored, and the sha256 of every file
+    DIR/vocabulary.json         the text of every token, if known
+    DIR/shards/00000/x0.npy     [rows, width] of the first site, x1.npy of the second, ...
+    DIR/shards/00000/token.npy  [rows] int32; so are document.npy, position.npy and, with labels, label.npy
+
+Every shard has `shard_rows` rows but the last. bfloat16 is kept as its 16 bits, in uint16 (docs/harvest.md).
+"""
+
+import hashlib
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from monosem.base.errors import CheckpointError, DataError, check
+from monosem.base.files import read_json
+from monosem.data.labels import Labels
+from monosem.data.table import Table
+from monosem.networks.sites import match
+
+__all__ = ["COLUMNS", "FORMAT", "Sharded", "Store", "is_store", "open_store", "sha256_of", "shard_folder"]
+
+FORMAT = "monosem.store/1"
+COLUMNS = ("token", "document", "position")
+"""What every row carries besides its activations, as int32."""
+
+
+def shard_folder(folder: Path, number: int) -> Path:
+    """Where a shard lies."""
+    return folder / "shards" / f"{number:05d}"
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Sharded:
+    """An array whose rows lie in several .npy files; each is mapped when a row of it is first read."""
+
+    def __init__(self, paths: tuple[Path, ...], shape: tuple[int, ...], each: int, bf16: bool = False) -> None:
+        self.paths, self.shape, self.each, self.bf16 = paths, shape, each, bf16
+        self._maps: dict[int, np.ndarray] = {}
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of what indexing returns."""
+        return np.dtype(np.float32) if self.bf16 else self._map(0).dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def _map(self, number: int) -> np.ndarray:
+        if number not in self._maps:
+            path = self.paths[number]
+            rows = min(self.each, self.shape[0] - number * self.each)
+            try:
+                mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError, EOFError) as error:
+                raise CheckpointError(f"{path} cannot be read ({error}); restore it or harvest again") from None
+            if mapped.shape != (rows, *self.shape[1:]):
+                raise CheckpointError(f"{path} has shape {mapped.shape}, its manifest says {(rows, *self.shape[1:])}")
+            self._maps[number] = np.asarray(mapped)
+        return self._maps[number]
+
+    def _plain(self, part: np.ndarray) -> np.ndarray:
+        return (part.astype(np.uint32) << 16).view(np.float32) if self.bf16 else part
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        """Rows by a number, a slice or an array of numbers."""
+        if isinstance(key, slice):
+            start, stop, step = key.indices(self.shape[0])
+            check(step == 1, f"step={step}; rows are read one after the other, or by an array of numbers")
+            return self._plain(self._run(start, stop))
+        index = np.asarray(key)
+        check(index.dtype.kind in "iu", f"rows are chosen by whole numbers, not {index.dtype}", DataError)
+        flat = np.where(index < 0, index + self.shape[0], index).reshape(-1)
+        if flat.size and not (flat.min() >= 0 and flat.max() < self.shape[0]):
+            raise DataError(f"row {int(flat.max())} is asked for; the store has rows 0 to {self.shape[0] - 1}")
+        return self._plain(self._gather(flat)).reshape((*index.shape, *self.shape[1:]))
+
+    def _run(self, start: int, stop: int) -> np.ndarray:
+        parts = []
+        while start < stop:
+            number, first = divmod(start, self.each)
+            last = min(self.each, first + stop - start)
+            parts.append(self._map(number)[first:last])
+            start += last - first
+        if not parts:
+            return self._map(0)[:0]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _gather(self, index: np.ndarray) -> np.ndarray:
+        """Shard by shard; within one, numpy takes rows straight from the mapped pages."""
+        number, within = np.divmod(index, self.each)
+        first = int(number[0]) if number.size else 0
+        if not number.size or bool((number == first).all()):
+            return self._map(first)[within]
+        order = np.argsort(number, kind="stable")
+        edges = np.flatnonzero(np.diff(number[order])) + 1
+        out = np.empty((index.size, *self.shape[1:]), self._map(first).dtype)
+        for cells in np.split(order, edges):
+            out[cells] = self._map(int(number[cells[0]]))[within[cells]]
+        return out
+
+
+class Store:
+    """A finished store, opened by `open_store`; nothing is read before it is asked for."""
+
+    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
+        self.folder, self.manifest = folder, manifest
+        self.rows = sum(shard["rows"] for shard in manifest["shards"])
+        self.sites: tuple[str, ...] = tuple(site["name"] for site in manifest["sites"])
+        self.widths: tuple[int, ...] = tuple(site["width"] for site in manifest["sites"])
+        self.dtype: str = manifest["dtype"]
+
+    def _sharded(self, name: str, width: tuple[int, ...] = (), bf16: bool = False) -> Sharded:
+        paths = tuple(shard_folder(self.folder, i) / f"{name}.npy" for i in range(len(self.manifest["shards"])))
+        return Sharded(paths, (self.rows, *width), self.manifest["shard_rows"], bf16)
+
+    def match(self, text: str) -> tuple[str, ...]:
+        """The stored sites that a text names, as "model.layers.*.mlp:in,out". Raises: ArgumentError if none."""
+        return match(text, self.sites)
+
+    def table(self, site: str) -> Table:
+        """The activations of one site: `rows`, `width`, `take(index)` and `chunks()`, as float32."""
+        found = self.match(site)
+        check(len(found) == 1, f"{site!r} means {len(found)} sites ({', '.join(found)}); name one")
+        name, number = found[0], self.sites.index(found[0])
+        width = (self.widths[number],)
+        return Table(self._sharded(f"x{number}", width, self.dtype == "bfloat16"), self.folder / name)
+
+    @cached_property
+    def tokens(self) -> Sharded:
+        """[rows] The token's number; -1 where a row is no single token (a pooled document, an image)."""
+        return self._sharded("token")
+
+    @cached_property
+    def documents(self) -> Sharded:
+        """[rows] The number of the document, in the order in which documents were given; from 0."""
+        return self._sharded("document")
+
+    @cached_property
+    def positions(self) -> Sharded:
+        """[rows] The token's place in its document, counted from 0 and over special tokens too."""
+        return self._sharded("position")
+
+    @cached_property
+    def labels(self) -> Labels | None:
+        """One class per row, or None."""
+        names = self.manifest["labels"]
+        if names is None:
+            return None
+        codes = self._sharded("label")[0 : self.rows]
+        return Labels(torch.from_numpy(codes.astype(np.int64)), tuple(names))
+
+    @cached_property
+    def vocabulary(self) -> tuple[str, ...] | None:
+        """The text of every token by its number, with its leading space; None if the harvest was not told."""
+        path = self.folder / "vocabulary.json"
+        return tuple(read_json(path)) if self.manifest["vocabulary"] else None
+
+    def text(self, rows: Any) -> list[str]:
+        """The text of the tokens of some rows (numbers, or a slice). Without a vocabulary: their numbers."""
+        tokens = np.atleast_1d(self.tokens[rows]).tolist()
+        words = self.vocabulary
+        return [words[t] if words and 0 <= t < len(words) else ("" if t < 0 else f"<{t}>") for t in tokens]
+
+    def context(self, row: int, before: int = 20, after: int = 20) -> range:
+        """Rows around a row, of the same document and in its order: what a reader sees as its context."""
+        low, high = max(0, row - before), min(self.rows, row + after + 1)
+        documents, positions = self.documents[low:high], self.positions[low:high]
+        at = row - low
+        same = (np.diff(documents) == 0) & (np.diff(positions) > 0)  # same[i]: rows i and i + 1 belong together
+        left = np.flatnonzero(~same[:at])
+        right = np.flatnonzero(~same[at:])
+        first = low + (int(left[-1]) + 1 if left.size else 0)
+        last = row + int(right[0]) + 1 if right.size else high
+        return range(first, last)
+
+    def chunks(self, rows: int = 8192) -> Iterator[range]:
+        """Ranges of row numbers, in order, that cover the store."""
+        for start in range(0, self.rows, rows):
+            yield range(start, min(start + rows, self.rows))
+
+    def verify(self) -> None:
+        """Read every file and compare its sha256. Raises: CheckpointError that names the first altered file."""
+        files = {self.folder / "vocabulary.json": self.manifest["vocabulary"]} if self.manifest["vocabulary"] else {}
+        for number, shard in enumerate(self.manifest["shards"]):
+            files |= {shard_folder(self.folder, number) / name: wanted for name, wanted in shard["sha256"].items()}
+        for path, wanted in files.items():
+            found = sha256_of(path) if path.is_file() else "no file"
+            if found != wanted:
+                raise CheckpointError(f"{path} has sha256 {found}, the manifest says {wanted}; harvest it again")
+
+
+def is_store(folder: str | Path) -> bool:
+    """Whether a folder holds a store, finished or not."""
+    return (Path(folder) / "manifest.json").is_file()
+
+
+def open_store(folder: str | Path, partial: bool = False) -> Store:
+    """Open a store; `partial` also opens one whose harvest has not finished, up to its last whole shard.
+
+    Raises: CheckpointError when it is none, is of another version, is not finished, or files are missing.
+    """
+    folder = Path(folder)
+    if not is_store(folder):
+        raise CheckpointError(f"{folder} has no manifest.json; give the folder that `monosem harvest` wrote")
+    manifest = read_json(folder / "manifest.json")
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found != FORMAT:
+        raise CheckpointError(f"{folder} has format {found!r}, this version reads {FORMAT!r}; harvest it again")
+    if not (manifest["complete"] or partial):
+        done = sum(shard["rows"] for shard in manifest["shards"])
+        raise CheckpointError(f"{folder} is not finished ({done:,} rows so far); call the same harvest again to go on")
+    if not manifest["shards"]:
+        raise CheckpointError(f"{folder} has no whole shard yet; call the same harvest again to go on")
+    for number, shard in enumerate(manifest["shards"]):
+        for name in shard["sha256"]:
+            path = shard_folder(folder, number) / name
+            if not path.is_file():
+                raise CheckpointError(f"{path} is missing; restore it or harvest again into an empty folder")
+    return Store(folder, manifest)

@@ -1,0 +1,193 @@
+"""Writing a store: whole shards only, so that a kill at any moment costs at most the shard that was being filled."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from monosem.base.errors import CheckpointError, check
+from monosem.base.files import read_json, write_atomic, write_json
+from monosem.base.machine import machine
+from monosem.data.store import COLUMNS, FORMAT, is_store, sha256_of, shard_folder
+
+__all__ = ["STORED", "Writer"]
+
+STORED = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
+"""The type in the files, by the type of the numbers."""
+
+
+class Writer:
+    """Rows go in, shards come out. A shard is filled in a hidden folder, flushed, hashed and renamed.
+
+    `header` says what is stored (sites with their widths, dtype, labels, models, settings); the manifest repeats it.
+    A folder that holds the beginning of the same store is continued: `rows` says how many rows are safe.
+    Raises: CheckpointError when the folder holds another store, or one begun on another machine.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        header: Mapping[str, Any],
+        vocabulary: Sequence[str] | None = None,
+        allow_other_machine: bool = False,
+    ) -> None:
+        self.folder, self.each = folder, int(header["shard_rows"])
+        check(self.each >= 1, f"shard_rows={self.each}; a shard has at least one row")
+        self.manifest: dict[str, Any] = {
+            "format": FORMAT,
+            **header,
+            "machine": machine(),
+            "vocabulary": None if vocabulary is None else hashlib.sha256(_words(vocabulary)).hexdigest(),
+            "shards": [],
+            "complete": False,
+        }
+        widths = [site["width"] for site in header["sites"]]
+        self._kinds: dict[str, tuple[tuple[int, ...], Any]] = {
+            f"x{i}": ((width,), STORED[header["dtype"]]) for i, width in enumerate(widths)
+        }
+        names = (*COLUMNS, "label") if header["labels"] is not None else COLUMNS
+        self._kinds |= dict.fromkeys(names, ((), np.int32))
+        self._open: dict[str, np.ndarray] = {}
+        self._filled = 0
+        self._pool = ThreadPoolExecutor(1)
+        self._pending: Future[None] | None = None
+        if is_store(folder):
+            self._resume(read_json(folder / "manifest.json"), allow_other_machine)
+        else:
+            found = [path.name for path in folder.iterdir()] if folder.exists() else []
+            found = [name for name in found if not name.startswith(".")]
+            check(not found, f"{folder} holds other files ({', '.join(found[:3])}); give an empty folder")
+        self._clean()
+        if not self.complete:
+            write_json(folder / "manifest.json", self.manifest)
+        if vocabulary is not None and not (folder / "vocabulary.json").is_file():
+            write_atomic(folder / "vocabulary.json", _words(vocabulary))
+
+    @property
+    def rows(self) -> int:
+        """Rows in whole shards."""
+        return int(sum(shard["rows"] for shard in self.manifest["shards"]))
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to do."""
+        return bool(self.manifest["complete"])
+
+    def _resume(self, found: Mapping[str, Any], allow_other_machine: bool) -> None:
+        ours = {name: value for name, value in self.manifest.items() if name not in _OF_THE_RUN}
+        theirs = {name: value for name, value in found.items() if name not in _OF_THE_RUN}
+        other = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+        if other:
+            name = other[0]
+            raise CheckpointError(
+                f"{self.folder} holds another harvest: {name} is {_short(theirs.get(name))} there, "
+                f"{_short(ours.get(name))} now; choose another folder"
+            )
+        changed = [name for name, value in found["machine"].items() if self.manifest["machine"].get(name) != value]
+        if changed and not (allow_other_machine or found["complete"]):
+            name = changed[0]
+            raise CheckpointError(
+                f"{self.folder} was begun with {name} {found['machine'][name]}, this is {name} "
+                f"{self.manifest['machine'].get(name)}; the bits would differ. Pass allow_other_machine=True to go on"
+            )
+        self.manifest |= {name: found[name] for name in _OF_THE_RUN}
+
+    def _clean(self) -> None:
+        """Remove what a kill left: files half written, and a shard that its manifest does not yet know."""
+        for stale in self.folder.glob(".*.part"):
+            stale.unlink()
+        shards = self.folder / "shards"
+        known = {shard_folder(self.folder, number) for number in range(len(self.manifest["shards"]))}
+        for path in shards.iterdir() if shards.is_dir() else ():
+            if path not in known:
+                shutil.rmtree(path)
+
+    def append(self, xs: Sequence[np.ndarray], columns: Mapping[str, np.ndarray]) -> None:
+        """Add rows: one array per site, in the files' type, and one per column."""
+        arrays = {f"x{i}": x for i, x in enumerate(xs)} | dict(columns)
+        start, rows = 0, len(columns["token"])
+        while start < rows:
+            if not self._open:
+                self._begin()
+            take = min(rows - start, self.each - self._filled)
+            for name, held in self._open.items():
+                held[self._filled : self._filled + take] = arrays[name][start : start + take]
+            self._filled += take
+            start += take
+            if self._filled == self.each:
+                self._finish()
+
+    def _begin(self) -> None:
+        self._wait()
+        self._part().mkdir(parents=True)
+        self._open = {
+            name: np.lib.format.open_memmap(
+                self._part() / f"{name}.npy", mode="w+", dtype=kind, shape=(self.each, *shape)
+            )
+            for name, (shape, kind) in self._kinds.items()
+        }
+
+    def _part(self) -> Path:
+        return self.folder / "shards" / ".part"
+
+    def _finish(self) -> None:
+        """Close the shard; flushing and hashing happen beside the next forward passes."""
+        held, rows = self._open, self._filled
+        self._open, self._filled = {}, 0
+        self._pending = self._pool.submit(self._seal, held, rows)
+
+    def _seal(self, held: dict[str, np.ndarray], rows: int) -> None:
+        part, number = self._part(), len(self.manifest["shards"])
+        for name, array in held.items():
+            if rows < self.each:
+                np.save(part / f"{name}.short.npy", array[:rows])
+                os.replace(part / f"{name}.short.npy", part / f"{name}.npy")
+        held.clear()  # unmaps
+        hashes = {}
+        for path in sorted(part.iterdir()):
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+            hashes[path.name] = sha256_of(path)
+        os.replace(part, shard_folder(self.folder, number))
+        shards = [*self.manifest["shards"], {"rows": rows, "sha256": hashes}]
+        write_json(self.folder / "manifest.json", self.manifest | {"shards": shards})
+        self.manifest["shards"] = shards
+
+    def _wait(self) -> None:
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
+
+    def close(self) -> None:
+        """Write the last, shorter shard and say that the store is complete."""
+        if self._filled:
+            self._finish()
+        self.stop()
+        if not self.complete:
+            self.manifest["complete"] = True
+            write_json(self.folder / "manifest.json", self.manifest)
+
+    def stop(self) -> None:
+        """Leave the store as it is: whole shards stay, the one being filled is dropped when harvesting goes on."""
+        try:
+            self._wait()
+        finally:
+            self._pool.shutdown()
+
+
+_OF_THE_RUN = ("machine", "shards", "complete")
+
+
+def _words(vocabulary: Sequence[str]) -> bytes:
+    return (json.dumps(list(vocabulary), ensure_ascii=False) + "\n").encode()
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 120 else text[:117] + "..."

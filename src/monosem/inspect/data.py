@@ -1,0 +1,207 @@
+"""What the page of latents holds: the collected numbers, with texts and images of the rows that it shows."""
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from monosem.anchors.directions import Anchors
+from monosem.base.errors import ShapeError, check
+from monosem.core.model import SDL
+from monosem.inspect.collect import Inspection
+from monosem.inspect.keep import Keep
+from monosem.inspect.pack import pack, quantised, small
+from monosem.inspect.rows import Rows
+from monosem.networks.logits import LogitEffect
+
+__all__ = ["CHARACTERS", "CLASSES", "IMAGES", "PIXELS", "TEXTS", "Anchored", "anchored", "page_data"]
+
+CLASSES = 12
+"""Classes per latent that the page holds, those with most firings."""
+IMAGES = 20_000
+"""Images in a page, the strongest of every latent first."""
+PIXELS = 64
+"""Longest side of an image in a page; larger ones are scaled down."""
+TEXTS = 50_000
+"""Texts in a page, the strongest of every latent first."""
+CHARACTERS = 300
+"""Characters of a text in a page."""
+
+
+@dataclass(frozen=True, eq=False)
+class Anchored:
+    """The first k latents were anchored: what to call each, and the cosine of its decoder column with its anchor."""
+
+    names: tuple[str, ...]
+    cosine: Float[np.ndarray, " k"]
+
+
+def anchored(model: SDL, anchors: Anchors, names: tuple[str, ...] = ()) -> Anchored:
+    """How the first latents of a model lie to the anchors that held them. Raises: ShapeError when they do not fit."""
+    have, wanted = (anchors.r.shape[0], anchors.k), (model.layout.n_r, model.n_q)
+    check(
+        have[0] == wanted[0] and have[1] <= wanted[1],
+        f"the anchors have (n_r, k) = {have}, the model (n_r, n_q) = {wanted}; give the anchors it was trained with",
+        ShapeError,
+    )
+    check(not names or len(names) == anchors.k, f"{len(names)} names for {anchors.k} anchors; give one each")
+    columns = torch.nn.functional.normalize(model.W_D.detach().float()[:, : anchors.k], dim=0)
+    return Anchored(names or tuple(f"anchor {i}" for i in range(anchors.k)), (columns * anchors.r).sum(0).numpy())
+
+
+def page_data(
+    found: Inspection, rows: Rows, told: dict[str, Any], effect: LogitEffect | None = None, held: Anchored | None = None
+) -> str:
+    """Everything the page's script reads, packed; `told` goes into its header as it is."""
+    counts = found.counts
+    header = told | {
+        "rows": found.rows,
+        "n_q": counts.n_q,
+        "kind": rows.kind,
+        "fvu": found.fvu,
+        "l0": found.l0,
+        "options": vars(found.options),
+        "nearest": found.nearest.shape[1],
+        "classes": [] if rows.labels is None else list(rows.labels.names),
+        "signed": bool((found.top.window < 0).any()),
+    }
+    mean = counts.total / np.maximum(counts.fired, 1)
+    arrays = {
+        "fired": small(counts.fired),
+        "mean": mean.astype(np.float32),
+        "largest": counts.largest,
+        "exponent": counts.exponent.clip(-127, 127).astype(np.int8),
+        "histogram": small(counts.histogram),
+        "nearest": small(found.nearest),
+        "cosine": quantised(found.cosine, 1.0),
+    }
+    used = np.unique(np.concatenate([_window_rows(keep) for keep in (found.top, found.sample)]))
+    arrays |= _contexts("top", found.top, rows, used, counts.largest)
+    arrays |= _contexts("sample", found.sample, rows, used, counts.largest)
+    arrays |= _classes(found, rows, header)
+    arrays["number"] = small(used)
+    for name, numbers in (("document", rows.document), ("position", rows.position)):
+        if numbers is not None:
+            arrays[name] = small(np.asarray(numbers)[used])
+    if rows.labels is not None:
+        arrays["label"] = small(rows.labels.codes.numpy()[used] + 1)
+    _tokens(rows, used, effect, header, arrays)
+    _shown(found, rows, used, header, arrays)
+    if held is not None:
+        header["anchored"] = {"names": list(held.names), "cosine": [round(float(c), 4) for c in held.cosine]}
+    return pack(header, arrays)
+
+
+def _window_rows(keep: Keep) -> np.ndarray:
+    """The rows of all windows of all contexts, each once or more."""
+    latent, place = np.nonzero(keep.row >= 0)
+    row, left, right = (part[latent, place].astype(np.int64) for part in (keep.row, keep.left, keep.right))
+    length = left + right + 1
+    starts = np.cumsum(length) - length
+    rows: np.ndarray = np.arange(length.sum()) - np.repeat(starts, length) + np.repeat(row - left, length)
+    return rows
+
+
+def _contexts(name: str, keep: Keep, rows: Rows, used: np.ndarray, largest: np.ndarray) -> dict[str, np.ndarray]:
+    """Contexts latent after latent: where each starts among the used rows, its peak, length and active tokens.
+
+    Values are 16-bit shares of the latent's maximum. `more` says that the text goes on to the left (1), right (2).
+    """
+    latent, place = np.nonzero(keep.row >= 0)
+    row, left, right = (part[latent, place] for part in (keep.row, keep.left, keep.right))
+    length = left.astype(np.int64) + right + 1
+    first = row - left
+    window = keep.window[latent, place]
+    context, column = np.nonzero(window)
+    more = np.zeros(latent.size, dtype=np.uint8)
+    for bit, edge in ((1, first - 1), (2, first + length)):
+        inside = (edge >= 0) & (edge < rows.count)
+        more |= bit * (inside & (rows.segment[edge.clip(0, rows.count - 1)] == rows.segment[row])).astype(np.uint8)
+    return {
+        f"{name}.count": small(keep.count),
+        f"{name}.start": small(np.searchsorted(used, first)),
+        f"{name}.peak": left,
+        f"{name}.length": small(length),
+        f"{name}.more": more,
+        f"{name}.active": small(np.bincount(context, minlength=latent.size)),
+        f"{name}.at": small(column - keep.before + left.astype(np.int64)[context]),
+        f"{name}.value": quantised(window[context, column], largest[latent[context]]),
+    }
+
+
+def _classes(found: Inspection, rows: Rows, header: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The classes with most firings of every latent, and how many rows each class has."""
+    if rows.labels is None:
+        return {}
+    counts = found.counts.classes
+    codes = rows.labels.codes.numpy()
+    most = min(CLASSES, counts.shape[1])
+    order = np.argsort(-counts, axis=1, kind="stable")[:, :most]
+    header["class_places"] = most
+    return {
+        "class": small(order),
+        "class_fired": small(np.take_along_axis(counts, order, 1)),
+        "class_rows": small(np.bincount(codes[codes >= 0], minlength=counts.shape[1])),
+    }
+
+
+def _tokens(
+    rows: Rows, used: np.ndarray, effect: LogitEffect | None, header: dict[str, Any], arrays: dict[str, np.ndarray]
+) -> None:
+    """The vocabulary of what is shown, the tokens of the used rows, and the tokens that latents promote."""
+    sides = (
+        {} if effect is None else {"up": (effect.top, effect.top_values), "down": (effect.bottom, effect.bottom_values)}
+    )
+    tokens = {name: ids.numpy() for name, (ids, _) in sides.items()}
+    if rows.token is not None:
+        tokens["token"] = np.asarray(rows.token)[used].astype(np.int64)
+    if not tokens:
+        return
+    check(rows.decode is not None, "logit effects need decode, which turns token numbers into texts")
+    assert rows.decode is not None
+    vocabulary = np.unique(np.concatenate([ids.reshape(-1) for ids in tokens.values()]))
+    header["vocabulary"] = rows.decode(vocabulary.tolist())
+    arrays |= {name: small(np.searchsorted(vocabulary, ids)) for name, ids in tokens.items()}
+    if effect is not None:
+        values = [value.float().numpy() for _, value in sides.values()]
+        scale = max(float(np.abs(value).max(initial=0.0)) for value in values)
+        header["effect"] = {"tokens": int(effect.top.shape[1]), "scale": scale, "norm": effect.norm}
+        arrays |= {f"{name}.value": quantised(value, scale) for name, value in zip(sides, values, strict=True)}
+
+
+def _shown(
+    found: Inspection, rows: Rows, used: np.ndarray, header: dict[str, Any], arrays: dict[str, np.ndarray]
+) -> None:
+    """Texts and images of contexts: the strongest of every latent first, as many as a page can hold."""
+    if rows.kind not in ("texts", "images"):
+        return
+    wanted = np.concatenate([*found.top.row.T, *found.sample.row.T])
+    wanted = wanted[wanted >= 0]
+    wanted = wanted[np.sort(np.unique(wanted, return_index=True)[1])]
+    chosen = wanted[: IMAGES if rows.kind == "images" else TEXTS]
+    place = np.zeros(used.size, dtype=np.int64)
+    place[np.searchsorted(used, chosen)] = 1 + np.arange(chosen.size)
+    header["shown"] = [int(chosen.size), int(wanted.size)]
+    arrays["shown"] = small(place)
+    if rows.texts is not None and rows.kind == "texts":
+        texts = (str(rows.texts[int(row)]) for row in chosen)
+        header["texts"] = [t if len(t) <= CHARACTERS else t[:CHARACTERS] + " …" for t in texts]
+    elif rows.image is not None:
+        images = [_webp(rows.image(int(row))) for row in chosen]
+        arrays["image.end"] = small(np.cumsum([len(image) for image in images], dtype=np.int64))
+        arrays["image"] = np.frombuffer(b"".join(images), np.uint8)
+
+
+def _webp(image: np.ndarray) -> bytes:
+    """A small image: without loss up to 16 x 16, else with some, at most PIXELS long."""
+    from PIL import Image
+
+    picture = Image.fromarray(image)
+    if max(picture.size) > PIXELS:
+        picture.thumbnail((PIXELS, PIXELS))
+    file = io.BytesIO()
+    picture.save(file, "webp", lossless=picture.width * picture.height <= 256, quality=85)
+    return file.getvalue()

@@ -1,0 +1,235 @@
+"""harvest: run a network over batches and keep what passes some of its sites, in a store."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, repeat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from monosem.base.errors import CheckpointError, DataError, ShapeError, check
+from monosem.data.batches import Batch, Pool, TokenFilter, number_documents
+from monosem.data.fingerprint import fingerprint
+from monosem.data.store import Store, open_store
+from monosem.data.writer import STORED, Writer
+from monosem.networks.sites import Site, capture, find_sites
+
+__all__ = ["SHARD_ROWS", "Progress", "Runner", "harvest"]
+
+SHARD_ROWS = 65536
+"""Rows of a shard, unless said otherwise; a kill costs at most the work of one."""
+
+Progress = Callable[[int, int], None]
+"""Called after every batch with (rows harvested in this call, tokens read in this call)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Runner:
+    """Models, their sites, and how a batch becomes rows."""
+
+    models: Mapping[str, nn.Module]
+    sites: tuple[Site, ...]
+    pool: Pool = "none"
+    stop: bool = True
+
+    @staticmethod
+    def of(module: nn.Module | Mapping[str, nn.Module], sites: str, pool: Pool = "none", stop: bool = True) -> "Runner":
+        """One model, or several by name; `sites` as text. Raises: ArgumentError for a site that is not there."""
+        check(pool in ("none", "mean", "first", "last"), f"pool={pool!r}; known: none, mean, first, last")
+        models = {"": module} if isinstance(module, nn.Module) else dict(module)
+        check(bool(models), "no model is given; pass a module, or several by name")
+        return Runner(models, find_sites(models, sites), pool, stop)
+
+    def raw(self, batch: Batch) -> dict[Site, Tensor]:
+        """What each site gives for a batch, as the modules gave it."""
+        found: dict[Site, Tensor] = {}
+        for name, model in self.models.items():
+            own = [site for site in self.sites if site.model == name]
+            device = next((p.device for p in model.parameters()), torch.device("cpu"))
+            if own:
+                with capture(model, own, self.stop) as seen:
+                    found |= seen.run(model, _moved(batch.inputs, device))
+        return found
+
+    def shape(self, found: Mapping[Site, Tensor], batch: Batch) -> tuple[int, tuple[int, ...]]:
+        """(places per document, width of every site), checked: each site is [batch, width] or [batch, time, width]."""
+        rows, times = batch.document.numel(), {}
+        for site, x in found.items():
+            if x.ndim not in (2, 3) or x.shape[0] != rows or not x.is_floating_point():
+                raise ShapeError(
+                    f"{site} gives {x.dtype} of shape {tuple(x.shape)} for {rows} documents; a site gives numbers "
+                    "[batch, width] or [batch, time, width]: choose another module, or wrap this one"
+                )
+            times[str(site)] = x.shape[1] if x.ndim == 3 else 1
+        check(
+            len(set(times.values())) == 1,
+            f"sites differ in places per document ({times}); harvest them apart",
+            ShapeError,
+        )
+        return next(iter(times.values())), tuple(found[site].shape[-1] for site in self.sites)
+
+    def rows(self, batch: Batch, found: Mapping[Site, Tensor] | None = None) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """(the kept rows of every site [rows, width], their columns), of what `raw` found, or finds."""
+        found = self.raw(batch) if found is None else found
+        time, _ = self.shape(found, batch)
+        keep, columns = batch.columns(time, self.pool)
+        return [self._pooled(found[site], keep) for site in self.sites], columns
+
+    def _pooled(self, x: Tensor, keep: Tensor) -> Tensor:
+        x = x[:, None] if x.ndim == 2 else x
+        keep = keep.to(x.device)
+        if self.pool == "none":
+            every = bool(keep.all())
+            return x.reshape(-1, x.shape[-1]) if every else x.reshape(-1, x.shape[-1])[keep.reshape(-1).nonzero()[:, 0]]
+        some = keep.any(1)
+        if self.pool == "mean":
+            weight = (keep / keep.sum(1, keepdim=True).clamp(min=1)).to(x.dtype)
+            return torch.einsum("bt,btd->bd", weight, x)[some]
+        place = keep.int().argmax(1) if self.pool == "first" else keep.shape[1] - 1 - keep.flip(1).int().argmax(1)
+        return x[torch.arange(x.shape[0], device=x.device), place][some]
+
+
+def harvest(
+    module: nn.Module | Mapping[str, nn.Module],
+    sites: str,
+    batches: Iterable[Any],
+    out: str | Path,
+    *,
+    keep: TokenFilter | None = None,
+    pool: Pool = "none",
+    dtype: str = "float32",
+    rows: int | None = None,
+    shard_rows: int = SHARD_ROWS,
+    labels: Sequence[str] | None = None,
+    vocabulary: Sequence[str] | None = None,
+    about: Mapping[str, Any] | None = None,
+    stop: bool = True,
+    progress: Progress | None = None,
+    allow_other_machine: bool = False,
+) -> Store:
+    """Run a module over batches and store the rows of its sites.
+
+    `module`: any torch module, or several by name, which read the same batches. `sites`: "model.layers.5.mlp:in,out".
+    `batches`: token numbers, mappings as a tokenizer gives them, rows of numbers, or `Batch`es; the same ones in
+    the same order when called again. `keep` filters tokens of raw batches; `pool` makes one row of every document.
+    `rows`: stop after so many. `labels` names the classes that batches carry as numbers. `stop` ends each
+    forward pass at the last site. `about` is written to the manifest as it is.
+    Called again after a kill, it skips what is stored (comparing tokens and places) and ends with the same bytes.
+
+    Raises: ArgumentError for a site that is not there; DataError for numbers that are not finite in `dtype`;
+        CheckpointError when `out` holds another harvest, or the batches are not those it was begun with.
+    Example:
+        >>> import tempfile
+        >>> layer = nn.Sequential(nn.Linear(4, 8), nn.ReLU()).eval()
+        >>> store = harvest(layer, "0:out; 1:out", [torch.randn(3, 4), torch.randn(2, 4)], tempfile.mkdtemp())
+        >>> store.rows, store.sites, store.widths
+        (5, ('0:out', '1:out'), (8, 8))
+    """
+    check(dtype in STORED, f"dtype={dtype!r}; known: {', '.join(STORED)}")
+    check(rows is None or rows >= 1, f"rows={rows}; it must be at least 1, or None")
+    runner = Runner.of(module, sites, pool, stop)
+    training = [model for model in runner.models.values() if model.training]
+    check(not training, "the model is in training mode (dropout acts); call model.eval() first")
+    stream = number_documents(batches, keep)
+    first = next(stream, None)
+    if first is None:
+        raise DataError("no batches to harvest; give at least one")
+    probe = runner.raw(first)
+    time, widths = runner.shape(probe, first)
+    header = {
+        "sites": [
+            {"name": str(s), "model": s.model, "module": s.module, "side": s.side, "width": w}
+            for s, w in zip(runner.sites, widths, strict=True)
+        ],
+        "models": {name: fingerprint(model) for name, model in runner.models.items()},
+        "dtype": dtype,
+        "pool": pool,
+        "rows_wanted": rows,
+        "shard_rows": shard_rows,
+        "labels": None if labels is None else list(labels),
+        "about": dict(about or {}),
+    }
+    writer = Writer(Path(out), header, vocabulary, allow_other_machine)
+    try:
+        _fill(runner, writer, chain([(first, probe)], zip(stream, repeat(None), strict=False)), time, rows, progress)
+    except BaseException:
+        writer.stop()
+        raise
+    writer.close()
+    return open_store(out)
+
+
+def _fill(
+    runner: Runner,
+    writer: Writer,
+    batches: Iterable[tuple[Batch, Mapping[Site, Tensor] | None]],
+    time: int,
+    wanted: int | None,
+    progress: Progress | None,
+) -> None:
+    """Skip the batches whose rows are all stored, then harvest; the first rows of the one between are dropped."""
+    safe, done, new, tokens = writer.rows, 0, 0, 0
+    stored = open_store(writer.folder, partial=True) if safe else None
+    dtype = getattr(torch, writer.manifest["dtype"])
+    for batch, found in batches:
+        if wanted is not None and done >= wanted:
+            break
+        check((batch.label is not None) == (writer.manifest["labels"] is not None), _LABELS, DataError)
+        count = batch.count(time, runner.pool)
+        if stored is not None and done < safe:
+            _same_batch(
+                batch.columns(time if batch.keep is None else batch.keep.shape[1], runner.pool)[1], stored, done
+            )
+        if done + count > safe and not writer.complete:
+            xs, columns = runner.rows(batch, found)
+            if len(columns["token"]) != count:
+                raise ShapeError(f"a site has other places per document than at first ({time}); pad the batches")
+            start, stop = max(0, safe - done), count if wanted is None else min(count, wanted - done)
+            converted = [_converted(x, dtype, site)[start:stop] for x, site in zip(xs, runner.sites, strict=True)]
+            writer.append(converted, {name: values[start:stop].numpy() for name, values in columns.items()})
+            new, tokens = new + stop - start, tokens + batch.tokens
+            if progress is not None:
+                progress(new, tokens)
+        done += count
+    if min(done, wanted or done) < safe:
+        raise CheckpointError(f"{writer.folder} holds {safe} rows, the batches give {done}; {_OTHER}")
+    check(done > 0, "the batches hold no row that is kept; loosen the token filter", DataError)
+
+
+_OTHER = "give the batches that the harvest was begun with, or another folder"
+_LABELS = "labels name classes and batches carry them as numbers: give both or neither"
+
+
+def _same_batch(columns: Mapping[str, Tensor], stored: Store, first: int) -> None:
+    """The rows that are skipped are those that are stored."""
+    held = {"token": stored.tokens, "document": stored.documents, "position": stored.positions}
+    last = min(first + len(columns["token"]), stored.rows)
+    for name, values in held.items():
+        differ = np.flatnonzero(values[first:last] != columns[name][: last - first].numpy())
+        if differ.size:
+            row = first + int(differ[0])
+            raise CheckpointError(
+                f"row {row} of {stored.folder} has {name} {int(values[row])}, the batches give "
+                f"{int(columns[name][row - first])}; {_OTHER}"
+            )
+
+
+def _converted(x: Tensor, dtype: torch.dtype, site: Site) -> np.ndarray:
+    """Rows in the files' type; a number that is not finite there is refused."""
+    narrow = x.to(dtype).cpu()
+    if not bool(torch.isfinite(narrow.sum(dtype=torch.float32))) and not bool(torch.isfinite(narrow).all()):
+        worst = float(x.float().nan_to_num(nan=float("inf")).abs().max())
+        what = "NaN or infinity" if worst == float("inf") else f"{worst:g}, too large for {dtype}"
+        raise DataError(f"{site} gives {what}; " + ("check the model" if worst == float("inf") else "use float32"))
+    return (narrow.view(torch.uint16) if dtype == torch.bfloat16 else narrow).numpy()
+
+
+def _moved(inputs: Any, device: torch.device) -> Any:
+    if device.type == "cpu":
+        return inputs
+    if isinstance(inputs, Mapping):
+        return {name: _moved(value, device) for name, value in inputs.items()}
+    return inputs.to(device) if isinstance(inputs, Tensor) else inputs

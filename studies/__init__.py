@@ -1,0 +1,3 @@
+"""The paper, table by table, and the studies beyond it; imports the library, never back."""
+
+__all__: list[str] = []

@@ -1,0 +1,33 @@
+"""`python -m studies table5 --scale paper`: run a study; `fetch` and `pages` are commands of their own."""
+
+import sys
+
+import typer
+
+from monosem.cli.console import Commands
+from studies import command, fetch
+
+__all__ = ["main"]
+
+
+def _app(run: object) -> typer.Typer:
+    app = typer.Typer(cls=Commands, add_completion=False, pretty_exceptions_show_locals=False)
+    app.command()(run)  # type: ignore[type-var]
+    return app
+
+
+def main() -> None:
+    """Run what the first word names, a study where it names nothing else."""
+    words = sys.argv[1:]
+    if words[:1] == ["fetch"]:
+        _app(fetch.fetch)(words[1:], prog_name="python -m studies fetch")
+    elif words[:1] == ["pages"]:
+        from studies import pages
+
+        pages.main(words[1:])
+    else:
+        _app(command.study)(words, prog_name="python -m studies")
+
+
+if __name__ == "__main__":
+    main()

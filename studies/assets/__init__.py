@@ -1,0 +1,3 @@
+"""Pinned third-party models and data, fetched by name."""
+
+__all__: list[str] = []

