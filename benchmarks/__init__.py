@@ -1,3 +1,1 @@
 """Speed beside other libraries, and what each part of a step costs; imports the library, never back."""
-
-__all__: list[str] = []

@@ -5,8 +5,6 @@ import typer
 from benchmarks import command
 from monosem.cli.console import Commands
 
-__all__ = ["main"]
-
 
 def main() -> None:
     """Run the command."""

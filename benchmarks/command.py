@@ -9,8 +9,6 @@ import typer
 
 from monosem.cli.console import fail, out, say
 
-__all__ = ["register", "speed"]
-
 
 def speed(
     quick: Annotated[bool, typer.Option("--quick", help="Small size, main methods, few rounds: a minute.")] = False,

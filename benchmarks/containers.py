@@ -23,8 +23,6 @@ from monosem.base.files import write_json
 from monosem.bench.records import environment
 from monosem.data.store import Sharded
 
-__all__ = ["CONTAINERS", "main"]
-
 SHARDS = 8
 Take = Callable[[np.ndarray], np.ndarray]
 CONTAINERS: dict[str, Callable[[Path, np.ndarray], Take]] = {}

@@ -11,8 +11,6 @@ from benchmarks.speed.sizes import CASES
 from benchmarks.speed.summary import exponent, milliseconds, ratios, spread
 from monosem.report.style import GREY, INK, PALETTE, plain_axes
 
-__all__ = ["speed_figure"]
-
 _LABELS = {
     "topk": "TopK",
     "batch_topk": "BatchTopK",

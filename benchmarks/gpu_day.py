@@ -26,8 +26,6 @@ from benchmarks.gpu_pieces import DenseStep, Shape, TopKStep, floor_bytes, piece
 from monosem.base.files import write_json
 from monosem.bench.records import environment
 
-__all__ = ["SCHEMA", "SHAPES", "main", "measure", "summary", "timed"]
-
 SCHEMA = "monosem.gpu/1"
 ROOT = Path(__file__).parents[1]
 SHAPES = (Shape(768, 16_000, 32, 1024), Shape(4096, 131_072, 64, 4096), Shape(4096, 131_072, 64, 32_768))

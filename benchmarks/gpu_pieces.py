@@ -16,8 +16,6 @@ from monosem.kernels.gpu.select import TopCells, encode_top, top_index
 from monosem.kernels.native.calls import Ordered
 from monosem.kernels.native.rows import CellSet
 
-__all__ = ["DenseStep", "Mode", "Shape", "TopKStep", "floor_bytes", "pieces"]
-
 Mode = Literal["fp32", "certified", "bf16"]
 """fp32: all of it. certified: bf16 products pick candidates, float32 decides. bf16: weights too, with masters."""
 

@@ -34,8 +34,6 @@ from monosem.networks.sites import capture, find_sites
 from monosem.train.config import FitConfig, Order
 from monosem.train.loop import fit
 
-__all__ = ["main"]
-
 Times = dict[str, dict[str, list[float]]]
 
 

@@ -5,8 +5,6 @@ import statistics
 import subprocess
 import sys
 
-__all__ = ["main", "seconds"]
-
 
 def seconds(module: str) -> float:
     """The seconds that importing `module` takes in a fresh interpreter."""

@@ -20,8 +20,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PEERS_DIR = ROOT / ".peers"
 
-__all__ = ["PEERS", "PEERS_DIR", "SPEED", "Peer", "make"]
-
 
 @dataclass(frozen=True)
 class Peer:

@@ -18,8 +18,6 @@ from benchmarks.speed.summary import (
     spread,
 )
 
-__all__ = ["GOALS", "PEER_NAMES", "speed_page"]
-
 GOALS: Mapping[str, tuple[float, float]] = {
     "TopK": (1.45, 1.25),
     "BatchTopK": (1.5, 1.3),

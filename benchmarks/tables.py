@@ -8,8 +8,6 @@ from rich.table import Table
 from benchmarks.speed.floor import PIECES
 from benchmarks.speed.summary import CPU, WALL, Spread, floor_pieces, over_ours, ratios, spread
 
-__all__ = ["tables"]
-
 
 def tables(record: dict[str, Any]) -> Iterator[Table]:
     """For every size: whole steps (median and half the distance of the quartiles), then the floor's pieces."""

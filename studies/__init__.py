@@ -1,3 +1,1 @@
 """The paper, table by table, and the studies beyond it; imports the library, never back."""
-
-__all__: list[str] = []

@@ -7,8 +7,6 @@ import typer
 from monosem.cli.console import Commands
 from studies import command, fetch
 
-__all__ = ["main"]
-
 
 def _app(run: object) -> typer.Typer:
     app = typer.Typer(cls=Commands, add_completion=False, pretty_exceptions_show_locals=False)

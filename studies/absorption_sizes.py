@@ -15,9 +15,9 @@ import torch
 
 from monosem.base.files import write_json
 from monosem.bench.defaults import fit_config, recipe
+from monosem.bench.evaluated import evaluate_model
 from monosem.bench.laws import Hierarchy
 from monosem.bench.records import environment
-from monosem.bench.run import evaluate_model
 from monosem.bench.tasks import TaskSource, task
 from monosem.train.loop import fit
 

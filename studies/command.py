@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from studies.bench.queue import Outcome
     from studies.real.base import RealJob
 
-__all__ = ["register", "study"]
-
 
 def study(
     names: Annotated[

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
     from studies.real.base import RealJob
 
-__all__ = ["run_real", "save_figure", "show_real"]
-
 
 def run_real(chosen: "Sequence[tuple[str, RealJob]]", folder: Path, workers: int | None, scale: str) -> int:
     """Run what has no record yet, with bars; returns how many runs failed."""

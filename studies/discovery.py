@@ -26,8 +26,6 @@ from monosem.dictionary.found import recall_precision
 from studies.discovery_limits import LIMITS, run_limits
 from studies.discovery_page import write_page
 
-__all__ = ["FOLDER", "WORLDS", "main", "measure"]
-
 FOLDER = Path("records/discovery")
 
 WORLDS: Mapping[str, WorldSpec] = {

@@ -19,8 +19,6 @@ from monosem.dictionary.consensus import LEVELS, consensus, levelled
 from monosem.dictionary.discover import Discovery, Settings, discover
 from monosem.dictionary.found import recall_precision
 
-__all__ = ["CELLS", "LIMITS", "Cell", "run_limits"]
-
 LIMITS = Path("records/discovery/limits")
 SEEDS = range(201, 204)
 """Worlds on which nothing was chosen: shares and levels of the consensus were tried on worlds 11 to 13."""

@@ -6,8 +6,6 @@ from typing import Any
 
 from monosem.report.style import PALETTE, plain_axes, to_svg
 
-__all__ = ["limits_figure", "limits_table"]
-
 FIGURE = Path("docs/figures/discovery-limits.svg")
 AXES = (
     ("events", "events per feature"),

@@ -7,8 +7,6 @@ from monosem.report.style import GREY, PALETTE, plain_axes, to_svg
 from studies.discovery_limits import CELLS
 from studies.discovery_limits_page import limits_figure, limits_table
 
-__all__ = ["write_page"]
-
 PAGE = Path("docs/discovery.md")
 FIGURE = Path("docs/figures/discovery.svg")
 

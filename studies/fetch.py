@@ -6,8 +6,6 @@ import typer
 
 from monosem.cli.console import err, fail, out, say
 
-__all__ = ["SILENT", "fetch", "register"]
-
 SILENT = 3
 """Exit code when a registry does not answer: what needs the asset can be skipped; a wrong hash is 2."""
 

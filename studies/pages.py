@@ -20,8 +20,6 @@ from studies import (
     tables,
 )
 
-__all__ = ["PAGES", "main"]
-
 PAGES: Mapping[str, Callable[[], None]] = {
     "tables": tables.main,
     "figures": figures.main,

@@ -11,8 +11,6 @@ from studies.bench.queue import Outcome
 from studies.paper_words import listed
 from studies.report.study import facts
 
-__all__ = ["settings_page"]
-
 _RAW, _COS = "encoder_raw.M_GT@0.95", "decoder_cosine.M_GT@0.95"
 
 

@@ -10,8 +10,6 @@ from studies.bench.base import SCALES
 from studies.bench.catalog import STUDIES
 from studies.bench.queue import outcomes
 
-__all__ = ["write_readme"]
-
 ALL = "all.decoder_cosine."
 """Scores over every feature."""
 

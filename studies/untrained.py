@@ -29,8 +29,6 @@ from studies.bench.base import SCALES, jobs_of
 from studies.bench.catalog import STUDIES
 from studies.bench.queue import outcomes
 
-__all__ = ["RECORD", "main", "measure", "section"]
-
 RECORD = Path("records/studies/untrained.json")
 ARM = "ours+discovered"
 _STILL = 1e-30

@@ -5,8 +5,6 @@ import pytest
 from monosem.base.errors import AbsentError
 from studies.assets.catalog import cached
 
-__all__ = ["need"]
-
 
 def need(*names: str) -> None:
     """Skip the test unless every asset is in the cache; a wrong hash is a failure, not a reason to skip."""

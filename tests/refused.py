@@ -29,19 +29,6 @@ from monosem.losses.revival import AUXK_PUBLISHED, AuxK, GhostGrads, PreActivati
 from monosem.losses.sparsity import L0, L1, Lp, Tanh
 from monosem.methods import Method
 
-__all__ = [
-    "PAGE",
-    "PAIRS",
-    "REGISTERED_ACTIVATIONS",
-    "REGISTERED_TERMS",
-    "VARIANTS",
-    "all_activations",
-    "all_terms",
-    "main",
-    "page",
-    "reason",
-]
-
 PAGE = Path(__file__).parents[1] / "docs" / "refused.md"
 
 REGISTERED_ACTIVATIONS: dict[str, Activation] = {

@@ -2,6 +2,4 @@
 
 from beartype import BeartypeConf, beartype
 
-__all__ = ["checked"]
-
 checked = beartype(conf=BeartypeConf(is_pep484_tower=True))

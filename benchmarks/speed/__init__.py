@@ -1,3 +1,1 @@
 """The speed benchmark: whole training steps of monosem and of other libraries, interleaved, in units of one product."""
-
-__all__: list[str] = []

@@ -12,8 +12,6 @@ import torch
 from benchmarks.speed.clock import Span, clock, forget_peak, give_back, peak_memory, product, resident_memory, timed
 from benchmarks.speed.sizes import Size
 
-__all__ = ["Beat", "Enough", "largest"]
-
 
 def largest(profile: cProfile.Profile, steps: int, count: int = 12) -> list[tuple[str, float]]:
     """Where a step spends its own time, in ms, largest first: calls of Python and of what is compiled."""

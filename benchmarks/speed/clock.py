@@ -13,8 +13,6 @@ import torch
 
 from monosem.base.seeds import torch_generator
 
-__all__ = ["Span", "clock", "forget_peak", "give_back", "peak_memory", "product", "resident_memory", "timed"]
-
 
 @dataclass(frozen=True)
 class Span:

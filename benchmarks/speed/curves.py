@@ -8,8 +8,6 @@ from typing import Any
 from benchmarks.speed.process import Process
 from benchmarks.speed.turns import Plan, Seat, Tell, prepare, take_turns
 
-__all__ = ["AXES", "BASE", "curves"]
-
 BASE = "small"
 AXES: Mapping[str, tuple[int, ...]] = {
     "n_q": (2048, 4096, 8192, 16_384, 32_768),

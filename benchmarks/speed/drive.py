@@ -16,8 +16,6 @@ from benchmarks.speed.sweep import sweep
 from benchmarks.speed.turns import Plan, Seat, Tell, each, prepare, take_turns
 from monosem.bench.records import environment
 
-__all__ = ["SCHEMA", "Options", "measure"]
-
 SCHEMA = "monosem.speed/1"
 _AT_ONCE = 2
 

@@ -13,8 +13,6 @@ from benchmarks.speed.sizes import Size, speed_task
 from monosem.base.seeds import torch_generator
 from monosem.bench.tasks import TaskSource
 
-__all__ = ["PIECES", "floor", "pieces"]
-
 PIECES: Mapping[str, str] = {
     "product_fresh": "encoder product fp32 into fresh memory",
     "product_bf16": "encoder product bf16",

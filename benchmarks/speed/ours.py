@@ -20,8 +20,6 @@ from monosem.train.config import FitConfig
 from monosem.train.loop import fit
 from monosem.train.state import Run
 
-__all__ = ["DEAD_SHARE", "Paced", "States", "speed_method", "train"]
-
 DEAD_SHARE = {"dead": 15 / 16, "half_dead": 1 / 2}
 _SHRINK = 0.02
 _CLIP = 1.0

@@ -22,8 +22,6 @@ from benchmarks.speed.beat import Beat
 from benchmarks.speed.sizes import Size, speed_task
 from monosem.bench.tasks import TaskSource
 
-__all__ = ["PEERS", "Peer", "Rows", "environments"]
-
 _FOREVER = 10**6
 _ALL = ("topk", "topk_auxk", "batch_topk", "matryoshka", "jumprelu", "relu")
 _FRACTIONS = (1 / 16, 1 / 16, 1 / 8, 1 / 4, 1 / 2)

@@ -11,8 +11,6 @@ from typing import Any
 
 from monosem.base.errors import MonosemError
 
-__all__ = ["Process"]
-
 _SRC = Path(__file__).parents[3]
 
 

@@ -8,8 +8,6 @@ from typing import Any, Literal
 from monosem.bench.tasks import Task
 from monosem.bench.world import Independent, WorldSpec
 
-__all__ = ["CASES", "MAIN", "QUICK", "SIZES", "Case", "Size", "State", "speed_task"]
-
 State = Literal["trained", "dead", "half_dead"]
 
 

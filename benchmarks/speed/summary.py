@@ -6,20 +6,6 @@ from math import log, sqrt
 from statistics import mean, median, quantiles
 from typing import Any
 
-__all__ = [
-    "CPU",
-    "WALL",
-    "Spread",
-    "exponent",
-    "floor_pieces",
-    "milliseconds",
-    "over_ours",
-    "ratios",
-    "scaling",
-    "spread",
-    "turns",
-]
-
 CPU, WALL = 0, 1
 """Which of a span's two times: processor seconds of the process, or wall clock."""
 

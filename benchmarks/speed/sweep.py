@@ -11,8 +11,6 @@ from monosem.bench.many import run_jobs
 from monosem.bench.records import read_records
 from monosem.bench.run import Job
 
-__all__ = ["sweep"]
-
 _RESULTS = ("metrics", "curves", "training", "similarity")
 
 

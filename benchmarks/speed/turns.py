@@ -8,8 +8,6 @@ from benchmarks.speed.peers import PEERS
 from benchmarks.speed.process import Process
 from monosem.base.errors import MonosemError
 
-__all__ = ["Plan", "Seat", "Tell", "each", "prepare", "take_turns"]
-
 Tell = Callable[[str], None]
 
 

@@ -17,8 +17,6 @@ from benchmarks.speed.peers import PEERS
 from benchmarks.speed.sizes import CASES, SIZES
 from monosem.base.machine import package_version
 
-__all__ = ["main"]
-
 
 def _load_lazily() -> None:
     """What torch loads only with the first optimiser (some 150 MB) belongs to the import baseline."""

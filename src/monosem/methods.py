@@ -39,20 +39,6 @@ from monosem.losses.resample import Resample
 from monosem.losses.revival import AuxK
 from monosem.losses.sparsity import L0, L1, Lp
 
-__all__ = [
-    "METHODS",
-    "Method",
-    "Recipe",
-    "cross_layering",
-    "crosscoding",
-    "k_annealing",
-    "method",
-    "recipe_of",
-    "transcoding",
-    "with_anchoring",
-    "with_resampling",
-]
-
 
 @dataclass(frozen=True)
 class Method:

@@ -16,8 +16,6 @@ from monosem.base.errors import check
 from monosem.data.labels import Labels
 from studies.assets.catalog import cached, read_member, unpacked
 
-__all__ = ["Texts", "ada40", "cifar10", "complaints", "newsgroups", "reuters"]
-
 
 @dataclass(frozen=True)
 class Texts:

@@ -12,8 +12,6 @@ from monosem.base.errors import check
 from monosem.networks.models import quiet
 from studies.assets.catalog import unpacked
 
-__all__ = ["minilm", "minilm_finetuned", "sentence_vectors", "smollm2", "stories15m"]
-
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _ENCODER = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 _LLAMA2C_BYTES = 60816028

@@ -12,8 +12,6 @@ from torch.nn.functional import conv2d, interpolate, max_pool2d, pad
 
 from studies.assets.catalog import cached
 
-__all__ = ["ResNet50"]
-
 _EPS = 1e-3
 _MEAN = (103.939, 116.779, 123.68)
 """Of blue, green and red: what these weights expect to be subtracted."""

@@ -17,8 +17,6 @@ from studies.assets.data import Texts, cifar10, newsgroups, reuters
 from studies.assets.models import minilm, sentence_vectors
 from studies.assets.resnet import ResNet50
 
-__all__ = ["TEXTS", "image_vectors", "text_vectors"]
-
 TEXTS: Registry[Callable[[], Texts]] = Registry("set of texts")
 TEXTS.add("newsgroups", newsgroups)
 TEXTS.add("reuters", reuters)

@@ -1,3 +1,1 @@
 """The paper's tables and figures as studies: frozen, versioned sets of runs, and what the paper prints beside them."""
-
-__all__: list[str] = []

@@ -11,8 +11,6 @@ from monosem.bench.world import Independent, WorldSpec
 from monosem.bench.zipf import Zipf
 from studies.bench.base import STUDIES, Entry, Scale, Study
 
-__all__ = ["CROWDED", "FORMS", "LOOSE", "LOOSE_NOISE", "NOISE", "SHORT", "WEIGHTS", "WRONG", "zipf_task"]
-
 SHORT = 4
 """Most TopK runs take the scale's steps over this; ReLU + L1 has found next to nothing by then and takes them all."""
 WEIGHTS = (0.01, 0.1, 1.0, 10.0)

@@ -12,8 +12,6 @@ from monosem.bench.tasks import TASKS, Task
 from monosem.bench.world import Independent
 from monosem.train.config import FitConfig
 
-__all__ = ["ARMS", "SCALES", "STUDIES", "Entry", "Scale", "Study", "jobs_of"]
-
 ARMS: Mapping[str, str] = MappingProxyType(
     {
         "paper": "the paper's settings as far as they can be inferred, no anchors",

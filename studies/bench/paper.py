@@ -10,8 +10,6 @@ from monosem.bench.tasks import Task
 from studies.bench.base import STUDIES, Entry, Scale, Study
 from studies.bench.printed import TABLE1, TABLE4, TABLE5, TABLE6, TABLE7
 
-__all__ = ["SINGLE", "arms"]
-
 SINGLE = PAPER_ROWS[:5]
 """The five methods of tables 5 and 6: those that read and write one representation."""
 _WIDE = 12.8

@@ -6,8 +6,6 @@ Source: Tang et al. (arXiv 2512.05534 v3), tables 1 and 4 to 7.
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-__all__ = ["TABLE1", "TABLE2", "TABLE4", "TABLE5", "TABLE6", "TABLE7", "Printed"]
-
 Printed = Mapping[tuple[str, str], tuple[float | None, float | None]]
 """By (row, arm)."""
 

@@ -20,8 +20,6 @@ from monosem.bench.run import Job, job_head
 from monosem.bench.tasks import Task, TaskSource
 from studies.bench.base import Entry, Scale, Study, jobs_of
 
-__all__ = ["Outcome", "outcomes", "run_key", "run_study"]
-
 _TRAINED = ("steps", "batch_size", "lr", "selection", "dense", "held_out")
 """What of a configuration tells runs of a study apart; fields that a later version adds leave old runs known."""
 _WATCHED = " watched"

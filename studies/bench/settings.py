@@ -7,8 +7,6 @@ from monosem.bench.run import Job
 from monosem.bench.world import Independent
 from studies.bench.base import STUDIES, Entry, Scale, Study
 
-__all__ = ["SEARCH_SEED"]
-
 SEARCH_SEED = 100
 """The world and the runs of the search; reported runs use seeds from 0 on."""
 

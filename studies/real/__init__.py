@@ -1,3 +1,1 @@
 """Experiments of the paper on real rows: table 2 and figure 7; importing catalog registers them."""
-
-__all__: list[str] = []

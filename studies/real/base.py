@@ -18,8 +18,6 @@ from monosem.bench.pool import NOBODY, Heard, run_all
 from monosem.methods import Method
 from monosem.train.config import FitConfig
 
-__all__ = ["REAL_STUDIES", "RealJob", "RealStudy", "Told", "record_of", "run_real_jobs"]
-
 Told = Callable[[str], None]
 """Hears a line of text for people."""
 

@@ -27,8 +27,6 @@ from monosem.train.config import FitConfig
 from monosem.train.loop import Result
 from studies.real.base import REAL_STUDIES, RealJob, RealStudy, Told
 
-__all__ = ["CLASS_ARMS", "CLASS_METHODS", "CLASS_SETS", "CLASS_SIZES", "ClassJob", "ClassSize", "class_jobs"]
-
 CLASS_METHODS = ("topk", "batch_topk", "matryoshka")
 CLASS_ARMS = ("plain", "anchored")
 

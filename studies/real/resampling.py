@@ -30,8 +30,6 @@ from monosem.networks.harvest import harvest
 from monosem.train.config import FitConfig
 from studies.real.base import REAL_STUDIES, RealJob, RealStudy, Told
 
-__all__ = ["REMEDIES", "REMEDY_SIZES", "RemedyJob", "RemedySize", "remedy_jobs"]
-
 REMEDIES = ("no remedy", "resampling", "AuxK", "anchoring", "tied start")
 _SITE = "model.layers.14:out"
 _LENGTH = 256

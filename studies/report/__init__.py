@@ -1,3 +1,1 @@
 """Tables and figures of studies."""
-
-__all__: list[str] = []

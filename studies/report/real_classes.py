@@ -13,8 +13,6 @@ from studies.report.study import NOT_RUN, StudyTable
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["class_figure", "class_tables"]
-
 _Record = Mapping[str, Any]
 _PARTS = ("held_out", "anchored", "all")
 _NONE = "-"

@@ -12,8 +12,6 @@ from studies.report.study import NOT_RUN, StudyTable
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["remedy_figure", "remedy_tables"]
-
 _Record = Mapping[str, Any]
 _HEAD = (
     "row",

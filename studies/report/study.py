@@ -11,8 +11,6 @@ from monosem.report.summary import HEADLINE, Arm, Record
 from studies.bench.base import ARMS, Study
 from studies.bench.queue import Outcome, run_key
 
-__all__ = ["MEANING", "NOT_RUN", "Cell", "StudyTable", "cells", "facts", "study_table", "study_tables", "study_text"]
-
 NOT_RUN = "not run"
 _IP, _RAW_GT, _RAW_IP = "decoder_cosine.M_IP", "encoder_raw.M_GT@0.95", "encoder_raw.M_IP"
 _NONE = "-"

@@ -7,8 +7,6 @@ from monosem.report.summary import HEADLINE
 from studies.bench.printed import Printed
 from studies.report.study import Cell
 
-__all__ = ["Summary", "fits", "forbidden", "least_mean", "shared_counts", "summary"]
-
 
 def least_mean(share: float, tau: float = 0.95) -> float:
     """The least M_IP that goes with M_GT(tau) = share.

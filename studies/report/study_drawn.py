@@ -33,8 +33,6 @@ from studies.report.study_examples import top_examples
 from studies.theory.claims import draw_zero_loss
 from studies.theory.style import Figure
 
-__all__ = ["DRAWN", "Drawn", "dog", "draw_study", "drawn_text"]
-
 _Made = tuple[Figure, dict[str, Any], str]
 """A figure, the numbers behind it, and what it shows in a sentence or two."""
 

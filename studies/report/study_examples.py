@@ -14,8 +14,6 @@ from monosem.train.config import FitConfig
 from monosem.train.loop import fit
 from studies.theory.style import Figure
 
-__all__ = ["top_examples"]
-
 _CLASSES, _SHOWN, _COUNTED = 5, 10, 50
 _METHOD, _N_Q = "topk(k=8)", 256
 

@@ -15,8 +15,6 @@ from studies.bench.base import ARMS, Study
 from studies.bench.queue import Outcome
 from studies.report.study import Cell, cells
 
-__all__ = ["FIGURES", "convergence_figure", "curve_figure", "method_figure", "study_figure", "tau_figure"]
-
 _Draw = Callable[[Study, Sequence[Outcome]], Figure]
 
 _STYLES: Mapping[str, tuple[str, Any, str]] = {

@@ -16,8 +16,6 @@ from studies.report.study import StudyTable
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["SHOWN", "Shown", "real_figure", "real_markdown", "real_records", "real_text"]
-
 _Records = Sequence[Mapping[str, Any]]
 
 

@@ -15,17 +15,6 @@ from monosem.theory.problem import Problem, sigma
 from monosem.theory.zeroset import mirrored_pair, recovery, unrecovering, zero_set
 from studies.theory.style import BLUE, CYCLE, GREEN, GREY, ORANGE, RED, Figure, new_figure, tidy
 
-__all__ = [
-    "draw_biconvexity",
-    "draw_construction",
-    "draw_convex_regions",
-    "draw_loss_approximation",
-    "draw_zero_dimension",
-    "draw_zero_loss",
-    "draw_zero_without_recovery",
-    "growth",
-]
-
 
 def growth(activation: Activation, rates: np.ndarray, n: int = 8, width: int = 6, seed: int = 0) -> np.ndarray:
     """(L - L~, L, Pr(several active), C) at each rate, exactly, for the true dictionary; magnitudes are 1/2 or 3/2."""

@@ -7,8 +7,6 @@ from monosem.base.registry import Registry
 from studies.theory import claims, landscape, minima
 from studies.theory.style import Figure
 
-__all__ = ["FIGURES", "STUDIES", "draw_all"]
-
 FIGURES: Registry[Callable[[], Figure]] = Registry("figure")
 for _module in (claims, minima):
     for _name in _module.__all__:

@@ -15,8 +15,6 @@ from monosem.theory.problem import Problem
 from monosem.theory.search.atlas import atlas
 from studies.theory.style import BLUE, CYCLE, GREEN, ORANGE, RED, Figure, new_figure, tidy
 
-__all__ = ["draw_atlas", "draw_basins", "equiangular", "similar_features"]
-
 
 def similar_features() -> Problem:
     """Four features with positive cosines in three dimensions, top-1, four latents: many traps."""

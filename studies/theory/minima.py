@@ -17,19 +17,6 @@ from monosem.theory.patterns import ActivationPattern, pattern_of
 from monosem.theory.problem import Problem
 from studies.theory.style import BLUE, CYCLE, GREEN, GREY, ORANGE, RED, Figure, new_figure, tidy
 
-__all__ = [
-    "draw_absorption",
-    "draw_absorption_printed",
-    "draw_dead_latents",
-    "draw_example_3_5",
-    "draw_l1_scale",
-    "draw_parent_invisible",
-    "draw_perron_trap",
-    "draw_printed_3_6",
-    "draw_repaired_3_6",
-    "group_shares",
-]
-
 
 def draw_example_3_5() -> Figure:
     """The loss along z = (cos t, sin t) with the best decoder: flat for equal weights, sloped for unequal ones."""

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-__all__ = ["BLUE", "CYCLE", "GREEN", "GREY", "ORANGE", "PURPLE", "RED", "SKY", "Figure", "new_figure", "tidy"]
-
 Figure = Any
 BLUE, ORANGE, GREEN, RED, SKY, PURPLE, GREY = (
     "#0072B2",

@@ -5,8 +5,6 @@ from hypothesis import strategies as st
 
 from monosem.bench.world import World, WorldSpec
 
-__all__ = ["assert_rows_agree"]
-
 
 def assert_rows_agree(spec: WorldSpec, data: st.DataObject) -> None:
     """Rows of any index, up to 2499, are those that are asked for alone."""

@@ -11,7 +11,6 @@ from benchmarks import gpu_day as gpu_check
 from benchmarks.gpu_pieces import Shape
 from tests.kernels.gpu.where import DEVICE, needs_triton
 
-__all__: list[str] = []
 pytestmark = needs_triton
 
 

@@ -10,8 +10,6 @@ from typer.testing import CliRunner
 
 from monosem.cli.app import app
 
-__all__ = ["call", "environment", "spawn"]
-
 SRC = Path(__file__).parents[2] / "src"
 
 

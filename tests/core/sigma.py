@@ -6,8 +6,6 @@ from torch import Tensor
 from monosem.base.sparse import Positions
 from monosem.core.activations import Activation, Context
 
-__all__ = ["parameters", "selected", "sigma"]
-
 
 def parameters(activation: Activation, n_q: int, seed: int = 0) -> dict[str, Tensor]:
     """Float64 parameters off their start, positive where a threshold needs it, and what else `at` may be asked for."""

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-__all__ = ["PAGES", "ROOT", "Page", "Table", "page"]
-
 ROOT = Path(__file__).parents[2]
 
 

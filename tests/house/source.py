@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-__all__ = ["PACKAGE", "Source", "modules", "top_level"]
-
 PACKAGE = Path(__file__).parents[2] / "src" / "monosem"
 
 

@@ -9,8 +9,6 @@ import pytest
 from tests.house.rules import HEAVY
 from tests.house.source import PACKAGE
 
-__all__: list[str] = []
-
 ALLOWED = "import torch, numpy.random, jaxtyping, safetensors.torch, safetensors.numpy"
 
 

@@ -8,8 +8,6 @@ from monosem.core.model import SDL
 from monosem.data.labels import Labels
 from monosem.inspect.rows import Rows
 
-__all__ = ["EVIL", "N_Q", "model", "token_rows"]
-
 N_Q = 24
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&<!-- $data ${x} \u2028"
 _WORDS = (" cat", " dog", "ing", "\n", " the", " <b>bold</b>", " 42", " ", "\ufffd", ' "quoted"')

@@ -13,8 +13,6 @@ from monosem.core.pairs import SAE, CrossLayer, Layout, Transcoder
 from monosem.core.rownorm import RowNorm, RowNormSDL
 from monosem.interop.build import layered
 
-__all__ = ["LAYERS", "OUT", "D", "F", "inputs", "ours", "random_model", "values"]
-
 D, F, OUT, LAYERS = 12, 40, 10, 3
 
 

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from tests.interop.models import LAYERS, OUT, D, F
 
-__all__ = ["write_notes"]
-
 
 class _Draw:
     """Named tensors from one generator."""

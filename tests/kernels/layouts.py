@@ -9,8 +9,6 @@ from torch import Tensor
 from monosem.base.sparse import Positions
 from monosem.kernels.blocks import Block
 
-__all__ = ["Case", "cases", "dense_weight", "positions"]
-
 
 @dataclass(frozen=True)
 class Case:

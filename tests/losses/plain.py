@@ -9,8 +9,6 @@ from torch import Tensor
 
 from monosem.core.model import SDL
 
-__all__ = ["FORMULAS", "Plain", "ranked", "spread"]
-
 
 @dataclass
 class Plain:

@@ -16,8 +16,6 @@ from monosem.losses.objective import Loss, Objective, State, Step, Term
 from monosem.methods import Method
 from tests.refused import PAIRS
 
-__all__ = ["Trial", "batch", "gradients", "loss_of", "make_step", "pre_bias_of", "trial"]
-
 ROWS, N_Q = 24, 16
 
 

@@ -9,8 +9,6 @@ from torch import Tensor
 from monosem.core.model import SDL
 from monosem.methods import method
 
-__all__ = ["LENGTH", "MLP", "VOCABULARY", "WIDTH", "ids", "llama", "trained"]
-
 WIDTH, VOCABULARY, LENGTH = 16, 40, 9
 MLP = "model.layers.{}.mlp"
 

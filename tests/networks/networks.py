@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Tiny", "masked_batches", "plain_rows"]
-
 
 class Block(nn.Module):
     """Called by keyword, as transformers calls attention; gives a tuple, as transformers' layers did."""

@@ -16,8 +16,6 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
-__all__ = ["BROWSER", "dom_of", "evaluate", "probed"]
-
 BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), "")
 _LIMIT = 200
 """Seconds after which a browser that does not answer is ended."""

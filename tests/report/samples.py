@@ -9,8 +9,6 @@ from monosem.bench.records import SCHEMA, write_record
 from monosem.bench.tasks import task
 from monosem.methods import method
 
-__all__ = ["sample", "samples", "written"]
-
 
 def sample(
     spec: str = "topk(k=4)",

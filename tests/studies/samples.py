@@ -8,8 +8,6 @@ from monosem.bench.run import Job, job_head
 from studies.bench.base import Entry, Scale, Study, jobs_of
 from studies.bench.queue import Outcome
 
-__all__ = ["made", "outcomes_of"]
-
 ENV = {"python": "3", "torch": "2", "numpy": "2", "monosem": "0", "platform": "x", "cpu": "a cpu", "threads": 1}
 STEPS = [1, 50, 100]
 

@@ -16,8 +16,6 @@ from monosem.theory.search.certified import certified_optimum, in_gauge
 from monosem.theory.search.cones import code_cones
 from monosem.theory.search.pairs import lower_bounds
 
-__all__: list[str] = []
-
 
 def planes(G: torch.Tensor, Z: torch.Tensor) -> torch.Tensor:
     """tr(G) - tr(G P) for many pairs of codes Z [pairs, n, 2], by orthonormal bases."""

@@ -13,8 +13,6 @@ from monosem.theory.instances import plane
 from monosem.theory.patterns import competition
 from monosem.theory.problem import Problem, load_problem
 
-__all__: list[str] = []
-
 DOCS = Path(__file__).parents[2] / "docs" / "theory"
 
 

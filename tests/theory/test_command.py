@@ -12,8 +12,6 @@ from monosem.theory.checks.registry import CHECKS
 from monosem.theory.suite import SUITE
 from studies.theory.draw import FIGURES
 
-__all__: list[str] = []
-
 
 @pytest.fixture
 def app() -> typer.Typer:

@@ -14,8 +14,6 @@ from monosem.theory.patterns import ActivationPattern, pattern_of, region
 from monosem.theory.problem import Problem, estimate_weights
 from monosem.theory.realize import certificate_residual, realize
 
-__all__: list[str] = []
-
 ACTIVATIONS = [ReLU(), JumpReLU(theta=0.2), TopK(1), TopK(2), BatchTopK(1.0), GroupMax(2)]
 
 

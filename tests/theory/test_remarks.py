@@ -22,8 +22,6 @@ from monosem.theory.problem import Problem, sigma
 from monosem.theory.zeroset import recovery, unrecovering
 from studies.theory.minima import group_shares
 
-__all__: list[str] = []
-
 TESTS = Path(__file__).parent
 PAGE = TESTS.parents[1] / "docs" / "theory" / "remarks.md"
 

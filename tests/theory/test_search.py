@@ -15,8 +15,6 @@ from monosem.theory.search.acs import acs, sampled_acs
 from monosem.theory.search.atlas import partitions
 from monosem.theory.search.qp import kkt_residual, solve_qp
 
-__all__: list[str] = []
-
 
 def test_quadratic_programme_meets_its_conditions_and_beats_samples() -> None:
     rng = np.random.default_rng(0)

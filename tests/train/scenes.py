@@ -19,8 +19,6 @@ from monosem.losses.sparsity import L0
 from monosem.methods import Method, method, with_anchoring
 from monosem.train.config import FitConfig
 
-__all__ = ["SCENES", "STEPS", "Scene", "anchors", "rows", "scene_source"]
-
 STEPS = 24
 
 

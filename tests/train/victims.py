@@ -24,8 +24,6 @@ from monosem.train.config import FitConfig
 from monosem.train.loop import fit
 from tests.train.scenes import SCENES
 
-__all__ = ["JOB", "STAGES", "Death", "bench", "contents", "die", "kill_at_random", "tensors_of", "train"]
-
 Death = tuple[str, int]
 """At which stage, and at its which occurrence."""
 STAGES = ("part", "half", "rename", "renamed", "line", "logged")

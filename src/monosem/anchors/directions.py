@@ -13,8 +13,6 @@ from torch import Tensor
 from monosem.base.errors import CheckpointError, DataError, ShapeError, check
 from monosem.base.files import write_atomic
 
-__all__ = ["COINCIDENT", "AnchorWarning", "Anchors", "class_means", "load_anchors", "true_features"]
-
 COINCIDENT = 0.95
 """Anchors whose |cosine| exceeds this are reported: two latents would be asked to be the same feature."""
 

@@ -15,8 +15,6 @@ from monosem.core.model import SDL
 from monosem.kernels.weights import rows_of
 from monosem.losses.objective import State, Step, Term
 
-__all__ = ["PRINTED", "AnchorPenalty", "Anchoring", "anchor_slots"]
-
 
 @dataclass(frozen=True)
 class Anchoring:

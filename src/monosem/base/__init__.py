@@ -1,3 +1,1 @@
 """What every layer shares: errors, names, seeds, specifications, files. Imports nothing from monosem."""
-
-__all__: list[str] = []

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-__all__ = ["Citation"]
-
 
 @dataclass(frozen=True)
 class Citation:

@@ -15,19 +15,6 @@ Drawn as a tree::
 Every message says what is wrong with both numbers in the paper's names, then the remedy.
 """
 
-__all__ = [
-    "AbsentError",
-    "ArgumentError",
-    "CheckpointError",
-    "DataError",
-    "GeneratorError",
-    "MonosemError",
-    "RefusedError",
-    "ShapeError",
-    "UnknownNameError",
-    "check",
-]
-
 
 class MonosemError(Exception):
     """Any error that monosem raises on purpose."""

@@ -9,8 +9,6 @@ from typing import Any
 
 from monosem.base.errors import CheckpointError
 
-__all__ = ["read_json", "write_atomic", "write_json"]
-
 
 def write_atomic(path: str | Path, write: bytes | Callable[[Path], None]) -> Path:
     """Write `path` so that a reader, or a crash at any moment, sees the old file or the new one.

@@ -2,21 +2,6 @@
 
 from monosem.base.cite import Citation
 
-__all__ = [
-    "AMEISEN_2025",
-    "BRICKEN_2023",
-    "BUSSMANN_2024",
-    "BUSSMANN_2025",
-    "DUNEFSKY_2024",
-    "GAO_2024",
-    "KARVONEN_2024",
-    "LINDSEY_2024",
-    "PAULO_2025",
-    "RAJAMANOHARAN_2024A",
-    "RAJAMANOHARAN_2024B",
-    "TANG_2025",
-]
-
 BRICKEN_2023 = Citation(
     "bricken2023",
     "Bricken et al.",

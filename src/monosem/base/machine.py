@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-__all__ = ["cache_folder", "cpu_name", "machine", "package_version"]
-
 
 def cache_folder() -> Path:
     """MONOSEM_CACHE, or monosem in the user's cache folder."""

@@ -6,8 +6,6 @@ from typing import Generic, TypeVar
 
 from monosem.base.errors import ArgumentError, UnknownNameError
 
-__all__ = ["Registry"]
-
 T = TypeVar("T")
 
 

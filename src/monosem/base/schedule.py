@@ -4,8 +4,6 @@ from dataclasses import dataclass
 
 from monosem.base.errors import check
 
-__all__ = ["Ramp", "Schedule", "WarmupDecay", "at_step"]
-
 
 @dataclass(frozen=True)
 class Ramp:

@@ -9,8 +9,6 @@ import hashlib
 import numpy as np
 import torch
 
-__all__ = ["key", "philox", "torch_generator"]
-
 
 def key(root: int, stream: str, *counters: int) -> int:
     """A 128-bit key: the first half of sha256 of "root/stream/c0/c1/...".

@@ -21,8 +21,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-__all__ = ["Code", "DenseCode", "Positions", "SparseCode"]
-
 
 @dataclass(frozen=True, eq=False)
 class Positions:

@@ -8,8 +8,6 @@ from typing import Any
 
 from monosem.base.errors import ArgumentError
 
-__all__ = ["canonical", "digest", "format_call", "parse_call", "to_plain"]
-
 
 def to_plain(value: Any) -> Any:
     """Dataclasses, tuples and mappings as plain JSON values; a dataclass carries its class name as `type`."""

@@ -1,3 +1,1 @@
 """The Linear Representation Bench: worlds with known features, tasks, metrics, baselines and records."""
-
-__all__: list[str] = []

@@ -14,8 +14,6 @@ from monosem.bench.laws import Hierarchy
 from monosem.bench.metrics import TAUS
 from monosem.bench.world import SparseFeatures
 
-__all__ = ["CARRIES", "Families", "absorption"]
-
 CARRIES = 0.3
 """A unit decoder column carries a direction if its coordinate along it exceeds this; an even mix of two has 0.7."""
 

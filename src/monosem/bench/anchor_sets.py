@@ -24,8 +24,6 @@ from monosem.methods import method, with_anchoring
 from monosem.train.config import FitConfig
 from monosem.train.loop import fit
 
-__all__ = ["ANCHOR_SETS", "FOUND_COSINE", "anchor_set", "anchors_against_truth", "discovered_anchors"]
-
 FOUND_COSINE = 0.95
 """An anchor stands for a true feature when its decoder side exceeds this |cos|."""
 

@@ -15,8 +15,6 @@ from monosem.bench.metrics import score
 from monosem.bench.tasks import TaskSource
 from monosem.dictionary.omp import nonnegative_omp
 
-__all__ = ["anchors_alone", "chance", "oracle", "random_rows"]
-
 
 def chance(source: TaskSource, *, features: Int[Tensor, " scored"] | None = None, seed: int = 0) -> dict[str, Any]:
     """The score of n_q random unit directions: encoder rows and decoder columns drawn apart, from keyed streams.

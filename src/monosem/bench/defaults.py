@@ -12,8 +12,6 @@ from monosem.base.errors import UnknownNameError
 from monosem.methods import METHODS
 from monosem.train.config import FitConfig
 
-__all__ = ["PAPER_ROWS", "fit_config", "recipe", "recipes"]
-
 PAPER_ROWS = ("relu_l1", "jumprelu", "topk", "batch_topk", "matryoshka", "topk_transcoder", "topk_crosscoder")
 """The seven methods of the paper's table 1, in its order."""
 

@@ -14,8 +14,6 @@ from monosem.bench.tasks import TaskSource
 from monosem.bench.world import Truth
 from monosem.core.model import SDL, Forward
 
-__all__ = ["EVAL_ROWS", "evaluate_model"]
-
 EVAL_ROWS = 8192
 """Rows of the held-out stream that FVU, L0 and dead latents are measured on."""
 

@@ -13,8 +13,6 @@ from monosem.base.errors import DataError, check
 from monosem.base.registry import Registry
 from monosem.base.sparse import Code
 
-__all__ = ["CODE_METRICS", "FVU", "L0", "Coded", "Dead", "Fold", "TrueL0", "evaluate"]
-
 S = TypeVar("S")
 
 

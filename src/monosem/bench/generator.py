@@ -11,8 +11,6 @@ from torch import Tensor
 from monosem.base.errors import ArgumentError, GeneratorError, check
 from monosem.base.seeds import philox
 
-__all__ = ["Directions", "feature_directions", "rankin_bound", "signed_interference", "welch_bound"]
-
 _ROUNDING = 1e-7  # room for rounding the float64 columns to float32
 
 

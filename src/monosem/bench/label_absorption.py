@@ -10,8 +10,6 @@ from torch import Tensor
 
 from monosem.base.errors import DataError, ShapeError, check
 
-__all__ = ["Family", "Fired", "best_latent", "label_absorption"]
-
 
 @dataclass(frozen=True)
 class Family:

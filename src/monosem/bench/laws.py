@@ -9,8 +9,6 @@ from jaxtyping import Bool, Float, Int
 from monosem.base.errors import ArgumentError, check
 from monosem.bench.world import FeatureLaw, Independent
 
-__all__ = ["GROUPS", "Hierarchy"]
-
 GROUPS = ("parents", "children", "free")
 """The kinds of features in a hierarchy, in the order of their numbers."""
 

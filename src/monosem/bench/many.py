@@ -12,8 +12,6 @@ from monosem.base.errors import MonosemError
 from monosem.bench.pool import NOBODY, Event, Heard, run_all
 from monosem.bench.run import Job, job_record_name, run_job
 
-__all__ = ["run_jobs"]
-
 
 def _work(folder: Path, job: Job, told: Callable[[int], None]) -> None:
     torch.set_num_threads(1)

@@ -6,8 +6,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-__all__ = ["SHOWN", "similarity_map"]
-
 SHOWN = 40
 """How many features a heat map shows."""
 

@@ -14,21 +14,6 @@ from torch import Tensor
 from monosem.base.errors import ArgumentError, DataError, ShapeError, check
 from monosem.base.registry import Registry
 
-__all__ = [
-    "DICTIONARY_METRICS",
-    "DUPLICATE_COSINE",
-    "SIMILARITIES",
-    "TAUS",
-    "THRESHOLDS",
-    "Best",
-    "Comparison",
-    "Products",
-    "Similarity",
-    "flatten",
-    "recovery",
-    "score",
-]
-
 TAUS = tuple(i / 100 for i in range(101))
 """The grid of the M_GT(tau) curve."""
 THRESHOLDS = (0.8, 0.9, 0.95, 0.99)

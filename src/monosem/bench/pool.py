@@ -15,8 +15,6 @@ from typing import Any, Literal
 
 from monosem.base.errors import MonosemError
 
-__all__ = ["NOBODY", "Event", "Heard", "Work", "run_all"]
-
 Work = Callable[[Any, Callable[[int], None]], Any]
 
 

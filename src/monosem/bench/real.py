@@ -23,8 +23,6 @@ from monosem.methods import Method
 from monosem.train.config import FitConfig
 from monosem.train.loop import Callback, Result, fit
 
-__all__ = ["RealRun", "class_scores", "code_scores", "run_real", "same_run"]
-
 
 @dataclass(frozen=True, eq=False)
 class RealRun:

@@ -19,20 +19,6 @@ from monosem.base.machine import cpu_name, package_version
 from monosem.base.spec import canonical
 from monosem.bench.metrics import flatten
 
-__all__ = [
-    "FIELDS",
-    "SCHEMA",
-    "SUFFIX",
-    "environment",
-    "identity",
-    "metrics_table",
-    "read_record",
-    "read_records",
-    "record_name",
-    "validate",
-    "write_record",
-]
-
 SCHEMA = 1
 """The version that this code writes; a record of another version is refused."""
 SUFFIX = ".record.json"

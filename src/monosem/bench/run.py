@@ -15,7 +15,7 @@ from monosem.anchors.term import Anchoring
 from monosem.base.spec import parse_call, to_plain
 from monosem.bench.anchor_sets import FOUND_COSINE, anchor_set, anchors_against_truth
 from monosem.bench.baselines import anchors_alone, chance, oracle
-from monosem.bench.evaluated import EVAL_ROWS, evaluate_model
+from monosem.bench.evaluated import evaluate_model
 from monosem.bench.maps import similarity_map
 from monosem.bench.metrics import TAUS, flatten
 from monosem.bench.records import SCHEMA, environment, metrics_table, record_name, write_record
@@ -24,17 +24,6 @@ from monosem.methods import Method, method, with_anchoring
 from monosem.train.config import FitConfig
 from monosem.train.loop import Callback, Result, fit
 from monosem.train.state import Run
-
-__all__ = [
-    "EVAL_ROWS",
-    "Job",
-    "Ready",
-    "evaluate_model",
-    "job_head",
-    "job_record_name",
-    "pairing_of",
-    "run_job",
-]
 
 _SERIES = ("step", "loss", "fvu", "l0", "dead")
 _WATCHED = ("M_GT", "M_IP")

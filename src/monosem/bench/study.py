@@ -10,8 +10,6 @@ from monosem.bench.run import Job
 from monosem.bench.tasks import TASKS
 from monosem.methods import method
 
-__all__ = ["plan", "resolve"]
-
 
 def resolve(name: str, task: str) -> str:
     """A method's whole text: a bare name takes the task's documented defaults. Raises: as `methods.method`."""

@@ -16,8 +16,6 @@ from monosem.base.spec import digest
 from monosem.bench.laws import Hierarchy
 from monosem.bench.world import Independent, Truth, World, WorldSpec
 
-__all__ = ["SIDES", "TASKS", "Task", "TaskSource", "task"]
-
 SIDES: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] = MappingProxyType(
     {"sae": ((0,), (0,)), "transcoder": ((0,), (1,)), "crosscoder": ((0, 1), (0, 1))}
 )

@@ -16,8 +16,6 @@ from monosem.base.seeds import philox
 from monosem.base.spec import digest
 from monosem.bench.generator import Directions, feature_directions
 
-__all__ = ["BLOCK", "FeatureLaw", "Independent", "SparseFeatures", "Truth", "World", "WorldSpec"]
-
 BLOCK = 1024  # rows are generated in whole blocks of this many
 
 

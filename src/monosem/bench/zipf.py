@@ -8,8 +8,6 @@ from jaxtyping import Bool, Float
 from monosem.base.errors import check
 from monosem.bench.world import FeatureLaw
 
-__all__ = ["HALVES", "Zipf"]
-
 HALVES = ("frequent", "rare")
 """The kinds of features under Zipf's law: the upper and the lower half of the ranks."""
 

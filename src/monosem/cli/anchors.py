@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from monosem.data.labels import Labels
     from monosem.data.source import FileSource
 
-__all__ = ["anchors_app", "from_classes", "register", "score_classes"]
-
 anchors_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Make anchors, and score what they do.")
 
 _data = partial(typer.Option, rich_help_panel="Data", show_default=False)

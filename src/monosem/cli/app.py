@@ -22,8 +22,6 @@ from monosem.cli import (
 )
 from monosem.cli.console import Commands, out
 
-__all__ = ["app"]
-
 app = typer.Typer(
     name="monosem",
     cls=Commands,

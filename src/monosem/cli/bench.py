@@ -7,8 +7,6 @@ import typer
 
 from monosem.cli.console import err, fail, out, say
 
-__all__ = ["bench", "register", "split_methods"]
-
 
 def split_methods(texts: list[str]) -> list[str]:
     """Methods from repeated or comma-separated options; commas inside brackets belong to a method.

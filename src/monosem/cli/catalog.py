@@ -10,8 +10,6 @@ from rich.text import Text
 
 from monosem.cli.console import fail, out
 
-__all__ = ["catalog", "register"]
-
 
 def catalog(
     what: Annotated[str, typer.Argument(help="methods, pairings, activations, terms or tasks; all without it.")] = "",

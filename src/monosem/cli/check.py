@@ -16,8 +16,6 @@ from monosem.theory.checks.registry import CHECKS
 from monosem.theory.problem import load_problem
 from monosem.theory.suite import SUITE
 
-__all__ = ["register"]
-
 
 def _plain(verdict: Verdict) -> dict[str, Any]:
     return {

@@ -4,8 +4,6 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["cite", "register"]
-
 
 def cite(
     method: Annotated[str, typer.Argument(help='A method: "topk", "jumprelu_transcoder", "topk(k=8)".')],

@@ -13,8 +13,6 @@ from typer.core import TyperGroup
 from monosem.anchors.directions import AnchorWarning
 from monosem.base.errors import MonosemError
 
-__all__ = ["CONTINUES", "EXTRAS", "Commands", "err", "fail", "out", "say"]
-
 CONTINUES = frozenset(["bench", "harvest", "study", "train"])
 """Commands that go on where they stopped when they are called again."""
 EXTRAS = {

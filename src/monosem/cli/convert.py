@@ -8,8 +8,6 @@ from rich.table import Table
 
 from monosem.cli.console import out, say
 
-__all__ = ["convert", "describe", "register"]
-
 _Scale = Annotated[
     float | None,
     typer.Option("--input-scale", help="Factor on the inputs in training, where the file does not hold it."),

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from monosem.data.source import FileSource
     from monosem.dictionary.discover import Discovery
 
-__all__ = ["from_rows"]
-
 _data = partial(typer.Option, rich_help_panel="Data", show_default=False)
 
 

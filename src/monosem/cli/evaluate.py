@@ -9,8 +9,6 @@ import typer
 
 from monosem.cli.console import err, fail, out
 
-__all__ = ["evaluate", "register"]
-
 _on_task = partial(typer.Option, rich_help_panel="On a task, whose true features are known", show_default=False)
 _on_network = partial(typer.Option, rich_help_panel="On a language model", show_default=False)
 
@@ -76,8 +74,9 @@ def _evaluate_on_task(
     folder: Path, task: str, pairing: str | None, world: int, held_out: int | None, rows: int, as_json: bool
 ) -> None:
     from monosem.bench.baselines import chance, oracle
+    from monosem.bench.evaluated import evaluate_model
     from monosem.bench.records import metrics_table
-    from monosem.bench.run import evaluate_model, pairing_of
+    from monosem.bench.run import pairing_of
     from monosem.bench.tasks import SIDES, TaskSource
     from monosem.bench.tasks import task as find_task
     from monosem.cli.tables import score_table

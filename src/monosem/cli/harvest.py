@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from monosem.data.texts import Document
     from monosem.networks.harvest import Progress
 
-__all__ = ["harvest", "rate_bar", "register"]
-
 _Texts = typer.Option("--text", help="Texts: .txt, .jsonl or .parquet; may be given several times.", show_default=False)
 
 

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from monosem.inspect.rows import Rows
     from monosem.networks.logits import LogitEffect
 
-__all__ = ["LARGE", "inspect", "register"]
-
 LARGE = 64
 """Megabytes above which a page is said to be large."""
 

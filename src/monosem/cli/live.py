@@ -16,8 +16,6 @@ from monosem.bench.pool import Heard
 from monosem.report.summary import HEADLINE
 from monosem.train.config import FitConfig
 
-__all__ = ["LiveRuns", "Shown"]
-
 
 @runtime_checkable
 class Shown(Protocol):

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from monosem.data.batches import Batch, TokenFilter
     from monosem.networks.network import NetworkScores
 
-__all__ = ["Place", "find_place", "network_table", "score_on_network"]
-
 
 @dataclass(frozen=True)
 class Place:

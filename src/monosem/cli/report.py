@@ -7,8 +7,6 @@ import typer
 
 from monosem.cli.console import err, say
 
-__all__ = ["register", "report"]
-
 
 def report(
     folder: Annotated[Path, typer.Argument(help="Folder of records, from `monosem bench`.", show_default=False)],

@@ -9,8 +9,6 @@ import typer
 from monosem.cli.console import err, fail, out, say
 from monosem.cli.harvest import rate_bar
 
-__all__ = ["register", "sample"]
-
 
 def sample(
     model: Annotated[str, typer.Option(help="A transformers folder or a known network.", show_default=False)],

@@ -11,8 +11,6 @@ from monosem.cli.console import err, fail, out
 if TYPE_CHECKING:
     from monosem.networks.edits import Edit
 
-__all__ = ["parse_edits", "register", "steer"]
-
 _EDIT = re.compile(r"(?P<latents>\d+(?:,\d+)*)(?:=(?P<amount>[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?))?")
 
 

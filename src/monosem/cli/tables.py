@@ -11,8 +11,6 @@ from rich.text import Text
 from monosem.report.interval import Interval
 from monosem.report.summary import HEADLINE, Arm, Line, Section
 
-__all__ = ["COLUMNS", "score_table", "section_table", "values_table"]
-
 COLUMNS = (
     ("M_GT", HEADLINE, 3),
     ("M_IP", "decoder_cosine.M_IP", 3),

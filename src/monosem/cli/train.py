@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from monosem.methods import Method
     from monosem.train.loop import Result
 
-__all__ = ["register", "train"]
-
 _data = partial(typer.Option, rich_help_panel="Data")
 _anchor = partial(typer.Option, rich_help_panel="Anchors")
 _training = partial(typer.Option, rich_help_panel="Training")

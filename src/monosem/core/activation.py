@@ -19,8 +19,6 @@ from torch import Tensor
 from monosem.base.sparse import Positions
 from monosem.core.selection import Above, Largest, Rule, cells_above, top_of_row
 
-__all__ = ["Activation", "At", "Context", "Fold", "Selected"]
-
 At = Callable[[str], Tensor]
 Selected = Positions | Bool[Tensor, "batch n_q"]
 

@@ -9,8 +9,6 @@ from torch import Tensor, nn
 from monosem.kernels.blocks import Block
 from monosem.kernels.weights import row_norms
 
-__all__ = ["BlockMap"]
-
 
 class BlockMap(nn.Module):
     """Weights [latents, columns] of each block of an [n_q, width] matrix that is zero elsewhere."""

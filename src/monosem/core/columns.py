@@ -12,18 +12,6 @@ from monosem.core.selection import DENSE_ABOVE, Above, Largest, Rule
 from monosem.kernels.native.select import AboveFloor, Tops
 from monosem.kernels.workspace import workspace
 
-__all__ = [
-    "COLUMNS",
-    "ROWS",
-    "SAMPLE_ROWS",
-    "Ranked",
-    "crowded",
-    "floors_of",
-    "positions",
-    "select_by_columns",
-    "step_of_sample",
-]
-
 ROWS, COLUMNS = 1024, 2048
 """Rows and latents of a tile."""
 

@@ -11,8 +11,6 @@ from monosem.base.errors import RefusedError, check
 from monosem.core.model import SDL
 from monosem.kernels.blocks import Block
 
-__all__ = ["Constraint", "Fixed", "Tied", "UnitNorm"]
-
 
 @dataclass(frozen=True)
 class Constraint:

@@ -12,8 +12,6 @@ from monosem.core.selection import Above, Rule
 from monosem.kernels import dense
 from monosem.kernels.straight_through import heaviside, heaviside_sum, jump
 
-__all__ = ["Binary", "Gated", "JumpReLU", "ReLU"]
-
 
 @dataclass(frozen=True)
 class ReLU(Activation):

@@ -26,8 +26,6 @@ from monosem.kernels.native.select import above, top
 from monosem.kernels.precision import in_bfloat16, product
 from monosem.kernels.workspace import recycled, workspace
 
-__all__ = ["TILE", "Chosen", "Encoder", "Picked"]
-
 TILE = 256
 """Rows of a tile of rows: enough for the product to run at full speed."""
 

@@ -11,8 +11,6 @@ from monosem.base.errors import check
 from monosem.base.seeds import philox
 from monosem.core.model import SDL
 
-__all__ = ["Init", "geometric_median"]
-
 
 def geometric_median(x: Float[Tensor, "rows width"], steps: int = 100, tol: float = 1e-7) -> Float[Tensor, " width"]:
     """argmin_m sum over rows of ||x_b - m||, by Weiszfeld's iteration in float64.

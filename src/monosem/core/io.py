@@ -25,21 +25,6 @@ from monosem.core.pairs import Layout
 from monosem.core.rownorm import RowNorm, RowNormSDL
 from monosem.kernels.blocks import Block
 
-__all__ = [
-    "DTYPES",
-    "FORMAT",
-    "activation_from_text",
-    "activation_to_text",
-    "cast_parameters",
-    "layout_from_plain",
-    "layout_to_plain",
-    "load_config",
-    "load_model",
-    "model_tensors",
-    "save_model",
-    "set_model_tensors",
-]
-
 FORMAT = "monosem.model/1"
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat16", "float16")}
 

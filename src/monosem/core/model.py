@@ -20,8 +20,6 @@ from monosem.kernels import dense, reference, sparse
 from monosem.kernels.native.calls import usable
 from monosem.kernels.native.certified import Halved, has_bfloat16
 
-__all__ = ["SDL", "Forward", "PreBias", "Selection"]
-
 PreBias = Literal["none", "free", "tied"]
 Selection = Literal["fp32", "bf16"]
 

@@ -12,8 +12,6 @@ from monosem.base.errors import ArgumentError, DataError, ShapeError, check
 from monosem.base.registry import Registry
 from monosem.kernels.blocks import Block
 
-__all__ = ["PAIRINGS", "SAE", "CrossLayer", "Crosscoder", "Layout", "Pairing", "Source", "TensorSource", "Transcoder"]
-
 
 @dataclass(frozen=True)
 class Layout:

@@ -12,8 +12,6 @@ from monosem.base.sparse import Positions
 from monosem.core.activation import Activation, At, Context, Fold, Selected
 from monosem.core.selection import Above, BatchFloor, Largest, Rule, top_of_batch
 
-__all__ = ["AbsTopK", "BatchTopK", "GroupMax", "TopK"]
-
 
 @dataclass(frozen=True)
 class TopK(Activation):

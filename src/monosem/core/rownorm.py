@@ -18,8 +18,6 @@ from monosem.core.model import SDL, PreBias
 from monosem.core.pairs import Layout
 from monosem.core.selection import Request
 
-__all__ = ["RowNorm", "RowNormSDL"]
-
 
 @dataclass(frozen=True)
 class RowNorm:

@@ -12,22 +12,6 @@ from monosem.kernels.native.calls import usable
 from monosem.kernels.native.select import above, kth_largest
 from monosem.kernels.ranking import top_index
 
-__all__ = [
-    "DENSE_ABOVE",
-    "SAMPLE",
-    "Above",
-    "BatchFloor",
-    "Every",
-    "Largest",
-    "Request",
-    "Rule",
-    "Top",
-    "cells_above",
-    "top_of_batch",
-    "top_of_row",
-]
-
-
 DENSE_ABOVE = 1 / 16
 """Share of cells above which a code is dense: matrix products then cost no more than gathered rows (docs/adr/0003)."""
 

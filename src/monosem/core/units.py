@@ -15,8 +15,6 @@ from monosem.core.activations import BatchTopK
 from monosem.core.model import SDL
 from monosem.core.rownorm import RowNormSDL
 
-__all__ = ["Units"]
-
 
 @dataclass(frozen=True, eq=False)
 class Units:

@@ -1,3 +1,1 @@
 """Rows from anywhere: files, stores, labels, texts, and the class means of labelled rows."""
-
-__all__: list[str] = []

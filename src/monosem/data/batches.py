@@ -10,8 +10,6 @@ from torch import Tensor
 
 from monosem.base.errors import DataError, ShapeError, check
 
-__all__ = ["Batch", "Pool", "TokenFilter", "as_batch", "number_documents"]
-
 Pool = Literal["none", "mean", "first", "last"]
 
 

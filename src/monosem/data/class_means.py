@@ -14,8 +14,6 @@ from monosem.data.labels import Labels
 from monosem.data.source import FileSource
 from monosem.data.table import Table
 
-__all__ = ["ClassMeans", "Reading", "class_anchors", "means_of", "read_means"]
-
 
 @dataclass(frozen=True, eq=False)
 class ClassMeans:

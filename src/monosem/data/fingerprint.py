@@ -6,8 +6,6 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["SAMPLED", "fingerprint"]
-
 SAMPLED = 1024
 """Numbers read from every parameter, evenly spread."""
 

@@ -12,8 +12,6 @@ from torch import Tensor
 from monosem.base.errors import DataError, check
 from monosem.data.table import read_array
 
-__all__ = ["Labels", "read_labels"]
-
 
 @dataclass(frozen=True, eq=False)
 class Labels:

@@ -11,8 +11,6 @@ from monosem.base.errors import ArgumentError, DataError, check
 from monosem.core.units import Units
 from monosem.data.table import Table, read_table
 
-__all__ = ["FileSource", "open_source"]
-
 
 class FileSource:
     """Rows (x_p, x_r) of one or two tables; what the format keeps on disk is read row by row as it is used.

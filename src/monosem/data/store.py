@@ -20,10 +20,8 @@ import torch
 from monosem.base.errors import CheckpointError, DataError, check
 from monosem.base.files import read_json
 from monosem.data.labels import Labels
+from monosem.data.site_names import match
 from monosem.data.table import Table
-from monosem.networks.sites import match
-
-__all__ = ["COLUMNS", "FORMAT", "Sharded", "Store", "is_store", "open_store", "sha256_of", "shard_folder"]
 
 FORMAT = "monosem.store/1"
 COLUMNS = ("token", "document", "position")

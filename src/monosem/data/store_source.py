@@ -13,8 +13,6 @@ from monosem.data.source import FileSource
 from monosem.data.store import Sharded, Store, open_store
 from monosem.data.table import Table
 
-__all__ = ["SideBySide", "StoreSource", "sites_for"]
-
 
 class SideBySide:
     """Several arrays of the same rows as one, their columns one after the other."""

@@ -14,8 +14,6 @@ from torch import Tensor
 from monosem.base.errors import DataError, check
 from monosem.base.registry import Registry
 
-__all__ = ["CHUNK", "READERS", "Reader", "Table", "read_array", "read_table"]
-
 CHUNK = 8192
 """Rows that are in memory at once when a table is read through."""
 

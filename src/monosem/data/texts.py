@@ -15,8 +15,6 @@ from monosem.base.registry import Registry
 from monosem.data.batches import Batch, TokenFilter
 from monosem.data.table import read_array
 
-__all__ = ["DOCUMENTS", "Document", "Each", "ReadDocuments", "pieces", "read_documents", "text_batches"]
-
 Each = Literal["line", "paragraph", "file"]
 """What is one document of a .txt file."""
 

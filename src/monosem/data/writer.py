@@ -16,8 +16,6 @@ from monosem.base.files import read_json, write_atomic, write_json
 from monosem.base.machine import machine
 from monosem.data.store import COLUMNS, FORMAT, is_store, sha256_of, shard_folder
 
-__all__ = ["STORED", "Writer"]
-
 STORED = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
 """The type in the files, by the type of the numbers."""
 

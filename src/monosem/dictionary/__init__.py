@@ -1,3 +1,1 @@
 """Classical dictionary learning and sparse inference."""
-
-__all__: list[str] = []

@@ -13,8 +13,6 @@ from monosem.core.model import SDL
 from monosem.dictionary.atoms import gram_omp
 from monosem.dictionary.lasso import nonnegative_lasso
 
-__all__ = ["MATCHED", "amortisation", "at_l0", "model_amortisation", "support_scores"]
-
 MATCHED = 0.95
 """|cos| above which an atom stands for a feature."""
 

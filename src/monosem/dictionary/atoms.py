@@ -13,19 +13,6 @@ from monosem.base.seeds import torch_generator
 from monosem.dictionary.lasso import nonnegative_lasso
 from monosem.dictionary.omp import nonnegative_least_squares
 
-__all__ = [
-    "Coder",
-    "Learner",
-    "Progress",
-    "coder",
-    "first_atoms",
-    "gram_omp",
-    "refreshed",
-    "settled",
-    "tell",
-    "used_rows",
-]
-
 Coder = Callable[[Tensor, Tensor], Tensor]
 """(x [rows, d], D [d, n]) -> nonnegative codes [rows, n]."""
 Progress = Callable[[float, str], None]

@@ -8,8 +8,6 @@ from monosem.dictionary.ksvd import ksvd
 from monosem.dictionary.mod import mod
 from monosem.dictionary.online import batch_lasso, online
 
-__all__ = ["CLASSICAL"]
-
 CLASSICAL: Registry[Learner] = Registry("classical learner")
 CLASSICAL.add("ksvd", ksvd)
 CLASSICAL.add("mod", mod)

@@ -12,8 +12,6 @@ from monosem.base.sparse import Positions, SparseCode
 from monosem.dictionary.stagewise import stagewise_pursuit
 from monosem.dictionary.steps import agreement, company, fit, reconstruct, strain
 
-__all__ = ["Coded"]
-
 _SILENT = 1e-3
 """Rows of less than this share of the mean energy hold no feature, """
 _MANY = 0.02

@@ -14,8 +14,6 @@ from monosem.base.errors import DataError, ShapeError, check
 from monosem.dictionary.coded import Coded
 from monosem.dictionary.discover import Discovery, Settings, discover
 
-__all__ = ["LEVELS", "consensus", "discover_often", "levelled"]
-
 LEVELS = (1.0, 1.5, 2.0 / 3.0)
 """Factors on the residuals to which runs code rows, in turn: fewer and more active atoms than one run has."""
 

@@ -4,8 +4,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-__all__ = ["climb", "distinct", "explained", "unexplained"]
-
 
 def climb(
     x: Float[Tensor, "rows d"], starts: Float[Tensor, "d s"], *, kappa: float = 2.5, steps: int = 6, block: int = 512

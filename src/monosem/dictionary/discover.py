@@ -17,8 +17,6 @@ from monosem.dictionary.coded import Coded
 from monosem.dictionary.directions import climb, distinct, unexplained
 from monosem.dictionary.steps import fit
 
-__all__ = ["Discovery", "Settings", "discover"]
-
 _Progress = Callable[[float, str], None]
 
 

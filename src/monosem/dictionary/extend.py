@@ -7,8 +7,6 @@ from monosem.base.errors import ShapeError, check
 from monosem.dictionary.stagewise import stagewise_pursuit
 from monosem.dictionary.steps import fit, reconstruct
 
-__all__ = ["extend"]
-
 
 def extend(
     D: Float[Tensor, "d m"], x: Float[Tensor, "rows d"], *others: Float[Tensor, "rows _"], tol: float = 0.05

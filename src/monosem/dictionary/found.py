@@ -8,8 +8,6 @@ from torch import Tensor
 
 from monosem.base.errors import ShapeError, check
 
-__all__ = ["recall_precision"]
-
 
 def recall_precision(D: Float[Tensor, "_ m"], W: Float[Tensor, "_ n"], tau: float = 0.95) -> dict[str, Any]:
     """Atoms against true directions, each direction counted once: a second atom on it is wrong.

@@ -10,8 +10,6 @@ from monosem.base.errors import ArgumentError
 from monosem.base.seeds import key
 from monosem.dictionary.atoms import Progress, used_rows
 
-__all__ = ["fast_ica"]
-
 
 def fast_ica(
     x: Float[Tensor, "rows n_p"],

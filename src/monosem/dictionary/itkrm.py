@@ -8,8 +8,6 @@ from monosem.base.errors import ArgumentError
 from monosem.base.seeds import torch_generator
 from monosem.dictionary.atoms import Progress, first_atoms, settled, tell, used_rows
 
-__all__ = ["itkrm", "residual_means"]
-
 
 def itkrm(
     x: Float[Tensor, "rows n_p"],

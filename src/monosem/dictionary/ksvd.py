@@ -7,8 +7,6 @@ from torch import Tensor
 from monosem.base.errors import ArgumentError
 from monosem.dictionary.atoms import Progress, first_atoms, gram_omp, refreshed, settled, tell, used_rows
 
-__all__ = ["ksvd", "leading_pair"]
-
 
 def ksvd(
     x: Float[Tensor, "rows n_p"],

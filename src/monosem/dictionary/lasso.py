@@ -6,8 +6,6 @@ from torch import Tensor
 
 from monosem.base.errors import DataError, ShapeError, check
 
-__all__ = ["duality_gap", "nonnegative_lasso"]
-
 
 def nonnegative_lasso(
     x: Float[Tensor, "rows d"],

@@ -6,8 +6,6 @@ from torch import Tensor
 
 from monosem.dictionary.atoms import Progress, coder, first_atoms, refreshed, settled, tell, used_rows
 
-__all__ = ["least_squares_atoms", "mod"]
-
 
 def mod(
     x: Float[Tensor, "rows n_p"],

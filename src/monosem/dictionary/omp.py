@@ -6,8 +6,6 @@ from torch import Tensor
 
 from monosem.base.errors import DataError, ShapeError, check
 
-__all__ = ["nonnegative_least_squares", "nonnegative_omp"]
-
 
 def nonnegative_omp(
     x: Float[Tensor, "rows d"], D: Float[Tensor, "_ n"], k: int, tol: float = 1e-6, *, chunk: int = 512

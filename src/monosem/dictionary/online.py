@@ -10,8 +10,6 @@ from monosem.base.errors import ArgumentError
 from monosem.base.seeds import key
 from monosem.dictionary.atoms import Progress, first_atoms, used_rows
 
-__all__ = ["batch_lasso", "online"]
-
 
 def online(
     x: Float[Tensor, "rows n_p"],

@@ -6,8 +6,6 @@ from torch import Tensor
 
 from monosem.base.errors import check
 
-__all__ = ["ordinary_rows"]
-
 
 def ordinary_rows(x: Float[Tensor, "rows d"], times: float = 10.0) -> Bool[Tensor, " rows"]:
     """Which rows are at most `times` as far from the median row as nine in ten rows are.

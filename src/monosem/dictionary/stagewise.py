@@ -9,8 +9,6 @@ from torch import Tensor
 from monosem.base.errors import ShapeError, check
 from monosem.base.sparse import Positions, SparseCode
 
-__all__ = ["stagewise_pursuit"]
-
 
 def stagewise_pursuit(
     x: Float[Tensor, "rows d"],

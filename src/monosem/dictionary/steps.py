@@ -6,8 +6,6 @@ from torch import Tensor
 
 from monosem.base.sparse import SparseCode
 
-__all__ = ["agreement", "code_gram", "code_moment", "company", "fit", "reconstruct", "strain"]
-
 
 def reconstruct(code: SparseCode, D: Float[Tensor, "d m"]) -> Float[Tensor, "rows d"]:
     """D z of every row."""

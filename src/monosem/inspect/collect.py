@@ -16,8 +16,6 @@ from monosem.inspect.fold import Counts
 from monosem.inspect.keep import Keep, Look
 from monosem.inspect.rows import Rows
 
-__all__ = ["Inspection", "Options", "collect", "nearest_latents"]
-
 _CELLS = 1 << 25
 """Cells (rows x latents) whose pre-activations are in memory at once."""
 

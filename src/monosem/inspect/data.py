@@ -17,8 +17,6 @@ from monosem.inspect.pack import pack, quantised, small
 from monosem.inspect.rows import Rows
 from monosem.networks.logits import LogitEffect
 
-__all__ = ["CHARACTERS", "CLASSES", "IMAGES", "PIXELS", "TEXTS", "Anchored", "anchored", "page_data"]
-
 CLASSES = 12
 """Classes per latent that the page holds, those with most firings."""
 IMAGES = 20_000

@@ -3,8 +3,6 @@
 import numpy as np
 from jaxtyping import Float, Int
 
-__all__ = ["BINS", "Counts"]
-
 BINS = 32
 """Bins of a latent's histogram; those up to its maximum are between 16 and 32."""
 

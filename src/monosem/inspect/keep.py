@@ -5,8 +5,6 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float, Int
 
-__all__ = ["Keep", "Look"]
-
 Look = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
 """From (latents, rows) to the latents' values in the window around each row [c, width], and its length to the
 left and to the right of the row."""

@@ -19,8 +19,6 @@ from monosem.data.store_source import StoreSource, sites_for
 from monosem.data.table import read_array
 from monosem.inspect.rows import Rows
 
-__all__ = ["IMAGE_SUFFIXES", "TrainedOn", "anchors_beside", "read_images", "read_texts", "rows_from", "trained_on"]
-
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".ppm")
 """Files of a folder that are taken for images."""
 

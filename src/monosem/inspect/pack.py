@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["pack", "quantised", "small", "unpack"]
-
 _TYPES = {"u1": "<u1", "u2": "<u2", "u4": "<u4", "i1": "<i1", "i2": "<i2", "i4": "<i4", "f4": "<f4"}
 
 

@@ -15,8 +15,6 @@ from monosem.inspect.data import anchored, page_data
 from monosem.inspect.rows import Rows
 from monosem.networks.logits import LogitEffect
 
-__all__ = ["inspect_page", "write_inspect_page"]
-
 _SCRIPTS = ("inspect_data.js", "inspect_list.js", "inspect_detail.js")
 
 

@@ -11,8 +11,6 @@ from monosem.base.errors import DataError, ShapeError, check
 from monosem.core.pairs import Source
 from monosem.data.labels import Labels
 
-__all__ = ["PASSAGE", "Rows"]
-
 PASSAGE = 128
 """Tokens of a passage: a document is cut every so many, and a latent's contexts are of different passages."""
 

@@ -22,8 +22,6 @@ from monosem.interop.files import Candidate
 from monosem.interop.folding import fold_input_scale
 from monosem.interop.format import FORMATS, Format, Loaded
 
-__all__ = ["load", "read", "recognise", "save"]
-
 _ = (circuit_tracer, crosscoder, dictionary_learning, gemma_scope, llamascopium, openai, own, saelens, sparsify)
 
 

@@ -12,8 +12,6 @@ from monosem.core.pairs import SAE, Layout, Transcoder
 from monosem.core.rownorm import RowNorm, RowNormSDL
 from monosem.kernels.blocks import Block
 
-__all__ = ["assemble", "block_diagonal", "layered", "sae", "transcoder"]
-
 
 def assemble(
     layout: Layout,

@@ -23,8 +23,6 @@ from monosem.interop.folding import encoder_bias, thresholds
 from monosem.interop.format import FORMATS, Format, Loaded
 from monosem.interop.plain import generic_metadata, kind_of, refuse, source_config
 
-__all__ = ["read", "write"]
-
 _NAME = "circuit_tracer"
 _LARGEST_SKIP = 2**28
 """Entries of a dense W_skip over all layers of a set, above which the set is read layer by layer."""

@@ -12,8 +12,6 @@ from monosem.interop.build import assemble
 from monosem.interop.files import Candidate, Tensors
 from monosem.interop.format import FORMATS, Format, Loaded
 
-__all__ = ["read"]
-
 _NORMALIZATIONS = {1: "CROSSCODER", 2: "SAE", 3: "MIXED", 4: "NONE", 5: "DECOUPLED"}
 _KEYS = {"encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias"}
 

@@ -12,8 +12,6 @@ from monosem.interop.api import read
 from monosem.interop.format import FORMATS
 from monosem.interop.plain import kind_of
 
-__all__ = ["Description", "describe"]
-
 
 @dataclass(frozen=True)
 class Description:

@@ -17,8 +17,6 @@ from monosem.interop.folding import thresholds
 from monosem.interop.format import FORMATS, Format, Loaded
 from monosem.interop.plain import Plain, generic_metadata, refuse, source_config
 
-__all__ = ["read", "write"]
-
 _NAME = "dictionary_learning"
 _LINEAR = {"encoder.weight", "encoder.bias", "decoder.weight"}
 _KEYS = {

@@ -14,8 +14,6 @@ from torch import Tensor
 from monosem.base.errors import CheckpointError
 from monosem.base.files import read_json, write_atomic
 
-__all__ = ["Candidate", "Tensors", "write_tensors"]
-
 
 class Tensors:
     """The tensors of one file (or several), taken one by one; what is not taken is not dropped but refused.

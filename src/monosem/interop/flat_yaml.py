@@ -6,8 +6,6 @@ from typing import Any
 
 from monosem.base.errors import CheckpointError
 
-__all__ = ["read_yaml", "write_yaml"]
-
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read top-level `name: scalar` and lists of scalars; {} where there is no file.

@@ -12,8 +12,6 @@ from monosem.core.activations import AbsTopK, BatchTopK, Gated, JumpReLU, ReLU, 
 from monosem.core.model import SDL
 from monosem.core.units import Units
 
-__all__ = ["encoder_bias", "fold_decoder_norm", "fold_input_scale", "thresholds"]
-
 
 def encoder_bias(model: SDL, subtract: Tensor | None = None) -> Tensor:
     """b_E of the same function when `subtract` (None: nothing), instead of b_in, is taken from x_p first.

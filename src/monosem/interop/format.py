@@ -9,8 +9,6 @@ from monosem.base.registry import Registry
 from monosem.core.model import SDL
 from monosem.interop.files import Candidate
 
-__all__ = ["FORMATS", "Format", "Loaded"]
-
 
 @dataclass(frozen=True, eq=False)
 class Loaded:

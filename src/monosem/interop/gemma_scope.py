@@ -13,8 +13,6 @@ from monosem.interop.build import assemble, block_diagonal, sae, transcoder
 from monosem.interop.files import Candidate, Tensors
 from monosem.interop.format import FORMATS, Format, Loaded
 
-__all__ = ["read_first", "read_second"]
-
 _FIRST, _SECOND = {"W_enc", "W_dec", "b_enc", "b_dec", "threshold"}, {"w_enc", "w_dec", "b_enc", "b_dec", "threshold"}
 
 

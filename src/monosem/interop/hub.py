@@ -9,8 +9,6 @@ from monosem.core.io import save_model
 from monosem.core.model import SDL
 from monosem.interop.api import load
 
-__all__ = ["from_pretrained", "hub_class", "push_to_hub", "save_pretrained"]
-
 
 @functools.cache
 def hub_class() -> Any:

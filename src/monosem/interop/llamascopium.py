@@ -16,8 +16,6 @@ from monosem.interop.folding import fold_input_scale
 from monosem.interop.format import FORMATS, Format, Loaded
 from monosem.kernels.blocks import Block
 
-__all__ = ["read", "read_first"]
-
 _NORM = "dataset_average_activation_norm."
 _THRESHOLD = "activation_function.log_jumprelu_threshold"
 

@@ -7,8 +7,6 @@ from monosem.interop.build import assemble, sae
 from monosem.interop.files import Candidate
 from monosem.interop.format import FORMATS, Format, Loaded
 
-__all__ = ["read"]
-
 
 def _recognise(found: Candidate) -> bool:
     """A .pt file with pre_bias and latent_bias."""

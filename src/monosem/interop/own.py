@@ -8,8 +8,6 @@ from monosem.core.model import SDL
 from monosem.interop.files import Candidate
 from monosem.interop.format import FORMATS, Format, Loaded
 
-__all__ = ["read", "write"]
-
 
 def _recognise(found: Candidate) -> bool:
     """config.json whose format begins with monosem."""

@@ -13,8 +13,6 @@ from monosem.core.rownorm import RowNorm, RowNormSDL
 from monosem.interop.build import layered
 from monosem.interop.folding import encoder_bias
 
-__all__ = ["Kind", "Plain", "generic_metadata", "kind_of", "refuse", "source_config"]
-
 Kind = Literal["sae", "transcoder", "crosscoder", "cross_layer", "transcoder_set", "other"]
 
 

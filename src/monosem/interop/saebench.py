@@ -13,8 +13,6 @@ from monosem.core.model import SDL
 from monosem.core.rownorm import RowNormSDL
 from monosem.interop.plain import kind_of
 
-__all__ = ["BenchConfig", "SAEBenchModel"]
-
 
 @dataclass
 class BenchConfig:

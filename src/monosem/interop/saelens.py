@@ -17,8 +17,6 @@ from monosem.interop.format import FORMATS, Format, Loaded
 from monosem.interop.plain import Plain, generic_metadata, refuse, source_config
 from monosem.interop.saelens_old import is_old, upgrade
 
-__all__ = ["read", "write"]
-
 _WEIGHTS, _CONFIG = "sae_weights.safetensors", "cfg.json"
 _REFUSED = {
     "matching_pursuit": "its code is found by a greedy search over residuals, not by one encoder",

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-__all__ = ["is_old", "upgrade"]
-
 _RENAMED = {"hook_point": "hook_name", "hook_point_head_index": "hook_head_index", "activation_fn_str": "activation_fn"}
 _DESCRIBING = (
     "model_name", "hook_name", "hook_layer", "hook_head_index", "model_class_name", "model_from_pretrained_kwargs",

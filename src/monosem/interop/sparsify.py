@@ -12,8 +12,6 @@ from monosem.interop.files import Candidate, write_tensors
 from monosem.interop.format import FORMATS, Format, Loaded
 from monosem.interop.plain import Plain, refuse, source_config
 
-__all__ = ["read", "write"]
-
 _WEIGHTS, _CONFIG = "sae.safetensors", "cfg.json"
 
 

@@ -3,5 +3,3 @@
 `reference` is plain torch and defines what is computed; `sparse` touches only active cells and
 brings its own gradients. Both take the weights as a list of blocks.
 """
-
-__all__: list[str] = []

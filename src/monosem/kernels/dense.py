@@ -13,8 +13,6 @@ from monosem.kernels.blocks import Block
 from monosem.kernels.native import dense as native
 from monosem.kernels.precision import multiply_again
 
-__all__ = ["column_sums", "jump", "write"]
-
 _known = WeakTensorKeyDictionary()
 """Sums over rows of gradients on their way, and the version of the tensor that they belong to."""
 

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from monosem.kernels.native.rows import CellSet
 
-__all__ = ["Ledger", "open_ledger", "the_ledger"]
-
 
 class Ledger:
     """Which cells make up the gradient of each named weight.

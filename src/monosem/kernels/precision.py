@@ -13,8 +13,6 @@ from torch import Tensor
 
 from monosem.kernels.workspace import recycled, workspace
 
-__all__ = ["dense_products", "in_bfloat16", "multiply", "multiply_again", "product"]
-
 _open: list[bool] = []
 
 

@@ -10,8 +10,6 @@ from monosem.kernels.gpu.launch import serves
 from monosem.kernels.native.calls import usable
 from monosem.kernels.native.select import top
 
-__all__ = ["STRIDE", "top_index"]
-
 STRIDE = 16
 """Columns per group in the two-stage ranking."""
 

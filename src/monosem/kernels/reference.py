@@ -9,8 +9,6 @@ from torch import Tensor
 from monosem.kernels.blocks import Block
 from monosem.kernels.precision import multiply
 
-__all__ = ["read", "write"]
-
 
 def read(
     x: Float[Tensor, "batch n_p"], bias: Float[Tensor, " n_q"], blocks: Sequence[Block], weights: Sequence[Tensor]

@@ -25,8 +25,6 @@ from monosem.kernels.native.rows import CellSet, inner_alone
 from monosem.kernels.precision import product
 from monosem.kernels.workspace import recycled
 
-__all__ = ["inner", "note", "read_cells", "scatter", "write_cells"]
-
 
 def _bag(table: Tensor, index: Tensor, offsets: Tensor, values: Tensor) -> Tensor:
     """out[i] = sum over the i-th run of values * table[index]; empty runs give zero."""

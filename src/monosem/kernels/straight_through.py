@@ -7,8 +7,6 @@ from torch import Tensor
 
 from monosem.kernels.native import dense
 
-__all__ = ["heaviside", "heaviside_sum", "jump"]
-
 
 def _above(z: Tensor, theta: Tensor) -> Tensor:
     """H(z - theta) as floats; written as such, since converting a mask costs as much as comparing."""

@@ -11,8 +11,6 @@ from monosem.kernels.blocks import Block
 from monosem.kernels.ledger import the_ledger
 from monosem.kernels.sparse import note
 
-__all__ = ["row_norms", "rows_of"]
-
 
 class _RowsOf(torch.autograd.Function):
     @staticmethod

@@ -16,8 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["huge_pages", "keep_freed_memory", "recycled", "workspace"]
-
 _held = threading.local()
 _idle: list[mmap.mmap] = []
 _LARGE, _MOST_IDLE = 2**22, 8

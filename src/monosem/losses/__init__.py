@@ -1,3 +1,1 @@
 """The objective as a sum of terms, each a value; what is logged is what is trained."""
-
-__all__: list[str] = []

@@ -20,17 +20,6 @@ from monosem.kernels.precision import multiply
 from monosem.kernels.workspace import recycled
 from monosem.losses.objective import TERMS, State, Step, Term
 
-__all__ = [
-    "GatedAux",
-    "Matryoshka",
-    "MultiK",
-    "Reconstruction",
-    "Reduction",
-    "distance",
-    "nested_squares",
-    "prefix_level",
-]
-
 Reduction = Literal["sum", "mean", "fvu"]
 
 

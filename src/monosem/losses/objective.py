@@ -19,8 +19,6 @@ from monosem.core.model import SDL, Forward
 from monosem.core.pairs import Layout
 from monosem.core.selection import Request
 
-__all__ = ["TERMS", "Loss", "Objective", "State", "Step", "Term"]
-
 State = dict[str, Tensor]
 
 

@@ -9,8 +9,6 @@ from torch import Tensor
 from monosem.base.errors import check
 from monosem.core.model import SDL
 
-__all__ = ["Resample"]
-
 
 @dataclass(frozen=True)
 class Resample:

@@ -11,8 +11,6 @@ from monosem.core.pairs import Layout
 from monosem.core.selection import Every, Request, Top
 from monosem.losses.objective import TERMS, State, Step, Term
 
-__all__ = ["AUXK_PUBLISHED", "AuxK", "GhostGrads", "PreActivation"]
-
 
 @TERMS.register("auxk")
 @dataclass(frozen=True)

@@ -14,8 +14,6 @@ from monosem.core.model import SDL
 from monosem.core.pairs import Layout
 from monosem.losses.objective import TERMS, State, Step, Term
 
-__all__ = ["L0", "L1", "Lp", "Norm", "Tanh"]
-
 Norm = Literal["none", "decoder", "sources"]
 
 

@@ -1,3 +1,1 @@
 """Real representations: tables in files, rows of a training source, labels and the anchors they give."""
-
-__all__: list[str] = []

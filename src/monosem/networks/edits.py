@@ -11,8 +11,6 @@ from torch import Tensor
 from monosem.base.errors import ArgumentError, ShapeError, check
 from monosem.base.sparse import Code, SparseCode
 
-__all__ = ["Amount", "Edit", "Where", "add", "change", "clamp", "edited_latents", "latent_values", "scale", "zero"]
-
 Amount = float | Tensor
 """A number, or a tensor that broadcasts to [*leading axes, latents of the edit]."""
 

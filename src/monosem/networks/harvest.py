@@ -17,8 +17,6 @@ from monosem.data.store import Store, open_store
 from monosem.data.writer import STORED, Writer
 from monosem.networks.sites import Site, capture, find_sites
 
-__all__ = ["SHARD_ROWS", "Progress", "Runner", "harvest"]
-
 SHARD_ROWS = 65536
 """Rows of a shard, unless said otherwise; a kill costs at most the work of one."""
 

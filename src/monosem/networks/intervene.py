@@ -15,8 +15,6 @@ from monosem.data.batches import Batch
 from monosem.networks.rewrite import Places, Rewrite, rewriting
 from monosem.networks.sites import Site
 
-__all__ = ["INTERVENTIONS", "Key", "Losses", "divergence", "intervene", "subsets"]
-
 INTERVENTIONS = ("spliced", "zero", "mean")
 """What stands in the place of x_r: x_r_hat, nothing, the mean of x_r."""
 

@@ -16,8 +16,6 @@ from monosem.data.batches import Batch, Pool, TokenFilter, number_documents
 from monosem.data.fingerprint import fingerprint
 from monosem.networks.harvest import Runner
 
-__all__ = ["BUFFER_ROWS", "LiveSource"]
-
 BUFFER_ROWS = 65536
 """Rows that are shuffled together, unless said otherwise."""
 

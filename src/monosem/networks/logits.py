@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from monosem.base.errors import RefusedError, ShapeError, check
 from monosem.core.model import SDL
 
-__all__ = ["FINAL_NORMS", "LogitEffect", "logit_effect", "unembedding"]
-
 FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "norm_f")
 """What transformers' decoders call the norm before the unembedding."""
 

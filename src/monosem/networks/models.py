@@ -9,8 +9,6 @@ from monosem.base.errors import CheckpointError, DataError, check
 from monosem.base.files import read_json
 from monosem.base.machine import cache_folder
 
-__all__ = ["named_networks", "open_network", "quiet"]
-
 
 def named_networks() -> dict[str, Path]:
     """Networks by name: the folders of networks/ in the cache, where `python -m studies fetch NAME` puts them."""

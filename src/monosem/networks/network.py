@@ -18,8 +18,6 @@ from monosem.networks.intervene import INTERVENTIONS, Losses, intervene, subsets
 from monosem.networks.rewrite import Places, places
 from monosem.networks.sites import Site
 
-__all__ = ["Cosine", "Effect", "NetworkScores", "network_scores"]
-
 
 @dataclass(frozen=True)
 class Effect:

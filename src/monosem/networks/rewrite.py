@@ -13,8 +13,6 @@ from monosem.base.errors import DataError, ShapeError, check
 from monosem.core.model import SDL
 from monosem.networks.sites import Site, find_sites, first_tensor
 
-__all__ = ["Places", "Reading", "Rewrite", "places", "rewriting"]
-
 Rewrite = Callable[[Tensor], Tensor]
 """What takes a site's tensor and gives the one that goes on; the same object means no change."""
 

@@ -8,8 +8,6 @@ import torch
 from monosem.base.errors import check
 from monosem.base.seeds import torch_generator
 
-__all__ = ["sample_texts"]
-
 
 @torch.inference_mode()
 def sample_texts(

@@ -1,19 +1,15 @@
 """Sites: places in a network, "model.layers.5.mlp:in,out", and the hooks that read several in one forward pass."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from monosem.base.errors import ArgumentError, DataError, ShapeError, check
-
-__all__ = ["Capture", "Side", "Site", "capture", "find_sites", "first_tensor", "match", "parse_sites"]
-
-Side = Literal["in", "out"]
+from monosem.data.site_names import Side, few, fits, parse_sites
 
 
 @dataclass(frozen=True)
@@ -29,41 +25,6 @@ class Site:
         return f"{self.model}/{self.module}:{self.side}" if self.model else f"{self.module}:{self.side}"
 
 
-def parse_sites(text: str) -> tuple[tuple[str, Side], ...]:
-    """The grammar: "PATH:in,out; PATH:out". In a path * and ? and [12] match within one name, ** across dots.
-
-    Example:
-        >>> parse_sites("model.layers.5.mlp:in,out; model.norm:out")
-        (('model.layers.5.mlp', 'in'), ('model.layers.5.mlp', 'out'), ('model.norm', 'out'))
-    """
-    found: list[tuple[str, Side]] = []
-    for part in (part.strip() for part in text.split(";")):
-        if not part:
-            continue
-        path, colon, sides = part.rpartition(":")
-        remedy = f'cannot read the site "{part}"; write a module and its side, as "model.layers.5.mlp:in,out"'
-        check(bool(colon and path), remedy)
-        for side in (side.strip() for side in sides.split(",")):
-            check(side in ("in", "out"), f"{remedy} (a side is in or out, not {side!r})")
-            found.append((path, "in" if side == "in" else "out"))
-    check(bool(found), 'no site is given; write one as "model.layers.5.mlp:in,out"')
-    return tuple(found)
-
-
-def match(text: str, known: Sequence[str]) -> tuple[str, ...]:
-    """The names among `known` that a text of sites means, in the order of `known` within each part.
-
-    Raises: ArgumentError for a part that means none.
-    """
-    chosen: dict[str, None] = {}
-    for path, side in parse_sites(text):
-        wanted = f"{path}:{side}"
-        found = [name for name in known if name == wanted] or [name for name in known if _fits(name, wanted)]
-        check(bool(found), f"no site {wanted!r}; known: {_few(known)}")
-        chosen |= dict.fromkeys(found)
-    return tuple(chosen)
-
-
 def find_sites(models: Mapping[str, nn.Module], text: str) -> tuple[Site, ...]:
     """The sites that a text means in one model (named "") or in several; "tuned/PATH:out" means one of several.
 
@@ -76,12 +37,12 @@ def find_sites(models: Mapping[str, nn.Module], text: str) -> tuple[Site, ...]:
         pattern = named[2] if named[1] and named[0] in models else path
         for model in within:
             names = [name for name, _ in models[model].named_modules()]
-            found = [pattern] if pattern in names else [name for name in names if _fits(name, pattern)]
+            found = [pattern] if pattern in names else [name for name in names if fits(name, pattern)]
             if not found:
                 tail = pattern.rpartition(".")[2]
                 like = [name for name in names if name.endswith(tail)] or names[1:]
                 of = f" of model {model!r}" if model else ""
-                raise ArgumentError(f"no module{of} is called {pattern!r}; there are {_few(like)}")
+                raise ArgumentError(f"no module{of} is called {pattern!r}; there are {few(like)}")
             chosen |= dict.fromkeys(Site(name, side, model) for name in found)
     return tuple(chosen)
 
@@ -117,7 +78,7 @@ class Capture:
         except _Enough:
             pass
         missing = [str(site) for site in self.sites if site not in self.seen]
-        check(not missing, f"the forward pass never reached {_few(missing)}; choose other sites", DataError)
+        check(not missing, f"the forward pass never reached {few(missing)}; choose other sites", DataError)
         return {site: self.seen[site] for site in self.sites}
 
 
@@ -165,16 +126,3 @@ def first_tensor(value: Any) -> Tensor | None:
     tensors = [part for part in parts if isinstance(part, Tensor)]
     floats = [part for part in tensors if part.is_floating_point()]
     return next(iter(floats or tensors), None)
-
-
-def _fits(name: str, pattern: str) -> bool:
-    parts = re.split(r"(\*\*|\*|\?|\[[^\]]+\])", pattern)
-    known = {"**": ".*", "*": "[^.]*", "?": "[^.]"}
-    text = "".join(
-        known.get(part, part if part.startswith("[") and part.endswith("]") else re.escape(part)) for part in parts
-    )
-    return re.fullmatch(text, name) is not None
-
-
-def _few(names: Sequence[str], most: int = 6) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

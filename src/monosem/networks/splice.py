@@ -16,8 +16,6 @@ from monosem.core.model import SDL
 from monosem.networks.rewrite import Places, Reading, Rewrite, places, rewriting
 from monosem.networks.sites import Site
 
-__all__ = ["Spliced", "splice"]
-
 
 class Spliced:
     """What a spliced pass left behind: `code`, whose `values` keep their gradient after `backward`."""

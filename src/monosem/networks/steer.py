@@ -17,8 +17,6 @@ from monosem.networks.edits import Edit, change, edited_latents, latent_values
 from monosem.networks.rewrite import Places, Reading, Rewrite, places, rewriting
 from monosem.networks.sites import Site
 
-__all__ = ["steer"]
-
 
 @contextmanager
 def steer(

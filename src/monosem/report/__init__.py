@@ -1,3 +1,1 @@
 """Reports: records summarised over seeds, figures, and one self-contained page."""
-
-__all__: list[str] = []

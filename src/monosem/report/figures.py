@@ -11,16 +11,6 @@ from matplotlib.lines import Line2D
 from monosem.report.style import GREY, INK, Style, grid_of_axes, plain_axes, styles
 from monosem.report.summary import HEADLINE, Arm, Line, Section
 
-__all__ = [
-    "SERIES",
-    "SIMILARITY_NAMES",
-    "l0_fvu_figure",
-    "recovery_figure",
-    "similarity_figure",
-    "tau_figure",
-    "training_figure",
-]
-
 SIMILARITY_NAMES = {
     "decoder_cosine": "decoder columns, |cos| (headline)",
     "decoder_signed": "decoder columns, cos",

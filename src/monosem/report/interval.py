@@ -5,8 +5,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["LEVEL", "Interval", "interval", "interval_of", "paired"]
-
 LEVEL = 0.95
 """The coverage of every interval in a report."""
 

@@ -28,8 +28,6 @@ from monosem.report.summary import HEADLINE, Record, Section, sections
 from monosem.report.tables import environment_table, meaning, run_table, score_table
 from monosem.report.world import small_world
 
-__all__ = ["page", "write_report"]
-
 
 def write_report(folder: str | Path, path: str | Path) -> Path:
     """Read every record below a folder and write the page, whole or not at all.

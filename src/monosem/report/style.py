@@ -11,8 +11,6 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-__all__ = ["GREY", "INK", "PALETTE", "Style", "grid_of_axes", "plain_axes", "styles", "to_svg"]
-
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#8C6D31")
 """Okabe and Ito (2008), apart from yellow, which is hard to see on white."""
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")

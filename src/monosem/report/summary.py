@@ -9,8 +9,6 @@ from monosem.base.spec import canonical, format_call, parse_call
 from monosem.methods import METHODS, recipe_of
 from monosem.report.interval import Interval, interval_of, paired
 
-__all__ = ["HEADLINE", "REFERENCES", "Arm", "Line", "Record", "Section", "sections"]
-
 Record = Mapping[str, Any]
 HEADLINE = "decoder_cosine.M_GT@0.95"
 """The score that comes first: the share of held-out features that a decoder column meets at |cos| > 0.95."""

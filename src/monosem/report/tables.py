@@ -7,8 +7,6 @@ from html import escape
 from monosem.report.interval import Interval
 from monosem.report.summary import HEADLINE, Arm, Line, Record, Section
 
-__all__ = ["MEANING", "environment_table", "html_table", "meaning", "run_table", "score_table"]
-
 _SCORES = (
     ("M_IP", "decoder_cosine.M_IP", 3),
     ("signed M_IP", "decoder_signed.M_IP", 3),

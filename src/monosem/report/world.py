@@ -14,8 +14,6 @@ from monosem.methods import method
 from monosem.train.config import FitConfig
 from monosem.train.loop import fit
 
-__all__ = ["METHOD", "WORLD", "small_world"]
-
 WORLD = Task("world3d", 1, WorldSpec(8, (3,), 0.45, Independent(0.9), rows=4096), n_q=8, anchors=2)
 """Eight features in three dimensions, as many latents; two features are anchored."""
 METHOD = "topk(k=1)"

@@ -1,3 +1,1 @@
 """The theory of the SDL landscape, executable: problems, patterns, exact losses, checks and search."""
-
-__all__: list[str] = []

@@ -10,8 +10,6 @@ from torch import Tensor
 from monosem.theory.descent import Descended, Plan, descend
 from monosem.theory.problem import Atoms, Problem
 
-__all__ = ["Basin", "basins", "matched", "wilson"]
-
 
 @dataclass(frozen=True)
 class Basin:

@@ -11,8 +11,6 @@ from monosem.base.errors import check
 from monosem.base.seeds import torch_generator
 from monosem.theory.problem import Atoms, Problem, sigma
 
-__all__ = ["Descended", "Plan", "codes", "descend", "run_losses", "starts"]
-
 
 @dataclass(frozen=True)
 class Plan:

@@ -9,8 +9,6 @@ from monosem.theory.loss import loss
 from monosem.theory.patterns import Region
 from monosem.theory.problem import Problem
 
-__all__ = ["encoder_hessian", "joint_hessian", "walk"]
-
 
 def walk(
     where: Region, W_E: Float[Tensor, "n_q n_p"], rng: np.random.Generator, steps: int = 5, reach: float = 3.0

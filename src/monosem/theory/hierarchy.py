@@ -12,8 +12,6 @@ from monosem.theory.law import FeatureLaw, Magnitude, independent
 from monosem.theory.patterns import ActivationPattern, competition, pattern_of
 from monosem.theory.problem import Problem
 
-__all__ = ["Split", "absorb", "absorb_as_printed", "hierarchical", "split_pattern"]
-
 
 def hierarchical(
     families: tuple[int, ...], rate: float, alone: float = 0.0, magnitude: Magnitude | None = None, free: int = 0

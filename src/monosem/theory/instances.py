@@ -9,8 +9,6 @@ from monosem.core.activations import Activation, ReLU
 from monosem.theory.patterns import ActivationPattern
 from monosem.theory.problem import Problem
 
-__all__ = ["draw_directions", "draw_encoder", "draw_partition", "draw_problem", "draw_weights", "plane"]
-
 
 def draw_directions(rng: np.random.Generator, width: int, n: int) -> Float[Tensor, "width n"]:
     """n uniformly random unit columns."""

@@ -12,17 +12,6 @@ from monosem.base.errors import ShapeError, check
 from monosem.theory.loss import feature_losses
 from monosem.theory.problem import Atoms, Problem
 
-__all__ = [
-    "Estimate",
-    "FeatureLaw",
-    "Magnitude",
-    "exact_atoms",
-    "exact_loss",
-    "independent",
-    "monte_carlo",
-    "truncated",
-]
-
 
 @dataclass(frozen=True)
 class Magnitude:

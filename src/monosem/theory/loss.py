@@ -6,8 +6,6 @@ from torch import Tensor
 
 from monosem.theory.problem import Atoms, Problem
 
-__all__ = ["best_decoder", "feature_losses", "gradients", "loss"]
-
 
 def feature_losses(
     problem: Problem, W_D: Float[Tensor, "n_r n_q"], W_E: Float[Tensor, "n_q n_p"], atoms: Atoms | None = None

@@ -14,8 +14,6 @@ from monosem.theory.loss import loss as exact_loss
 from monosem.theory.patterns import ActivationPattern, Region, pattern_of, region
 from monosem.theory.problem import Problem
 
-__all__ = ["Group", "Stationary", "Verdict36", "groups_of", "paper_point", "positive_pair", "trichotomy", "valley"]
-
 Verdict36 = Literal["trap", "saddle", "none", "not realizable"]
 _TIED = 1e-9
 """Eigenvalues closer than this, relative to the largest, are one."""

@@ -12,8 +12,6 @@ from monosem.base.errors import RefusedError, ShapeError, check
 from monosem.core.activations import Activation, BatchTopK, GroupMax, JumpReLU, ReLU, TopK
 from monosem.theory.problem import Problem
 
-__all__ = ["ActivationPattern", "Competition", "Region", "competition", "pattern_of", "region"]
-
 
 @dataclass(frozen=True)
 class Competition:

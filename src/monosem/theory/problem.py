@@ -13,8 +13,6 @@ from monosem.base.sparse import Positions
 from monosem.base.spec import parse_call
 from monosem.core.activations import ACTIVATIONS, Activation, Context, JumpReLU, ReLU, TopK
 
-__all__ = ["Atoms", "Problem", "estimate_weights", "load_problem", "sigma"]
-
 
 def sigma(activation: Activation, z: Float[Tensor, "atoms n_q"], threshold: float = 0.0) -> Float[Tensor, "atoms n_q"]:
     """sigma(z), row by row, at the activation's starting parameters; differentiable in z.

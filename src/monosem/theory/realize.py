@@ -11,8 +11,6 @@ from monosem.base.errors import MonosemError
 from monosem.theory.patterns import ActivationPattern, Region, region
 from monosem.theory.problem import Problem
 
-__all__ = ["Realization", "certificate_residual", "realize", "realize_region"]
-
 _LEAST = 1e-8
 """Margins below this count as none."""
 

@@ -9,8 +9,6 @@ from monosem.theory.checks.stationary import example_35
 from monosem.theory.instances import draw_problem, draw_weights, plane
 from monosem.theory.problem import Problem
 
-__all__ = ["SUITE"]
-
 SUITE: Registry[Problem] = Registry("problem")
 SUITE.add("example 3.5", example_35()[0])
 SUITE.add(

@@ -11,8 +11,6 @@ from monosem.theory.loss import best_decoder
 from monosem.theory.loss import loss as exact_loss
 from monosem.theory.problem import Problem
 
-__all__ = ["Recovery", "ZeroSet", "mirrored_pair", "recovery", "unrecovering", "zero_set"]
-
 
 @dataclass(frozen=True)
 class Recovery:

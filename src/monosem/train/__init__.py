@@ -1,3 +1,1 @@
 """Training: one loop that can be read aloud, state that survives a kill, a log."""
-
-__all__: list[str] = []

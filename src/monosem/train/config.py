@@ -12,8 +12,6 @@ from monosem.base.schedule import WarmupDecay
 from monosem.base.seeds import key, torch_generator
 from monosem.core.model import Selection
 
-__all__ = ["FitConfig", "Order"]
-
 _SCHEDULE = WarmupDecay()
 
 

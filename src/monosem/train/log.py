@@ -5,8 +5,6 @@ from pathlib import Path
 
 from monosem.base.files import write_atomic
 
-__all__ = ["Log"]
-
 
 class Log:
     """Lines in memory and, with a path, on disk; a resumed run drops what its checkpoint has not seen."""

@@ -31,20 +31,6 @@ from monosem.train.progress import progress_bar
 from monosem.train.state import Run, load_run, save_run
 from monosem.train.update import Update
 
-__all__ = [
-    "Callback",
-    "Result",
-    "check_finite",
-    "finished",
-    "fit",
-    "hold_anchors",
-    "identity_of",
-    "log_entry",
-    "resample",
-    "start_run",
-    "train_step",
-]
-
 Callback = Callable[[Run, dict[str, float]], None]
 
 

@@ -20,8 +20,6 @@ from monosem.kernels.native.build import build_name
 from monosem.kernels.native.dense import used
 from monosem.losses.objective import Objective, State
 
-__all__ = ["FORMAT", "DeadTracker", "Run", "load_run", "save_run"]
-
 FORMAT = "monosem.run/1"
 
 

@@ -22,8 +22,6 @@ from monosem.methods import Method
 from monosem.train.config import FitConfig
 from monosem.train.state import Run
 
-__all__ = ["Update"]
-
 
 class Update:
     """The second half of a training step, for one run.

@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["make", "read"]
-
 D, F, HEADS = 12, 36, 3
 
 

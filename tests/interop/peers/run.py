@@ -11,8 +11,6 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-__all__ = ["main"]
-
 
 def main(peer: str, root: Path) -> None:
     """Make, read and evaluate every case."""

@@ -3,8 +3,6 @@
 python saebench_check.py, with monosem on the path.
 """
 
-__all__ = ["main"]
-
 
 def main() -> None:
     """Every attribute of SAEBench's base class, its settings, and the functions that need no language model."""

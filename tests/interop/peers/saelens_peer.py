@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["make", "read"]
-
 Values = tuple[str, Tensor, Tensor]
 D, F, OUT = 12, 40, 10
 

@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["make", "read"]
-
 D, F = 12, 40
 
 

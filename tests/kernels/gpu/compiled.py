@@ -3,8 +3,6 @@
 import sys
 from typing import Any
 
-__all__ = ["PROGRAMS", "main"]
-
 F, B, LONG, N = "*fp32", "*bf16", "*i64", "i32"
 _TWO_SETS = {
     "starts": LONG, "first": N, "index": LONG, "values": F, "x": F, "x_row": N, "partial": F,

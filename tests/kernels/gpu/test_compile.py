@@ -10,7 +10,6 @@ import pytest
 from tests.kernels.gpu.compiled import PROGRAMS
 from tests.kernels.gpu.where import needs_triton
 
-__all__: list[str] = []
 pytestmark = needs_triton
 
 ROOT = Path(__file__).parents[3]

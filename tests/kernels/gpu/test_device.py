@@ -11,7 +11,6 @@ from monosem.kernels.gpu.launch import serves
 from monosem.kernels.gpu.select import encode_top, top_index
 from tests.kernels.gpu.where import needs_triton
 
-__all__: list[str] = []
 pytestmark = [needs_triton, pytest.mark.gpu]
 
 SHAPE = Shape(n_p=512, n_q=16_384, k=32, batch=600)

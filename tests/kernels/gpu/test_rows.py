@@ -18,7 +18,6 @@ from monosem.kernels.native.rows import CellSet
 from tests.kernels.gpu.where import DEVICE, few, needs_triton, rounded
 from tests.kernels.layouts import positions
 
-__all__: list[str] = []
 pytestmark = needs_triton
 
 BETAS, EPS, LR = (0.9, 0.99), 1e-8, 0.1

@@ -16,7 +16,6 @@ from monosem.kernels.gpu.kept import Plan
 from monosem.kernels.gpu.select import TopCells, encode_top, encode_tops, top_index
 from tests.kernels.gpu.where import DEVICE, few, needs_triton
 
-__all__: list[str] = []
 pytestmark = needs_triton
 
 PLANS = st.sampled_from([None, Plan(1, 3, 8), Plan(2, 2, 8), Plan(4, 2, 16), Plan(3, 1, 8)])

@@ -6,7 +6,6 @@ import torch
 from benchmarks.gpu_pieces import DenseStep, Mode, Shape, TopKStep, floor_bytes
 from tests.kernels.gpu.where import DEVICE, needs_triton
 
-__all__: list[str] = []
 pytestmark = needs_triton
 
 SMALL = Shape(n_p=6, n_q=12, k=3, batch=4)

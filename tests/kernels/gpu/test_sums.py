@@ -14,7 +14,6 @@ from monosem.kernels.gpu.cells import CHUNK, bag, inner_full
 from tests.kernels.gpu.where import DEVICE, few, needs_triton
 from tests.kernels.layouts import cases, positions
 
-__all__: list[str] = []
 pytestmark = needs_triton
 
 

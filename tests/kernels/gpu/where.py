@@ -8,8 +8,6 @@ import torch
 from hypothesis import Phase, settings
 from torch import Tensor
 
-__all__ = ["DEVICE", "few", "needs_triton", "rounded"]
-
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if DEVICE == "cpu":
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, which nothing does before

@@ -4,5 +4,3 @@
 cells, `rows` takes optimiser steps from cells, `adam` is the dense optimiser. Without Triton, the plain torch
 operations serve on a GPU as well.
 """
-
-__all__: list[str] = []

@@ -10,8 +10,6 @@ from torch import Tensor
 from monosem.base.errors import DataError, check
 from monosem.kernels.gpu.rows import WIDEST, RowStep
 
-__all__ = ["DenseAdam"]
-
 _CUT = 1024
 """A parameter that is no matrix, or a very wide one, is cut into rows of at most this many entries."""
 

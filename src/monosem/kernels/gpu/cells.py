@@ -7,8 +7,6 @@ from torch import Tensor
 from monosem.base.sparse import Positions
 from monosem.kernels.gpu.launch import launch
 
-__all__ = ["CHUNK", "bag", "inner_full", "partial_sums", "power_of_two", "rows_in_order"]
-
 CHUNK = 128
 """Cells that one program adds up at most, twice: before and after the whole chunks of its run."""
 

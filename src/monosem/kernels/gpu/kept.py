@@ -15,8 +15,6 @@ from torch import Tensor
 from monosem.kernels.gpu.cells import power_of_two
 from monosem.kernels.gpu.launch import interpreted, launch
 
-__all__ = ["COLUMNS", "Kept", "Plan", "Reach"]
-
 COLUMNS = 128
 """Columns of a tile of a fused product."""
 

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from monosem.kernels.gpu.programs import ranks, rows, sums
 
-__all__ = ["interpreted", "launch", "program", "serves"]
-
 _FILES = (sums, ranks, rows)
 
 

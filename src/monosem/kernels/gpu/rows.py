@@ -14,8 +14,6 @@ from monosem.kernels.gpu.launch import launch
 from monosem.kernels.native.calls import Ordered
 from monosem.kernels.native.rows import CellSet
 
-__all__ = ["WIDEST", "RowStep", "narrowed"]
-
 WIDEST = 2**14
 """Columns of a piece of a row that one program can hold."""
 

@@ -14,8 +14,6 @@ from monosem.kernels.gpu.cells import inner_full, rows_in_order
 from monosem.kernels.gpu.kept import COLUMNS, Kept, Plan, Reach
 from monosem.kernels.gpu.rows import narrowed
 
-__all__ = ["TopCells", "encode_top", "encode_tops", "top_index"]
-
 _TILE = 2**26
 """Cells of the encoder product that exist at once."""
 

@@ -15,8 +15,6 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-__all__ = ["SOURCES", "build_name", "library", "why_absent"]
-
 SOURCES = ("cells.c", "rank.c", "rows.c", "certified.c", "dense.c", "team.c")
 _HEADERS = ("cells.h",)
 _FLAGS = (

@@ -12,8 +12,6 @@ from torch import Tensor
 from monosem.kernels.native.build import library
 from monosem.kernels.native.team import address, each, runs_of, runs_of_cost
 
-__all__ = ["Ordered", "bags", "inner", "order_cells", "row_tile", "scatter", "usable"]
-
 _TILE_BYTES = 2**22
 """Rows that a unit of `scatter` writes: what stays in a second-level cache, more or less."""
 

@@ -15,8 +15,6 @@ from monosem.kernels.native.select import join, largest, top
 from monosem.kernels.native.team import address, each, runs_of
 from monosem.kernels.workspace import workspace
 
-__all__ = ["COLUMNS", "ROWS", "Halved", "has_bfloat16"]
-
 ROWS, COLUMNS = 1024, 2048
 """Rows and latents of one product: W then goes through it once, and its output stays in cache."""
 

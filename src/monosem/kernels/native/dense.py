@@ -10,8 +10,6 @@ from monosem.kernels.native.calls import usable
 from monosem.kernels.native.team import address, each, runs_of
 from monosem.kernels.workspace import recycled
 
-__all__ = ["count", "fits", "jump", "jump_back", "steps", "used"]
-
 _UNIT = 128
 """Rows of a unit of work: fixed, so that sums over rows do not depend on the number of threads."""
 

@@ -12,8 +12,6 @@ from monosem.kernels.native.calls import Ordered
 from monosem.kernels.native.team import address, each, runs_of_cost
 from monosem.kernels.workspace import workspace
 
-__all__ = ["KEEP_ABOVE", "CellSet", "RowStep", "inner_alone"]
-
 _P, _I, _F, _N = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int32
 KEEP_ABOVE = 8
 """Cells per row above which a gradient is built once and kept between the norm and the step."""

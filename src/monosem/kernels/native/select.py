@@ -9,8 +9,6 @@ from torch import Tensor
 
 from monosem.kernels.native.team import address, each, once, runs_of
 
-__all__ = ["AboveFloor", "Tops", "above", "join", "kth_largest", "largest", "top"]
-
 _P, _I = ctypes.c_void_p, ctypes.c_int64
 
 _RUNS = 4

@@ -17,8 +17,6 @@ from torch import Tensor
 
 from monosem.kernels.native.build import library
 
-__all__ = ["address", "each", "once", "runs_of", "runs_of_cost"]
-
 _I, _P = ctypes.c_int64, ctypes.c_void_p
 
 

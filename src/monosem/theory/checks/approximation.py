@@ -12,8 +12,6 @@ from monosem.theory.law import FeatureLaw, exact_atoms, exact_loss, independent,
 from monosem.theory.loss import feature_losses, loss
 from monosem.theory.problem import Problem
 
-__all__ = ["LOSS_APPROXIMATION", "naive_loss"]
-
 
 def naive_loss(problem: Problem, law: FeatureLaw, W_D: np.ndarray, W_E: np.ndarray) -> float:
     """L by plain loops over supports and magnitudes: the second implementation (ReLU, JumpReLU, TopK)."""

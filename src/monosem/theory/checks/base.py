@@ -12,8 +12,6 @@ from monosem.base.seeds import philox
 from monosem.theory.law import FeatureLaw
 from monosem.theory.problem import Problem
 
-__all__ = ["Case", "Check", "Draw", "Paper", "Reading", "Report", "Verdict", "examine", "on_problem"]
-
 Paper = Literal["confirmed", "needs hypotheses", "false as printed", "repaired"]
 
 

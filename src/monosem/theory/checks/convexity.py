@@ -12,8 +12,6 @@ from monosem.theory.loss import best_decoder, loss
 from monosem.theory.patterns import competition, pattern_of, region
 from monosem.theory.problem import Problem
 
-__all__ = ["BICONVEXITY", "CONVEX_REGIONS", "SelectedTopK", "has_convex_regions"]
-
 
 class SelectedTopK(TopK):
     """The k largest values with their signs: TopK without ReLU."""

@@ -11,8 +11,6 @@ from monosem.theory.loss import gradients
 from monosem.theory.patterns import pattern_of
 from monosem.theory.problem import Problem
 
-__all__ = ["DEAD_LATENTS", "L1_SCALE"]
-
 
 def _measure(case: Case, rng: np.random.Generator) -> Reading:
     """The largest gradient entry of the latent that is made dead (or merely nearly dead, in the counter-case)."""

@@ -14,8 +14,6 @@ from monosem.theory.patterns import pattern_of
 from monosem.theory.problem import Problem, estimate_weights
 from monosem.theory.realize import realize
 
-__all__ = ["ABSORPTION", "ABSORPTION_PRINTED", "FREE", "PARENT_INVISIBLE", "C"]
-
 C = 0.3
 FREE = 2
 

@@ -13,8 +13,6 @@ from monosem.theory.loss import loss
 from monosem.theory.patterns import pattern_of
 from monosem.theory.problem import Problem
 
-__all__ = ["CONSTRUCTION", "Identity", "construction", "construction_bounds"]
-
 
 class Identity(Activation):
     """sigma(z) = z: it satisfies eq 10 and nothing more."""

@@ -10,8 +10,6 @@ from monosem.theory.checks.optima import CONSTRUCTION
 from monosem.theory.checks.stationary import EXAMPLE_35, PERRON, PRINTED_36, REPAIRED_36
 from monosem.theory.checks.zero import ZERO_DIMENSION, ZERO_LOSS, ZERO_WITHOUT_RECOVERY
 
-__all__ = ["CHECKS"]
-
 CHECKS: Registry[Check] = Registry("check")
 for _check in (
     LOSS_APPROXIMATION,

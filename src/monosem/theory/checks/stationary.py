@@ -14,8 +14,6 @@ from monosem.theory.minima import groups_of, paper_point, positive_pair, trichot
 from monosem.theory.patterns import ActivationPattern, pattern_of, region
 from monosem.theory.problem import Problem
 
-__all__ = ["EXAMPLE_35", "PERRON", "PRINTED_36", "REPAIRED_36", "autograd", "example_35"]
-
 
 def autograd(problem: Problem, W_D: Tensor, W_E: Tensor) -> tuple[Tensor, Tensor]:
     """Both gradients of L~ by automatic differentiation: the second implementation of `gradients`."""

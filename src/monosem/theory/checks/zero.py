@@ -10,8 +10,6 @@ from monosem.theory.loss import best_decoder, feature_losses, loss
 from monosem.theory.problem import Atoms, Problem
 from monosem.theory.zeroset import mirrored_pair, recovery, zero_set
 
-__all__ = ["ZERO_DIMENSION", "ZERO_LOSS", "ZERO_WITHOUT_RECOVERY"]
-
 
 def _rank_test(problem: Problem, W_E: torch.Tensor) -> bool:
     """Whether some decoder meets w_r^d = W_D sigma(W_E w_p^d) for all d: W_r adds no rank to the codes."""

@@ -1,3 +1,1 @@
 """Search: alternating convex search, certified global optima of small problems, and the atlas of their patterns."""
-
-__all__: list[str] = []

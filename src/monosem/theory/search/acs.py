@@ -15,8 +15,6 @@ from monosem.theory.patterns import ActivationPattern, competition, pattern_of, 
 from monosem.theory.problem import Atoms, Problem
 from monosem.theory.search.qp import kkt_residual, solve_qp
 
-__all__ = ["Found", "acs", "sampled_acs"]
-
 
 @dataclass(frozen=True, eq=False)
 class Found:

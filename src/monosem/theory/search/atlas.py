@@ -9,8 +9,6 @@ from monosem.theory.patterns import ActivationPattern, pattern_of
 from monosem.theory.problem import Problem
 from monosem.theory.search.acs import acs
 
-__all__ = ["Entry", "atlas", "partitions"]
-
 
 @dataclass(frozen=True)
 class Entry:

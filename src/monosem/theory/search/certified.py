@@ -18,8 +18,6 @@ from monosem.theory.search.cones import CodeCone, code_cones
 from monosem.theory.search.exact import best_normal, best_ray
 from monosem.theory.search.pairs import bound_pairs
 
-__all__ = ["Certified", "certified_optimum", "in_gauge"]
-
 
 @dataclass(frozen=True, eq=False)
 class Certified:

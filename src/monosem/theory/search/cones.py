@@ -9,8 +9,6 @@ from monosem.base.errors import RefusedError, check
 from monosem.theory.patterns import competition
 from monosem.theory.problem import Problem
 
-__all__ = ["CodeCone", "code_cones"]
-
 _ROUND = 1e-9
 
 

@@ -6,8 +6,6 @@ import numpy as np
 
 from monosem.theory.search.cones import CodeCone
 
-__all__ = ["best_normal", "best_ray"]
-
 _ROUND = 1e-9
 _NUDGE = 1e-9
 """Rows move this far into their cone, where a threshold can tell the features on a wall apart."""

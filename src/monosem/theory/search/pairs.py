@@ -10,8 +10,6 @@ from torch import Tensor
 
 from monosem.theory.search.cones import CodeCone
 
-__all__ = ["Bounded", "Nodes", "bound_pairs", "lower_bounds"]
-
 _BATCH = 2048
 _TRIED = 12
 

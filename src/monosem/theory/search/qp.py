@@ -2,8 +2,6 @@
 
 import numpy as np
 
-__all__ = ["kkt_residual", "least_distance", "solve_qp"]
-
 
 def least_distance(G: np.ndarray, h: np.ndarray) -> np.ndarray | None:
     """argmin ||u|| subject to G u >= h, or None when no u is feasible.

@@ -3,5 +3,3 @@
 Each sums in an order that only sizes and offsets decide, and none uses atomics. *_row is a matrix's stride from row to
 row, in elements; capitals are compile-time constants.
 """
-
-__all__: list[str] = []

@@ -3,6 +3,4 @@
 from types import SimpleNamespace
 from typing import Any
 
-__all__ = ["tl"]
-
 tl: Any = SimpleNamespace(constexpr="constexpr")

@@ -4,8 +4,6 @@ from typing import no_type_check
 
 from monosem.kernels.gpu.programs.late import tl
 
-__all__ = ["SHARED", "keep", "keep_product"]
-
 SHARED = ()
 """Names of programs that other programs call."""
 

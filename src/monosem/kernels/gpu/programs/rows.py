@@ -5,8 +5,6 @@ from typing import no_type_check
 from monosem.kernels.gpu.programs.late import tl
 from monosem.kernels.gpu.programs.sums import sum_run
 
-__all__ = ["SHARED", "any_cells", "gradient", "narrow", "row_norm", "row_step"]
-
 SHARED = ("gradient", "any_cells")
 """Names of programs that other programs call."""
 

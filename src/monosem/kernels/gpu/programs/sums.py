@@ -4,8 +4,6 @@ from typing import no_type_check
 
 from monosem.kernels.gpu.programs.late import tl
 
-__all__ = ["SHARED", "bag", "chunk", "inner", "sum_run"]
-
 SHARED = ("sum_run",)
 """Names of programs that other programs call."""
 
