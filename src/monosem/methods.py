@@ -237,6 +237,24 @@ def recipe_of(text: str) -> tuple[Recipe, Citation | None]:
     return METHODS[name], _FORMS[form][1] if form else None
 
 
+NUMERICS: dict[str, int] = {}
+"""The version of a method's numerics, by its row of METHODS; 1 where it is not named.
+
+Raise it when a change of code gives other bits for the same run on the same machine: records carry the version that
+made them, and what an older one made is printed as such.
+"""
+
+
+def numerics(text: str) -> int:
+    """The version of the numerics behind a method's text.
+
+    Example:
+        >>> numerics("topk_transcoder(k=4)")
+        1
+    """
+    return NUMERICS.get(_split(parse_call(text)[0])[0], 1)
+
+
 def method(text: str, **overrides: Any) -> Method:
     """A method by its text: "topk(k=32)", "relu_l1_transcoder(l1=0.5)", "jumprelu_crosscoder".
 

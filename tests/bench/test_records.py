@@ -17,6 +17,7 @@ from monosem.bench.baselines import chance
 from monosem.bench.metrics import flatten
 from monosem.bench.records import (
     FIELDS,
+    SCHEMA,
     environment,
     identity,
     metrics_table,
@@ -34,7 +35,7 @@ def example(seed: int = 0, *, anchored: bool = True) -> dict[str, Any]:
     value = chance(source)
     curves = flatten(value)[1]
     return {
-        "schema": 1,
+        "schema": SCHEMA,
         "study": "test",
         "task": {
             "name": one.name,
@@ -45,6 +46,7 @@ def example(seed: int = 0, *, anchored: bool = True) -> dict[str, Any]:
             "pairing": one.pairing,
         },
         "method": {"name": "topk(k=4)", "spec": "topk(k=4)"},
+        "numerics": 1,
         "anchors": {"kind": "true_features", "k": 4, "weight": 0.1, "form": "soft", "init": True} if anchored else None,
         "seed": {"world": 0, "train": seed},
         "config": {"steps": 10},
@@ -53,6 +55,7 @@ def example(seed: int = 0, *, anchored: bool = True) -> dict[str, Any]:
         "training": {"step": [0, 5], "loss": [2.0, 1.0], "fvu": [1.0, 0.5], "l0": [4.0, 4.0], "dead": [0.0, None]},
         "env": environment(),
         "similarity": None,
+        "digest": "0123456789abcdef",
         "wall_time_s": 1.5,
         "created": "2026-01-01T00:00:00+00:00",
     }
@@ -118,7 +121,7 @@ def test_plain_runs_have_no_anchor_fields() -> None:
     validate(example(anchored=False))
 
 
-@pytest.mark.parametrize("version", [0, 2, None, "1"])
+@pytest.mark.parametrize("version", [0, 3, None, "1", True])
 def test_other_versions_are_refused(version: Any) -> None:
     with pytest.raises(CheckpointError, match="schema"):
         validate({**example(), "schema": version})

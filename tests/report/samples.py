@@ -46,6 +46,7 @@ def sample(
             "pairing": pairing,
         },
         "method": {"name": spec.partition("(")[0], "spec": built.spec},
+        "numerics": 1,
         "anchors": {"kind": "true_features", "k": anchors, "weight": weight, "form": "printed/both", "init": True}
         if anchors
         else None,
@@ -70,8 +71,11 @@ def sample(
             "platform": "linux",
             "cpu": "a <processor>",
             "threads": 1,
+            "features": ["avx2"],
+            "kernels": "none",
             "commit": None,
         },
+        "digest": "0123456789abcdef",
         "wall_time_s": 1.5,
         "created": "2026-01-01T00:00:00+00:00",
     }

@@ -8,7 +8,17 @@ from monosem.bench.run import Job, job_head
 from studies.bench.base import Entry, Scale, Study, jobs_of
 from studies.bench.queue import Outcome
 
-ENV = {"python": "3", "torch": "2", "numpy": "2", "monosem": "0", "platform": "x", "cpu": "a cpu", "threads": 1}
+ENV: dict[str, object] = {
+    "python": "3",
+    "torch": "2",
+    "numpy": "2",
+    "monosem": "0",
+    "platform": "x",
+    "cpu": "a cpu",
+    "threads": 1,
+    "features": [],
+    "kernels": "none",
+}
 STEPS = [1, 50, 100]
 
 
@@ -38,6 +48,7 @@ def made(job: Job, share: float, *, alone: float = 0.25, everywhere: float | Non
         "similarity": {"feature": [0, 1], "latent": [5, 7], "cosine": [[1.0, 0.1], [-0.2, share]]},
         "training": {"step": STEPS, **growing, **flat},
         "env": {**ENV, "commit": None},
+        "digest": "0123456789abcdef",
         "wall_time_s": 3600.0,
         "created": "2026-01-01T00:00:00+00:00",
     }

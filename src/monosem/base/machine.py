@@ -34,6 +34,19 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+_FEATURES = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16", "asimd", "sve", "bf16")
+
+
+def cpu_features() -> tuple[str, ...]:
+    """The instruction sets that decide which code computes, as avx2 or amx_bf16; () where the system is silent."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ()
+    flags = next((line.split(":", 1)[1].split() for line in lines if line.startswith(("flags", "Features"))), [])
+    return tuple(name for name in _FEATURES if name in flags)
+
+
 def machine() -> dict[str, str]:
     """Processor, thread count and versions: what a resumed run must find unchanged."""
     return {

@@ -1,9 +1,10 @@
-"""A trained model scored on a task: recovery of features, codes on held-out rows, absorption."""
+"""A trained model scored on a task: recovery of features, codes on held-out rows, absorption; its heat map."""
 
 from collections.abc import Iterable
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from monosem.bench.absorption import Families, absorption
@@ -16,6 +17,8 @@ from monosem.core.model import SDL, Forward
 
 EVAL_ROWS = 8192
 """Rows of the held-out stream that FVU, L0 and dead latents are measured on."""
+SHOWN = 40
+"""How many features a heat map shows."""
 
 
 def evaluate_model(model: SDL, source: TaskSource, features: torch.Tensor, rows: int = EVAL_ROWS) -> dict[str, Any]:
@@ -41,3 +44,19 @@ def evaluate_model(model: SDL, source: TaskSource, features: torch.Tensor, rows:
         codes = ((out.code, truth.features) for truth, _, out in outputs())
         found |= absorption(Families.of(W_D, source.W_r, law), codes, features)
     return found
+
+
+def similarity_map(
+    W_D: Float[Tensor, "n_r n_q"], W_r: Float[Tensor, "n_r n"], features: Int[Tensor, " scored"]
+) -> dict[str, Any]:
+    """Signed decoder cosines of the first scored features with their best latents, ready for JSON.
+
+    Equation: cosine[a][b] = cos(w_r^feature[a], w_D^latent[b]), latent[b] = argmax_j |cos(w_r^feature[b], w_D^j)|,
+        rounded to three decimals. A recovered dictionary shows a diagonal of ones.
+    """
+    shown = features[:SHOWN]
+    true = torch.nn.functional.normalize(W_r[:, shown], dim=0)
+    cosine = true.T @ torch.nn.functional.normalize(W_D, dim=0)
+    latents = cosine.abs().argmax(1)
+    rows = [[round(float(value), 3) for value in row] for row in cosine[:, latents]]
+    return {"feature": shown.tolist(), "latent": latents.tolist(), "cosine": rows}

@@ -13,9 +13,9 @@ from monosem.bench.pool import NOBODY, Event, Heard, run_all
 from monosem.bench.run import Job, job_record_name, run_job
 
 
-def _work(folder: Path, job: Job, told: Callable[[int], None]) -> None:
+def _work(folder: Path, job: Job, on_step: Callable[[int], None]) -> None:
     torch.set_num_threads(1)
-    run_job(job, folder, told=told)
+    run_job(job, folder, on_step=on_step)
 
 
 def run_jobs(

@@ -16,10 +16,18 @@ from monosem.base.spec import digest, parse_call, to_plain
 from monosem.bench.baselines import random_rows
 from monosem.bench.folds import Coded, evaluate
 from monosem.bench.metrics import TAUS, flatten, score
-from monosem.bench.records import SCHEMA, environment, metrics_table, read_records, record_name, write_record
+from monosem.bench.records import (
+    SCHEMA,
+    environment,
+    metrics_table,
+    read_records,
+    record_name,
+    results_digest,
+    write_record,
+)
 from monosem.core.model import SDL
 from monosem.core.pairs import Source
-from monosem.methods import Method
+from monosem.methods import Method, numerics
 from monosem.train.config import FitConfig
 from monosem.train.loop import Callback, Result, fit
 
@@ -64,6 +72,7 @@ class RealRun:
                 "pairing": "sae",
             },
             "method": {"name": f"{name}{'-' * bool(self.arm)}{self.arm}", "spec": to_plain(self.method)},
+            "numerics": numerics(self.method.spec),
             "anchors": anchors,
             "seed": {"world": 0, "train": self.config.seed},
             "config": to_plain(self.config) | dict(self.extra),
@@ -114,6 +123,7 @@ def run_real(
         "wall_time_s": result.seconds,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    record["digest"] = results_digest(record, result.model)
     write_record(folder, record)
     return record
 

@@ -15,12 +15,15 @@ import torch
 
 from monosem.base.errors import CheckpointError, DataError, check
 from monosem.base.files import read_json, write_json
-from monosem.base.machine import cpu_name, package_version
+from monosem.base.machine import cpu_features, cpu_name, package_version
 from monosem.base.spec import canonical
 from monosem.bench.metrics import flatten
+from monosem.kernels.native.build import kernel_hash
 
-SCHEMA = 1
-"""The version that this code writes; a record of another version is refused."""
+SCHEMA = 2
+"""The version that this code writes."""
+READABLE = (1, 2)
+"""The versions that it reads: records of version 1 lack the fields of NEW_IN_2."""
 SUFFIX = ".record.json"
 
 _NUMBER = (int, float)
@@ -37,6 +40,7 @@ FIELDS: Mapping[str, type | tuple[type, ...]] = {
     "method": dict,
     "method.name": str,
     "method.spec": (dict, str),
+    "numerics": int,
     "anchors": (dict, type(None)),
     "anchors.kind": str,
     "anchors.k": int,
@@ -69,18 +73,23 @@ FIELDS: Mapping[str, type | tuple[type, ...]] = {
     "env.platform": str,
     "env.cpu": str,
     "env.threads": int,
+    "env.features": list,
+    "env.kernels": str,
     "env.commit": (str, type(None)),
+    "digest": str,
     "wall_time_s": _NUMBER,
     "created": str,
 }
 """Every required field by dotted name, and its JSON type. Fields of anchors only where anchors is not null."""
+NEW_IN_2 = ("numerics", "env.features", "env.kernels", "digest")
+"""Fields that version 1 did not require."""
 
 _BESIDE = {"value", "chance", "oracle", "anchors_alone"}
 _IDENTITY = ("study", "task.name", "task.version", "task.hash", "task.pairing", "method", "anchors", "seed", "config")
 
 
 def environment() -> dict[str, Any]:
-    """Versions, platform, processor, threads, and the commit if this package runs from its own checkout."""
+    """Versions, processor and what it can do, threads, kernels, and the commit if run from the package's checkout."""
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
@@ -89,6 +98,8 @@ def environment() -> dict[str, Any]:
         "platform": f"{sys.platform}-{platform.machine()}",
         "cpu": cpu_name(),
         "threads": torch.get_num_threads(),
+        "features": list(cpu_features()),
+        "kernels": kernel_hash(),
         "commit": _commit(Path(__file__)),
     }
 
@@ -120,12 +131,14 @@ def validate(record: Mapping[str, Any]) -> None:
         DataError: a field is missing, unknown or of the wrong type; the message names it.
     """
     version = record.get("schema")
-    if version != SCHEMA:
+    if version not in READABLE or isinstance(version, bool):
         raise CheckpointError(
-            f"record has schema {version!r}, this monosem reads {SCHEMA}; use the version that wrote it"
+            f"record has schema {version!r}, this monosem reads {READABLE}; use the version that wrote it"
         )
     for path, kind in FIELDS.items():
         if path.startswith("anchors.") and record["anchors"] is None:
+            continue
+        if version == 1 and path in NEW_IN_2:
             continue
         value = _get(record, path)
         wrong = isinstance(value, bool) and kind is not bool
@@ -149,6 +162,19 @@ def validate(record: Mapping[str, Any]) -> None:
 def identity(record: Mapping[str, Any]) -> str:
     """sha256 of what identifies a run: study, task, method, anchors, seeds and config; results do not matter."""
     return hashlib.sha256(canonical({path: _get(record, path) for path in _IDENTITY}).encode()).hexdigest()
+
+
+def results_digest(record: Mapping[str, Any], model: torch.nn.Module | None = None) -> str:
+    """One sha256 of all that came out of a run, at full precision: metrics, curves, training log and final weights.
+
+    Two runs with equal digests gave the same bits. Without a model the weights are left out.
+    """
+    results = canonical({name: record[name] for name in ("metrics", "curves", "training")})
+    digest = hashlib.sha256(results.encode())
+    for name, weights in sorted(model.state_dict().items()) if model is not None else ():
+        digest.update(f"{name} {weights.dtype} {tuple(weights.shape)}".encode())
+        digest.update(weights.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def record_name(record: Mapping[str, Any]) -> str:

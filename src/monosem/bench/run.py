@@ -10,23 +10,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monosem.anchors.directions import Anchors
 from monosem.anchors.term import Anchoring
 from monosem.base.spec import parse_call, to_plain
 from monosem.bench.anchor_sets import FOUND_COSINE, anchor_set, anchors_against_truth
 from monosem.bench.baselines import anchors_alone, chance, oracle
-from monosem.bench.evaluated import evaluate_model
-from monosem.bench.maps import similarity_map
+from monosem.bench.evaluated import evaluate_model, similarity_map
 from monosem.bench.metrics import TAUS, flatten
-from monosem.bench.records import SCHEMA, environment, metrics_table, record_name, write_record
+from monosem.bench.records import (
+    SCHEMA,
+    SUFFIX,
+    environment,
+    metrics_table,
+    record_name,
+    results_digest,
+    write_record,
+)
 from monosem.bench.tasks import Task, TaskSource, task
-from monosem.methods import Method, method, with_anchoring
+from monosem.methods import Method, method, numerics, with_anchoring
 from monosem.train.config import FitConfig
-from monosem.train.loop import Callback, Result, fit
+from monosem.train.loop import Callback, fit
 from monosem.train.state import Run
-
-_SERIES = ("step", "loss", "fvu", "l0", "dead")
-_WATCHED = ("M_GT", "M_IP")
 
 
 def pairing_of(spec: str) -> str:
@@ -89,15 +92,15 @@ class Job:
         return f"{kind}anchored" if self.given == "true" else f"{kind}anchored, {self.given}"
 
     @property
+    def anchor_kind(self) -> str:
+        """Where the anchors come from, in a record's words."""
+        true = "true_features" if self.among == "all" else f"true_{self.among}"
+        return true if self.given == "true" else self.given if self.among == "all" else f"{self.given} of {true}"
+
+    @property
     def title(self) -> str:
         """A line for people."""
         return f"{self.method}  {self.arm}  seed {self.seed}"
-
-
-def _kind(job: Job) -> str:
-    """Where the anchors come from, in a record's words."""
-    true = "true_features" if job.among == "all" else f"true_{job.among}"
-    return true if job.given == "true" else job.given if job.among == "all" else f"{job.given} of {true}"
 
 
 def job_head(job: Job, source: TaskSource | None) -> dict[str, Any]:
@@ -105,7 +108,7 @@ def job_head(job: Job, source: TaskSource | None) -> dict[str, Any]:
     value = job.task_value
     plan = job.anchoring
     anchors = {
-        "kind": _kind(job),
+        "kind": job.anchor_kind,
         "k": value.anchored(job.anchors, job.among).numel(),
         "weight": to_plain(plan.weight),
         "form": f"{plan.form}/{plan.sides}" + ("/hard" if plan.hard else ""),
@@ -123,6 +126,7 @@ def job_head(job: Job, source: TaskSource | None) -> dict[str, Any]:
             "pairing": value.pairing,
         },
         "method": {"name": parse_call(job.method)[0], "spec": method(job.method).spec},
+        "numerics": numerics(job.method),
         "anchors": anchors if job.anchored else None,
         "seed": {"world": job.seed, "train": job.config.seed},
         "config": to_plain(job.config) | {"held_out": job.held_out},
@@ -140,7 +144,7 @@ def _source(value: Task) -> TaskSource:
 
 
 @lru_cache(maxsize=16)
-def _beside(value: Task, held_out: int) -> dict[str, dict[str, Any]]:
+def _baselines(value: Task, held_out: int) -> dict[str, dict[str, Any]]:
     source = _source(value)
     return {"chance": chance(source, features=value.scored(held_out)), "oracle": oracle(source, rows=1024)}
 
@@ -153,66 +157,43 @@ def _watch(true: Tensor, run: Run, entry: dict[str, float]) -> None:
     entry["M_GT"], entry["M_IP"] = float((best > FOUND_COSINE).float().mean()), float(best.mean())
 
 
-@dataclass(frozen=True, eq=False)
-class Ready:
-    """A job with all that it takes to train and score it."""
+def run_job(job: Job, folder: str | Path, progress: bool = False, on_step: Callable[[int], None] | None = None) -> Path:
+    """Train, score, and write the record; with checkpoints, the run's own files lie under runs/.
 
-    job: Job
-    folder: Path
-    value: Task
-    source: TaskSource
-    features: Tensor
-    anchors: Anchors | None
-    beside: dict[str, Any]
-    head: dict[str, Any]
-
-    @staticmethod
-    def of(job: Job, folder: Path) -> "Ready":
-        """Raises: as the job's task, method and anchors do."""
-        value = job.task_value
-        source = _source(value)
-        features = value.scored(job.held_out)
-        anchors: Anchors | None = None
-        beside: dict[str, Any] = {}
-        if job.anchored:
-            anchors = anchor_set(job.given, source, value.anchored(job.anchors, job.among), folder)
-            beside = {"anchors_alone": anchors_alone(source, anchors.p, anchors.r, features=features)["held_out"]}
-        head = job_head(job, source)
-        for stale in folder.glob(f".{record_name(head)}.*.part"):  # a kill inside the write of this record
-            stale.unlink()
-        return Ready(job, folder, value, source, features, anchors, beside, head)
-
-    def callbacks(self, told: Callable[[int], None] | None) -> list[Callback]:
-        """Who hears of every logged step."""
-        heard: list[Callback] = [] if told is None else [lambda run, entry: told(run.step)]
-        return heard + ([partial(_watch, self.source.W_r[:, self.features])] if self.job.watch else [])
-
-    def write(self, result: Result) -> Path:
-        """Score what was trained and write the record."""
-        metrics = evaluate_model(result.model, self.source, self.features)
-        given = {"anchors": anchors_against_truth(self.anchors, self.source)} if self.anchors else {}
-        record = self.head | {
-            "metrics": metrics_table(metrics | given, **_beside(self.value, self.job.held_out), **self.beside),
-            "curves": {"tau": list(TAUS), **flatten(metrics)[1]},
-            "similarity": similarity_map(result.model.W_D.detach(), self.source.W_r, self.features),
-            "training": {
-                name: [entry[name] for entry in result.log]
-                for name in (*_SERIES, *(_WATCHED if self.job.watch else ()))
-            },
-            "env": environment(),
-            "wall_time_s": result.seconds,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        return write_record(self.folder, record)
-
-
-def run_job(job: Job, folder: str | Path, progress: bool = False, told: Callable[[int], None] | None = None) -> Path:
-    """Train, score, and write the record; with checkpoints, the run's own files lie under runs/."""
-    ready = Ready.of(job, Path(folder))
-    name = record_name(ready.head).removesuffix(".record.json")
-    work = ready.folder / "runs" / name if job.config.checkpoint_every else None
+    `on_step` is called with the step at every entry of the log. Raises: as the job's task, method and anchors do.
+    """
+    folder, value = Path(folder), job.task_value
+    source, features = _source(value), value.scored(job.held_out)
+    head = job_head(job, source)
+    name = record_name(head)
+    for partial_file in folder.glob(f".{name}.*.part"):  # a kill inside the write of this record
+        partial_file.unlink()
+    anchors = anchor_set(job.given, source, value.anchored(job.anchors, job.among), folder) if job.anchored else None
+    callbacks: list[Callback] = [partial(_watch, source.W_r[:, features])] if job.watch else []
+    if on_step is not None:
+        callbacks.insert(0, lambda run, entry: on_step(run.step))
+    work = folder / "runs" / name.removesuffix(SUFFIX) if job.config.checkpoint_every else None
     result = fit(
-        job.built, ready.source, ready.value.n_q, job.config, ready.anchors,
-        out=work, progress=progress, callbacks=ready.callbacks(told),
+        job.built, source, value.n_q, job.config, anchors, out=work, progress=progress, callbacks=callbacks
     )  # fmt: skip
-    return ready.write(result)
+    scores = evaluate_model(result.model, source, features)
+    numbers, baselines = scores, _baselines(value, job.held_out)
+    if anchors is not None:
+        numbers = scores | {"anchors": anchors_against_truth(anchors, source)}
+        alone = anchors_alone(source, anchors.p, anchors.r, features=features)["held_out"]
+        baselines = baselines | {"anchors_alone": alone}
+    record = head | {
+        "metrics": metrics_table(numbers, **baselines),
+        "curves": {"tau": list(TAUS), **flatten(scores)[1]},
+        "similarity": similarity_map(result.model.W_D.detach(), source.W_r, features),
+        "training": {name: [entry[name] for entry in result.log] for name in _series(job)},
+        "env": environment(),
+        "wall_time_s": result.seconds,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    return write_record(folder, record | {"digest": results_digest(record, result.model)})
+
+
+def _series(job: Job) -> tuple[str, ...]:
+    """What of the training log a record keeps."""
+    return ("step", "loss", "fvu", "l0", "dead", *(("M_GT", "M_IP") if job.watch else ()))

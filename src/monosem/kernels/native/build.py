@@ -45,6 +45,10 @@ def _machine() -> str:
     return platform.machine() + "".join(next((line for line in lines if line.startswith(("flags", "Features"))), ""))
 
 
+def _compiler() -> str | None:
+    return next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
+
+
 def _compile(compiler: str, sources: list[Path], target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, suffix=".part")
@@ -63,7 +67,7 @@ def library() -> ctypes.CDLL | None:
     if os.environ.get("MONOSEM_NATIVE", "1") == "0":
         _reason.append("MONOSEM_NATIVE=0")
         return None
-    compiler = next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
+    compiler = _compiler()
     sources = [Path(str(files(__package__) / name)) for name in SOURCES]
     headers = [(files(__package__) / name).read_text() for name in _HEADERS]
     key = hashlib.sha256()
@@ -87,6 +91,20 @@ def build_name() -> str:
     """Which kernels compute: the compiled build's name (a hash of source, flags, compiler, processor), or "torch"."""
     found = library()
     return "torch" if found is None else Path(found._name).stem
+
+
+@cache
+def kernel_hash() -> str:
+    """What the compiled kernels were made from, by source, flags and compiler; "none" where torch computes.
+
+    Unlike `build_name` it says nothing of the processor, so that it compares across machines.
+    """
+    compiler = _compiler()
+    if library() is None or compiler is None:
+        return "none"
+    made = subprocess.run([compiler, "--version"], check=False, capture_output=True, text=True, timeout=10).stdout
+    texts = [(files(__package__) / name).read_text() for name in (*SOURCES, *_HEADERS)]
+    return hashlib.sha256("\0".join([made.partition("\n")[0], *_FLAGS, *texts]).encode()).hexdigest()[:20]
 
 
 def why_absent() -> str:
