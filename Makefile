@@ -44,7 +44,7 @@ bench: setup
 
 speed: setup
 	$(PYTHON) -m benchmarks.peers --speed
-	$(BIN)/python -m benchmarks --peers .peers --threads 1,2 --curves --sweep --record records/speed/cpu.json $(ARGS)
+	$(BIN)/python -m benchmarks speed --peers .peers --threads 1,2 --curves --sweep --record benchmarks/records/cpu.json $(ARGS)
 
 test: setup
 	$(PYTEST) -q -n $(WORKERS) --dist worksteal $(ARGS)
@@ -60,6 +60,7 @@ test-gpu: setup
 
 pages: setup
 	$(BIN)/python -m studies.pages
+	$(BIN)/python -m benchmarks pages
 
 # A registry that does not answer (3) leaves tests to be skipped; a wrong hash (2) is a failure.
 real: setup
@@ -87,7 +88,7 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 import-cost: setup
-	$(BIN)/python -m benchmarks.import_cost
+	$(BIN)/python -m benchmarks imports
 
 peers: setup
 	$(PYTHON) -m benchmarks.peers

@@ -1,17 +1,225 @@
-"""`python -m benchmarks`: whole training steps, ours and other libraries', in turns."""
+"""`python -m benchmarks`: what training, storing and importing cost, here and beside other libraries."""
+
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from benchmarks import command
-from monosem.cli.console import Commands
+from monosem.base.files import write_json
+from monosem.cli.console import Commands, fail, out, say
+
+HERE = Path(__file__).parent
+RECORDS = HERE / "records"
+app = typer.Typer(cls=Commands, add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False)
+Record = Annotated[Path, typer.Option(help="The record that is written.")]
 
 
-def main() -> None:
-    """Run the command."""
-    app = typer.Typer(cls=Commands, add_completion=False, pretty_exceptions_show_locals=False)
-    app.command()(command.speed)
-    app(prog_name="python -m benchmarks")
+def _among(option: str, text: str, known: Iterable[str]) -> tuple[str, ...]:
+    words = tuple(word.strip() for word in text.split(",") if word.strip())
+    unknown = [word for word in words if word not in known]
+    if unknown or not words:
+        fail(f"{option} {text!r}: {', '.join(unknown) or 'nothing'} is not known; choose from {', '.join(known)}")
+    return words
+
+
+def _positive(**numbers: int | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            fail(f"--{name.replace('_', '-')} {number}; it must be at least 1")
+
+
+def _command() -> str:
+    return "python -m benchmarks " + " ".join(shlex.quote(word) for word in sys.argv[1:])
+
+
+def _dim(text: str) -> None:
+    say(text, "dim")
+
+
+def _stored(path: Path, record: Mapping[str, Any], lines: Iterable[str]) -> None:
+    """Print what was measured, and write the record with when and how."""
+    for text in lines:
+        out().print(text, markup=False, soft_wrap=True)
+    when = {"command": _command(), "created": datetime.now(UTC).isoformat(timespec="seconds")}
+    say(f"record   {write_json(path, when | dict(record))}")
+
+
+@app.command()
+def speed(
+    quick: Annotated[bool, typer.Option("--quick", help="Small size, main methods, few rounds: a minute.")] = False,
+    sizes: Annotated[str, typer.Option(help="Among small, paper, large, separated by commas.")] = "small,paper",
+    cases: Annotated[
+        str | None,
+        typer.Option(help="Cases, separated by commas; main: those with goals. [default: all]", show_default=False),
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Rounds; in each, every contender has one turn.")] = 5,
+    threads: Annotated[str, typer.Option(help="Thread counts, separated by commas.")] = "1",
+    warm: Annotated[int | None, typer.Option(help="Most steps before timing. [default: 200]")] = None,
+    peers: Annotated[
+        Path | None,
+        typer.Option(help="Folder of side environments (python -m benchmarks.peers --speed); none: monosem alone."),
+    ] = None,
+    curves: Annotated[bool, typer.Option("--curves", help="Add cost against n_q, k, batch and n_p.")] = False,
+    sweep: Annotated[bool, typer.Option("--sweep", help="Add many runs at once, in one process and in two.")] = False,
+    floor: Annotated[bool, typer.Option("--floor/--no-floor", help="The floor's pieces.")] = True,
+    record: Record = Path("runs/speed.json"),
+) -> None:
+    """Time whole steps of `fit`, the floor's pieces and other libraries, interleaved."""
+    from benchmarks.driver import Options, measure
+    from benchmarks.libraries import environments
+    from benchmarks.report import speed_page
+    from benchmarks.sizes import CASES, MAIN, QUICK, SIZES
+
+    known = {"main": MAIN, None: QUICK if quick else tuple(CASES)}
+    counts = [int(word) if word.isdigit() else 0 for word in threads.split(",")]
+    if min(counts) < 1:
+        fail(f"--threads {threads!r}; give whole numbers from 1 on, separated by commas, as 1,2")
+    _positive(rounds=rounds, warm=warm)
+    options = Options(
+        sizes=("small",) if quick else _among("--sizes", sizes, SIZES),
+        cases=known[cases] if cases in known else _among("--cases", str(cases), CASES),
+        rounds=min(rounds, 3) if quick else rounds,
+        threads=tuple(counts),
+        peers=environments(peers) if peers else {},
+        warm=50 if quick and warm is None else warm,
+        floor=floor,
+        curves=curves,
+        sweep=sweep,
+    )
+    if peers and not options.peers:
+        fail(f"--peers {peers} holds no side environment; make them with `python -m benchmarks.peers --speed`")
+    measured = measure(options, _command(), _dim)
+    _stored(record, measured, [speed_page(measured)])
+    failures = _failures(measured)
+    for text in failures:
+        say(f"failed: {text}", "red")
+    if failures:
+        fail(f"{len(failures)} contenders failed; the others are in the record", code=1)
+
+
+def _failures(record: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{size} {case} {who}: {contender['error']}"
+        for size, one in record["sizes"].items()
+        for case, contenders in {"floor": {"floor": one["floor"]}, **one["cases"]}.items()
+        for who, contender in contenders.items()
+        if "error" in contender
+    ]
+
+
+@app.command()
+def pairs(
+    before: Annotated[Path, typer.Option(help="The root of an older checkout; this checkout is 'after'.")],
+    cases: Annotated[str, typer.Option(help="Cases, separated by commas; main: those with goals.")] = "topk",
+    certified: Annotated[bool, typer.Option("--certified", help="Add each case's bfloat16 form.")] = False,
+    pairs: Annotated[int, typer.Option(help="Turns of each checkout, interleaved.")] = 30,
+    threads: Annotated[int, typer.Option(help="Torch threads; with one, processor time counts, else wall time.")] = 1,
+    size: Annotated[str, typer.Option(help="One of small, paper, large.")] = "paper",
+    warm: Annotated[int, typer.Option(help="Steps before timing.")] = 50,
+    record: Record = Path("runs/pairs.json"),
+) -> None:
+    """Compare the steps of an older checkout with those of this one: median ratio, its interval, and noise alone."""
+    from benchmarks.pairs import Options, compare
+    from benchmarks.sizes import CASES, MAIN, SIZES
+
+    _positive(pairs=pairs, threads=threads, warm=warm)
+    names = (
+        [name for name in MAIN if not name.endswith("_bf16")] if cases == "main" else _among("--cases", cases, CASES)
+    )
+    if certified:
+        names = [*names, *(f"{name}_bf16" for name in names if f"{name}_bf16" in CASES)]
+    (named,) = _among("--size", size, SIZES)
+    options = Options(before, tuple(names), named, pairs, threads, warm)
+    _stored(record, compare(options, _command(), lambda text: out().print(text, markup=False, soft_wrap=True)), [])
+
+
+@app.command()
+def phases(
+    cases: Annotated[str | None, typer.Option(help="Cases, separated by commas.", show_default=False)] = None,
+    record: Record = RECORDS / "phases.json",
+) -> None:
+    """Time each part of a step at paper size with one thread and with two."""
+    from benchmarks.phases import DEFAULT, run
+    from benchmarks.sizes import CASES
+
+    _stored(record, run(_among("--cases", cases, CASES) if cases else DEFAULT, _command(), _dim), [])
+
+
+@app.command()
+def harvest(
+    text: Annotated[Path, typer.Option(help="Documents, a .jsonl or .txt file.")],
+    network: Annotated[str, typer.Option(help="A name or folder of a network.")] = "stories15m",
+    layer: Annotated[int, typer.Option(help="The layer whose MLP and output are read.")] = 3,
+    batches: Annotated[int, typer.Option(help="Batches of 4096 tokens in one harvest.")] = 5,
+    rounds: Annotated[int, typer.Option(help="Harvests of each kind.")] = 5,
+    n_q: Annotated[int, typer.Option(help="Latents of the dictionary that reads the rows.")] = 4096,
+    batch: Annotated[int, typer.Option(help="Rows of one of its steps.")] = 1024,
+    steps: Annotated[int, typer.Option(help="Its steps.")] = 60,
+    record: Record = Path("runs/harvest.json"),
+) -> None:
+    """Compare harvesting with the bare forward pass, and reading stored rows with a training step."""
+    from benchmarks.harvest import lines, measure
+
+    _positive(batches=batches, rounds=rounds, n_q=n_q, batch=batch, steps=steps)
+    measured = measure(network, text, layer, batches=batches, rounds=rounds, n_q=n_q, batch=batch, steps=steps)
+    _stored(record, measured, lines(measured))
+
+
+@app.command()
+def containers(
+    rows: Annotated[int, typer.Option(help="Rows that are stored.")] = 400_000,
+    width: Annotated[int, typer.Option(help="Numbers in a row.")] = 576,
+    batch: Annotated[int, typer.Option(help="Rows that are read at once.")] = 1024,
+    rounds: Annotated[int, typer.Option(help="Reads of each kind.")] = 15,
+    record: Record = Path("runs/containers.json"),
+) -> None:
+    """Compare containers for activations: reading rows by a permutation, and in order."""
+    from benchmarks.containers import lines, measure
+
+    _positive(rows=rows, width=width, batch=batch, rounds=rounds)
+    measured = measure(rows, width, batch, rounds)
+    _stored(record, measured, lines(measured))
+
+
+@app.command()
+def imports(rounds: Annotated[int, typer.Option(help="Fresh interpreters for each import.")] = 9) -> None:
+    """Compare `import monosem` with `import torch` in fresh interpreters, interleaved."""
+
+    def seconds(module: str) -> float:
+        program = f"from time import perf_counter as t; a = t(); import {module}; print(t() - a)"
+        return float(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout)
+
+    _positive(rounds=rounds)
+    seconds("monosem")  # writes byte code and warms the disk's cache
+    times = [(seconds("torch"), seconds("monosem")) for _ in range(rounds)]
+    ratios = [ours / torch for torch, ours in times]
+    medians = (statistics.median(side) for side in zip(*times, strict=True))
+    for module, median in zip(("torch", "monosem"), medians, strict=True):
+        out().print(f"import {module:8} {median:.3f} s (median of {rounds})")
+    out().print(f"ratio           {statistics.median(ratios):.2f} (from {min(ratios):.2f} to {max(ratios):.2f})")
+
+
+@app.command("gpu-day", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def gpu_day(context: typer.Context) -> None:
+    """Prove and time the CUDA path; `python -m benchmarks.gpu_day` is the same without this command line's packages."""
+    from benchmarks.gpu_day import main
+
+    raise typer.Exit(main(context.args))
+
+
+@app.command()
+def pages() -> None:
+    """Write BENCHMARKS.md's speed part, its figure and docs/speed_phases.md anew, from records alone."""
+    from benchmarks.report import write_pages
+
+    write_pages(RECORDS, HERE.parent)
 
 
 if __name__ == "__main__":
-    main()
+    app(prog_name="python -m benchmarks")

@@ -1,17 +1,13 @@
-"""Which container for activations: rows read by a permutation, as training does, and one after the other, in turns.
-
-    python benchmarks/containers.py --out records/harvest/containers.json [--rows 400000 --width 576]
+"""Which container for activations: rows read by a permutation, as training does, and in order, interleaved.
 
 Containers whose package is not installed are left out and named. Behind docs/adr/0008-store.md.
 """
 
-import argparse
-import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,36 +15,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from monosem.base.files import write_json
+from monosem.base.errors import DataError, check
 from monosem.bench.records import environment
 from monosem.data.store import Sharded
 
 SHARDS = 8
-Take = Callable[[np.ndarray], np.ndarray]
-CONTAINERS: dict[str, Callable[[Path, np.ndarray], Take]] = {}
-"""By name: writes rows to a folder, gives a function that takes rows by number."""
+_Take = Callable[[np.ndarray], np.ndarray]
 
 
-def _container(name: str) -> Callable[[Callable[[Path, np.ndarray], Take]], Callable[[Path, np.ndarray], Take]]:
-    def add(make: Callable[[Path, np.ndarray], Take]) -> Callable[[Path, np.ndarray], Take]:
-        CONTAINERS[name] = make
-        return make
-
-    return add
-
-
-@_container("npy shards, mapped (ours)")
-def _npy(folder: Path, rows: np.ndarray) -> Take:
+def _npy(folder: Path, rows: np.ndarray) -> _Take:
     each = -(-rows.shape[0] // SHARDS)
     paths = tuple(folder / f"{i}.npy" for i in range(SHARDS))
     for i, path in enumerate(paths):
         np.save(path, rows[i * each : (i + 1) * each])
-    held = Sharded(paths, rows.shape, each)
-    return lambda index: held[index]
+    shards = Sharded(paths, rows.shape, each)
+    return lambda index: shards[index]
 
 
-@_container("safetensors shards, mapped")
-def _safetensors(folder: Path, rows: np.ndarray) -> Take:
+def _safetensors(folder: Path, rows: np.ndarray) -> _Take:
     from safetensors import safe_open
     from safetensors.numpy import save_file
 
@@ -57,11 +41,10 @@ def _safetensors(folder: Path, rows: np.ndarray) -> Take:
         save_file({"x": rows[i * each : (i + 1) * each]}, str(folder / f"{i}.safetensors"))
     files = [safe_open(str(folder / f"{i}.safetensors"), framework="np") for i in range(SHARDS)]
     slices: list[Any] = [file.get_slice("x") for file in files]  # type: ignore[no-untyped-call]
-    shape = (rows.shape[1],)
 
     def take(index: np.ndarray) -> np.ndarray:
         """Its slices take runs of rows, no list of row numbers: one call a row."""
-        out = np.empty((index.size, *shape), rows.dtype)
+        out = np.empty((index.size, rows.shape[1]), rows.dtype)
         for at, (shard, row) in enumerate(zip(*np.divmod(index, each), strict=True)):
             out[at] = slices[shard][int(row) : int(row) + 1][0]
         return out
@@ -69,45 +52,35 @@ def _safetensors(folder: Path, rows: np.ndarray) -> Take:
     return take
 
 
-@_container("arrow IPC, mapped")
-def _arrow(folder: Path, rows: np.ndarray) -> Take:
+def _arrow(folder: Path, rows: np.ndarray) -> _Take:
     import pyarrow
 
-    each = -(-rows.shape[0] // SHARDS)
-    width = rows.shape[1]
-    batches = [
-        pyarrow.record_batch(
-            [pyarrow.FixedSizeListArray.from_arrays(rows[i * each : (i + 1) * each].reshape(-1), width)], ["x"]
-        )
-        for i in range(SHARDS)
-    ]
+    each, width = -(-rows.shape[0] // SHARDS), rows.shape[1]
+    parts = [rows[i * each : (i + 1) * each].reshape(-1) for i in range(SHARDS)]
+    batches = [pyarrow.record_batch([pyarrow.FixedSizeListArray.from_arrays(part, width)], ["x"]) for part in parts]
     with pyarrow.OSFile(str(folder / "x.arrow"), "wb") as file, pyarrow.ipc.new_file(file, batches[0].schema) as writer:
         for batch in batches:
             writer.write_batch(batch)
     column = pyarrow.ipc.open_file(pyarrow.memory_map(str(folder / "x.arrow"))).read_all().column("x")
 
     def take(index: np.ndarray) -> np.ndarray:
-        found: np.ndarray = column.take(pyarrow.array(index)).combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        return found.reshape(-1, width)
+        cells: np.ndarray = column.take(pyarrow.array(index)).combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        return cells.reshape(-1, width)
 
     return take
 
 
-@_container("zarr, uncompressed, chunks of 64 rows")
-def _zarr(folder: Path, rows: np.ndarray) -> Take:
+def _zarr(folder: Path, rows: np.ndarray) -> _Take:
     import zarr  # type: ignore[import-not-found, unused-ignore]
 
-    shard = -(-rows.shape[0] // (64 * SHARDS)) * 64
-    shape, chunks, shards = rows.shape, (64, rows.shape[1]), (shard, rows.shape[1])
-    array = zarr.create_array(
-        str(folder / "x.zarr"), shape=shape, chunks=chunks, shards=shards, dtype=rows.dtype, compressors=None
-    )
+    chunks, shards = (64, rows.shape[1]), (-(-rows.shape[0] // (64 * SHARDS)) * 64, rows.shape[1])
+    place = str(folder / "x.zarr")
+    array = zarr.create_array(place, shape=rows.shape, chunks=chunks, shards=shards, dtype=rows.dtype, compressors=None)
     array[:] = rows
     return lambda index: np.asarray(array.oindex[index])
 
 
-@_container("Hugging Face datasets")
-def _datasets(folder: Path, rows: np.ndarray) -> Take:
+def _datasets(folder: Path, rows: np.ndarray) -> _Take:
     import datasets  # type: ignore[import-not-found, unused-ignore]
 
     datasets.disable_progress_bars()
@@ -117,77 +90,78 @@ def _datasets(folder: Path, rows: np.ndarray) -> Take:
         for start in range(0, rows.shape[0], 1000):
             yield from ({"x": row[None]} for row in rows[start : start + 1000])
 
-    held = datasets.Dataset.from_generator(parts, features=features, cache_dir=str(folder)).with_format("numpy")
-    return lambda index: np.asarray(held[index]["x"])[:, 0]
+    stored = datasets.Dataset.from_generator(parts, features=features, cache_dir=str(folder)).with_format("numpy")
+    return lambda index: np.asarray(stored[index]["x"])[:, 0]
 
 
-def main() -> None:
-    """Write each container, then time them in turns; one record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=400_000)
-    parser.add_argument("--width", type=int, default=576)
-    parser.add_argument("--batch", type=int, default=1024)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
+CONTAINERS: Mapping[str, Callable[[Path, np.ndarray], _Take]] = {
+    "npy shards, mapped (ours)": _npy,
+    "safetensors shards, mapped": _safetensors,
+    "arrow IPC, mapped": _arrow,
+    "zarr, uncompressed, chunks of 64 rows": _zarr,
+    "Hugging Face datasets": _datasets,
+}
+"""By name: writes rows to a folder, gives a function that takes rows by number."""
+
+
+def _made(home: Path, rows: np.ndarray) -> tuple[dict[str, _Take], list[str]]:
+    """The containers that can be written here, and why the others cannot."""
+    takes, absent = {}, []
+    for number, (name, make) in enumerate(CONTAINERS.items()):
+        folder = home / str(number)
+        folder.mkdir()
+        try:
+            takes[name] = make(folder, rows)
+        except ModuleNotFoundError as error:
+            absent.append(f"{name}: {error.name} is not installed")
+    return takes, absent
+
+
+def measure(rows: int, width: int, batch: int, rounds: int) -> dict[str, Any]:
+    """Write each container, then take the same batches from each, round after round.
+
+    Raises: DataError when a container gives other rows than were written.
+    """
     torch.set_num_threads(1)
-    rows = np.random.default_rng(0).standard_normal((options.rows, options.width), dtype=np.float32).astype(np.float16)
-    home, takes, absent = Path(tempfile.mkdtemp()), {}, []
-    try:
-        for number, (name, make) in enumerate(CONTAINERS.items()):
-            folder = home / str(number)
-            folder.mkdir()
-            try:
-                takes[name] = make(folder, rows)
-            except ModuleNotFoundError as error:
-                absent.append(f"{name}: {error.name} is not installed")
-        order = np.random.default_rng(1).permutation(options.rows)
+    table = np.random.default_rng(0).standard_normal((rows, width), dtype=np.float32).astype(np.float16)
+    order = np.random.default_rng(1).permutation(rows)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
+        takes, absent = _made(Path(home), table)
         times: dict[str, dict[str, list[float]]] = {name: {"shuffled": [], "in order": []} for name in takes}
-        for turn in range(options.rounds):
-            shuffled = order[turn * options.batch : (turn + 1) * options.batch]
-            run = np.arange(options.batch) + turn * options.batch
+        for number in range(rounds):
+            first = number * batch
+            indices = {"shuffled": order[first : first + batch], "in order": np.arange(first, first + batch) % rows}
             for name, take in takes.items():
-                for kind, index in (("shuffled", shuffled), ("in order", run)):
+                for kind, index in indices.items():
                     began = time.process_time()
-                    found = take(index).astype(np.float32)
+                    taken = take(index).astype(np.float32)
                     times[name][kind].append(time.process_time() - began)
-                    assert np.array_equal(found, rows[index].astype(np.float32)), name
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
+                    check(np.array_equal(taken, table[index].astype(np.float32)), f"{name} gave other rows", DataError)
     packages = {}
     for package in ("numpy", "safetensors", "pyarrow", "zarr", "datasets"):
-        try:
+        with suppress(PackageNotFoundError):
             packages[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    milliseconds = {
-        name: {kind: {"median": 1e3 * statistics.median(t), "least": 1e3 * min(t)} for kind, t in kinds.items()}
-        for name, kinds in times.items()
-    }
-    record = {
+    return {
         "schema": "monosem.containers/1",
         "what": "milliseconds of processor time to take one batch of rows as float32, from files in the page cache",
-        "rows": options.rows,
-        "width": options.width,
+        "rows": rows,
+        "width": width,
         "stored": "float16",
-        "batch": options.batch,
-        "rounds": options.rounds,
-        "milliseconds": milliseconds,
+        "batch": batch,
+        "rounds": rounds,
+        "milliseconds": {
+            name: {kind: {"median": 1e3 * statistics.median(t), "least": 1e3 * min(t)} for kind, t in kinds.items()}
+            for name, kinds in times.items()
+        },
         "absent": absent,
         "packages": packages,
         "env": environment(),
-        "load_average": Path("/proc/loadavg").read_text().split()[0],
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": f"python benchmarks/containers.py --rows {options.rows} --width {options.width}",
     }
-    write_json(options.out, record)
-    for name, kinds in milliseconds.items():
-        print(
-            f"{name:42}"
-            + "".join(f"  {kind} {t['median']:8.2f} ms (least {t['least']:.2f})" for kind, t in kinds.items())
-        )
-    print("\n".join(absent))
 
 
-if __name__ == "__main__":
-    main()
+def lines(record: Mapping[str, Any]) -> list[str]:
+    """The record for people."""
+    return [
+        f"{name:42}" + "".join(f"  {kind} {t['median']:8.2f} ms (least {t['least']:.2f})" for kind, t in kinds.items())
+        for name, kinds in record["milliseconds"].items()
+    ] + list(record["absent"])

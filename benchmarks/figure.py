@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.report import PEER_NAMES
-from benchmarks.speed.sizes import CASES
-from benchmarks.speed.summary import exponent, milliseconds, ratios, spread
+from benchmarks.sizes import CASES
+from benchmarks.summary import exponent, milliseconds, ratios, spread
 from monosem.report.style import GREY, INK, PALETTE, plain_axes
 
 _LABELS = {
@@ -42,16 +42,16 @@ def _steps(axes: Axes, cases: Mapping[str, Any], size: str) -> None:
     for row, (name, contenders) in enumerate(cases.items()):
         present = [who for who in names if who in contenders]
         for place, who in enumerate(present):
-            found = spread(ratios(contenders[who], CASES[name].states[0]).values())
-            if found is None:
+            step = spread(ratios(contenders[who], CASES[name].states[0]).values())
+            if step is None:
                 continue
             y = row + (place - (len(present) - 1) / 2) * height
             label = None if who in labelled else names[who]
             labelled.add(who)
-            axes.plot([found.low, found.high], [y, y], color=colours[who], linewidth=2.0)
-            axes.plot(found.median, y, "o", color=colours[who], label=label, markersize=5)
+            axes.plot([step.low, step.high], [y, y], color=colours[who], linewidth=2.0)
+            axes.plot(step.median, y, "o", color=colours[who], label=label, markersize=5)
             axes.annotate(
-                f"{found.median:.1f}", (found.high, y), (6, 0), textcoords="offset points", va="center", fontsize=7
+                f"{step.median:.1f}", (step.high, y), (6, 0), textcoords="offset points", va="center", fontsize=7
             )
         axes.axhspan(row - 0.48, row + 0.48, color="#f4f5f7" if row % 2 else "white", zorder=0)
     axes.set_yticks(range(len(cases)), [_LABELS[name] for name in cases])

@@ -1,9 +1,9 @@
-"""Side environments with the released packages of other libraries, for the proofs in tests/interop and monosem speed.
+"""Side environments with the released packages of other libraries, for tests/interop and `python -m benchmarks speed`.
 
-    python benchmarks/peers.py              every peer
-    python benchmarks/peers.py saelens ...  some of them
-    python benchmarks/peers.py --speed      those that monosem speed times
-    python benchmarks/peers.py --list       what they are
+    python -m benchmarks.peers              every peer
+    python -m benchmarks.peers saelens ...  some of them
+    python -m benchmarks.peers --speed      those that are timed
+    python -m benchmarks.peers --list       what they are
 
 Each lies under .peers/<name> and sees the main environment's packages (torch, numpy, safetensors); its own come first.
 A tested version is pinned. Where a peer's full requirements do not resolve today, or are far larger than what
@@ -87,7 +87,7 @@ def main() -> None:
     """Make the environments named on the command line."""
     parser = argparse.ArgumentParser(description="Make side environments with other libraries' released packages.")
     parser.add_argument("names", nargs="*", help=f"among {', '.join(PEERS)}; all if none")
-    parser.add_argument("--speed", action="store_true", help=f"those that monosem speed times: {', '.join(SPEED)}")
+    parser.add_argument("--speed", action="store_true", help=f"those that are timed: {', '.join(SPEED)}")
     parser.add_argument("--list", action="store_true", help="print what they are")
     given = parser.parse_args()
     unknown = sorted(set(given.names) - set(PEERS))

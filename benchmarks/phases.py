@@ -1,7 +1,7 @@
-"""What a second thread does for each part of a step: python -m benchmarks.phases [CASE ...] writes a record and a page.
+"""What a second thread does for each part of a step: one process a case, whose number of threads alternates.
 
-One process per case trains through the public `fit` at the paper's size and changes its number of threads every six
-steps; the parts of a step are timed by the clock. Needs a machine that does nothing else.
+Each process trains through the public `fit` at paper size; the parts of a step are timed by the clock. Needs a machine
+that does nothing else.
 """
 
 import json
@@ -9,31 +9,26 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 
-import monosem.kernels.sparse
 import monosem.losses.objective
-import monosem.train.loop
-from benchmarks.speed.beat import Enough
-from benchmarks.speed.ours import Paced, States, speed_method
-from benchmarks.speed.sizes import CASES, SIZES, speed_task
-from monosem.base.files import read_json, write_json
+from benchmarks.contender import Enough
+from benchmarks.driver import ROOT, Progress
+from benchmarks.ours import States, paced, speed_method
+from benchmarks.sizes import CASES, SIZES, Size
+from monosem.base.errors import MonosemError
 from monosem.bench.records import environment
-from monosem.bench.run import pairing_of
 from monosem.bench.tasks import TaskSource
 from monosem.core.model import SDL
-from monosem.kernels.native import calls, certified, rows, select
 from monosem.train.config import FitConfig
 from monosem.train.loop import fit
 from monosem.train.update import Update
 
-RECORD, PAGE = Path("records/speed/phases.json"), Path("docs/speed_phases.md")
 DEFAULT = ("topk", "topk_bf16", "batch_topk_bf16", "matryoshka_bf16", "jumprelu_bf16", "relu_l1_bf16")
 ABOUT = """\
 Milliseconds a step at the paper's size, by the clock. *share*: gain from the second thread over that of the float32
@@ -44,7 +39,7 @@ Cases that are held at an L0 near 32 log every step here.
 THREADS, PER_PHASE, PHASES, WARM = (1, 2), 5, 16, 12
 
 
-class Clock:
+class _Clock:
     """Seconds by part and number of threads, while it is on."""
 
     def __init__(self) -> None:
@@ -63,72 +58,101 @@ class Clock:
 
         return call
 
-    def watch(self, owner: Any, attribute: str, label: str) -> None:
+    def watch(self, owner: Any, attribute: str, label: str | Callable[..., str]) -> None:
         """Time a function or method where it is looked up."""
-        setattr(owner, attribute, self.timed(getattr(owner, attribute), lambda *_: label))
+        name = label if callable(label) else lambda *_: label
+        setattr(owner, attribute, self.timed(getattr(owner, attribute), name))
+
+    def watch_all(self) -> None:
+        """Time every part of a step, and every compiled kernel by its name."""
+        for name, module in list(sys.modules.items()):
+            if name.startswith("monosem.kernels.native") and hasattr(module, "each"):
+                self.watch(module, "each", lambda kernel, _: f"kernel {kernel}")
+        self.watch(torch, "mm", "products")
+        self.watch(SDL, "forward", "forward")
+        self.watch(monosem.losses.objective.Objective, "__call__", "loss")
+        self.watch(torch.autograd, "backward", "backward")
+        self.watch(Update, "apply", "update")
+        self.watch(TaskSource, "take", "fresh rows")
 
 
-def measure(name: str) -> dict[str, Any]:
+class _Phases:
+    """The beat of a run: after some warm steps, phases of steps, each after a product, with one thread or two."""
+
+    def __init__(self, clock: _Clock, size: Size, states: States | None) -> None:
+        self.clock, self.states, self.number, self.started = clock, states, 0, 0.0
+        self.a, self.b = torch.randn(size.batch, size.n_p), torch.randn(size.n_q, size.n_p)
+        self.out = torch.empty(size.batch, size.n_q)
+        self.steps: dict[int, list[float]] = defaultdict(list)
+        self.products: dict[int, list[float]] = defaultdict(list)
+
+    def __call__(self) -> None:
+        """End a step, begin the next."""
+        self.number += 1
+        if self.clock.on:
+            self.steps[self.clock.threads].append(time.perf_counter() - self.started)
+        if self.states is not None and self.number in (3, 9):
+            self.states("trained")
+        phase, within = divmod(self.number - WARM, PER_PHASE + 1)
+        if self.number >= WARM and within == 0:
+            self._begin(phase)
+        elif self.number > WARM:
+            self.clock.on = True
+        self.started = time.perf_counter()
+
+    def _begin(self, phase: int) -> None:
+        if phase == PHASES:
+            raise Enough
+        self.clock.on, self.clock.threads = False, THREADS[phase % len(THREADS)]
+        torch.set_num_threads(self.clock.threads)
+        for _ in range(2):
+            start = time.perf_counter()
+            torch.mm(self.a, self.b.T, out=self.out)
+        self.products[self.clock.threads].append(time.perf_counter() - start)
+
+
+def measure(name: str, size: Size = SIZES["paper"]) -> dict[str, Any]:
     """Milliseconds a step of one case, part by part, with one thread and with two."""
-    clock, case, size = Clock(), CASES[name], SIZES["paper"]
-    for module in (rows, calls, certified, select):
-        module.each = clock.timed(module.each, lambda kernel, _: f"kernel {kernel}")  # type: ignore[attr-defined]
-    clock.watch(torch, "mm", "products")
-    clock.watch(SDL, "forward", "forward")
-    clock.watch(monosem.losses.objective.Objective, "__call__", "loss")
-    clock.watch(torch.autograd, "backward", "backward")
-    clock.watch(Update, "apply", "update")
-    clock.watch(TaskSource, "take", "fresh rows")
-    spec = case.spec(size)
-    source = Paced(speed_task(size, pairing_of(spec)))
-    source.take(torch.arange(size.batch))
+    clock, case = _Clock(), CASES[name]
+    clock.watch_all()
+    source = paced(case, size)
     states = States(size, case.l0, source) if case.l0 else None
-    a, b, out = torch.randn(size.batch, size.n_p), torch.randn(size.n_q, size.n_p), torch.empty(size.batch, size.n_q)
-    steps: dict[int, list[float]] = defaultdict(list)
-    products: dict[int, list[float]] = defaultdict(list)
-    number, started = 0, 0.0
-
-    def beat() -> None:
-        nonlocal number, started
-        number += 1
-        if clock.on:
-            steps[clock.threads].append(time.perf_counter() - started)
-        if states is not None and number in (3, 9):
-            states("trained")
-        phase, within = divmod(number - WARM, PER_PHASE + 1)
-        if number >= WARM and within == 0:
-            if phase == PHASES:
-                raise Enough
-            clock.on, clock.threads = False, THREADS[phase % len(THREADS)]
-            torch.set_num_threads(clock.threads)
-            for _ in range(2):
-                start = time.perf_counter()
-                torch.mm(a, b.T, out=out)
-            products[clock.threads].append(time.perf_counter() - start)
-        elif number > WARM:
-            clock.on = True
-        started = time.perf_counter()
-
-    source.beat, source.sampled = beat, False  # type: ignore[assignment]  # a step's pause is all that is asked
+    beat = _Phases(clock, size, states)
+    source.beat = beat  # type: ignore[assignment]  # a step's pause is all that is asked
     torch.set_num_threads(1)
     plain = FitConfig(steps=10**6, batch_size=size.batch, lr=1e-3, clip=1.0, log_every=1 if states else 50)
     try:
         callbacks = [] if states is None else [states.see]
-        fit(speed_method(spec), source, size.n_q, replace(plain, **case.config), callbacks=callbacks)
+        fit(speed_method(case.spec(size)), source, size.n_q, replace(plain, **case.config), callbacks=callbacks)
     except Enough:
         pass
+    parts, steps = clock.seconds, beat.steps
     return {
-        "product": [1e3 * median(products[t]) for t in THREADS],
+        "product": [1e3 * median(beat.products[t]) for t in THREADS],
         "step": [1e3 * median(steps[t]) for t in THREADS],
-        "parts": {part: [1e3 * clock.seconds[t][part] / len(steps[t]) for t in THREADS] for part in clock.seconds[1]},
+        "parts": {part: [1e3 * parts[t][part] / len(steps[t]) for t in THREADS] for part in parts[1]},
     }
 
 
-def page(record: dict[str, Any]) -> str:
+def run(names: Sequence[str], command: str, progress: Progress) -> dict[str, Any]:
+    """The record of some cases, each measured in a process of its own."""
+    cases = {}
+    for name in names:
+        worker = [sys.executable, "-m", "benchmarks.phases", name]
+        done = subprocess.run(worker, cwd=ROOT, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise MonosemError(f"{name}: {(done.stderr.strip().splitlines() or ['its process died'])[-1]}")
+        cases[name] = json.loads(done.stdout.splitlines()[-1])
+        progress(
+            f"{name}: {' and '.join(f'{ms:.1f}' for ms in cases[name]['step'])} ms a step with one and two threads"
+        )
+    return {"command": command, "env": environment(), "cases": cases}
+
+
+def page(record: Mapping[str, Any]) -> str:
     """A table per case."""
     env = record["env"]
     lines = [
-        "<!-- Generated from records/speed/phases.json by `python -m benchmarks.phases`; do not edit. -->\n",
         "# What a second thread does for each part of a step\n",
         ABOUT,
         f"{env['cpu']}, torch {env['torch']}, commit {env['commit'][:12]}; `{record['command']}`.\n",
@@ -144,27 +168,5 @@ def page(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Measure each case in a process of its own, and write."""
-    if sys.argv[1:2] == ["one"]:
-        print(json.dumps(measure(sys.argv[2])))
-        return
-    cases = {}
-    for name in sys.argv[1:] or DEFAULT:
-        done = subprocess.run([sys.executable, "-m", "benchmarks.phases", "one", name], capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(done.stderr)
-        cases[name] = json.loads(done.stdout.splitlines()[-1])
-        print(name, cases[name]["step"], flush=True)
-    command = " ".join(["python -m benchmarks.phases", *sys.argv[1:]])
-    write_json(RECORD, {"command": command, "env": environment(), "cases": cases})
-    write_page()
-
-
-def write_page() -> None:
-    """The page, from the record."""
-    PAGE.write_text(page(read_json(RECORD)))
-
-
 if __name__ == "__main__":
-    main()
+    print(json.dumps(measure(sys.argv[1])))

@@ -1,11 +1,12 @@
 """A speed record as Markdown: goals, methods, other libraries, threads, memory, the floor, growth."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from benchmarks.speed.floor import PIECES
-from benchmarks.speed.sizes import CASES
-from benchmarks.speed.summary import (
+from benchmarks.floor import PIECES
+from benchmarks.sizes import CASES
+from benchmarks.summary import (
     CPU,
     WALL,
     Spread,
@@ -17,6 +18,8 @@ from benchmarks.speed.summary import (
     scaling,
     spread,
 )
+from monosem.base.errors import DataError, check
+from monosem.base.files import read_json, write_atomic
 
 GOALS: Mapping[str, tuple[float, float]] = {
     "TopK": (1.45, 1.25),
@@ -97,10 +100,10 @@ def _table(rows: Iterator[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def _text(found: Spread | None, digits: int = 2) -> str:
-    if found is None:
+def _text(some: Spread | None, digits: int = 2) -> str:
+    if some is None:
         return "-"
-    return f"{found.median:.{digits}f} ({found.low:.{digits}f}-{found.high:.{digits}f})"
+    return f"{some.median:.{digits}f} ({some.low:.{digits}f}-{some.high:.{digits}f})"
 
 
 def _of(contender: Mapping[str, Any], state: str, threads: int = 1, time: int = CPU) -> Spread | None:
@@ -108,12 +111,9 @@ def _of(contender: Mapping[str, Any], state: str, threads: int = 1, time: int = 
 
 
 def _best(contenders: Mapping[str, Any], state: str) -> tuple[str, Spread] | None:
-    found = {who: _of(c, state) for who, c in contenders.items() if who != "monosem"}
-    there = {who: one for who, one in found.items() if one is not None}
-    if not there:
-        return None
-    who = min(there, key=lambda name: there[name].median)
-    return who, there[who]
+    steps = {who: _of(c, state) for who, c in contenders.items() if who != "monosem"}
+    timed = {who: step for who, step in steps.items() if step is not None}
+    return min(timed.items(), key=lambda one: one[1].median, default=None)
 
 
 def _goals(size: Mapping[str, Any]) -> Iterator[list[str]]:
@@ -129,9 +129,9 @@ def _goals(size: Mapping[str, Any]) -> Iterator[list[str]]:
         others = size["cases"].get(_SAME_STEP.get(name, name), contenders)
         best = _best(others, case.states[0])
         both = {**others, "monosem": contenders["monosem"]}
-        beside = over_ours(both, best[0], case.states[0]) if best else None
+        ratio = over_ours(both, best[0], case.states[0]) if best else None
         peer = f"{PEER_NAMES[best[0]]} {_text(best[1], 1)}" if best else "-"
-        yield [case.row, f"`{name}`", f"{must} / {stretch}", _text(now), reached, _text(dead), peer, _text(beside, 1)]
+        yield [case.row, f"`{name}`", f"{must} / {stretch}", _text(now), reached, _text(dead), peer, _text(ratio, 1)]
 
 
 def _missed(size: Mapping[str, Any]) -> Iterator[str]:
@@ -205,11 +205,11 @@ def _floor(size: Mapping[str, Any]) -> Iterator[list[str]]:
 
 
 def _data(size: Mapping[str, Any]) -> str:
-    found = floor_pieces(size["floor"], ["data"])
+    pieces = floor_pieces(size["floor"], ["data"])
     step = _of(size["cases"]["topk"]["monosem"], "trained") if "topk" in size["cases"] else None
-    if not found or step is None:
+    if not pieces or step is None:
         return ""
-    return f"Fresh rows are {found['data'][1].median / step.median:.1%} of a TopK step.\n"
+    return f"Fresh rows are {pieces['data'][1].median / step.median:.1%} of a TopK step.\n"
 
 
 def _growth(curves: Mapping[str, Any]) -> Iterator[list[str]]:
@@ -230,11 +230,38 @@ def _growth(curves: Mapping[str, Any]) -> Iterator[list[str]]:
         ]
 
 
-def _sweep(found: Mapping[str, Any]) -> str:
-    one, two = found["seconds"]["1"], found["seconds"]["2"]
-    same = "the same bits as" if found["equal"] else "NOT the same bits as"
+def _sweep(runs: Mapping[str, Any]) -> str:
+    one, two = runs["seconds"]["1"], runs["seconds"]["2"]
+    same = "the same bits as" if runs["equal"] else "NOT the same bits as"
     return (
-        f"{found['jobs']} runs of {found['steps']} steps on `{found['task']}`, scored: {one:.0f} s in one process, "
+        f"{runs['jobs']} runs of {runs['steps']} steps on `{runs['task']}`, scored: {one:.0f} s in one process, "
         f"{two:.0f} s in two ({one / two:.2f} times as fast), with {same} every run alone in a process of its own."
         "\n"
     )
+
+
+def _between(text: str, name: str, new: str) -> str:
+    """`text` with `new` as everything between the markers of `name`."""
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    once = text.count(begin) == text.count(end) == 1 and end not in before
+    check(once, f"the page needs {begin} and, after it, {end}, each once; add them around what is generated", DataError)
+    return f"{before}{begin}\n{new.strip()}\n{end}{after}"
+
+
+def write_pages(records: Path, root: Path) -> None:
+    """The speed part of BENCHMARKS.md, its figure, and the page of phases, from records alone."""
+    from benchmarks.figure import speed_figure
+    from benchmarks.phases import page
+    from monosem.report.style import to_svg
+
+    speed = read_json(records / "cpu.json")
+    figure = "docs/figures/speed.svg"
+    label = "Training steps of monosem and of other libraries in encoder products, and growth with each size"
+    write_atomic(root / figure, to_svg(speed_figure(speed), label).encode())
+    target = root / "BENCHMARKS.md"
+    part = f"## Speed on a CPU\n\n{speed_page(speed, figure)}"
+    write_atomic(target, _between(target.read_text(), "speed", part).encode())
+    note = "<!-- Generated from benchmarks/records/phases.json by `python -m benchmarks pages`; do not edit. -->\n\n"
+    write_atomic(root / "docs" / "speed_phases.md", (note + page(read_json(records / "phases.json"))).encode())

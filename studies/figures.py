@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from benchmarks.figure import speed_figure
-from monosem.base.files import read_json
 from monosem.bench.records import read_records
 from monosem.report.figures import recovery_figure, tau_figure
 from monosem.report.style import to_svg
@@ -18,10 +16,6 @@ def main() -> None:
     (section,) = sections(read_records("records/mini-hard"))
     label = "Recovery of features that were not anchored, per method, plain and anchored"
     (OUT / "recovery.svg").write_text(to_svg(recovery_figure(section), label))
-    speed = Path("records/speed/cpu.json")
-    if speed.is_file():
-        label = "Training steps of monosem and of other libraries in encoder products, and growth with each size"
-        (OUT / "speed.svg").write_text(to_svg(speed_figure(read_json(speed)), label))
     (OUT / "tau.svg").write_text(to_svg(tau_figure(section), "M_GT against tau, per method, plain and anchored"))
 
 

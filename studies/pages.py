@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from benchmarks import phases
 from studies import (
     absorption,
     anchoring,
@@ -30,7 +29,6 @@ PAGES: Mapping[str, Callable[[], None]] = {
     "real": real_pages.main,
     "absorption": absorption.main,
     "search": search_tables.main,
-    "phases": phases.write_page,
 }
 """What writes which: the defaults, benchmarks and README; figures of both; docs/paper; the rest by its page's name."""
 

@@ -7,8 +7,6 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from benchmarks.report import speed_page
-from monosem.base.files import read_json
 from monosem.bench.records import read_records
 from studies.readme import write_readme
 
@@ -115,12 +113,10 @@ def search() -> str:
     return "\n".join(lines)
 
 
-def speed() -> str:
-    """Whole training steps, from the record of `make speed`."""
-    path = RECORDS / "speed" / "cpu.json"
-    if not path.is_file():
-        return "## Speed on a CPU\n\nNot run.\n"
-    return f"## Speed on a CPU\n\n{speed_page(read_json(path), 'docs/figures/speed.svg')}"
+def speed(page: Path) -> str:
+    """The part of the page that `python -m benchmarks pages` writes, as it is."""
+    begin, end = "<!-- begin speed -->", "<!-- end speed -->"
+    return f"{begin}{page.read_text().partition(begin)[2].partition(end)[0]}{end}\n"
 
 
 def main() -> None:
@@ -149,7 +145,7 @@ def main() -> None:
         ),
         section("lrb/mini: seven methods, plain", "mini", f"{command} lrb/mini --plain --anchors 0`."),
         section("lrb/paper: TopK, plain", "paper", f"{command} lrb/paper --methods topk --plain --seeds 1`."),
-        speed(),
+        speed(Path("BENCHMARKS.md")),
         "## GPU\n\nNot measured: no GPU was at hand.\n",
     ]
     Path("BENCHMARKS.md").write_text(generated + "\n".join(bench))

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from benchmarks.figure import speed_figure
+from benchmarks.floor import PIECES
 from benchmarks.report import GOALS, speed_page
-from benchmarks.speed.floor import PIECES
-from benchmarks.speed.sizes import CASES, SIZES
+from benchmarks.sizes import CASES, SIZES
 from monosem.report.style import to_svg
 
 
@@ -47,7 +47,7 @@ def record() -> dict[str, Any]:
     size = SIZES["paper"]
     curve = [{"value": 2**i, "turns": _turns(2.0**i, ("trained",))} for i in range(1, 5)]
     return {
-        "command": "monosem speed",
+        "command": "python -m benchmarks speed",
         "minutes": 12.0,
         "created": "2026-11-22T20:00:00+00:00",
         "env": {"cpu": "A CPU", "torch": "2.13", "numpy": "2", "python": "3.11", "commit": "0123456789abcdef+dirty"},

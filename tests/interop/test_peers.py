@@ -1,6 +1,6 @@
 """The proof: the peers' released packages make files that we read, and read files that we made.
 
-Needs side environments: `make peers` (or `python benchmarks/peers.py NAME`); a peer that is not there is skipped.
+Needs side environments: `make peers` (or `python -m benchmarks.peers NAME`); a peer that is not there is skipped.
 """
 
 import json
@@ -34,7 +34,7 @@ def proofs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def _proof(peer: str, proofs: dict[str, Path], factory: pytest.TempPathFactory) -> Path:
     python = PEERS_DIR / peer / "bin" / "python"
     if not (PEERS_DIR / peer / ".made").is_file():
-        pytest.skip(f"no environment for {PEERS[peer].pin}; make it with `python benchmarks/peers.py {peer}`")
+        pytest.skip(f"no environment for {PEERS[peer].pin}; make it with `python -m benchmarks.peers {peer}`")
     if peer in proofs:
         return proofs[peer]
     root = factory.mktemp(peer)
@@ -89,7 +89,7 @@ def _record(row: Row) -> None:
 def test_saebench_takes_our_object(tmp_path: Path) -> None:
     python = PEERS_DIR / "saelens" / "bin" / "python"
     if not (PEERS_DIR / "saelens" / ".made").is_file():
-        pytest.skip("no environment for SAEBench; make it with `python benchmarks/peers.py saelens`")
+        pytest.skip("no environment for SAEBench; make it with `python -m benchmarks.peers saelens`")
     root = HERE.parents[1]
     environment = {**os.environ, "PYTHONPATH": str(root / "src"), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [str(python), str(HERE / "peers" / "saebench_check.py")]

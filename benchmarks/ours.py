@@ -1,24 +1,24 @@
-"""monosem as a contender: the public `fit` on fresh rows, stopped and timed where each step asks for its rows."""
+"""monosem as a contender: the public `fit` on fresh rows, stopped and timed where each step asks for its rows.
+
+This file and `sizes` name all that a worker needs of monosem, so that it runs against an older checkout too.
+"""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from benchmarks.speed.beat import Beat, Enough
-from benchmarks.speed.clock import forget_peak, give_back
-from benchmarks.speed.sizes import Case, Size, speed_task
+from benchmarks.contender import Beat, Enough, forget_peak
+from benchmarks.sizes import Case, Size, speed_task
 from monosem.base.seeds import torch_generator
 from monosem.base.spec import parse_call
-from monosem.bench.run import pairing_of
 from monosem.bench.tasks import TaskSource
 from monosem.core.activations import AbsTopK, JumpReLU
-from monosem.core.selection import Every
 from monosem.methods import Method, method
 from monosem.train.config import FitConfig
 from monosem.train.loop import fit
-from monosem.train.state import Run
 
 DEAD_SHARE = {"dead": 15 / 16, "half_dead": 1 / 2}
 _SHRINK = 0.02
@@ -39,6 +39,16 @@ class Paced(TaskSource):
         return super().take(index)
 
 
+def paced(case: Case, size: Size) -> Paced:
+    """The rows of a case, with the world already drawn."""
+    name = parse_call(case.method.replace("{k}", "1"))[0]
+    coder = name.rpartition("_")[2]
+    source = Paced(speed_task(size, coder if coder in ("transcoder", "crosscoder") else "sae"))
+    source.take(torch.arange(size.batch))
+    source.sampled = False
+    return source
+
+
 def speed_method(text: str) -> Method:
     """The method of a case; abs_topk has no row of its own."""
     name, arguments = parse_call(text)
@@ -55,12 +65,12 @@ class States:
 
     def __init__(self, size: Size, l0: bool, source: TaskSource) -> None:
         self.l0 = size.k if l0 else 0
-        self.run: Run | None = None
+        self.run: Any = None
         self.entry: dict[str, float] = {}
         self.lengths: Tensor | None = None
         self.sample = source.pair(source.held_out(256))[0]
 
-    def see(self, run: Run, entry: dict[str, float]) -> None:
+    def see(self, run: Any, entry: dict[str, float]) -> None:
         """fit's callback."""
         self.run, self.entry = run, entry
 
@@ -69,31 +79,28 @@ class States:
         """Enter a state, or restore it after some steps."""
         assert self.run is not None
         if name in DEAD_SHARE:
-            self._kill(self.run, DEAD_SHARE[name])
+            self._kill(DEAD_SHARE[name])
         if self.l0:
-            self._calibrate(self.run)
-            give_back()
+            self._calibrate()
             forget_peak()  # the first step was dense; what counts is the memory of sparse ones
 
-    def _kill(self, run: Run, share: float) -> None:
-        encoder = run.model.encoder
-        order = torch.randperm(run.model.n_q, generator=torch_generator(0, "speed/dead"))
-        dead = torch.zeros(run.model.n_q, dtype=torch.bool)
-        dead[order[: int(share * run.model.n_q)]] = True
-        norms = encoder.squared_norms().sqrt()
+    def _kill(self, share: float) -> None:
+        model, tracker = self.run.model, self.run.tracker
+        order = torch.randperm(model.n_q, generator=torch_generator(0, "speed/dead"))
+        dead = torch.zeros(model.n_q, dtype=torch.bool)
+        dead[order[: int(share * model.n_q)]] = True
+        norms = model.encoder.squared_norms().sqrt()
         if self.lengths is None:
             self.lengths = norms.median() * _SHRINK
-        encoder.scale_rows(torch.where(dead, self.lengths / norms.clamp(min=1e-12), 1.0))
+        model.encoder.scale_rows(torch.where(dead, self.lengths / norms.clamp(min=1e-12), 1.0))
         if not self.l0:
-            run.model.b_E[dead] = 0.0
-        run.tracker.since[dead] = run.tracker.window + 1
+            model.b_E[dead] = 0.0
+        tracker.since[dead] = tracker.window + 1
 
-    def _calibrate(self, run: Run) -> None:
+    def _calibrate(self) -> None:
         """Move every threshold by one number: then self.l0 * rows of the sample's cells are active."""
-        model = run.model
-        model.eval()
-        z = model(self.sample, (Every(),)).extra[Every()].to_dense()
-        model.train()
+        model = self.run.model
+        z = (self.sample - model.b_in) @ model.W_E.T + model.b_E
         jump = isinstance(model.activation, JumpReLU)
         above = z - model.act["theta"] if jump else z
         cells = self.l0 * len(self.sample)
@@ -106,7 +113,7 @@ class States:
     def facts(self) -> dict[str, float]:
         """What the last logged step says about the state."""
         dead = float(self.run.tracker.dead.float().mean()) if self.run else 0.0
-        return {"l0": round(self.entry.get("l0", 0.0), 2), "dead": round(dead, 4)}
+        return {"l0": round(self.entry.get("l0", 0.0), 2), "dead": round(dead, 4), "loss": self.entry.get("loss", 0.0)}
 
 
 def train(case: Case, size: Size, beat: Beat) -> None:
@@ -114,16 +121,14 @@ def train(case: Case, size: Size, beat: Beat) -> None:
 
     One step in `size.turn` is logged, so that every turn holds exactly one (fit's own default is one in 50).
     """
-    text = case.spec(size)
-    source = Paced(speed_task(size, pairing_of(text)))
+    source = paced(case, size)
     states = States(size, case.l0, source)
     beat.state, beat.facts = states, states.facts
-    source.take(torch.arange(size.batch))
-    source.beat, source.sampled = beat, False
+    source.beat = beat
     config = FitConfig(steps=10**6, batch_size=size.batch, lr=1e-3, clip=_CLIP, log_every=size.turn)
     config = replace(config, **case.config)
     beat.baseline()
     try:
-        fit(speed_method(text), source, size.n_q, config, callbacks=[states.see])
+        fit(speed_method(case.spec(size)), source, size.n_q, config, callbacks=[states.see])
     except Enough:
         return

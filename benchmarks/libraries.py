@@ -1,4 +1,4 @@
-"""Other libraries as contenders: their own training loops, in side environments made by benchmarks/peers.py.
+"""Other libraries as contenders: their own training loops, in side environments made by `python -m benchmarks.peers`.
 
 Each gets fresh rows for nothing: a ring of batches is drawn before. Sizes are shared; all else (optimiser, clipping,
 decoder norm, initialisation, book-keeping) is the library's own default, and its logging is off or at its least.
@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.speed.beat import Beat
-from benchmarks.speed.sizes import Size, speed_task
+from benchmarks.contender import Beat
+from benchmarks.sizes import Size, speed_task
 from monosem.bench.tasks import TaskSource
 
 _FOREVER = 10**6
@@ -238,10 +238,10 @@ PEERS: Mapping[str, type[Peer]] = {
     "sparsify": _Sparsify,
     "overcomplete": _Overcomplete,
 }
-"""Peers by the names that benchmarks/peers.py has for their environments."""
+"""Peers by the names that benchmarks.peers has for their environments."""
 
 
 def environments(folder: Path) -> dict[str, str]:
     """The side environments that are there: the python of each peer."""
-    found = {name: folder / name / "bin" / "python" for name in PEERS}
-    return {name: str(path) for name, path in found.items() if path.exists()}
+    pythons = {name: folder / name / "bin" / "python" for name in PEERS}
+    return {name: str(path) for name, path in pythons.items() if path.exists()}

@@ -32,11 +32,11 @@ def spread(numbers: Iterable[float]) -> Spread | None:
         >>> spread([1.0, 2.0, 3.0, 4.0, 5.0]).text()
         '3.00 (2.00 to 4.00)'
     """
-    found = sorted(numbers)
-    if not found:
+    ordered = sorted(numbers)
+    if not ordered:
         return None
-    low, _, high = quantiles(found, n=4, method="inclusive") if len(found) > 1 else (found[0],) * 3
-    return Spread(median(found), low, high, len(found))
+    low, _, high = quantiles(ordered, n=4, method="inclusive") if len(ordered) > 1 else (ordered[0],) * 3
+    return Spread(median(ordered), low, high, len(ordered))
 
 
 def turns(contender: Mapping[str, Any], state: str, threads: int = 1) -> list[Mapping[str, Any]]:
@@ -96,7 +96,7 @@ def floor_pieces(floor: Mapping[str, Any], names: Sequence[str], threads: int = 
     """By piece: (ms of processor time, or of wall clock with several threads; share of the turn's product)."""
     end = "" if threads == 1 else "_wall"
     time = CPU if threads == 1 else WALL
-    found = {}
+    pieces = {}
     rows = turns(floor, "floor", threads)
     for name in names:
         ms = spread(turn["facts"][f"{name}{end}"] for turn in rows)
@@ -104,5 +104,5 @@ def floor_pieces(floor: Mapping[str, Any], names: Sequence[str], threads: int = 
             turn["facts"][f"{name}{end}"] / 1e3 / mean(span[time] for span in turn["product"]) for turn in rows
         )
         if ms is not None and share is not None:
-            found[name] = (ms, share)
-    return found
+            pieces[name] = (ms, share)
+    return pieces

@@ -1,19 +1,93 @@
 """A contender's side of the benchmark: it calls `beat()` before every step, and the driver says when it may go on."""
 
 import cProfile
+import ctypes
+import gc
 import json
+import resource
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.speed.clock import Span, clock, forget_peak, give_back, peak_memory, product, resident_memory, timed
-from benchmarks.speed.sizes import Size
+from benchmarks.sizes import Size
+from monosem.base.seeds import torch_generator
 
 
-def largest(profile: cProfile.Profile, steps: int, count: int = 12) -> list[tuple[str, float]]:
+@dataclass(frozen=True)
+class Span:
+    """Seconds: of the processor (all threads of this process), and of the wall clock."""
+
+    cpu: float
+    wall: float
+
+    def __sub__(self, other: "Span") -> "Span":
+        return Span(self.cpu - other.cpu, self.wall - other.wall)
+
+    def plain(self) -> list[float]:
+        """[cpu, wall], for a record."""
+        return [round(self.cpu, 6), round(self.wall, 6)]
+
+
+def clock() -> Span:
+    """Now. Waiting for a core does not count in `cpu`."""
+    return Span(time.process_time(), time.perf_counter())
+
+
+def timed(work: Callable[[], object]) -> Span:
+    """How long one call takes."""
+    start = clock()
+    work()
+    return clock() - start
+
+
+def product(batch: int, n_p: int, n_q: int) -> Callable[[], object]:
+    """One call is z = x W_E^T [batch, n_q] in fp32, into memory that is already there: the unit of every ratio.
+
+    A product into fresh memory costs more (the kernel hands out zeroed pages); it is listed among the floor's pieces.
+    """
+    generator = torch_generator(0, "speed/product")
+    x = torch.randn(batch, n_p, generator=generator)
+    weight = torch.randn(n_q, n_p, generator=generator)
+    z = torch.empty(batch, n_q)
+    return lambda: torch.mm(x, weight.T, out=z)
+
+
+def _status(entry: str) -> float | None:
+    """An entry of /proc/self/status in MB; None where there is no such file."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(f"{entry}:"):
+                return int(line.split()[1]) / 1000 * 1.024
+    return None
+
+
+def resident_memory() -> float:
+    """Memory of this process now, in MB (its highest so far where the system does not say)."""
+    now = _status("VmRSS")
+    return now if now is not None else peak_memory()
+
+
+def peak_memory() -> float:
+    """The most memory this process has had since `forget_peak`, in MB."""
+    peak = _status("VmHWM")
+    return peak if peak is not None else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000 * 1.024
+
+
+def forget_peak() -> None:
+    """Return freed memory to the system (glibc keeps it), and start a new peak from now where the system can."""
+    gc.collect()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _largest(profile: cProfile.Profile, steps: int, count: int = 12) -> list[tuple[str, float]]:
     """Where a step spends its own time, in ms, largest first: calls of Python and of what is compiled."""
     rows = [
         (entry.code if isinstance(entry.code, str) else f"{Path(entry.code.co_filename).name}:{entry.code.co_name}", t)
@@ -35,7 +109,7 @@ class Beat:
 
         {"do": "warm", "steps": n}                   n steps, not timed -> {"peak_mb"} over the baseline
         {"do": "state", "name": s}                   bring the model into a state -> {}
-        {"do": "turn", "steps": n, "threads": t}     a product, n steps, a product -> {"product", "steps", "facts"}
+        {"do": "turn", "steps": n, "threads": t}     products, n steps, products -> {"product", "steps", "facts"}
         {"do": "profile", "steps": n}                n steps under cProfile -> {"profile": [[what, ms a step], ...]}
         {"do": "end"}
     """
@@ -68,7 +142,6 @@ class Beat:
 
     def baseline(self) -> None:
         """Memory counts from here: after the imports and the rows, before the model."""
-        give_back()
         forget_peak()
         self.baseline_mb = resident_memory()
 
@@ -77,6 +150,8 @@ class Beat:
         self.write(json.dumps(answer) + "\n")
 
     def _measure_product(self) -> None:
+        if not self.size.products:
+            return
         if self._product is None:
             self._product = product(self.size.batch, self.size.n_p, self.size.n_q)
             self._product()
@@ -90,7 +165,7 @@ class Beat:
             self.say(**spans, facts=self.facts())
         elif self._profile is not None:
             self._profile.disable()
-            self.say(profile=largest(self._profile, len(self._steps)))
+            self.say(profile=_largest(self._profile, len(self._steps)))
             self._profile = None
         else:
             self.say(peak_mb=round(peak_memory() - self.baseline_mb, 1), facts=self.facts())

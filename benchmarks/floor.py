@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from benchmarks.speed.beat import Beat, Enough
-from benchmarks.speed.clock import timed
-from benchmarks.speed.sizes import Size, speed_task
+from benchmarks.contender import Beat, Enough, timed
+from benchmarks.sizes import Size, speed_task
 from monosem.base.seeds import torch_generator
 from monosem.bench.tasks import TaskSource
 
@@ -101,22 +100,22 @@ def pieces(size: Size) -> dict[str, _Work]:
     weight = torch.randn(size.n_q, size.n_p, generator=generator)
     source = TaskSource(speed_task(size))
     step = iter(range(10**9))
-    found = _products(size, x, weight) | _sparse(size, x, weight, generator) | _updates(size, generator)
-    found["data"] = lambda: source.take(torch.arange(size.batch) + next(step) * size.batch)
-    return {name: found[name] for name in PIECES}
+    work = _products(size, x, weight) | _sparse(size, x, weight, generator) | _updates(size, generator)
+    work["data"] = lambda: source.take(torch.arange(size.batch) + next(step) * size.batch)
+    return {name: work[name] for name in PIECES}
 
 
 def floor(size: Size, beat: Beat) -> None:
     """A contender whose steps are all pieces once; their times are its facts, in ms of processor and of wall clock."""
     work = pieces(size)
-    found: dict[str, float] = {}
+    milliseconds: dict[str, float] = {}
     beat.baseline()
-    beat.facts = lambda: dict(found)
+    beat.facts = lambda: dict(milliseconds)
     try:
         while True:
             beat()
             for name, call in work.items():
                 span = timed(call)
-                found[name], found[f"{name}_wall"] = round(span.cpu * 1e3, 3), round(span.wall * 1e3, 3)
+                milliseconds[name], milliseconds[f"{name}_wall"] = round(span.cpu * 1e3, 3), round(span.wall * 1e3, 3)
     except Enough:
         return
