@@ -123,6 +123,23 @@ def safe_loading(module: Source) -> list[str]:
     return wrong
 
 
+def no_training(module: Source) -> list[str]:
+    """Reports and pages of latents draw what is there: they train nothing."""
+    if module.part not in {"inspect", "report"}:
+        return []
+    imported = [
+        f"{_at(module, node)}: {module.part} may not import {name}; draw what a record or a model holds"
+        for node, name in module.imports()
+        if f"{name}.".startswith("monosem.train.") or name == "monosem.fit"
+    ]
+    called = [
+        f"{_at(module, node)}: {module.part} may not call fit; draw what a record or a model holds"
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == "fit"
+    ]
+    return imported + called
+
+
 RULES: tuple[Rule, ...] = (
     layer_order,
     small_files,
@@ -131,6 +148,7 @@ RULES: tuple[Rule, ...] = (
     light_imports,
     named_silences,
     safe_loading,
+    no_training,
 )
 
 

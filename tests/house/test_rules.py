@@ -55,6 +55,8 @@ BREAKS: list[tuple[Rule, str, str]] = [
     (rules.safe_loading, "monosem.core.x", "torch.load(path)"),
     (rules.safe_loading, "monosem.core.x", "torch.load(path, weights_only=False)"),
     (rules.safe_loading, "monosem.core.x", "np.load(path, allow_pickle=True)"),
+    (rules.no_training, "monosem.report.x", "def f():\n    from monosem.train.loop import train_step"),
+    (rules.no_training, "monosem.inspect.x", "import monosem\nmonosem.fit(method, source, 8, config)"),
 ]
 KEEPS: list[tuple[Rule, str, str]] = [
     (rules.layer_order, "monosem", "from monosem.cli import main"),
@@ -73,6 +75,8 @@ KEEPS: list[tuple[Rule, str, str]] = [
     (rules.light_imports, "monosem.report.x", "import matplotlib"),
     (rules.named_silences, "monosem.core.x", "x = '# type: ignore'  # type: ignore[assignment]\ny = 1  # noqa: E501"),
     (rules.safe_loading, "monosem.core.x", "torch.load(path, weights_only=True)\nnp.load(path, allow_pickle=False)"),
+    (rules.no_training, "monosem.report.x", "axes.set_xlim(0, 1)\nfits(study)"),
+    (rules.no_training, "monosem.cli.x", "from monosem.train.loop import fit\nfit(method, source, 8, config)"),
 ]
 
 

@@ -26,7 +26,6 @@ from monosem.report.figures import (
 from monosem.report.style import to_svg
 from monosem.report.summary import HEADLINE, Record, Section, sections
 from monosem.report.tables import environment_table, meaning, run_table, score_table
-from monosem.report.world import small_world
 
 
 def write_report(folder: str | Path, path: str | Path) -> Path:
@@ -40,7 +39,7 @@ def write_report(folder: str | Path, path: str | Path) -> Path:
 def page(records: Sequence[Record]) -> str:
     """The page as text; the same for the same records (and the same versions of what draws it)."""
     parts = sections(records)
-    world = small_world()
+    world = json.loads(_resource("world.json"))
     return Template(_resource("page.html")).substitute(
         style=_resource("page.css"),
         script=_resource("page.js"),

@@ -12,8 +12,6 @@ from monosem.report.interval import Interval, interval_of, paired
 Record = Mapping[str, Any]
 HEADLINE = "decoder_cosine.M_GT@0.95"
 """The score that comes first: the share of held-out features that a decoder column meets at |cos| > 0.95."""
-REFERENCES = ("chance", "oracle", "anchors_alone")
-"""What stands beside a value."""
 
 
 @dataclass(frozen=True, eq=False)
