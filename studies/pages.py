@@ -1,36 +1,39 @@
-"""Every page and figure that is made from records, anew: python -m studies.pages [NAME ...], or `make pages`.
+"""Every page and figure that is made from records/: `python -m studies pages [NAME ...]`, or `make pages`.
 
-Nothing is run or measured: what no record holds stays as it is, or says that it was not run.
+Nothing is run or measured: what no record holds stays as it is, or says that it was not run. RUNS are the studies that
+are no table of the paper: `python -m studies classical sweep` hands `sweep` to the function of that name.
 """
 
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from studies import (
-    absorption,
-    anchoring,
-    classical_page,
-    discovery,
-    figures,
-    paper,
-    real_pages,
-    search_tables,
-    tables,
-)
+from studies import absorption, anchoring, classical, discovery, paper, real_absorption, real_pages, results, world3d
+from studies.theory import claims, search
 
 PAGES: Mapping[str, Callable[[], None]] = {
-    "tables": tables.main,
-    "figures": figures.main,
+    "readme": results.readme_page,
+    "benchmarks": results.benchmarks_page,
+    "defaults": results.defaults_page,
     "paper": paper.main,
     "anchoring": anchoring.main,
-    "discovery": lambda: discovery.main(["page"]),
-    "classical": classical_page.main,
-    "real": real_pages.main,
-    "absorption": absorption.main,
-    "search": search_tables.main,
+    "discovery": discovery.page,
+    "classical": classical.page,
+    "real": real_pages.page,
+    "real_absorption": real_absorption.page,
+    "absorption": absorption.page,
+    "search": search.page,
 }
-"""What writes which: the defaults, benchmarks and README; figures of both; docs/paper; the rest by its page's name."""
+RUNS: Mapping[str, Callable[[Sequence[str]], None]] = {
+    "absorption": absorption.main,
+    "claims": claims.main,
+    "classical": classical.main,
+    "discovery": discovery.main,
+    "real_absorption": real_absorption.main,
+    "search": search.main,
+    "world3d": world3d.main,
+}
+"""What each takes is in the first lines of its module."""
 
 
 def main(names: Sequence[str] = ()) -> None:
@@ -38,8 +41,4 @@ def main(names: Sequence[str] = ()) -> None:
     for name in names or PAGES:
         started = time.perf_counter()
         PAGES[name]()
-        print(f"{name:<10} {time.perf_counter() - started:5.1f} s", file=sys.stderr, flush=True)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+        print(f"{name:<15} {time.perf_counter() - started:5.1f} s", file=sys.stderr, flush=True)

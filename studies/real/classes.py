@@ -50,7 +50,7 @@ def _ada40(_: int | None, told: Told) -> _Data:
 
 def _newsgroups(limit: int | None, told: Told) -> _Data:
     """MiniLM vectors [rows, 384] of posts and their 20 groups; the first call computes them (minutes)."""
-    from studies.assets.vectors import text_vectors
+    from studies.assets.data import text_vectors
 
     rows, texts = text_vectors(
         "newsgroups", limit or 10_000, lambda done, of: told(f"encoded {done:,} of {of:,} posts")
@@ -60,15 +60,15 @@ def _newsgroups(limit: int | None, told: Told) -> _Data:
 
 def _cifar10(limit: int | None, told: Told) -> _Data:
     """ResNet-50 features [rows, 2048] of CIFAR-10's test images at 128 pixels; the first call computes them."""
-    from studies.assets.vectors import image_vectors
+    from studies.assets.data import image_vectors
 
-    return image_vectors(limit or 5_000, told=lambda done, of: told(f"encoded {done:,} of {of:,} images"))
+    return image_vectors(limit or 5_000, progress=lambda done, of: told(f"encoded {done:,} of {of:,} images"))
 
 
 CLASS_SETS: Mapping[str, Callable[[int | None, Told], _Data]] = MappingProxyType(
     {"ada40": _ada40, "newsgroups": _newsgroups, "cifar10": _cifar10, "digits": _digits}
 )
-"""Labelled rows by name; all but digits are fetched by `monosem fetch`."""
+"""Labelled rows by name; all but digits are fetched by `python -m studies fetch`."""
 
 
 @dataclass(frozen=True, eq=False)

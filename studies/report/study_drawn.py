@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 
 from monosem.base.errors import DataError, check
 from monosem.base.files import read_json, write_atomic, write_json
@@ -31,7 +32,6 @@ from studies.bench.queue import outcomes
 from studies.report.study import Cell, cells
 from studies.report.study_examples import top_examples
 from studies.theory.claims import draw_zero_loss
-from studies.theory.style import Figure
 
 _Made = tuple[Figure, dict[str, Any], str]
 """A figure, the numbers behind it, and what it shows in a sentence or two."""
@@ -118,11 +118,9 @@ def _figure5(folder: Path, scale: Scale) -> _Made:
 
 
 def _dog_figure(codes: dict[str, list[list[float]]]) -> Figure:
-    from matplotlib.figure import Figure as Canvas
-
     from monosem.report.style import INK
 
-    figure = Canvas(figsize=(7.2, 2.3), layout="constrained")
+    figure = Figure(figsize=(7.2, 2.3), layout="constrained")
     names = ["Border Collie", "breed 2", "breed 3", "breed 4"]
     titles = {"before": "the Dog latent fires on every breed", "after": "absorbed: silent on the Border Collie"}
     for axes, (name, rows) in zip(figure.subplots(1, 2), codes.items(), strict=True):

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from monosem.anchors.directions import class_means
@@ -12,7 +13,6 @@ from monosem.core.pairs import TensorSource
 from monosem.methods import method
 from monosem.train.config import FitConfig
 from monosem.train.loop import fit
-from studies.theory.style import Figure
 
 _CLASSES, _SHOWN, _COUNTED = 5, 10, 50
 _METHOD, _N_Q = "topk(k=8)", 256
@@ -80,11 +80,9 @@ def _distinct(cosine: Tensor) -> Tensor:
 
 
 def _drawn(images: np.ndarray, classes: Tensor, numbers: dict[str, Any]) -> Figure:
-    from matplotlib.figure import Figure as Canvas
-
     from monosem.report.style import INK, PALETTE
 
-    figure = Canvas(figsize=(7.2, 4.2), layout="constrained")
+    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
     grid = figure.subplots(_CLASSES, _SHOWN)
     for line, one in zip(grid, numbers["latents"], strict=True):
         for axes, row in zip(line, one["rows"], strict=True):

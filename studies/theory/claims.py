@@ -1,19 +1,65 @@
-"""Figures of theorems 3.1 to 3.4."""
+"""Figures of the theory's claims, from fresh measurements: `python -m studies claims [NAME ...]`.
+
+One per check of `monosem check`, by its name, into docs/theory/figures.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
 
+from monosem.base.files import write_atomic
+from monosem.base.registry import Registry
 from monosem.base.seeds import philox
 from monosem.core.activations import AbsTopK, Activation, JumpReLU, ReLU, TopK
+from monosem.report.style import BLUE, GREEN, GREY, ORANGE, PALETTE, RED, panels, tidy, to_svg
 from monosem.theory.checks.optima import construction, construction_bounds
+from monosem.theory.checks.stationary import example_35
+from monosem.theory.descent import Plan, descend, starts
 from monosem.theory.geometry import walk
-from monosem.theory.instances import draw_directions, draw_encoder, draw_problem, plane
+from monosem.theory.hierarchy import absorb, absorb_as_printed, hierarchical
+from monosem.theory.instances import draw_directions, draw_encoder, draw_problem, draw_weights, plane
 from monosem.theory.law import Magnitude, exact_atoms, independent
 from monosem.theory.loss import best_decoder, feature_losses, loss
-from monosem.theory.patterns import pattern_of, region
+from monosem.theory.minima import groups_of, paper_point, positive_pair
+from monosem.theory.patterns import ActivationPattern, pattern_of, region
 from monosem.theory.problem import Problem, sigma
 from monosem.theory.zeroset import mirrored_pair, recovery, unrecovering, zero_set
-from studies.theory.style import BLUE, CYCLE, GREEN, GREY, ORANGE, RED, Figure, new_figure, tidy
+
+OUT = Path("docs/theory/figures")
+FIGURES: Registry[Callable[[], Figure]] = Registry("figure")
+"""By the name of the check."""
+
+
+def draw_all(names: Sequence[str] = (), folder: str | Path = OUT) -> list[Path]:
+    """Draw the named figures, or all, into a folder; the same numbers give the same bytes."""
+    return [
+        write_atomic(Path(folder) / f"{name}.svg", to_svg(draw(), str(draw.__doc__).partition("\n")[0]).encode())
+        for name in names or FIGURES
+        for draw in (FIGURES[name],)
+    ]
+
+
+def main(names: Sequence[str] = ()) -> None:
+    """Draw, and say where."""
+    for path in draw_all(names):
+        print(path)
+
+
+def arrow(axes: Axes, end: torch.Tensor, colour: str, width: float = 2.0) -> None:
+    """An arrow from the origin."""
+    x, y = end.tolist()
+    axes.annotate("", (x, y), (0, 0), arrowprops={"arrowstyle": "->", "color": colour, "lw": width})
+
+
+def _claim(draw: Callable[[], Figure]) -> Callable[[], Figure]:
+    FIGURES.add(draw.__name__.removeprefix("draw_"), draw)
+    return draw
 
 
 def growth(activation: Activation, rates: np.ndarray, n: int = 8, width: int = 6, seed: int = 0) -> np.ndarray:
@@ -31,16 +77,17 @@ def growth(activation: Activation, rates: np.ndarray, n: int = 8, width: int = 6
     return np.array(rows)
 
 
+@_claim
 def draw_loss_approximation() -> Figure:
     """The gap against both bounds, and its local power in the expected number of active features."""
-    figure, (left, right) = new_figure(2)
+    figure, (left, right) = panels(2)
     n, rates = 8, np.geomspace(1e-3, 0.9, 25)
     kinds: list[tuple[str, Activation]] = [
         ("ReLU", ReLU()),
         ("top-2", TopK(2)),
         ("JumpReLU, theta = 0.4", JumpReLU(0.4)),
     ]
-    for (label, activation), colour in zip(kinds, CYCLE, strict=False):
+    for (label, activation), colour in zip(kinds, PALETTE, strict=False):
         gap, whole, _, C = growth(activation, rates).T
         left.loglog(rates, np.abs(gap), color=colour, label=f"|L - L~|, {label}")
         if label == "ReLU":
@@ -58,9 +105,10 @@ def draw_loss_approximation() -> Figure:
     return figure
 
 
+@_claim
 def draw_biconvexity() -> Figure:
     """L~ along a segment within a region, across regions, and with both blocks moving."""
-    figure, (axis,) = new_figure()
+    figure, (axis,) = panels()
     rng = philox(3, "figure/biconvexity")
     problem = draw_problem(rng, 4, 3, 3)
     W_D = torch.from_numpy(rng.standard_normal((3, 3)))
@@ -86,13 +134,12 @@ def draw_biconvexity() -> Figure:
     return figure
 
 
+@_claim
 def draw_convex_regions() -> Figure:
     """The responses of two latents to one feature: top-1 of ReLU has convex pieces, AbsTopK has not."""
-    figure, axes = new_figure(2)
+    figure, axes = panels(2)
     side = torch.linspace(-1, 1, 300, dtype=torch.float64)
     z = torch.stack(torch.meshgrid(side, side, indexing="xy"), -1).reshape(-1, 2)
-    from matplotlib.colors import ListedColormap
-
     for axis, activation in zip(axes, (TopK(1), AbsTopK(1)), strict=True):
         fires = (sigma(activation, z) != 0).double()
         which = (fires @ torch.tensor([1.0, 2.0], dtype=torch.float64)).reshape(300, 300).numpy()
@@ -105,15 +152,16 @@ def draw_convex_regions() -> Figure:
     return figure
 
 
+@_claim
 def draw_construction() -> Figure:
     """L~ of the true dictionary over the zero dictionary's, with both bounds, as features are added."""
-    figure, (axis,) = new_figure()
+    figure, (axis,) = panels()
     sizes, width = [8, 12, 16, 24, 32, 48, 64, 96, 128], 24
     rng = philox(0, "figure/construction")
     W = draw_directions(rng, width, max(sizes))
     for (label, activation), colour in zip(
         (("ReLU", ReLU()), ("top-4", TopK(4)), ("top-1", TopK(1)), ("JumpReLU, theta = 0.4", JumpReLU(0.4))),
-        CYCLE,
+        PALETTE,
         strict=False,
     ):
         ratio, bound = [], []
@@ -131,29 +179,40 @@ def draw_construction() -> Figure:
     return figure
 
 
-def draw_zero_loss() -> Figure:
-    """Four features in the plane, and a dictionary of loss zero that recovers none (figure 4)."""
-    figure, axes = new_figure(2, 3.6)
+def zero_loss_instance() -> tuple[Problem, torch.Tensor, torch.Tensor]:
+    """Four features in the plane, and (W_D, W_E) of loss zero that recover none (figure 4)."""
     W = plane(0, 75, 170, 260)
     problem = Problem(W, W, torch.ones(4), ReLU(), 4)
-    W_D, W_E = unrecovering(problem, philox(1, "figure/zero"), steps=600, starts=8)
-    got = recovery(problem, W_D, W_E)
-    text = f"L~ = {float(loss(problem, W_D, W_E)):.0e}, recovered {max(got.decoder, got.encoder):.0%}"
+    return (problem, *unrecovering(problem, philox(1, "figure/zero"), steps=600, starts=8))
+
+
+def zero_loss_figure(W: torch.Tensor, W_D: torch.Tensor, W_E: torch.Tensor, value: float, share: float) -> Figure:
+    """True features with encoder rows and with decoder columns, of loss `value`, a `share` of them recovered."""
+    figure, axes = panels(2, 3.6)
     for axis, rows, name in ((axes[0], W_E, "encoder rows"), (axes[1], W_D.T, "decoder columns")):
         for d in range(4):
-            axis.annotate("", W[:, d].tolist(), (0, 0), arrowprops={"arrowstyle": "->", "color": "black", "lw": 1.5})
+            arrow(axis, W[:, d], "black", 1.5)
         for row in rows / rows.norm(dim=1, keepdim=True):
-            axis.annotate("", row.tolist(), (0, 0), arrowprops={"arrowstyle": "->", "color": ORANGE, "lw": 1.5})
+            arrow(axis, row, ORANGE, 1.5)
         axis.plot([], [], color="black", label="true features")
         axis.plot([], [], color=ORANGE, label=f"{name}, normalised")
         axis.set(xlim=(-1.2, 1.2), ylim=(-1.2, 1.2), aspect="equal")
-        tidy(axis, "dimension 1", "dimension 2", text)
+        tidy(axis, "dimension 1", "dimension 2", f"L~ = {value:.0e}, recovered {share:.0%}")
     return figure
 
 
+@_claim
+def draw_zero_loss() -> Figure:
+    """Four features in the plane, and a dictionary of loss zero that recovers none (figure 4)."""
+    problem, W_D, W_E = zero_loss_instance()
+    got = recovery(problem, W_D, W_E)
+    return zero_loss_figure(problem.W_p, W_D, W_E, float(loss(problem, W_D, W_E)), max(got.decoder, got.encoder))
+
+
+@_claim
 def draw_zero_without_recovery() -> Figure:
     """Best |cosine| of each feature in a mirrored pair: loss zero on any data, nothing recovered."""
-    figure, (axis,) = new_figure()
+    figure, (axis,) = panels()
     rng = philox(0, "figure/pair")
     for width, colour in ((4, ORANGE), (16, BLUE), (64, GREEN)):
         problem = draw_problem(rng, 200, width, 2 * width)
@@ -163,7 +222,7 @@ def draw_zero_without_recovery() -> Figure:
         error = float(loss(problem, W_D, W_E)) / problem.zero_dictionary_loss
         axis.hist(
             best.numpy(),
-            np.linspace(0, 1, 41),
+            np.linspace(0, 1, 41).tolist(),
             color=colour,
             alpha=0.6,
             label=f"n_p = {width}, L~ / zero = {error:.0e}",
@@ -173,9 +232,10 @@ def draw_zero_without_recovery() -> Figure:
     return figure
 
 
+@_claim
 def draw_zero_dimension() -> Figure:
     """The zero set's dimension, measured and by the formula, against n, with and without anchors."""
-    figure, (axis,) = new_figure()
+    figure, (axis,) = panels()
     rng = philox(0, "figure/dimension")
     W = draw_directions(rng, 6, 12).abs()
     W = W / W.norm(dim=0)
@@ -191,4 +251,196 @@ def draw_zero_dimension() -> Figure:
         axis.plot(sizes, formula, color=colour, label=f"formula, {anchored} anchored")
         axis.plot(sizes, measured, "o", color=colour, markersize=4)
     tidy(axis, "n", "dimension of the zero set", "dots: rank of the Jacobian (n_q = 40, n_p = n_r = 6)")
+    return figure
+
+
+@_claim
+def draw_example_3_5() -> Figure:
+    """The loss along z = (cos t, sin t) with the best decoder: flat for equal weights, sloped for unequal ones."""
+    figure, (axis,) = panels()
+    angles = np.linspace(-0.6, np.pi / 2 + 0.6, 300)
+    for weights, colour in (((1.0, 1.0), BLUE), ((2.0, 1.0), ORANGE)):
+        problem, _, _ = example_35(weights)
+        values = []
+        for t in angles:
+            W_E = torch.tensor([[np.cos(t), np.sin(t)], [0.0, 0.0]])
+            values.append(float(loss(problem, best_decoder(problem, W_E), W_E)))
+        axis.plot(angles, values, color=colour, label=f"M = {weights}")
+    axis.axvspan(0, np.pi / 2, color=GREY, alpha=0.15, linewidth=0)
+    axis.plot([np.pi / 4], [1], "o", color=BLUE, markersize=5, label="the paper's point")
+    tidy(axis, "t, the angle of w_E of latent 1", "L~ with the best decoder", "grey: the open region {0,1} {}")
+    return figure
+
+
+@_claim
+def draw_printed_3_6() -> Figure:
+    """Encoder and decoder gradients at the proof's point, for random encoders."""
+    figure, (axis,) = panels()
+    rng = philox(0, "figure/printed")
+    norms: list[list[float]] = []
+    while len(norms) < 400:
+        n = int(rng.integers(2, 5))
+        problem = draw_problem(rng, n, n + 2, 1, n + 2)
+        z = torch.from_numpy(rng.uniform(0.2, 1.0, n))
+        _, by_D, by_E = paper_point(problem, (torch.linalg.pinv(problem.W_p.T) @ z)[None])
+        norms.append([float(by_D.norm()) + 1e-18, float(by_E.norm())])
+    both = np.array(norms)
+    bins = np.geomspace(1e-18, 1e2, 60).tolist()
+    axis.hist(both[:, 0], bins, color=BLUE, label="decoder gradient")
+    axis.hist(both[:, 1], bins, color=RED, label="encoder gradient")
+    axis.set_xscale("log")
+    tidy(axis, "norm of the gradient at the proof's point", "encoders of 400", "a partial minimum needs both to vanish")
+    return figure
+
+
+def group_shares(size: int, trials: int = 400, seed: int = 0, tilt: float = 0.0) -> tuple[float, float, float]:
+    """Shares (trap, saddle, none) of random groups: w_p independent, w_r uniform in 2 to 8 dimensions, M_d in [1/2, 2].
+
+    `tilt` moves every w_r towards one direction before it is normalised.
+    """
+    rng, counts = philox(seed, "figure/groups", size, int(1000 * tilt)), np.zeros(3)
+    for _ in range(trials):
+        n_r = int(rng.integers(2, 9))
+        W_r = draw_directions(rng, n_r, size) + tilt * draw_directions(rng, n_r, 1)
+        problem = Problem(draw_directions(rng, size + 1, size), W_r / W_r.norm(dim=0), draw_weights(rng, size))
+        pair = positive_pair(groups_of(problem, ActivationPattern.of([range(size)], size))[0])
+        counts[2 if pair is None else 0 if pair[2] else 1] += 1
+    trap, saddle, none = (counts / trials).tolist()
+    return trap, saddle, none
+
+
+@_claim
+def draw_repaired_3_6() -> Figure:
+    """Which of the three cases a random group is, by its size."""
+    figure, (axis,) = panels()
+    sizes = [1, 2, 3, 4, 5, 6, 7]
+    shares = np.array([group_shares(size) for size in sizes])
+    below = np.zeros(len(sizes))
+    for column, (label, colour) in enumerate((("trap", RED), ("saddle", ORANGE), ("no stationary point", BLUE))):
+        axis.bar(sizes, shares[:, column], bottom=below, color=colour, label=label)
+        below += shares[:, column]
+    tidy(axis, "features in the group of one latent", "share of random groups", "theorem 3.6 repaired")
+    return figure
+
+
+@_claim
+def draw_perron_trap() -> Figure:
+    """Traps become certain as the cosines within a group become positive."""
+    figure, (axis,) = panels()
+    tilts = np.linspace(0, 3, 10)
+    for size, colour in zip((2, 3, 5, 8), PALETTE, strict=False):
+        axis.plot(
+            tilts,
+            [group_shares(size, 200, tilt=float(t))[0] for t in tilts],
+            "o-",
+            markersize=3,
+            color=colour,
+            label=f"{size} features",
+        )
+    tidy(axis, "common direction added to every w_r", "share of groups that are traps", "similar features make traps")
+    return figure
+
+
+@_claim
+def draw_absorption() -> Figure:
+    """Why plain ReLU is different: {0, 1} is realizable, but no half-plane holds feature 0 or 1 alone."""
+    figure, (axis,) = panels(1, 3.8)
+    W = plane(0, 10, 95, -85)
+    for d, degrees in enumerate((0, 10, 95, -85)):
+        arrow(axis, W[:, d], BLUE if d < 2 else GREY)
+        x, y = (1.12 * W[:, d]).tolist()
+        axis.text(x, y, f"{d}: {degrees}°", ha="center", va="center", fontsize=9)
+    row = plane(5)[:, 0]
+    arrow(axis, 0.8 * row, ORANGE)
+    side = plane(95)[:, 0]
+    axis.plot(
+        *np.stack([-1.2 * side.numpy(), 1.2 * side.numpy()]).T,
+        "--",
+        color=ORANGE,
+        label="w_E of {0, 1} and its half-plane",
+    )
+    axis.set(xlim=(-1.3, 1.5), ylim=(-1.3, 1.3), aspect="equal")
+    tidy(axis, "dimension 1", "dimension 2", "ReLU: {0} and {1} alone are not realizable", legend=False)
+    axis.legend(fontsize=8, frameon=False, loc="upper left")
+    return figure
+
+
+@_claim
+def draw_absorption_printed() -> Figure:
+    """How often each construction reaches the pattern it promises, by the number of latents."""
+    figure, (axis,) = panels()
+    sizes, rng = [1, 2, 3, 4, 6, 8], philox(0, "figure/absorption")
+    for label, build, colour in (("repaired", absorb, GREEN), ("as printed", absorb_as_printed, RED)):
+        reached = []
+        for n_q in sizes:
+            hits = []
+            for _ in range(40):
+                problem = draw_problem(rng, 6, 8, n_q, None, JumpReLU(theta=0.3))
+                W_E = draw_encoder(rng, problem)
+                hits += [build(problem, W_E, i).reached for i in pattern_of(problem, W_E).polysemantic]
+            reached.append(np.mean(hits))
+        axis.plot(sizes, reached, "o-", color=colour, label=label)
+    axis.set_ylim(-0.05, 1.05)
+    tidy(axis, "latents", "share of parents split as promised", "theorem 3.8")
+    return figure
+
+
+@_claim
+def draw_parent_invisible() -> Figure:
+    """The weight with which L~ sees a parent, against how often it fires alone."""
+    figure, (axis,) = panels()
+    alone = np.linspace(0, 0.1, 11)
+    weights = np.array([hierarchical((3,), 0.1, float(a), free=1).weights.tolist() for a in alone])
+    for d, label, marker, colour in (
+        (0, "a parent", "o-", ORANGE),
+        (1, "a child", "s-", BLUE),
+        (4, "a free feature", "^-", GREEN),
+    ):
+        axis.plot(alone, weights[:, d], marker, color=colour, markersize=4, label=f"M_d of {label}")
+    tidy(axis, "Pr(the parent fires without a child)", "weight in L~", "neither parents nor children weigh in L~")
+    return figure
+
+
+@_claim
+def draw_dead_latents() -> Figure:
+    """Loss ratio and dead latents at the end, when half the latents begin dead."""
+    figure, axes = panels(2)
+    W = draw_directions(philox(0, "figure/dead"), 12, 8)
+    ways = ("none", "resample", "auxk", "anchors")
+    for place, (label, activation) in enumerate((("ReLU", ReLU()), ("top-1", TopK(1)))):
+        problem = Problem(W, W, torch.ones(8), activation, 8)
+        W_D, W_E = starts(problem, 24, 0)
+        silent = torch.linalg.pinv(W.T) @ torch.full((8,), -1.0, dtype=torch.float64)  # -1 on every feature
+        W_E[:, 4:] = silent if place == 0 else W_E[:, 4:] * 1e-3  # top-1: outranked
+        for way, name in enumerate(ways):
+            plan = Plan(steps=500, lr=0.03, anchors=4 if name == "anchors" else 0)
+            plan = replace(plan, revive="resample") if name == "resample" else plan
+            plan = replace(plan, revive="auxk") if name == "auxk" else plan
+            order = (W_D.flip(2), W_E.flip(1)) if name == "anchors" else (W_D, W_E)  # anchors take the dead ones
+            ended = descend(problem, plan, 24, 0, begin=order)
+            x = way + 0.35 * place
+            value = float(ended.loss.median()) / problem.zero_dictionary_loss
+            axes[0].bar(x, max(value, 1e-6), 0.33, color=PALETTE[place], label=label if way == 0 else None)
+            axes[1].bar(x, float(ended.dead.double().sum(1).mean()), 0.33, color=PALETTE[place])
+    for axis in axes:
+        axis.set_xticks(np.arange(4) + 0.17, ways)
+    tidy(axes[0], "what is done about dead latents", "median L~ / zero dictionary", "half of the latents begin dead")
+    tidy(axes[1], "what is done about dead latents", "dead latents at the end", "", legend=False)
+    return figure
+
+
+@_claim
+def draw_l1_scale() -> Figure:
+    """The objective along (W_E / c, c W_D): with free norms it falls without end, weighted it stays."""
+    figure, (axis,) = panels()
+    rng = philox(0, "figure/l1")
+    problem = draw_problem(rng, 6, 4, 8)
+    W_E = draw_encoder(rng, problem)
+    W_D, scales = best_decoder(problem, W_E), np.geomspace(1, 1e3, 40)
+    H = problem.codes(W_E)
+    free = [float(loss(problem, W_D * c, W_E / c) + 0.1 * H.sum() / c) for c in scales]
+    weighted = [float(loss(problem, W_D * c, W_E / c) + 0.1 * (H / c * (W_D * c).norm(dim=0)).sum()) for c in scales]
+    axis.loglog(scales, np.array(free) + 1e-18, color=RED, label="L1 of the codes")
+    axis.loglog(scales, weighted, color=BLUE, label="L1 of codes times decoder norms")
+    tidy(axis, "c", "L~ + penalty at (W_E / c, c W_D)", "a penalty needs decoder norms or a constraint")
     return figure

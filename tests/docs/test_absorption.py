@@ -1,10 +1,9 @@
 """What docs/theory/absorption.md says of trained models is what the committed records hold."""
 
-import json
-from pathlib import Path
-
 import pytest
 
+from studies.page import between
+from studies.stored import stored
 from tests.docs.pages import ROOT, page
 
 absorption = pytest.importorskip("studies.absorption", reason="the figures need matplotlib")
@@ -16,9 +15,9 @@ def _from_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_generated_part_is_that_of_the_records() -> None:
-    """`python -m studies.absorption` writes it anew."""
-    between = page("theory/absorption.md").text.split(absorption.START)[1].split(absorption.END)[0]
-    assert between.strip() == absorption.generated(absorption.read()).strip()
+    """`python -m studies pages absorption` writes it anew."""
+    text = page("theory/absorption.md").text
+    assert between(text, "trained", absorption.generated(absorption.read())) == text
 
 
 def test_the_study_is_complete_and_paired() -> None:
@@ -36,7 +35,7 @@ def test_the_study_is_complete_and_paired() -> None:
 
 
 def test_the_study_of_sizes_is_complete() -> None:
-    from studies.absorption_sizes import BETAS, METHODS, OUT, SEEDS
-
-    found = json.loads(Path(OUT).read_text())["runs"]
-    assert set(found) == {f"{m} beta={b} seed={s}" for m in METHODS for b in BETAS for s in SEEDS}
+    record = stored(absorption.SIZES)
+    assert record is not None
+    wanted = {f"{m} beta={b} seed={s}" for m in absorption.METHODS for b in absorption.BETAS for s in absorption.SEEDS}
+    assert set(record["runs"]) == wanted

@@ -12,12 +12,23 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import CliRunner, Result
 
 from monosem.base.errors import AbsentError, CheckpointError, UnknownNameError
+from monosem.cli.console import Commands
 from studies.assets import catalog as assets
 from studies.assets.catalog import ASSETS, Asset, cached, fetch, read_member, unpacked
-from tests.cli.calls import call
+from studies.fetch import fetch as command
 from tests.real import need
+
+
+def call(*words: str) -> Result:
+    """`python -m studies fetch`, in this process."""
+    app = typer.Typer(cls=Commands)
+    app.command("fetch")(command)
+    app.callback()(lambda: None)
+    return CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"}).invoke(app, ["fetch", *words])
 
 
 class _Quiet(SimpleHTTPRequestHandler):
@@ -99,9 +110,9 @@ def test_a_changed_file_in_the_cache_is_refused(registry: Path) -> None:
 
 
 def test_absent_and_silent_can_be_skipped(registry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(AbsentError, match="run `monosem fetch thing`"):
+    with pytest.raises(AbsentError, match="run `python -m studies fetch thing`"):
         cached("thing")
-    with pytest.raises(pytest.skip.Exception, match="run `monosem fetch thing`"):
+    with pytest.raises(pytest.skip.Exception, match="run `python -m studies fetch thing`"):
         need("thing")
     (registry / "simple" / "thing" / "index.html").write_text('{"files": []}')
     with pytest.raises(AbsentError, match="does not offer thing-1"):
@@ -118,14 +129,14 @@ def test_a_misspelt_name_has_a_suggestion() -> None:
 
 
 def test_command_tells_silence_from_a_wrong_hash(registry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done = call("fetch", "tiny", "thing")
+    done = call("tiny", "thing")
     assert (done.exit_code, done.stdout.count("1.0.0  sha256")) == (0, 2)
-    assert "thing" in call("fetch", "--list").stdout
+    assert "thing" in call("--list").stdout
     cached("tiny").write_bytes(b"another")
-    wrong = call("fetch", "tiny")
+    wrong = call("tiny")
     assert (wrong.exit_code, "delete it and run" in wrong.stderr) == (2, True)
     (assets.cache_folder() / "tiny-1.0.0.tgz").unlink()
     monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:9")
-    silent = call("fetch", "tiny", "thing")
+    silent = call("tiny", "thing")
     assert (silent.exit_code, silent.stdout.count("thing 1.0.0")) == (3, 1)  # the others are fetched all the same
     assert "not fetched: tiny" in silent.stderr

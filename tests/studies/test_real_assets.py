@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from monosem.networks.models import named_networks, open_network
 from studies.assets import data as assets_data
 from studies.assets import models as assets_models
-from studies.assets import resnet as assets_resnet
 from tests.real import need
 
 pytestmark = pytest.mark.real
@@ -21,6 +21,30 @@ def test_stories15m_tells_a_story() -> None:
     with torch.no_grad():
         assert float(model(tokens, labels=tokens).loss) < 0.5
         assert float(model(shuffled, labels=shuffled).loss) > 5
+
+
+@pytest.mark.parametrize("name", ["stories15m", "smollm2"])
+def test_a_language_model_opens_by_name_with_the_same_logits(name: str) -> None:
+    """The library finds the folder that the studies made; nothing of them is needed to open it."""
+    need(name)
+    assert named_networks()[name] == assets_models.save_network(name)
+    (model, tokenizer), (named, named_tokenizer) = getattr(assets_models, name)(), open_network(name)
+    text = "Once upon a time, there was a little girl named Lily; she loved naïve cafés."
+    tokens = tokenizer(text, return_tensors="pt")["input_ids"]
+    assert torch.equal(named_tokenizer(text, return_tensors="pt")["input_ids"], tokens)
+    assert named_tokenizer.decode(tokens[0]) == tokenizer.decode(tokens[0])
+    assert named_tokenizer.all_special_ids == tokenizer.all_special_ids
+    assert {(n, w.dtype) for n, w in named.named_parameters()} == {(n, w.dtype) for n, w in model.named_parameters()}
+    with torch.no_grad():
+        assert torch.equal(named(tokens).logits, model(tokens).logits)
+
+
+def test_a_sentence_encoder_opens_by_name() -> None:
+    need("minilm")
+    (model, tokenizer), (named, named_tokenizer) = assets_models.minilm(), open_network("minilm")
+    texts = ["The cat sat on the mat."]
+    vectors = [assets_models.sentence_vectors(*pair, texts) for pair in ((model, tokenizer), (named, named_tokenizer))]
+    assert torch.equal(*vectors)
 
 
 def test_minilm_groups_sentences_by_meaning() -> None:
@@ -77,7 +101,7 @@ def test_resnet_features_tell_images_apart() -> None:
     some = torch.cat(
         [(labels.codes == c).nonzero().flatten()[:8] for c in (labels.names.index(n) for n in ("ship", "frog"))]
     )
-    x = assets_resnet.ResNet50(torch.bfloat16)(images[some], 64)
+    x = assets_models.ResNet50(torch.bfloat16)(images[some], 64)
     assert x.shape == (16, 2048)
     x = x - x.mean(0)
     first, second = x[:4].mean(0) - x[8:12].mean(0), x[4:8].mean(0) - x[12:].mean(0)

@@ -1,4 +1,4 @@
-"""`monosem check`: what it prints, what it returns, what it draws."""
+"""`monosem check`: what it prints and returns; and its figures, which `python -m studies claims` draws."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from monosem.cli.check import register
 from monosem.theory.checks.registry import CHECKS
 from monosem.theory.suite import SUITE
-from studies.theory.draw import FIGURES
+from studies.theory.claims import FIGURES, draw_all
 
 
 @pytest.fixture
@@ -21,16 +21,15 @@ def app() -> typer.Typer:
     return made
 
 
-def test_json_holds_every_verdict(app: typer.Typer, tmp_path: Path) -> None:
+def test_json_holds_every_verdict(app: typer.Typer) -> None:
     names = ["example_3_5", "construction"]
-    answer = CliRunner().invoke(app, ["check", *names, "--json", "--trials", "5", "--figures", str(tmp_path)])
+    answer = CliRunner().invoke(app, ["check", *names, "--json", "--trials", "5"])
     assert answer.exit_code == 0, answer.output
     record = json.loads(answer.output)
     assert record["as_documented"]
     assert [c["check"] for c in record["checks"]] == names
     assert all(case["caught"] for c in record["checks"] for case in c["counter_cases"].values())
     assert set(record["problems"]) == set(SUITE)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["construction.svg", "example_3_5.svg"]
 
 
 def test_a_table_and_a_problem_of_ones_own(app: typer.Typer, tmp_path: Path) -> None:
@@ -54,6 +53,13 @@ def test_exit_status_tells_when_a_claim_fails(app: typer.Typer, monkeypatch: pyt
 
 def test_every_check_has_a_figure() -> None:
     assert set(FIGURES) == set(CHECKS)
+
+
+def test_figures_are_drawn_by_name_with_the_same_bytes(tmp_path: Path) -> None:
+    paths = draw_all(["parent_invisible", "l1_scale"], tmp_path)
+    assert [path.name for path in paths] == ["parent_invisible.svg", "l1_scale.svg"]
+    first = [path.read_bytes() for path in paths]
+    assert [path.read_bytes() for path in draw_all(["parent_invisible", "l1_scale"], tmp_path)] == first
 
 
 @pytest.mark.parametrize("name", ["example_3_5", "l1_scale", "parent_invisible", "convex_regions"])

@@ -20,7 +20,7 @@ from monosem.theory.minima import trichotomy, valley
 from monosem.theory.patterns import ActivationPattern, pattern_of
 from monosem.theory.problem import Problem, sigma
 from monosem.theory.zeroset import recovery, unrecovering
-from studies.theory.minima import group_shares
+from studies.theory.claims import group_shares
 
 TESTS = Path(__file__).parent
 PAGE = TESTS.parents[1] / "docs" / "theory" / "remarks.md"

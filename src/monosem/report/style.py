@@ -11,7 +11,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#8C6D31")
+BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+PALETTE = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9", "#000000", "#8C6D31")
 """Okabe and Ito (2008), apart from yellow, which is hard to see on white."""
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 GREY, INK = "#8a8f98", "#1f2328"
@@ -67,6 +68,22 @@ def grid_of_axes(titles: Sequence[str], columns: int, size: tuple[float, float])
         elif number + columns >= len(titles):
             axes.tick_params(labelbottom=True)
     return figure, grid[: len(titles)]
+
+
+def panels(count: int = 1, height: float = 3.2) -> tuple[Figure, list[Axes]]:
+    """A figure with panels side by side, each with axes of its own."""
+    figure = Figure(figsize=(4.6 * count, height), layout="constrained")
+    return figure, list(figure.subplots(1, count, squeeze=False)[0])
+
+
+def tidy(axes: Axes, x: str, y: str, title: str = "", legend: bool = True) -> None:
+    """Labels, a title and a legend on plain axes."""
+    plain_axes(axes)
+    axes.set_xlabel(x, color=INK)
+    axes.set_ylabel(y, color=INK)
+    axes.set_title(title, loc="left", color=INK)
+    if legend:
+        axes.legend(fontsize=8, frameon=False)
 
 
 def to_svg(figure: Figure, label: str) -> str:

@@ -6,70 +6,78 @@ on the other half: on the rows of a child, how often is the parent's latent sile
 latent fire there instead (Tang et al. 2025, definition 3.2 and example 3.7)? In the anchored arms every parent has a
 latent that is anchored at the mean of its texts, by its decoder column or on both sides.
 
-    monosem fetch reuters minilm
-    python examples/real_absorption.py                         # Reuters; the first call makes the vectors (minutes)
-    python examples/real_absorption.py --dataset newsgroups --limit 10000 --n-q 128
+    python -m studies fetch reuters minilm
+    python -m studies real_absorption              # Reuters; the first call makes the vectors (minutes)
+    python -m studies real_absorption --dataset newsgroups --limit 10000 --n-q 128
 
-One record per run; called again it goes on. --report only prints the table and draws the figure of --out.
+A run that has a record is kept.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 from monosem import FitConfig, TensorSource, method
 from monosem.anchors.directions import Anchors
 from monosem.anchors.term import Anchoring
+from monosem.base.files import write_atomic
 from monosem.bench.label_absorption import Family, Fired, label_absorption
 from monosem.bench.real import RealRun, code_scores, run_real
 from monosem.bench.records import read_records
 from monosem.core.model import SDL
 from monosem.methods import with_anchoring
 from monosem.report.interval import interval
-from studies.assets.data import Texts
-from studies.assets.vectors import text_vectors
+from monosem.report.style import BLUE, GREY, plain_axes, to_svg
+from studies.assets.data import Texts, text_vectors
+from studies.page import fill, table
+from studies.stored import RECORDS
 
 STUDY = "real-absorption"
+PAGE, FIGURES = Path("docs/real/absorption.md"), Path("docs/figures")
+Record = dict[str, Any]
 ARMS = ("plain", "anchored", "both sides")
 """No anchors; the default anchoring, which holds decoder columns; encoder rows and decoder columns held."""
 
 
-def families(dataset: str, texts: Texts) -> tuple[tuple[Family, ...], dict[str, torch.Tensor]]:
+def _families(dataset: str, texts: Texts) -> tuple[tuple[Family, ...], dict[str, torch.Tensor]]:
     """The families of a set, and which texts carry which of their labels."""
     if dataset == "reuters":
-        nested = (
+        topics = (
             Family("grain", ("wheat", "corn", "rice", "barley")),
             Family("oilseed", ("soybean", "rapeseed")),
             Family("money-fx", ("dlr", "yen")),
         )
-        return nested, {name: texts.having(name) for f in nested for name in (f.parent, *f.children)}
+        return topics, {name: texts.having(name) for f in topics for name in (f.parent, *f.children)}
     groups = sorted({label[0] for label in texts.labels})
     labels = {name: texts.having(name) for name in groups}
-    found: tuple[Family, ...] = ()
+    nested: tuple[Family, ...] = ()
     for parent in ("comp", "rec", "sci", "talk"):
         children = tuple(name for name in groups if name.startswith(f"{parent}."))
         labels[parent] = torch.stack([labels[name] for name in children]).any(0)
-        found = (*found, Family(parent, children))
-    return found, labels
+        nested = (*nested, Family(parent, children))
+    return nested, labels
 
 
-def fired(model: SDL, rows: torch.Tensor, labels: dict[str, torch.Tensor], where: torch.Tensor) -> Fired:
+def _fired(model: SDL, rows: torch.Tensor, labels: dict[str, torch.Tensor], where: torch.Tensor) -> Fired:
     """The latents of some of the rows."""
     with torch.no_grad():
         dense = torch.cat([model.encode(part).to_dense() for part in torch.split(rows[where], 1024)])
     return Fired(dense, {name: label[where] for name, label in labels.items()})
 
 
-def study(options: argparse.Namespace) -> None:
+def _train(options: argparse.Namespace) -> None:
     """Train plain and anchored with every seed."""
-    told = lambda done, of: print(f"encoded {done:,} of {of:,} texts", flush=True)  # noqa: E731
-    rows, texts = text_vectors(options.dataset, options.limit, told)
+    rows, texts = text_vectors(
+        options.dataset, options.limit, lambda done, of: print(f"encoded {done:,} of {of:,} texts")
+    )
     rows = rows - rows.mean(0)
     rows = rows * (rows.shape[1] / rows.square().sum(1).mean()).sqrt()
-    nested, labels = families(options.dataset, texts)
+    nested, labels = _families(options.dataset, texts)
     order = torch.randperm(rows.shape[0], generator=torch.Generator().manual_seed(0))
     choose, test = order[: rows.shape[0] // 2], order[rows.shape[0] // 2 :]
     # rows are centred: the mean of a parent's rows is its direction; only rows that choose latents are asked
@@ -91,7 +99,7 @@ def study(options: argparse.Namespace) -> None:
 
             def scores(result: Any, given: Anchors | None = given) -> dict[str, Any]:
                 model = result.model
-                seen, read = fired(model, rows, labels, choose), fired(model, rows, labels, test)
+                seen, read = _fired(model, rows, labels, choose), _fired(model, rows, labels, test)
                 value: dict[str, Any] = dict(code_scores(model, rows[test], rows[test]))
                 for number, family in enumerate(nested):
                     latent = None if given is None else number
@@ -103,70 +111,65 @@ def study(options: argparse.Namespace) -> None:
             print(f"{arm:<8} seed {seed}: FVU {_value(record, 'fvu'):.3f}; recall {'  '.join(shown)}", flush=True)
 
 
-def _value(record: dict[str, Any], name: str) -> float:
+def _value(record: Record, name: str) -> float:
     return float(record["metrics"][name]["value"])
 
 
-def _split(records: list[dict[str, Any]], data: str) -> dict[str, list[dict[str, Any]]]:
-    own = [record for record in records if record["task"]["name"] == data]
-    return {arm: [r for r in own if _arm(r) == arm] for arm in ARMS}
+def _arms(folder: Path, data: str) -> dict[str, list[Record]]:
+    """The runs on a set of texts by arm."""
+    own = [r for r in read_records(folder) if r["study"] == STUDY and r["task"]["name"] == f"real/{data}"]
+    return {arm: [record for record in own if _arm(record) == arm] for arm in ARMS}
 
 
-def _arm(record: dict[str, Any]) -> str:
+def _arm(record: Record) -> str:
     if record["anchors"] is None:
         return "plain"
     return "both sides" if record["anchors"]["form"].endswith("/both") else "anchored"
 
 
-def report(records: list[dict[str, Any]], data: str) -> str:
-    """Markdown: per child the shares, plain and anchored; per parent what its latent is worth."""
-    arms = _split(records, data)
-    nested = arms["plain"][0]["task"]["spec"]["families"]
-    lines = [
-        "| parent | child | texts | silent, plain | anchored | absorbed, plain | anchored | at size | anchored |",
-        "|---|---|---|---|---|---|---|---|---|",
+def _tables(arms: dict[str, list[Record]]) -> str:
+    """Per child the shares, plain and anchored; per parent what its latent is worth."""
+    first = arms["plain"][0]
+    nested = first["task"]["spec"]["families"]
+
+    def cells(name: str, whats: Sequence[str], of: Sequence[str]) -> list[str]:
+        return [interval([_value(r, f"{name}.{what}") for r in arms[arm]]).text(2) for what in whats for arm in of]
+
+    pair = ("plain", "anchored")
+    head = [
+        "parent",
+        "child",
+        "texts",
+        "silent, plain",
+        "anchored",
+        "absorbed, plain",
+        "anchored",
+        "at size",
+        "anchored",
     ]
-    for parent, children in nested.items():
-        for child in children:
-            texts = int(_value(arms["plain"][0], f"{parent}.{child}.rows"))
-            cells = [
-                interval([_value(r, f"{parent}.{child}.{what}") for r in arms[arm]]).text(2)
-                for what in ("silent", "absorbed", "silent_at_size")
-                for arm in ARMS[:2]
-            ]
-            lines.append(f"| {parent} | {child} | {texts} | {' | '.join(cells)} |")
-        name = f"{parent}.{parent}.silent_alone"
-        if name in arms["plain"][0]["metrics"]:
-            texts = int(_value(arms["plain"][0], f"{parent}.{parent}.rows_alone"))
-            cells = [interval([_value(r, name) for r in arms[arm]]).text(2) for arm in ARMS[:2]]
-            lines.append(f"| {parent} | (none of them) | {texts} | {' | '.join(cells)} | | | | |")
-    lines += [
-        "",
-        "| parent | arm | F1 | recall | precision | fires on | recall at size |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for parent in nested:
-        for arm in [arm for arm in ARMS if arms[arm]]:
-            cells = [
-                interval([_value(r, f"{parent}.{parent}.{what}") for r in arms[arm]]).text(2)
-                for what in ("f1", "recall", "precision", "rate", "recall_at_size")
-            ]
-            lines.append(f"| {parent} | {arm} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    children = [head]
+    for parent, names in nested.items():
+        for child in names:
+            texts = int(_value(first, f"{parent}.{child}.rows"))
+            shares = cells(f"{parent}.{child}", ("silent", "absorbed", "silent_at_size"), pair)
+            children.append([parent, child, str(texts), *shares])
+        if f"{parent}.{parent}.silent_alone" in first["metrics"]:
+            texts = int(_value(first, f"{parent}.{parent}.rows_alone"))
+            alone = cells(f"{parent}.{parent}", ("silent_alone",), pair)
+            children.append([parent, "(none of them)", str(texts), *alone, "", "", "", ""])
+    parents = [["parent", "arm", "F1", "recall", "precision", "fires on", "recall at size"]]
+    whats = ("f1", "recall", "precision", "rate", "recall_at_size")
+    parents += [[p, arm, *cells(f"{p}.{p}", whats, (arm,))] for p in nested for arm in ARMS if arms[arm]]
+    return f"{table(children)}\n\n{table(parents)}"
 
 
-def draw(records: list[dict[str, Any]], data: str, path: Path) -> None:
+def _figure(arms: dict[str, list[Record]]) -> Figure:
     """Per child: the share of its texts on which the parent's latent is silent, and of these the absorbed ones."""
-    from matplotlib.figure import Figure
-
-    from monosem.report.style import GREY, PALETTE, plain_axes, to_svg
-
-    arms = _split(records, data)
     nested = arms["plain"][0]["task"]["spec"]["families"]
     names = [(parent, child) for parent, children in nested.items() for child in children]
     figure = Figure(figsize=(max(7.0, 1.6 + 0.62 * len(names)), 4.0), layout="constrained")
     axes = figure.subplots()
-    for arm, colour, shift in (("plain", GREY, -0.2), ("anchored", PALETTE[0], 0.2)):
+    for arm, colour, shift in (("plain", GREY, -0.2), ("anchored", BLUE, 0.2)):
         for what, alpha in (("silent", 0.35), ("absorbed", 1.0)):
             heights = [np.mean([_value(r, f"{p}.{c}.{what}") for r in arms[arm]]) for p, c in names]
             places = np.arange(len(names)) + shift
@@ -176,14 +179,17 @@ def draw(records: list[dict[str, Any]], data: str, path: Path) -> None:
     axes.set(ylabel="share of the child's texts", ylim=(0, 1))
     plain_axes(axes)
     figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=9)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(to_svg(figure, "Silence of parents' latents on children's texts, plain and anchored"))
-    print(f"figure: {path}")
+    return figure
 
 
-def main() -> None:
-    """Make the vectors, train, read."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def _draw(arms: dict[str, list[Record]], path: Path) -> None:
+    svg = to_svg(_figure(arms), "Silence of parents' latents on children's texts, plain and anchored")
+    write_atomic(path, svg.encode())
+
+
+def main(words: Sequence[str] = ()) -> None:
+    """Make the vectors, train what has no record, read."""
+    parser = argparse.ArgumentParser(prog="python -m studies real_absorption")
     parser.add_argument("--dataset", choices=("reuters", "newsgroups"), default="reuters")
     parser.add_argument("--limit", type=int, help="use only so many texts")
     parser.add_argument("--n-q", type=int, default=512)
@@ -194,17 +200,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/real-absorption"))
-    parser.add_argument("--figure", type=Path, help="default: DATASET.svg in --out")
-    parser.add_argument("--report", action="store_true", help="only the table and the figure of what is there")
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     torch.set_num_threads(1)
-    if not options.report:
-        study(options)
-    data = f"real/{options.dataset}"
-    records = [r for r in read_records(options.out) if r["study"] == STUDY and r["task"]["name"] == data]
-    print(f"\n{report(records, data)}")
-    draw(records, data, options.figure or options.out / f"{options.dataset}.svg")
+    _train(options)
+    arms = _arms(options.out, options.dataset)
+    print(f"\n{_tables(arms)}")
+    _draw(arms, options.out / f"{options.dataset}.svg")
 
 
-if __name__ == "__main__":
-    main()
+def page() -> None:
+    """Fill the page and draw its figures."""
+    every = {data: _arms(RECORDS / STUDY, data) for data in ("reuters", "newsgroups")}
+    fill(PAGE, {data: _tables(arms) for data, arms in every.items()})
+    for data, arms in every.items():
+        _draw(arms, FIGURES / f"absorption-{data}.svg")

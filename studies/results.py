@@ -1,0 +1,206 @@
+"""The bench's results: README's tables, BENCHMARKS.md, docs/defaults.md and the figures of both, from records alone."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from monosem.base.files import write_atomic
+from monosem.bench.records import read_records
+from monosem.report.figures import recovery_figure, tau_figure
+from monosem.report.interval import interval
+from monosem.report.style import to_svg
+from monosem.report.summary import HEADLINE, sections
+from studies.bench.base import SCALES
+from studies.bench.catalog import STUDIES
+from studies.bench.queue import outcomes
+from studies.page import fill, provenance, table, write_generated
+from studies.stored import RECORDS, stored
+
+FIGURES = Path("docs/figures")
+COLUMNS = (
+    ("decoder M_GT(.95)", "decoder_cosine.M_GT@0.95"),
+    ("decoder M_IP", "decoder_cosine.M_IP"),
+    ("signed M_IP", "decoder_signed.M_IP"),
+    ("encoder raw M_IP", "encoder_raw.M_IP"),
+    ("encoder cos M_IP", "encoder_cosine.M_IP"),
+    ("FVU", "fvu"),
+    ("L0", "l0"),
+    ("dead", "dead"),
+)
+
+
+DEFAULTS = """\
+`monosem.bench.defaults` holds one recipe per method and task. They were chosen on worlds and runs of seeds 100 and 101;
+every reported run uses seeds from 0 on. All train with Adam at lr 0.01 (0.003 at paper size), unit-norm decoder
+columns, 5 % warm-up and 20 % decay.
+
+How they were chosen is part of what the scores mean. On `lrb/mini` the recipes are among the best of the sweep. On
+`lrb/mini-hard` two are **not**: `matryoshka(k=6)` and `batch_topk(k=4)` were taken below the best of the sweep
+(`matryoshka` with k = 3 and three prefixes, `batch_topk(k=3)`), to keep plain training under 0.8, so the order of the
+methods on that task says little. The default form of anchoring was chosen on this task too, among nine forms, on seeds
+100 and 101, after a first look at a shorter run. The reported worlds began as seeds 0 to 2; seeds 3 to 5 were added
+after most of those intervals were seen to hold 0. On seeds 3 to 5 alone the paired interval of the gain leaves out 0
+for relu_l1, topk and batch_topk, and holds it for the other four.
+"""
+SEARCH = """\
+Decoder M_GT(0.95) of plain training, seed 100, by world: n features in 96 dimensions, true L0, cap M, rows (None: an
+endless stream), with sparsity set from the true L0. Endless data separate the methods
+too far: where TopK is near 1, ReLU is near 0. With few rows every method is bounded by the samples, and the last world
+is where most of them lie between 0.3 and 0.8; it became `lrb/mini-hard`. About as many trials again, with other n, row
+counts, penalties and learning rates, came before this grid and left no records.
+"""
+ANCHORING = "Features that were not anchored, by the way of anchoring; plain runs are scored on the same features."
+
+
+def _cell(values: list[float]) -> str:
+    """Mean, and the standard deviation over seeds where there are several."""
+    return f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+
+
+def _arm(anchors: dict[str, Any] | None) -> str:
+    """How a run was anchored."""
+    if anchors is None:
+        return "plain"
+    start = "init" if anchors["init"] else "no init"
+    return f"{anchors['k']} anchors, {anchors['form']}, weight {anchors['weight']}, {start}"
+
+
+def _scores(records: Iterable[dict[str, Any]]) -> str:
+    """One row per method (as it was called) and arm."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for record in records:
+        groups[record["method"]["spec"], _arm(record["anchors"])].append(record)
+    rows: list[Sequence[object]] = [["method", "", "seeds", *(name for name, _ in COLUMNS)]]
+    for (spec, how), runs in groups.items():
+        numbers = (_cell([run["metrics"][key]["value"] for run in runs]) for _, key in COLUMNS)
+        rows.append([f"`{spec}`", how, ", ".join(str(run["seed"]["world"]) for run in runs), *numbers])
+    return table(rows)
+
+
+def _facts(records: list[dict[str, Any]]) -> str:
+    """What the runs have in common: task, length, baselines; and the machine, versions and commits of all of them."""
+    first = records[0]
+    config, task = first["config"], first["task"]
+    minutes = sum(record["wall_time_s"] for record in records) / 60
+    return (
+        f"{len(records)} runs; task `{task['name']}` version {task['version']} ({task['hash'][:12]}); "
+        f"{config['steps']} steps of {config['batch_size']} rows, lr {config['lr']}; scored: all features but the "
+        f"first {config['held_out']} of the anchor order; chance M_IP "
+        f"{first['metrics']['decoder_cosine.M_IP']['chance']:.3f}; {minutes:.0f} minutes of run time in all, "
+        f"one thread a run; {provenance(records)}."
+    )
+
+
+def _section(title: str, folder: str, note: str = "") -> str:
+    """A heading, the facts and the table of one folder of records; says so where it has not been run."""
+    path = RECORDS / folder
+    records = read_records(path) if path.is_dir() else []
+    body = f"{_facts(records)}\n\n{_scores(records)}" if records else "Not run."
+    return "\n\n".join(part for part in (f"## {title}", note, body) if part) + "\n"
+
+
+def _search() -> str:
+    """The search behind lrb/mini-hard as a table, worlds down and methods across."""
+    worlds: dict[str, dict[str, float]] = defaultdict(dict)
+    for name, result in (stored("search-mini-hard") or {}).items():
+        *world, spec = name.split(" ", 4)
+        worlds[" ".join(world)][spec.split("(")[0]] = result["M_GT@0.95"]
+    names = list(next(iter(worlds.values())))
+    return table([["world", *names], *([world, *(f"{row[n]:.3f}" for n in names)] for world, row in worlds.items())])
+
+
+def _recovered() -> str:
+    """Recovery of features that were not anchored, plain and anchored."""
+    (section,) = sections(read_records(RECORDS / "mini-hard"))
+    records = section.lines[0].anchored[0].records
+    world = records[0]["task"]["spec"]["world"]
+    rows = [["method", "plain", "anchored", "gain, world by world"]]
+    for line in section.lines:
+        (arm,) = line.anchored
+        plain = line.plain.interval(HEADLINE) if line.plain else None
+        anchored, gain = arm.interval(HEADLINE), line.gain(arm)
+        assert plain is not None
+        assert anchored is not None
+        assert gain is not None
+        rows.append([f"`{line.label}`", plain.text(), anchored.text(), gain.text(sign=True)])
+    return (
+        f"Share of held-out features that a decoder column meets at |cos| > .95 on `{section.task}` "
+        f"({world['n']} features in {world['widths'][0]} dimensions, {world['rows']} rows); "
+        f"{records[0]['anchors']['k']} features anchored, scored on the others; "
+        f"{len(records)} worlds, 95 % t intervals. Chance: 0.\n\n{table(rows)}"
+    )
+
+
+def _discovered() -> str:
+    """Table 1 at the paper's size: its best number, and ours over all features, plain and with discovered anchors."""
+    study, scale = STUDIES["table1"], SCALES["paper"]
+    runs: dict[str, dict[str, list[tuple[float, float, float]]]] = defaultdict(lambda: defaultdict(list))
+    for entry, _, record in outcomes(study, scale, RECORDS / "studies" / "paper"):
+        if record is not None and entry.arm in ("ours", "ours+discovered"):
+            recovered, similar = (record["metrics"][f"all.decoder_cosine.{name}"] for name in ("M_GT@0.95", "M_IP"))
+            alone = recovered.get("anchors_alone", float("nan"))
+            runs[entry.row][entry.arm].append((recovered["value"], similar["value"], alone))
+    rows = [["method", "paper, best", "plain, ours", "discovered anchors, ours", "the anchors alone"]]
+    for row, arms in runs.items():
+        best, similar = max(
+            (study.printed[row, arm] for arm in ("paper", "paper+anchors")),
+            key=lambda pair: (pair[0] or 0.0, pair[1] or 0.0),
+        )
+        ours = [_pair(arms[arm]) for arm in ("ours", "ours+discovered")]
+        alone = [value for *_, value in arms["ours+discovered"]]
+        start = f"{interval(alone).mean:.3f}" if alone else "not run"
+        rows.append([f"`{row}`", f"{(best or 0.0) / 100:.3f} / {similar:.3f}", *ours, start])
+    return table(rows)
+
+
+def _pair(values: list[tuple[float, float, float]]) -> str:
+    """M_GT with its interval, and the mean M_IP."""
+    if not values:
+        return "not run"
+    recovered, similar, _ = zip(*values, strict=True)
+    return f"{interval(recovered).text()} / {interval(similar).mean:.4f}"
+
+
+def readme_page() -> None:
+    """Fill the README's two tables."""
+    fill("README.md", {"results": _recovered(), "discovered": _discovered()})
+
+
+def defaults_page() -> None:
+    """Write docs/defaults.md."""
+    parts = [
+        "# Defaults, and the sweeps behind them\n",
+        DEFAULTS,
+        "## The search behind lrb/mini-hard\n",
+        SEARCH,
+        _search() + "\n",
+        _section("Sweep on lrb/mini", "sweep-mini"),
+        _section("Sweep on lrb/mini-hard", "sweep-mini-hard"),
+        _section("Ways to anchor, lrb/mini-hard", "sweep-anchoring", ANCHORING),
+    ]
+    write_generated("docs/defaults.md", "defaults", "\n".join(parts))
+
+
+def benchmarks_page() -> None:
+    """Fill the recovery part of BENCHMARKS.md, and draw the figures of it and of the README."""
+    command = "Command: `monosem bench --task"
+    parts = [
+        _section(
+            "lrb/mini-hard: seven methods, plain and anchored",
+            "mini-hard",
+            "Command: `monosem bench --seeds 6`; its first three worlds are what `make bench` runs.",
+        ),
+        _section("lrb/mini: seven methods, plain", "mini", f"{command} lrb/mini --plain --anchors 0`."),
+        _section("lrb/paper: TopK, plain", "paper", f"{command} lrb/paper --methods topk --plain --seeds 1`."),
+    ]
+    fill("BENCHMARKS.md", {"recovery": "\n".join(parts)})
+    (section,) = sections(read_records(RECORDS / "mini-hard"))
+    recovery = "Recovery of features that were not anchored, per method, plain and anchored"
+    figures = {
+        "recovery": (recovery_figure(section), recovery),
+        "tau": (tau_figure(section), "M_GT against tau, per method, plain and anchored"),
+    }
+    for name, (figure, label) in figures.items():
+        write_atomic(FIGURES / f"{name}.svg", to_svg(figure, label).encode())
