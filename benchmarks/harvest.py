@@ -20,7 +20,7 @@ import torch
 from benchmarks.contender import Span, clock, timed
 from monosem.bench.records import environment
 from monosem.data.batches import TokenFilter
-from monosem.data.store_source import StoreSource
+from monosem.data.source import StoreSource
 from monosem.data.texts import read_documents, text_batches
 from monosem.methods import method
 from monosem.networks.harvest import harvest

@@ -33,8 +33,8 @@ from monosem.base.spec import to_plain
 from monosem.bench.records import environment
 from monosem.core.io import load_model
 from monosem.data.batches import Batch, TokenFilter
+from monosem.data.source import StoreSource
 from monosem.data.store import Store
-from monosem.data.store_source import StoreSource
 from monosem.data.texts import text_batches
 from monosem.networks.harvest import harvest
 from monosem.networks.models import open_network

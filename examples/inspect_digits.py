@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from monosem import Anchoring, FitConfig, TensorSource, class_means, fit, method
-from monosem.data.labels import Labels
+from monosem.data.table import Labels
 from monosem.inspect.page import inspect_page, write_inspect_page
 from monosem.inspect.rows import Rows
 from monosem.methods import with_anchoring

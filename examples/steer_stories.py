@@ -23,7 +23,7 @@ from monosem import SDL, FitConfig, fit
 from monosem.base.files import write_atomic
 from monosem.core.io import load_model
 from monosem.data.batches import TokenFilter
-from monosem.data.store_source import StoreSource
+from monosem.data.source import StoreSource
 from monosem.data.texts import text_batches
 from monosem.networks.edits import clamp
 from monosem.networks.harvest import harvest

@@ -30,8 +30,8 @@ from monosem.base.machine import cache_folder
 from monosem.base.spec import to_plain
 from monosem.bench.records import environment
 from monosem.data.batches import Batch, TokenFilter
+from monosem.data.source import StoreSource
 from monosem.data.store import is_store
-from monosem.data.store_source import StoreSource
 from monosem.data.texts import pieces, text_batches
 from monosem.networks.harvest import harvest
 from monosem.networks.models import open_network

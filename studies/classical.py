@@ -23,10 +23,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from monosem.base.files import write_atomic
-from monosem.bench.baselines import random_rows
 from monosem.bench.defaults import fit_config, recipe
 from monosem.bench.metrics import DUPLICATE_COSINE, Comparison, flatten, score
 from monosem.bench.records import environment, read_records
+from monosem.bench.task_scores import random_rows
 from monosem.bench.tasks import Task, TaskSource, task
 from monosem.bench.world import Independent, WorldSpec
 from monosem.dictionary.amortisation import model_amortisation

@@ -24,13 +24,12 @@ from torch import Tensor
 from monosem.base.errors import DataError
 from monosem.base.files import write_atomic
 from monosem.base.spec import to_plain
-from monosem.bench.metrics import DUPLICATE_COSINE
+from monosem.bench.laws import Zipf
+from monosem.bench.metrics import DUPLICATE_COSINE, recall_precision
 from monosem.bench.records import environment
 from monosem.bench.world import Independent, World, WorldSpec
-from monosem.bench.zipf import Zipf
 from monosem.dictionary.consensus import LEVELS, consensus, levelled
 from monosem.dictionary.discover import Discovery, Settings, discover
-from monosem.dictionary.found import recall_precision
 from monosem.report.style import GREY, PALETTE, plain_axes, to_svg
 from studies.page import fill, provenance, table
 from studies.stored import store, stored, stored_below

@@ -26,7 +26,7 @@ from monosem import FitConfig, TensorSource, method
 from monosem.anchors.directions import Anchors
 from monosem.anchors.term import Anchoring
 from monosem.base.files import write_atomic
-from monosem.bench.label_absorption import Family, Fired, label_absorption
+from monosem.bench.absorption import Family, Fired, label_absorption
 from monosem.bench.real import RealRun, code_scores, run_real
 from monosem.bench.records import read_records
 from monosem.core.model import SDL

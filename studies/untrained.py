@@ -17,12 +17,12 @@ from torch import Tensor
 
 from monosem.base.files import read_json, write_json
 from monosem.bench.anchor_sets import discovered_anchors
-from monosem.bench.evaluated import EVAL_ROWS, evaluate_model
 from monosem.bench.records import environment
 from monosem.bench.run import Job
+from monosem.bench.task_scores import EVAL_ROWS, evaluate_model
 from monosem.bench.tasks import TaskSource
+from monosem.dictionary.coded import reconstruct
 from monosem.dictionary.stagewise import stagewise_pursuit
-from monosem.dictionary.steps import reconstruct
 from monosem.report.interval import interval
 from monosem.train.loop import fit
 from studies.bench.base import SCALES, jobs_of

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from monosem.anchors.directions import Anchors
 from monosem.anchors.term import Anchoring, AnchorPenalty, anchor_slots
-from monosem.base.cite import Citation
 from monosem.base.errors import ArgumentError, RefusedError
 from monosem.base.literature import (
     AMEISEN_2025,
@@ -24,6 +23,7 @@ from monosem.base.literature import (
     RAJAMANOHARAN_2024A,
     RAJAMANOHARAN_2024B,
     TANG_2025,
+    Citation,
 )
 from monosem.base.registry import Registry
 from monosem.base.schedule import Ramp, Schedule

@@ -18,7 +18,7 @@ from monosem.base.errors import check
 from monosem.base.files import write_atomic
 from monosem.base.machine import cache_folder
 from monosem.base.registry import Registry
-from monosem.data.labels import Labels
+from monosem.data.table import Labels
 from studies.assets.catalog import ASSETS, cached, read_member, unpacked
 from studies.assets.models import ResNet50, minilm, sentence_vectors
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 from monosem.anchors.term import PRINTED, Anchoring
 from monosem.base.schedule import Ramp
+from monosem.bench.laws import Zipf
 from monosem.bench.run import Job
 from monosem.bench.tasks import Task
 from monosem.bench.world import Independent, WorldSpec
-from monosem.bench.zipf import Zipf
 from studies.bench.base import STUDIES, Entry, Scale, Study
 
 SHORT = 4

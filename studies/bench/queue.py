@@ -13,7 +13,7 @@ import torch
 from monosem.base.errors import MonosemError
 from monosem.base.spec import canonical
 from monosem.bench.anchor_sets import discovered_anchors
-from monosem.bench.many import run_jobs
+from monosem.bench.jobs import run_jobs
 from monosem.bench.pool import NOBODY, Event, Heard, run_all
 from monosem.bench.records import read_records
 from monosem.bench.run import Job, job_head

@@ -19,9 +19,8 @@ from monosem.bench.real import RealRun, class_scores, code_scores, run_real
 from monosem.bench.records import record_name
 from monosem.core.pairs import TensorSource
 from monosem.data.class_means import class_anchors
-from monosem.data.labels import Labels
 from monosem.data.source import FileSource
-from monosem.data.table import Table
+from monosem.data.table import Labels, Table
 from monosem.methods import Method, method
 from monosem.train.config import FitConfig
 from monosem.train.loop import Result

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monosem.base import errors, literature
-from monosem.base.cite import Citation
 from monosem.base.errors import ArgumentError, RefusedError, UnknownNameError, check
+from monosem.base.literature import Citation
 from monosem.base.registry import Registry
 from monosem.base.schedule import Ramp, WarmupDecay, at_step
 from monosem.base.spec import canonical, digest, format_call, parse_call, to_plain

@@ -7,8 +7,8 @@ import torch
 from scipy.stats import beta
 
 from monosem.base.errors import ShapeError
-from monosem.bench.baselines import anchors_alone, chance, oracle
 from monosem.bench.metrics import score
+from monosem.bench.task_scores import anchors_alone, chance, oracle
 from monosem.bench.tasks import TaskSource, task
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from monosem.base.errors import DataError, ShapeError
-from monosem.bench.label_absorption import Family, Fired, best_latent, label_absorption
+from monosem.bench.absorption import Family, Fired, best_latent, label_absorption
 
 FAMILY = Family("grain", ("wheat", "corn"))
 

@@ -13,7 +13,6 @@ import pytest
 from monosem.base.errors import CheckpointError, DataError, MonosemError
 from monosem.base.spec import to_plain
 from monosem.bench import records
-from monosem.bench.baselines import chance
 from monosem.bench.metrics import flatten
 from monosem.bench.records import (
     FIELDS,
@@ -26,6 +25,7 @@ from monosem.bench.records import (
     validate,
     write_record,
 )
+from monosem.bench.task_scores import chance
 from monosem.bench.tasks import TaskSource, task
 
 

@@ -15,11 +15,11 @@ from safetensors import safe_open
 
 from monosem.base.errors import MonosemError
 from monosem.base.spec import to_plain
-from monosem.bench.evaluated import evaluate_model
-from monosem.bench.many import run_jobs
+from monosem.bench.jobs import run_jobs
 from monosem.bench.pool import Heard
 from monosem.bench.records import read_records, record_name
 from monosem.bench.run import Job, job_record_name, pairing_of, run_job
+from monosem.bench.task_scores import evaluate_model
 from monosem.bench.tasks import TaskSource, task
 from monosem.methods import METHODS, method
 from monosem.train.config import FitConfig

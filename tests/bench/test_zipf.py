@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monosem.base.errors import ArgumentError
+from monosem.bench.laws import HALVES, Zipf
 from monosem.bench.tasks import TASKS
 from monosem.bench.world import BLOCK, World, WorldSpec
-from monosem.bench.zipf import HALVES, Zipf
 from tests.bench.rows import assert_rows_agree
 
 LAW = Zipf(exponent=1.0, mean_rate=0.1, max_rate=0.3, c_min=0.5, beta=0.5)

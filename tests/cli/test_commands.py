@@ -163,7 +163,7 @@ def test_train_goes_on_from_its_checkpoint_and_refuses_another_run(data: Path) -
 
 
 def test_evaluate_scores_a_model_on_its_task(tmp_path: Path) -> None:
-    from monosem.bench.evaluated import evaluate_model
+    from monosem.bench.task_scores import evaluate_model
     from monosem.bench.tasks import TaskSource, task
 
     value = task("lrb/nano", "transcoder", 1)

@@ -10,9 +10,8 @@ from monosem.anchors.directions import AnchorWarning, load_anchors
 from monosem.base.errors import ArgumentError, DataError
 from monosem.base.files import read_json
 from monosem.data.class_means import class_anchors, means_of, read_means
-from monosem.data.labels import Labels
 from monosem.data.source import FileSource
-from monosem.data.table import Table
+from monosem.data.table import Labels, Table
 from tests.cli.calls import call
 
 CLASSES, WIDTH = 4, 12

@@ -11,9 +11,8 @@ from monosem.anchors.directions import class_means
 from monosem.base.errors import ArgumentError, DataError
 from monosem.core.pairs import Source
 from monosem.data.class_means import class_anchors
-from monosem.data.labels import read_labels
 from monosem.data.source import open_source
-from monosem.data.table import CHUNK
+from monosem.data.table import CHUNK, read_labels
 from monosem.train.config import FitConfig
 from monosem.train.loop import fit
 

@@ -11,8 +11,8 @@ from monosem.base.errors import ArgumentError, CheckpointError, DataError
 from monosem.core.io import load_model
 from monosem.core.pairs import PAIRINGS
 from monosem.data.class_means import class_anchors
+from monosem.data.source import StoreSource, sites_for
 from monosem.data.store import Sharded, Store, open_store
-from monosem.data.store_source import StoreSource, sites_for
 from monosem.networks.harvest import harvest
 from monosem.train.config import FitConfig
 from monosem.train.loop import fit

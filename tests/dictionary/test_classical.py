@@ -13,11 +13,8 @@ from sklearn.exceptions import ConvergenceWarning
 from monosem.base.errors import ArgumentError, DataError
 from monosem.base.seeds import key
 from monosem.dictionary.atoms import Learner, coder, first_atoms, gram_omp, refreshed, settled
-from monosem.dictionary.classical import CLASSICAL
-from monosem.dictionary.itkrm import itkrm, residual_means
-from monosem.dictionary.ksvd import ksvd, leading_pair
-from monosem.dictionary.mod import least_squares_atoms, mod
-from monosem.dictionary.omp import nonnegative_omp
+from monosem.dictionary.classical import CLASSICAL, itkrm, ksvd, leading_pair, least_squares_atoms, mod, residual_means
+from monosem.dictionary.coding import nonnegative_omp
 
 SPARSITY = {"ksvd": {"k": 2}, "mod": {"k": 2}, "itkrm": {"k": 2}, "online": {"l1": 0.2}, "batch_lasso": {"l1": 0.2}}
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from monosem.anchors.directions import Anchors, load_anchors
 from monosem.base.errors import ArgumentError, DataError, ShapeError
 from monosem.base.files import read_json
+from monosem.bench.metrics import recall_precision
 from monosem.bench.world import Independent, World, WorldSpec
 from monosem.dictionary.consensus import consensus, discover_often, levelled
 from monosem.dictionary.discover import Discovery, Settings
-from monosem.dictionary.found import recall_precision
 from tests.cli.calls import call
 
 QUICK = Settings(starts=100, climb_rows=1500, stages=((1500, 0.2),), rounds=5)

@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 
 from monosem.anchors.directions import load_anchors
 from monosem.base.errors import DataError, ShapeError
+from monosem.bench.laws import Zipf
+from monosem.bench.metrics import recall_precision
 from monosem.bench.world import Independent, Truth, World, WorldSpec
-from monosem.bench.zipf import Zipf
-from monosem.dictionary.discover import Discovery, Settings, discover
-from monosem.dictionary.found import recall_precision
-from monosem.dictionary.ordinary import ordinary_rows
+from monosem.dictionary.discover import Discovery, Settings, discover, ordinary_rows
 from tests.cli.calls import call
 
 QUICK = Settings(starts=150, climb_rows=1500, stages=((2000, 0.3), (3000, 0.1)), rounds=4)

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from monosem.base.errors import ShapeError
 from monosem.base.sparse import Positions, SparseCode
+from monosem.bench.metrics import recall_precision
+from monosem.dictionary.coded import agreement, code_gram, code_moment, company, fit, reconstruct, strain
 from monosem.dictionary.directions import climb, distinct, explained, unexplained
-from monosem.dictionary.found import recall_precision
 from monosem.dictionary.stagewise import stagewise_pursuit
-from monosem.dictionary.steps import agreement, code_gram, code_moment, company, fit, reconstruct, strain
 
 
 def unit(d: int, m: int, seed: int = 0) -> Tensor:

@@ -7,7 +7,7 @@ from scipy.optimize import nnls
 from sklearn.linear_model import Lasso
 
 from monosem.base.errors import DataError, ShapeError
-from monosem.dictionary.lasso import duality_gap, nonnegative_lasso
+from monosem.dictionary.coding import duality_gap, nonnegative_lasso
 
 
 def problem(rows: int, d: int, n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,7 +6,7 @@ import torch
 from scipy.optimize import nnls
 
 from monosem.base.errors import DataError, ShapeError
-from monosem.dictionary.omp import nonnegative_omp
+from monosem.dictionary.coding import nonnegative_omp
 
 
 def naive(x: np.ndarray, D: np.ndarray, k: int, tol: float) -> np.ndarray:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from monosem.inspect.pack import unpack
+from monosem.inspect.data import unpack
 from studies.assets.catalog import ASSETS
 
 ROOT = Path(__file__).parents[2]

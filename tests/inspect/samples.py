@@ -5,7 +5,7 @@ import torch
 
 from monosem import TensorSource, method
 from monosem.core.model import SDL
-from monosem.data.labels import Labels
+from monosem.data.table import Labels
 from monosem.inspect.rows import Rows
 
 N_Q = 24

@@ -10,11 +10,10 @@ from monosem import method
 from monosem.base.errors import ArgumentError, DataError, ShapeError
 from monosem.core.model import SDL
 from monosem.core.pairs import TensorSource
-from monosem.data.labels import Labels
+from monosem.data.table import Labels
 from monosem.inspect import collect as inspect_collect
 from monosem.inspect.collect import Inspection, Options, collect, nearest_latents
-from monosem.inspect.fold import BINS, Counts
-from monosem.inspect.keep import Keep
+from monosem.inspect.fold import BINS, Counts, Keep
 from monosem.inspect.rows import PASSAGE, Rows
 
 WIDTH, N_Q = 6, 24

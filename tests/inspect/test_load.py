@@ -12,8 +12,8 @@ from torch import nn
 from monosem import Anchors, load_model, method, save_model
 from monosem.base.errors import ArgumentError, DataError
 from monosem.base.files import write_json
-from monosem.inspect.load import anchors_beside, read_images, read_texts, rows_from
-from monosem.inspect.pack import unpack
+from monosem.inspect.data import unpack
+from monosem.inspect.rows import anchors_beside, read_images, read_texts, rows_from
 from monosem.networks import models
 from monosem.networks.harvest import harvest
 from tests.cli.calls import call

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from monosem.data.batches import TokenFilter
-from monosem.data.store_source import StoreSource
+from monosem.data.source import StoreSource
 from monosem.data.texts import pieces, text_batches
 from monosem.networks.harvest import harvest
 from monosem.train.config import FitConfig

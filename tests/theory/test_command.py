@@ -8,8 +8,7 @@ import typer
 from typer.testing import CliRunner
 
 from monosem.cli.check import register
-from monosem.theory.checks.registry import CHECKS
-from monosem.theory.suite import SUITE
+from monosem.theory.checks.registry import CHECKS, SUITE
 from studies.theory.claims import FIGURES, draw_all
 
 

@@ -10,9 +10,8 @@ from monosem.core.activations import Activation, BatchTopK, GroupMax, JumpReLU, 
 from monosem.theory.instances import draw_directions, draw_encoder, draw_problem, plane
 from monosem.theory.law import exact_loss, independent, monte_carlo, truncated
 from monosem.theory.loss import best_decoder, gradients, loss
-from monosem.theory.patterns import ActivationPattern, pattern_of, region
+from monosem.theory.patterns import ActivationPattern, certificate_residual, pattern_of, realize, region
 from monosem.theory.problem import Problem, estimate_weights
-from monosem.theory.realize import certificate_residual, realize
 
 ACTIVATIONS = [ReLU(), JumpReLU(theta=0.2), TopK(1), TopK(2), BatchTopK(1.0), GroupMax(2)]
 

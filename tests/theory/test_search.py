@@ -5,15 +5,13 @@ import pytest
 import torch
 
 from monosem.core.activations import Activation, JumpReLU, ReLU, TopK
-from monosem.theory.basins import basins, wilson
-from monosem.theory.descent import Plan, descend, run_losses, starts
+from monosem.theory.descent import Plan, basins, descend, run_losses, starts, wilson
 from monosem.theory.instances import draw_encoder, draw_problem
 from monosem.theory.loss import best_decoder, loss
 from monosem.theory.patterns import ActivationPattern, pattern_of
 from monosem.theory.problem import Atoms, Problem
-from monosem.theory.search.acs import acs, sampled_acs
+from monosem.theory.search.acs import acs, kkt_residual, sampled_acs, solve_qp
 from monosem.theory.search.atlas import partitions
-from monosem.theory.search.qp import kkt_residual, solve_qp
 
 
 def test_quadratic_programme_meets_its_conditions_and_beats_samples() -> None:

@@ -18,8 +18,8 @@ from monosem.base.errors import ArgumentError, check
 from monosem.base.registry import Registry
 from monosem.base.seeds import philox
 from monosem.base.spec import digest, parse_call
+from monosem.bench.metrics import recall_precision
 from monosem.bench.tasks import TaskSource
-from monosem.dictionary.found import recall_precision
 from monosem.methods import method, with_anchoring
 from monosem.train.config import FitConfig
 from monosem.train.loop import fit
@@ -99,8 +99,8 @@ def discovered_anchors(source: TaskSource, folder: Path) -> Anchors:
     path = folder / "anchors" / f"{digest([source.task.digest, source.digest])[:16]}.safetensors"
     if path.exists():
         return load_anchors(path)
+    from monosem.dictionary.coded import extend
     from monosem.dictionary.discover import discover
-    from monosem.dictionary.extend import extend
 
     check(source.rows is not None, "discovery needs a fixed set of rows; give the task's world a number of rows")
     rows = torch.arange(source.rows or 0)

@@ -13,7 +13,6 @@ from torch import Tensor
 from monosem.anchors.directions import Anchors
 from monosem.base.errors import check
 from monosem.base.spec import digest, parse_call, to_plain
-from monosem.bench.baselines import random_rows
 from monosem.bench.folds import Coded, evaluate
 from monosem.bench.metrics import TAUS, flatten, score
 from monosem.bench.records import (

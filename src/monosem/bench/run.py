@@ -13,8 +13,6 @@ from torch import Tensor
 from monosem.anchors.term import Anchoring
 from monosem.base.spec import parse_call, to_plain
 from monosem.bench.anchor_sets import FOUND_COSINE, anchor_set, anchors_against_truth
-from monosem.bench.baselines import anchors_alone, chance, oracle
-from monosem.bench.evaluated import evaluate_model, similarity_map
 from monosem.bench.metrics import TAUS, flatten
 from monosem.bench.records import (
     SCHEMA,
@@ -25,6 +23,7 @@ from monosem.bench.records import (
     results_digest,
     write_record,
 )
+from monosem.bench.task_scores import anchors_alone, chance, evaluate_model, oracle, similarity_map
 from monosem.bench.tasks import Task, TaskSource, task
 from monosem.methods import Method, method, numerics, with_anchoring
 from monosem.train.config import FitConfig

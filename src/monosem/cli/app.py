@@ -10,13 +10,10 @@ from monosem.cli import (
     bench,
     catalog,
     check,
-    cite,
     convert,
     evaluate,
     harvest,
     inspect,
-    report,
-    sample,
     steer,
     train,
 )
@@ -55,13 +52,10 @@ for _command in (
     anchors,
     evaluate,
     steer,
-    report,
     catalog,
-    cite,
     check,
     convert,
     harvest,
     inspect,
-    sample,
 ):
     _command.register(app)

@@ -1,4 +1,4 @@
-"""`monosem bench`: train and score every method, plain and anchored, against known ground truth."""
+"""`monosem bench` and `monosem report`: train and score methods, and turn the records into one page."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,6 +6,20 @@ from typing import Annotated
 import typer
 
 from monosem.cli.console import err, fail, out, say
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of records, from `monosem bench`.", show_default=False)],
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="The page. [default: FOLDER/report.html]", show_default=False)
+    ] = None,
+) -> None:
+    """Turn records into one self-contained HTML page: tables, curves, maps, and a world in three dimensions."""
+    from monosem.report.page import write_report
+
+    with err().status(f"reading {folder}"):
+        page = write_report(folder, out_file or folder / "report.html")
+    say(f"report   {page}")
 
 
 def split_methods(texts: list[str]) -> list[str]:
@@ -69,8 +83,7 @@ def bench(
 ) -> None:
     """Train and score methods, plain and anchored, against known features; go on where an earlier call stopped."""
     from monosem.anchors.term import PRINTED
-    from monosem.bench.many import run_jobs
-    from monosem.bench.study import plan
+    from monosem.bench.jobs import plan, run_jobs
     from monosem.cli.live import LiveRuns
 
     only = plain != anchored and not both
@@ -117,5 +130,6 @@ def _show(paths: list[Path]) -> None:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the commands."""
     app.command()(bench)
+    app.command()(report)

@@ -1,4 +1,4 @@
-"""`monosem list`: what there is, by name."""
+"""`monosem list` and `monosem cite`: what there is, by name, and whose work it is."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -9,6 +9,18 @@ from rich.table import Table
 from rich.text import Text
 
 from monosem.cli.console import fail, out
+
+
+def cite(
+    method: Annotated[str, typer.Argument(help='A method: "topk", "jumprelu_transcoder", "topk(k=8)".')],
+) -> None:
+    """Print BibTeX: the method, its pairing, and the paper that states the one problem."""
+    from monosem.base.literature import TANG_2025
+    from monosem.methods import recipe_of
+
+    recipe, pairing = recipe_of(method)
+    entries = [entry for entry in (recipe.citation, pairing, TANG_2025) if entry is not None]
+    typer.echo("\n".join(dict.fromkeys(entry.bibtex for entry in entries)))
 
 
 def catalog(
@@ -132,5 +144,6 @@ def _arguments(defaults: dict[str, Any]) -> str:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the commands."""
     app.command("list")(catalog)
+    app.command()(cite)

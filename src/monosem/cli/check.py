@@ -12,9 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from monosem.theory.checks.base import Report, Verdict, examine, on_problem
-from monosem.theory.checks.registry import CHECKS
+from monosem.theory.checks.registry import CHECKS, SUITE
 from monosem.theory.problem import load_problem
-from monosem.theory.suite import SUITE
 
 
 def _plain(verdict: Verdict) -> dict[str, Any]:

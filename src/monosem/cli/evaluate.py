@@ -73,10 +73,9 @@ def evaluate(
 def _evaluate_on_task(
     folder: Path, task: str, pairing: str | None, world: int, held_out: int | None, rows: int, as_json: bool
 ) -> None:
-    from monosem.bench.baselines import chance, oracle
-    from monosem.bench.evaluated import evaluate_model
     from monosem.bench.records import metrics_table
     from monosem.bench.run import pairing_of
+    from monosem.bench.task_scores import chance, evaluate_model, oracle
     from monosem.bench.tasks import SIDES, TaskSource
     from monosem.bench.tasks import task as find_task
     from monosem.cli.tables import score_table

@@ -62,8 +62,8 @@ def inspect(
     from monosem.cli.harvest import rate_bar
     from monosem.data.store import is_store
     from monosem.inspect.collect import Options
-    from monosem.inspect.load import anchors_beside, rows_from, trained_on
     from monosem.inspect.page import inspect_page, write_inspect_page
+    from monosem.inspect.rows import anchors_beside, rows_from, trained_on
     from monosem.interop import read as read_model
 
     options = Options(top, sample, before, after)

@@ -30,7 +30,7 @@ class Place:
 def find_place(folder: Path, network: str | None, at: str | None, to: str | None) -> Place:
     """What is given, and else what `monosem train` noted beside the model about its store."""
     from monosem.data.store import is_store, open_store
-    from monosem.inspect.load import trained_on
+    from monosem.inspect.rows import trained_on
 
     noted = trained_on(folder)
     if noted is not None and at is None:

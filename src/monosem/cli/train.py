@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from monosem.anchors.directions import Anchors
-    from monosem.data.labels import Labels
     from monosem.data.source import FileSource
+    from monosem.data.table import Labels
     from monosem.methods import Method
     from monosem.train.loop import Result
 
@@ -90,9 +90,8 @@ def train(
 
     from monosem.anchors.term import PRINTED, Anchoring
     from monosem.base.files import write_json
-    from monosem.data.source import open_source
+    from monosem.data.source import StoreSource, open_source, sites_for
     from monosem.data.store import is_store, open_store
-    from monosem.data.store_source import StoreSource, sites_for
     from monosem.methods import method as read_method
     from monosem.methods import with_anchoring
     from monosem.train.config import FitConfig
@@ -199,8 +198,8 @@ def _anchors(
     from monosem.anchors.directions import load_anchors
     from monosem.base.files import read_json, write_json
     from monosem.data.class_means import class_anchors
-    from monosem.data.labels import read_labels
     from monosem.data.store import is_store
+    from monosem.data.table import read_labels
 
     if labels is None:
         if classes is not None:

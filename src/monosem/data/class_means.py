@@ -10,9 +10,8 @@ from torch import Tensor
 
 from monosem.anchors.directions import COINCIDENT, Anchors
 from monosem.base.errors import DataError, check
-from monosem.data.labels import Labels
 from monosem.data.source import FileSource
-from monosem.data.table import Table
+from monosem.data.table import Labels, Table
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,9 +19,8 @@ import torch
 
 from monosem.base.errors import CheckpointError, DataError, check
 from monosem.base.files import read_json
-from monosem.data.labels import Labels
 from monosem.data.site_names import match
-from monosem.data.table import Table
+from monosem.data.table import Labels, Table
 
 FORMAT = "monosem.store/1"
 COLUMNS = ("token", "document", "position")

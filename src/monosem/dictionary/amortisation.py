@@ -11,7 +11,7 @@ from torch import Tensor
 from monosem.base.errors import DataError, ShapeError, check
 from monosem.core.model import SDL
 from monosem.dictionary.atoms import gram_omp
-from monosem.dictionary.lasso import nonnegative_lasso
+from monosem.dictionary.coding import nonnegative_lasso
 
 MATCHED = 0.95
 """|cos| above which an atom stands for a feature."""

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from monosem.base.errors import DataError, ShapeError, check
 from monosem.base.seeds import torch_generator
-from monosem.dictionary.lasso import nonnegative_lasso
-from monosem.dictionary.omp import nonnegative_least_squares
+from monosem.dictionary.coding import nonnegative_lasso, nonnegative_least_squares
 
 Coder = Callable[[Tensor, Tensor], Tensor]
 """(x [rows, d], D [d, n]) -> nonnegative codes [rows, n]."""

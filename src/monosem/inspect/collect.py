@@ -12,8 +12,7 @@ from monosem.base.errors import ShapeError, check
 from monosem.base.sparse import Code, SparseCode
 from monosem.bench.folds import FVU, Coded
 from monosem.core.model import SDL
-from monosem.inspect.fold import Counts
-from monosem.inspect.keep import Keep, Look
+from monosem.inspect.fold import Counts, Keep, Look
 from monosem.inspect.rows import Rows
 
 _CELLS = 1 << 25

@@ -1,4 +1,6 @@
-"""What is counted of every latent while rows stream by: firings, sums, maxima, histograms, classes."""
+"""What is kept of every latent while rows stream by: counts and histograms, and its best contexts."""
+
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -50,3 +52,87 @@ class Counts:
             self.histogram[j] = np.bincount(merged, weights=self.histogram[j], minlength=BINS).astype(np.int64)
             self.exponent[j] = exponent[j]
         self.largest = largest
+
+
+Look = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
+"""From (latents, rows) to the latents' values in the window around each row [c, width], and its length to the
+left and to the right of the row."""
+
+
+class Keep:
+    """The `most` contexts of highest priority per latent, each the best row of its passage.
+
+    The result is the same for any cut of the rows into batches: of equal priorities the earlier row stays.
+    Shapes: priority, row, passage, left, right [n_q, most]; window [n_q, most, width], width = before + 1 + after. An
+        empty place has row -1; places are in order, the best first.
+    """
+
+    def __init__(self, n_q: int, most: int, before: int = 0, after: int = 0) -> None:
+        self.most, self.before = most, before
+        width = before + 1 + after
+        self.priority: Float[np.ndarray, "n_q most"] = np.full((n_q, most), -np.inf)
+        self.row: Int[np.ndarray, "n_q most"] = np.full((n_q, most), -1, dtype=np.int64)
+        self.passage: Int[np.ndarray, "n_q most"] = np.full((n_q, most), -1, dtype=np.int64)
+        self.window: Float[np.ndarray, "n_q most width"] = np.zeros((n_q, most, width), dtype=np.float32)
+        self.left: Int[np.ndarray, "n_q most"] = np.zeros((n_q, most), dtype=np.uint8)
+        self.right: Int[np.ndarray, "n_q most"] = np.zeros((n_q, most), dtype=np.uint8)
+
+    @property
+    def count(self) -> Int[np.ndarray, " n_q"]:
+        """How many places are taken."""
+        taken: np.ndarray = (self.row >= 0).sum(1)
+        return taken
+
+    def offer(self, latent: np.ndarray, row: np.ndarray, passage: np.ndarray, priority: np.ndarray, look: Look) -> None:
+        """Show it some cells; `look` is asked for the windows of those that stay."""
+        if not self.most:
+            return
+        fresh = priority > self.priority[:, -1][latent]  # the last place is the worst
+        if not fresh.any():
+            return
+        latent, row, passage, priority = latent[fresh], row[fresh], passage[fresh], priority[fresh]
+        mine = _best(latent, passage, priority, row, self.most)
+        latent, row, passage, priority = latent[mine], row[mine], passage[mine], priority[mine]
+
+        touched = np.unique(latent)
+        slot_latent, slot = np.nonzero(self.row[touched] >= 0)
+        slot_latent = touched[slot_latent]
+        old = slot_latent.size
+        latents = np.concatenate([slot_latent, latent])
+        rows = np.concatenate([self.row[slot_latent, slot], row])
+        passages = np.concatenate([self.passage[slot_latent, slot], passage])
+        priorities = np.concatenate([self.priority[slot_latent, slot], priority])
+
+        stay = _best(latents, passages, priorities, rows, self.most)
+        place = _rank(latents[stay])
+        kept_old, from_old = stay < old, stay[stay < old]
+        from_new = stay[~kept_old] - old
+        width = self.window.shape[2]
+        window = np.zeros((stay.size, width), dtype=np.float32)
+        left, right = np.zeros(stay.size, dtype=np.uint8), np.zeros(stay.size, dtype=np.uint8)
+        at = (slot_latent[from_old], slot[from_old])
+        window[kept_old], left[kept_old], right[kept_old] = self.window[at], self.left[at], self.right[at]
+        window[~kept_old], left[~kept_old], right[~kept_old] = look(latent[from_new], row[from_new])
+
+        self.priority[touched], self.row[touched] = -np.inf, -1
+        to = (latents[stay], place)
+        self.priority[to], self.row[to], self.passage[to] = priorities[stay], rows[stay], passages[stay]
+        self.window[to], self.left[to], self.right[to] = window, left, right
+
+
+def _rank(latent: np.ndarray) -> np.ndarray:
+    """The place of every entry among those of its latent, for entries sorted by latent."""
+    starts = np.flatnonzero(np.diff(latent, prepend=-1))
+    lengths = np.diff(starts, append=latent.size)
+    rank: np.ndarray = np.arange(latent.size) - np.repeat(starts, lengths)
+    return rank
+
+
+def _best(latent: np.ndarray, passage: np.ndarray, priority: np.ndarray, row: np.ndarray, most: int) -> np.ndarray:
+    """Which entries stay: per latent the best of each passage, and of these the first `most`; best first."""
+    order = np.lexsort((row, -priority, latent))
+    same = latent[order].astype(np.int64) * (int(passage.max(initial=0)) + 1) + passage[order]
+    first = np.sort(np.unique(same, return_index=True)[1])  # np.unique points at the first, which is the best
+    order = order[first]
+    stay: np.ndarray = order[_rank(latent[order]) < most]
+    return stay

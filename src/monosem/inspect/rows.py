@@ -1,15 +1,22 @@
-"""The rows a latent is looked at on: where they come from, and what a person sees of each."""
+"""The rows a latent is looked at on: what a person sees of each, and how they are read from files."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int
+from torch import Tensor
 
+from monosem.anchors.directions import Anchors, load_anchors
 from monosem.base.errors import DataError, ShapeError, check
-from monosem.core.pairs import Source
-from monosem.data.labels import Labels
+from monosem.base.files import read_json
+from monosem.core.model import SDL
+from monosem.core.pairs import SAE, Crosscoder, CrossLayer, Pairing, Source, Transcoder
+from monosem.data.source import StoreSource, open_source, sites_for
+from monosem.data.store import Store, is_store, open_store
+from monosem.data.table import Labels, read_array, read_labels
 
 PASSAGE = 128
 """Tokens of a passage: a document is cut every so many, and a latent's contexts are of different passages."""
@@ -79,3 +86,170 @@ class Rows:
         first = np.maximum.accumulate(np.where(np.diff(self.segment, prepend=-1) != 0, at, 0))
         number: np.ndarray = np.cumsum((at - first) % PASSAGE == 0) - 1
         return number
+
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".ppm")
+"""Files of a folder that are taken for images."""
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """The store, and its sites, that `monosem train` notes beside a model."""
+
+    store: Path
+    read: str
+    write: str | None
+
+
+def trained_on(folder: str | Path) -> TrainedOn | None:
+    """What a model's folder says it was trained on; None for a model of tables, or from elsewhere."""
+    path = Path(folder) / "source.json"
+    if not path.is_file():
+        return None
+    told = read_json(path)
+    return TrainedOn(Path(told["store"]), "; ".join(told["read"]), "; ".join(told["write"]) if told["write"] else None)
+
+
+def rows_from(
+    data: str | Path,
+    model: SDL,
+    *,
+    target: str | Path | None = None,
+    key: str | None = None,
+    target_key: str | None = None,
+    read: str | None = None,
+    write: str | None = None,
+    rows: int | None = None,
+    labels: str | Path | None = None,
+    labels_key: str | None = None,
+    texts: str | Path | None = None,
+    texts_key: str | None = None,
+    images: str | Path | None = None,
+) -> Rows:
+    """Rows for a model: the store `data`, or the table `data` (and `target`, where x_r is not x_p).
+
+    `read` and `write` name the sites of a store (None: what the model's pairing leaves no choice of); its tokens,
+    documents and labels come with it. `rows`: only the first so many. `labels` are a class per row, `texts` and
+    `images` what a person sees of one.
+    Raises: DataError, naming the file, for what cannot be read or is not one per row.
+    """
+    layout = model.layout
+    if is_store(data):
+        check(target is None, f"{data} is a store; choose the site that is written by its name, not by {target}")
+        store = open_store(data)
+        several = len(layout.p_widths) > 1
+        own: Pairing = (
+            (Crosscoder() if several else SAE()) if layout.shared else CrossLayer() if several else Transcoder()
+        )
+        reads, writes = sites_for(own, store, read, write)
+        found = _store_rows(store, StoreSource(store, reads, writes, normalise=False))
+    else:
+        check(not (read or write), f"{data} is no store; sites are chosen in a folder that `monosem harvest` wrote")
+        source = open_source(data, target, key=key, target_key=target_key)
+        found = Rows(source, title=str(data))
+    if labels is not None:
+        found = replace(found, labels=read_labels(labels, found.count, labels_key))
+    if texts is not None:
+        found = replace(found, texts=read_texts(texts, found.count, texts_key))
+    if images is not None:
+        found = replace(found, image=read_images(images, found.count))
+    return found if rows is None or rows >= found.count else _first(found, rows)
+
+
+class _First:
+    """The first rows of a source."""
+
+    def __init__(self, source: Source, rows: int) -> None:
+        self.take, self.digest, self.rows = source.take, source.digest, rows
+        self.p_widths, self.r_widths = source.p_widths, source.r_widths
+
+
+def _first(found: Rows, rows: int) -> Rows:
+    """Only the first rows, and the page says so."""
+    check(rows >= 1, f"rows={rows}; give at least 1")
+    labels = found.labels and Labels(found.labels.codes[:rows], found.labels.names)
+    token, document, position = (
+        None if part is None else part[:rows] for part in (found.token, found.document, found.position)
+    )
+    texts = None if found.texts is None else found.texts[:rows]
+    title = f"the first {rows:,} of {found.count:,} rows of {found.title}"
+    source = _First(found.source, rows)
+    parts = {"labels": labels, "token": token, "document": document, "position": position, "texts": texts}
+    return replace(found, source=source, title=title, **parts)  # type: ignore[arg-type]
+
+
+def _store_rows(store: Store, source: StoreSource) -> Rows:
+    """Rows of a store; where they are no single tokens (a pooled document, an image) there are none to show."""
+    title = f"{store.folder}, {' + '.join(source.read)}" + (f" to {' + '.join(source.write)}" if source.write else "")
+    token, sites = store.tokens[0 : store.rows], source.write or source.read
+    if not (token >= 0).any():
+        return Rows(source, store.labels, title=title, sites=sites)
+    document, position, words = store.documents[0 : store.rows], store.positions[0 : store.rows], store.vocabulary
+
+    def decode(tokens: Sequence[int]) -> list[str]:
+        return [words[t] if words and 0 <= t < len(words) else f"<{t}>" if t >= 0 else "" for t in tokens]
+
+    return Rows(source, store.labels, token, document, position, decode, title=title, sites=sites)
+
+
+def read_texts(path: str | Path, rows: int, key: str | None = None) -> Sequence[str]:
+    """One text per row: a line of a .txt file, an entry of a .json list, or text in a .npy or .parquet file."""
+    path = Path(path)
+    check(path.is_file(), f"{path} is no file; give the texts as .txt, .json, .npy or .parquet", DataError)
+    if path.suffix == ".txt":
+        try:
+            texts: list[str] = path.read_text(encoding="utf-8").split("\n")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it") from None
+        texts = texts[:-1] if texts and not texts[-1] else texts
+    elif path.suffix == ".json":
+        found = read_json(path)
+        plain = isinstance(found, list) and all(isinstance(text, str) for text in found)
+        check(plain, f'{path} is no JSON list of texts; write it as ["first row\'s text", ...]', DataError)
+        texts = list(found)
+    else:
+        values = read_array(path, key)
+        plain = not isinstance(values, Tensor) and values.ndim == 1 and values.dtype.kind == "U"
+        check(plain, f"{path} holds no text, one per row; choose a text column by its key", DataError)
+        texts = values.tolist()
+    check(len(texts) == rows, f"{path} has {len(texts)} texts for {rows} rows; give one per row", DataError)
+    return texts
+
+
+def read_images(path: str | Path, rows: int) -> Callable[[int], np.ndarray]:
+    """The image of a row, uint8 [height, width, 3]: from a .npy file, uint8 [rows, height, width] or [.., 3], or from
+    a folder with one image file per row, in the order of their names."""
+    path = Path(path)
+    if path.is_dir():
+        names = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+        check(len(names) == rows, f"{path} holds {len(names)} images for {rows} rows; give one per row", DataError)
+        return lambda row: _opened(names[row])
+    images = read_array(path)
+    shape = tuple(images.shape)
+    right = images.dtype == np.uint8 and (len(shape) == 3 or (len(shape) == 4 and shape[3] == 3))
+    check(
+        right,
+        f"{path} holds {images.dtype} of shape {shape}; images are uint8 [rows, height, width] or [.., 3] (0 to 255)",
+        DataError,
+    )
+    check(shape[0] == rows, f"{path} has {shape[0]} images for {rows} rows; give one per row", DataError)
+    return lambda row: np.asarray(images[row] if len(shape) == 4 else np.repeat(images[row][:, :, None], 3, axis=2))
+
+
+def _opened(path: Path) -> np.ndarray:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(picture.convert("RGB"))
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} is not a whole image ({error}); replace it") from None
+
+
+def anchors_beside(folder: str | Path) -> tuple[Anchors | None, tuple[str, ...]]:
+    """The anchors that `monosem train` kept in a model's folder, and the names of their classes; (None, ()) if none."""
+    path, names = Path(folder) / "anchors.safetensors", Path(folder) / "anchors.json"
+    if not path.is_file():
+        return None, ()
+    classes = read_json(names).get("classes", []) if names.is_file() else []
+    return load_anchors(path), tuple(str(name) for name in classes)

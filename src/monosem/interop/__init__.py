@@ -1,7 +1,6 @@
 """Exchange weights with other libraries: read and write their formats so that the function stays the same."""
 
-from monosem.interop.api import load, read, recognise, save
-from monosem.interop.describe import Description, describe
+from monosem.interop.api import Description, describe, load, read, recognise, save
 from monosem.interop.folding import fold_decoder_norm, fold_input_scale
 from monosem.interop.format import FORMATS, Format, Loaded
 from monosem.interop.hub import from_pretrained, push_to_hub, save_pretrained

@@ -1,5 +1,6 @@
 """harvest: run a network over batches and keep what passes some of its sites, in a store."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
@@ -12,7 +13,6 @@ from torch import Tensor, nn
 
 from monosem.base.errors import CheckpointError, DataError, ShapeError, check
 from monosem.data.batches import Batch, Pool, TokenFilter, number_documents
-from monosem.data.fingerprint import fingerprint
 from monosem.data.store import Store, open_store
 from monosem.data.writer import STORED, Writer
 from monosem.networks.sites import Site, capture, find_sites
@@ -231,3 +231,22 @@ def _moved(inputs: Any, device: torch.device) -> Any:
     if isinstance(inputs, Mapping):
         return {name: _moved(value, device) for name, value in inputs.items()}
     return inputs.to(device) if isinstance(inputs, Tensor) else inputs
+
+
+SAMPLED = 1024
+"""Numbers read from every parameter, evenly spread."""
+
+
+def fingerprint(model: nn.Module) -> dict[str, Any]:
+    """Class, number of parameters, and a sha256 over every parameter's and buffer's name, type, shape and a sample.
+
+    Two models that differ only in numbers between the sampled ones have the same fingerprint.
+    """
+    total = hashlib.sha256(type(model).__name__.encode())
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        flat = tensor.detach().reshape(-1)
+        step = max(1, flat.numel() // SAMPLED)
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        total.update(flat[::step].to("cpu", torch.float64).numpy().tobytes())
+    count = sum(parameter.numel() for parameter in model.parameters())
+    return {"class": type(model).__name__, "parameters": count, "sha256": total.hexdigest()}

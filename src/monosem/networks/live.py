@@ -13,8 +13,7 @@ from monosem.base.seeds import torch_generator
 from monosem.base.spec import digest
 from monosem.core.units import Units
 from monosem.data.batches import Batch, Pool, TokenFilter, number_documents
-from monosem.data.fingerprint import fingerprint
-from monosem.networks.harvest import Runner
+from monosem.networks.harvest import Runner, fingerprint
 
 BUFFER_ROWS = 65536
 """Rows that are shuffled together, unless said otherwise."""

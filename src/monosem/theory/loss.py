@@ -1,4 +1,4 @@
-"""The exact per-feature loss L~ (eq 11), its gradients in closed form, and best decoders; float64."""
+"""The exact per-feature loss L~ (eq 11), its gradients and Hessians, and best decoders; float64."""
 
 import torch
 from jaxtyping import Float
@@ -49,3 +49,33 @@ def best_decoder(
     root = atoms.weight.sqrt()[:, None]
     W_D_T: Tensor = torch.linalg.pinv(root * problem.codes(W_E, atoms.x_p)) @ (root * atoms.x_r)
     return W_D_T.T
+
+
+def encoder_hessian(
+    problem: Problem, W_D: Float[Tensor, "n_r n_q"], W_E: Float[Tensor, "n_q n_p"]
+) -> Float[Tensor, "weights weights"]:
+    """The Hessian of L~ in W_E (row by row) on the region of W_E; constant there, positive semidefinite.
+
+    Equation: 2 sum_d M_d (D_d W_D^T W_D D_d) kron (w_p^d w_p^d^T), D_d = diag of the latents that fire on d
+    """
+    fires = (problem.codes(W_E) != 0).double()
+    gram, weights = W_D.T @ W_D, problem.n_q * problem.n_p
+    total = torch.zeros(weights, weights, dtype=torch.float64)
+    for d in range(problem.n):
+        w = problem.W_p[:, d]
+        total += 2 * problem.weights[d] * torch.kron(gram * torch.outer(fires[d], fires[d]), torch.outer(w, w))
+    return total
+
+
+def joint_hessian(
+    problem: Problem, W_D: Float[Tensor, "n_r n_q"], W_E: Float[Tensor, "n_q n_p"]
+) -> Float[Tensor, "weights weights"]:
+    """The Hessian of L~ in (W_D, W_E) together, by automatic differentiation; W_D's entries come first."""
+    cut = W_D.numel()
+
+    def value(flat: Tensor) -> Tensor:
+        return loss(problem, flat[:cut].reshape(W_D.shape), flat[cut:].reshape(W_E.shape))
+
+    point = torch.cat([W_D.reshape(-1), W_E.reshape(-1)])
+    H: Tensor = torch.autograd.functional.hessian(value, point, vectorize=True)  # type: ignore[no-untyped-call]
+    return H

@@ -155,7 +155,7 @@ def trichotomy(problem: Problem, pattern: ActivationPattern) -> Stationary:
     Source: the claim is Tang et al. 2025, theorem 3.6; statement and proof in docs/theory/spurious-minima.md.
     Raises: RefusedError for a pattern that is no partition.
     """
-    from monosem.theory.realize import realize_region
+    from monosem.theory.patterns import realize_region
 
     where, groups = region(problem, pattern), groups_of(problem, pattern)
     if not (found := realize_region(where, problem.n_q, problem.n_p)).realizable:

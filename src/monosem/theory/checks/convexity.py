@@ -6,10 +6,9 @@ from torch import Tensor
 
 from monosem.core.activations import AbsTopK, Activation, At, BatchTopK, JumpReLU, ReLU, TopK
 from monosem.theory.checks.base import Case, Check, Reading
-from monosem.theory.geometry import encoder_hessian, walk
 from monosem.theory.instances import draw_encoder, draw_problem
-from monosem.theory.loss import best_decoder, loss
-from monosem.theory.patterns import competition, pattern_of, region
+from monosem.theory.loss import best_decoder, encoder_hessian, loss
+from monosem.theory.patterns import competition, pattern_of, region, walk
 from monosem.theory.problem import Problem
 
 

@@ -10,9 +10,8 @@ from monosem.theory.checks.base import Case, Check, Reading
 from monosem.theory.hierarchy import absorb, absorb_as_printed, hierarchical, split_pattern
 from monosem.theory.instances import draw_directions, draw_problem, plane
 from monosem.theory.loss import gradients, loss
-from monosem.theory.patterns import pattern_of
+from monosem.theory.patterns import pattern_of, realize
 from monosem.theory.problem import Problem, estimate_weights
-from monosem.theory.realize import realize
 
 C = 0.3
 FREE = 2

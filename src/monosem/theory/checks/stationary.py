@@ -7,11 +7,10 @@ from torch import Tensor
 from monosem.core.activations import Activation, JumpReLU, ReLU, TopK
 from monosem.theory.checks.base import Case, Check, Reading
 from monosem.theory.checks.convexity import has_convex_regions
-from monosem.theory.geometry import joint_hessian, walk
 from monosem.theory.instances import draw_directions, draw_partition, draw_problem, draw_weights
-from monosem.theory.loss import best_decoder, gradients, loss
+from monosem.theory.loss import best_decoder, gradients, joint_hessian, loss
 from monosem.theory.minima import groups_of, paper_point, positive_pair, trichotomy, valley
-from monosem.theory.patterns import ActivationPattern, pattern_of, region
+from monosem.theory.patterns import ActivationPattern, pattern_of, region, walk
 from monosem.theory.problem import Problem
 
 
