@@ -132,7 +132,7 @@ def _run(jobs: "list[Job]", folder: Path, workers: int | None, scale: str) -> in
         say(f"anchors found in {done} of {count} worlds", "dim")
 
     with live:
-        there = run_study(jobs, folder, workers, live.heard, discovery)
+        there = run_study(jobs, folder, workers, live.callbacks, discovery)
     if there:
         say(f"{there} of {len(jobs)} runs were there already, or stand in several rows", "dim")
     for number, why in live.failed.items():

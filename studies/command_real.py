@@ -30,7 +30,7 @@ def run_real(chosen: "Sequence[tuple[str, RealJob]]", folder: Path, workers: int
         job.prepare(lambda line: say(line, "dim"))
     live = LiveRuns(jobs, err(), "seed")
     with live:
-        run_real_jobs(jobs, folder, workers, live.heard)
+        run_real_jobs(jobs, folder, workers, live.callbacks)
     for number, why in live.failed.items():
         say(f"failed: {jobs[number].method} {jobs[number].arm} seed {jobs[number].seed}: {why}", "red")
     return len(live.failed)

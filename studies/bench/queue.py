@@ -14,7 +14,7 @@ from monosem.base.errors import MonosemError
 from monosem.base.spec import canonical
 from monosem.bench.anchor_sets import discovered_anchors
 from monosem.bench.jobs import run_jobs
-from monosem.bench.pool import NOBODY, Event, Heard, run_all
+from monosem.bench.pool import NO_CALLBACKS, Event, JobCallbacks, run_all
 from monosem.bench.records import read_records
 from monosem.bench.run import Job, job_head
 from monosem.bench.tasks import Task, TaskSource
@@ -47,12 +47,12 @@ def run_study(
     jobs: Sequence[Job],
     folder: str | Path,
     workers: int | None = None,
-    heard: Heard = NOBODY,
+    callbacks: JobCallbacks = NO_CALLBACKS,
     on_discovery: Callable[[int, int], None] | None = None,
 ) -> int:
     """Run the jobs that have no record yet; first, once per world, discover the anchors that some of them need.
 
-    Returns how many were there already. `heard` as in `run_jobs`; `on_discovery(done, all)` hears of the
+    Returns how many were there already. `callbacks` as in `run_jobs`; `on_discovery(done, all)` hears of the
     worlds. A job whose discovery failed tries it again, and says why it fails.
     """
     folder = Path(folder)
@@ -72,10 +72,10 @@ def run_study(
 
     def failing(number: int, why: str) -> None:
         failed.append(f"{jobs[number].title}: {why}")
-        heard.tell(Event("error", number, why))
+        callbacks.tell(Event("error", number, why))
 
-    run_jobs([jobs[i] for i in todo], folder, count, replace(heard, error=failing).of(todo))
-    if failed and heard.error is None:
+    run_jobs([jobs[i] for i in todo], folder, count, replace(callbacks, error=failing).of(todo))
+    if failed and callbacks.error is None:
         raise MonosemError(f"{len(failed)} of {len(todo)} runs failed; the first: {failed[0]}")
     return len(jobs) - len(todo)
 

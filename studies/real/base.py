@@ -14,7 +14,7 @@ import torch
 from monosem.base.errors import ArgumentError
 from monosem.base.registry import Registry
 from monosem.base.spec import to_plain
-from monosem.bench.pool import NOBODY, Heard, run_all
+from monosem.bench.pool import NO_CALLBACKS, JobCallbacks, run_all
 from monosem.methods import Method
 from monosem.train.config import FitConfig
 
@@ -97,16 +97,16 @@ def record_of(job: RealJob, records: Sequence[Mapping[str, Any]]) -> Mapping[str
 
 
 def run_real_jobs(
-    jobs: Sequence[RealJob], folder: str | Path, workers: int | None = None, heard: Heard = NOBODY
+    jobs: Sequence[RealJob], folder: str | Path, workers: int | None = None, callbacks: JobCallbacks = NO_CALLBACKS
 ) -> None:
     """Run every job in single-threaded processes; one whose record is there is not trained again.
 
-    `heard` hears of each job, also why one failed (the others go on).
+    `callbacks` hears of each job, also why one failed (the others go on).
     """
     count = max(1, min(workers or len(os.sched_getaffinity(0)), len(jobs)))
     with closing(run_all(partial(_work, Path(folder)), jobs, count)) as events:
         for event in events:
-            heard.tell(event)
+            callbacks.tell(event)
 
 
 def _work(folder: Path, job: RealJob, told: Callable[[int], None]) -> Path:

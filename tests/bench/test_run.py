@@ -16,7 +16,7 @@ from safetensors import safe_open
 from monosem.base.errors import MonosemError
 from monosem.base.spec import to_plain
 from monosem.bench.jobs import run_jobs
-from monosem.bench.pool import Heard
+from monosem.bench.pool import JobCallbacks
 from monosem.bench.records import read_records, record_name
 from monosem.bench.run import Job, job_record_name, pairing_of, run_job
 from monosem.bench.task_scores import evaluate_model
@@ -134,7 +134,7 @@ def test_the_pool_gives_the_bits_of_a_run_alone_and_runs_only_what_is_missing(tm
         JOBS,
         folder,
         2,
-        Heard(
+        JobCallbacks(
             heard["start"].append,
             lambda job, step: heard["step"].append((job, step)),
             lambda job, path: heard["done"].append((job, path)),
@@ -146,7 +146,7 @@ def test_the_pool_gives_the_bits_of_a_run_alone_and_runs_only_what_is_missing(tm
     assert heard["done"][0] == (2, paths[2])
     assert sorted(heard["done"]) == list(enumerate(paths))
     assert {(job, step) for job in (0, 1, 3) for step in (1, 5, 10, 15, 20)} == set(heard["step"])
-    assert run_jobs(JOBS, folder, 2, Heard(lambda job: pytest.fail("nothing is left to run"))) == paths
+    assert run_jobs(JOBS, folder, 2, JobCallbacks(lambda job: pytest.fail("nothing is left to run"))) == paths
 
 
 def test_a_job_that_fails_is_named_and_the_others_finish(tmp_path: Path) -> None:

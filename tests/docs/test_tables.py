@@ -15,7 +15,7 @@ from monosem.bench.tasks import TASKS
 from monosem.core.activations import ACTIVATIONS
 from monosem.core.init import Init
 from monosem.core.pairs import PAIRINGS
-from monosem.losses import fidelity, revival, sparsity
+from monosem.losses import fidelity, revival, sparsity  # they register the terms
 from monosem.losses.objective import TERMS
 from monosem.methods import METHODS, method
 from monosem.train.config import FitConfig

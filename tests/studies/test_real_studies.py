@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from monosem.base.errors import ArgumentError
-from monosem.bench.pool import Heard
+from monosem.bench.pool import JobCallbacks
 from monosem.bench.real import same_run
 from monosem.bench.records import read_record, read_records
 from studies.real.base import RealJob, record_of, run_real_jobs
@@ -100,7 +100,7 @@ def test_processes_give_the_bits_of_a_run_alone(classes: tuple[list[ClassJob], P
     done: dict[int, Path] = {}
     failed: dict[int, str] = {}
     wrong: list[RealJob] = [jobs[1], replace(jobs[0], method="topk(k=200)")]
-    run_real_jobs(wrong, tmp_path, 1, Heard(done=done.__setitem__, error=failed.__setitem__))
+    run_real_jobs(wrong, tmp_path, 1, JobCallbacks(done=done.__setitem__, error=failed.__setitem__))
     assert list(done) == [0]
     assert list(failed) == [1]
     one, other = read_record(done[0]), record_of(jobs[1], read_records(folder))

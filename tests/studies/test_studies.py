@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from monosem.base.errors import ArgumentError
-from monosem.bench.pool import Heard
+from monosem.bench.pool import JobCallbacks
 from monosem.bench.records import read_records, write_record
 from monosem.bench.run import Job, job_head
 from monosem.bench.world import Independent
@@ -33,14 +33,14 @@ def test_a_study_is_completed_after_an_interrupt_and_then_runs_nothing(tmp_path:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_study(jobs, tmp_path, 1, Heard(done=interrupt))
+        run_study(jobs, tmp_path, 1, JobCallbacks(done=interrupt))
     assert len(read_records(tmp_path)) == 1
 
-    there = run_study(jobs, tmp_path, 1, Heard(started.append))
+    there = run_study(jobs, tmp_path, 1, JobCallbacks(started.append))
     assert (there, started) == (2, [1, 2])  # the one that was run stands in two places
     assert len(read_records(tmp_path)) == 3
 
-    assert run_study(jobs, tmp_path, 1, Heard(started.append)) == 4
+    assert run_study(jobs, tmp_path, 1, JobCallbacks(started.append)) == 4
     assert started == [1, 2]
 
     found = {(entry.row, entry.arm): record for entry, _, record in outcomes(STUDY, NANO, tmp_path, [0])}
@@ -52,7 +52,7 @@ def test_a_study_is_completed_after_an_interrupt_and_then_runs_nothing(tmp_path:
     _forget(tmp_path, "log_every")
     again = [record for _, _, record in outcomes(STUDY, NANO, tmp_path, [0]) if record is not None]
     assert len(again) == 3
-    assert run_study(jobs, tmp_path, 1, Heard(started.append)) == 4
+    assert run_study(jobs, tmp_path, 1, JobCallbacks(started.append)) == 4
 
 
 def _forget(folder: Path, field: str) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from monosem.base.errors import RefusedError
 from monosem.core.activations import Activation, JumpReLU, ReLU, TopK
-from monosem.theory.descent import Plan, descend
+from monosem.theory.descent import DescentConfig, descend
 from monosem.theory.instances import draw_encoder, draw_problem, plane
 from monosem.theory.loss import best_decoder, loss
 from monosem.theory.problem import Problem
@@ -96,7 +96,7 @@ def test_every_small_problem_is_certified_and_descent_is_never_better(n: int, n_
         assert float(drawn.min()) >= found.lower - 1e-9
     problem = draw_problem(rng, n, n_p, n_q, 3)
     found = certified_optimum(problem, starts=8, steps=150)
-    for W_E in descend(problem, Plan(steps=150, lr=0.05), 64, seed=5).W_E:
+    for W_E in descend(problem, DescentConfig(steps=150, lr=0.05), 64, seed=5).W_E:
         assert float(loss(problem, best_decoder(problem, W_E), W_E)) >= found.lower - 1e-9
 
 
@@ -108,7 +108,7 @@ def test_three_dimensions_two_latents_are_certified() -> None:
         problem = draw_problem(rng, 4, 3, 2, n_r)
         found = certified_optimum(problem)
         assert found.complete, (found.loss, found.lower)
-        for W_E in descend(problem, Plan(steps=600, lr=0.03), 512, seed=5).W_E:
+        for W_E in descend(problem, DescentConfig(steps=600, lr=0.03), 512, seed=5).W_E:
             assert float(loss(problem, best_decoder(problem, W_E), W_E)) >= found.lower - 1e-9
 
 
@@ -116,7 +116,7 @@ def test_the_infimum_may_need_columns_that_grow() -> None:
     """Two latents draw together: the certified loss is far below Adam's, with long decoder columns."""
     problem = draw_problem(np.random.default_rng(1), 4, 2, 2)
     found = certified_optimum(problem)
-    descended = descend(problem, Plan(steps=400, lr=0.03), 32, 0)
+    descended = descend(problem, DescentConfig(steps=400, lr=0.03), 32, 0)
     least = min(float(loss(problem, best_decoder(problem, W_E), W_E)) for W_E in descended.W_E)
     assert found.complete
     assert found.loss < 0.95 * least

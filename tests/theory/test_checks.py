@@ -51,9 +51,9 @@ def test_documented(name: str) -> None:
 def test_a_verdict_cannot_be_nan() -> None:
     from dataclasses import replace
 
-    from monosem.theory.checks.base import Reading
+    from monosem.theory.checks.base import Measurement
 
-    broken = replace(CHECKS["biconvexity"], measure=lambda case, rng: Reading(float("nan")))
+    broken = replace(CHECKS["biconvexity"], measure=lambda case, rng: Measurement(float("nan")))
     assert not examine(broken, trials=2).verdict.holds
 
 

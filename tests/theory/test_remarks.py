@@ -14,7 +14,7 @@ from monosem.theory.checks.registry import CHECKS
 from monosem.theory.checks.stationary import example_35
 from monosem.theory.hierarchy import hierarchical, split_pattern
 from monosem.theory.instances import draw_directions, plane
-from monosem.theory.law import FeatureLaw, Magnitude, exact_loss, independent
+from monosem.theory.law import ExactLaw, Magnitude, exact_loss, independent
 from monosem.theory.loss import best_decoder, gradients, loss
 from monosem.theory.minima import trichotomy, valley
 from monosem.theory.patterns import ActivationPattern, pattern_of
@@ -51,7 +51,7 @@ def test_every_check_is_named_in_the_table() -> None:
 def test_two_features_always_together() -> None:
     """S = .9, zero dictionary: L - L~ = .20 against the bound n^2 C (1 - S)^2 = .08."""
     eye = torch.eye(2, dtype=torch.float64)
-    law = FeatureLaw(torch.tensor([[0.0, 0.0], [1.0, 1.0]]).double(), torch.tensor([0.9, 0.1]).double())
+    law = ExactLaw(torch.tensor([[0.0, 0.0], [1.0, 1.0]]).double(), torch.tensor([0.9, 0.1]).double())
     problem = Problem(eye, eye, law.weights, ReLU(), 1)
     nothing = torch.zeros(2, 1, dtype=torch.float64)
     gap = exact_loss(problem, law, nothing, nothing.T).value - float(loss(problem, nothing, nothing.T))

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from monosem.core.activations import Activation, JumpReLU, ReLU, TopK
-from monosem.theory.descent import Plan, basins, descend, run_losses, starts, wilson
+from monosem.theory.descent import DescentConfig, basins, descend, run_losses, starts, wilson
 from monosem.theory.instances import draw_encoder, draw_problem
 from monosem.theory.loss import best_decoder, loss
 from monosem.theory.patterns import ActivationPattern, pattern_of
@@ -73,7 +73,7 @@ def test_descent_runs_are_those_of_single_losses() -> None:
     W_D, W_E = starts(problem, 3, 0)
     each = [float(loss(problem, W_D[r], W_E[r])) for r in range(3)]
     assert run_losses(problem, W_D, W_E, problem.atoms).tolist() == pytest.approx(each)
-    ended = descend(problem, Plan(steps=100), 3, begin=(W_D, W_E))
+    ended = descend(problem, DescentConfig(steps=100), 3, begin=(W_D, W_E))
     assert float(ended.loss.mean()) < sum(each) / 3
 
 
@@ -84,9 +84,9 @@ def test_dead_latents_escape_by_resampling_and_anchors_but_not_by_auxk_under_rel
     W_E[:, :2] = -1.0  # silent on every feature
     dead = {}
     for name in ("none", "auxk", "resample"):
-        plan = Plan(steps=120, lr=0.03, revive=name, every=20)  # type: ignore[arg-type]
+        plan = DescentConfig(steps=120, lr=0.03, revive=name, every=20)  # type: ignore[arg-type]
         dead[name] = int(descend(problem, plan, 8, begin=(W_D, W_E)).dead[:, :2].sum())
-    anchored = descend(problem, Plan(steps=60, lr=0.03, anchors=2), 8, begin=(W_D, W_E))
+    anchored = descend(problem, DescentConfig(steps=60, lr=0.03, anchors=2), 8, begin=(W_D, W_E))
     assert dead["none"] == dead["auxk"] == 16
     assert dead["resample"] < 12
     assert int(anchored.dead[:, :2].sum()) == 0
@@ -98,7 +98,7 @@ def test_auxk_revives_outranked_latents() -> None:
     W_D, W_E = starts(problem, 8, 0)
     W_E[:, 0], W_E[:, 1:] = 1.0, W_E[:, 1:].abs() * 1e-3  # latent 0 outranks the others everywhere
     still = [
-        int(descend(problem, Plan(steps=120, lr=0.03, revive=way), 8, begin=(W_D, W_E)).dead.sum())
+        int(descend(problem, DescentConfig(steps=120, lr=0.03, revive=way), 8, begin=(W_D, W_E)).dead.sum())
         for way in ("none", "auxk")
     ]  # type: ignore[arg-type]
     assert still[1] < still[0]
@@ -107,7 +107,7 @@ def test_auxk_revives_outranked_latents() -> None:
 def test_basins_count_what_is_not_anchored() -> None:
     eye = torch.eye(4, dtype=torch.float64)
     problem = Problem(eye, eye, torch.ones(4), TopK(1), 12)
-    plain, held = basins(problem, (0, 3), plan=Plan(steps=100, lr=0.03), runs=16)
+    plain, held = basins(problem, (0, 3), plan=DescentConfig(steps=100, lr=0.03), runs=16)
     assert held.full >= plain.full
     assert plain.low <= plain.full <= plain.high
     low, high = wilson(0, 10)

@@ -110,13 +110,13 @@ def _summary(families: Families, totals: Tensor, above: Tensor, chosen: Tensor) 
 
 def _strength(families: Families, z: Tensor, children: Tensor) -> Float[Tensor, "rows parents"]:
     """For each row and parent: how strongly the best latent that fires carries the parent within a present child."""
-    found = torch.full((z.shape[0], families.parent.numel()), -1.0, dtype=torch.float64)
+    strength = torch.full((z.shape[0], families.parent.numel()), -1.0, dtype=torch.float64)
     for c, p in enumerate(families.parent_of.tolist()):
         at = children[:, c].nonzero().flatten()
         if at.numel():
             best = torch.where(z[at], families.carried[:, c], -1.0).amax(1)
-            found[at, p] = torch.maximum(found[at, p], best)
-    return found
+            strength[at, p] = torch.maximum(strength[at, p], best)
+    return strength
 
 
 @dataclass(frozen=True)
@@ -147,16 +147,16 @@ class Fired:
 
     def strongest(self, latent: int, count: int) -> Bool[Tensor, " rows"]:
         """The rows with the `count` largest values of a latent, among those on which it fires."""
-        found = torch.zeros(self.latents.shape[0], dtype=torch.bool)
-        found[self.latents[:, latent].topk(min(count, found.numel())).indices] = True
-        return found & self.fires[:, latent]
+        chosen = torch.zeros(self.latents.shape[0], dtype=torch.bool)
+        chosen[self.latents[:, latent].topk(min(count, chosen.numel())).indices] = True
+        return chosen & self.fires[:, latent]
 
     def label(self, name: str) -> Bool[Tensor, " rows"]:
         """The rows that carry a label. Raises: DataError for a label that no row carries."""
-        found = self.labels.get(name)
-        if found is None or not bool(found.any()):
+        carries = self.labels.get(name)
+        if carries is None or not bool(carries.any()):
             raise DataError(f"no row carries {name!r}; choose another label, or give more rows")
-        return found
+        return carries
 
 
 def best_latent(fired: Fired, label: str) -> tuple[int, float]:
@@ -193,7 +193,7 @@ def label_absorption(
     here, fires = test.label(family.parent), test.fires[:, parent]
     hits, given = int((here & fires).sum()), int(fires.sum())
     strongest = test.strongest(parent, int(here.sum()))
-    found: dict[str, dict[str, float]] = {
+    scores: dict[str, dict[str, float]] = {
         family.parent: {
             "f1": 2 * hits / (given + int(here.sum())),
             "recall": hits / int(here.sum()),
@@ -206,13 +206,13 @@ def label_absorption(
     for child in family.children:
         alone &= ~test.label(child)
     if bool(alone.any()):
-        found[family.parent] |= {"silent_alone": _share(~fires, alone), "rows_alone": float(alone.sum())}
+        scores[family.parent] |= {"silent_alone": _share(~fires, alone), "rows_alone": float(alone.sum())}
     for child in family.children:
         latent, f1 = best_latent(choose, child)
         both = here & test.label(child)
         check(bool(both.any()), f"no row carries both {family.parent} and {child}; leave {child} out", DataError)
         absorbed = ~fires & test.fires[:, latent] if latent != parent else torch.zeros_like(fires)
-        found[child] = {
+        scores[child] = {
             "rows": float(both.sum()),
             "silent": _share(~fires, both),
             "silent_at_size": _share(~strongest, both),
@@ -220,7 +220,7 @@ def label_absorption(
             "merged": float(latent == parent),
             "f1": f1,
         }
-    return found
+    return scores
 
 
 def _share(which: Bool[Tensor, " rows"], among: Bool[Tensor, " rows"]) -> float:

@@ -109,8 +109,8 @@ def discovered_anchors(source: TaskSource, folder: Path) -> Anchors:
         anchors = discover(x_p, seed=source.task.world.seed).anchors
     else:
         single = TaskSource(replace(source.task, pairing="sae"))
-        found = discovered_anchors(single, folder)
-        p, r = extend(found.p, single.take(rows)[0], x_p, x_r)
+        read_anchors = discovered_anchors(single, folder)
+        p, r = extend(read_anchors.p, single.take(rows)[0], x_p, x_r)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", AnchorWarning)
             anchors = Anchors(p, r, "discovered")
@@ -124,8 +124,8 @@ def anchors_against_truth(anchors: Anchors, source: TaskSource) -> dict[str, Any
     Equation:
         as dictionary.found.recall_precision on the decoder sides at |cos| > .95: a second anchor of a feature is wrong
     """
-    found = recall_precision(anchors.r.double(), source.W_r.double(), FOUND_COSINE)
-    return {"count": float(anchors.k), "precision": found["precision"], "recall": found["recall"]}
+    scores = recall_precision(anchors.r.double(), source.W_r.double(), FOUND_COSINE)
+    return {"count": float(anchors.k), "precision": scores["precision"], "recall": scores["recall"]}
 
 
 def _turned(columns: Float[Tensor, "width k"], cosine: float, source: TaskSource, stream: str) -> Tensor:

@@ -132,7 +132,7 @@ class _Counted(Fold[_Mean]):
         return state.total / state.rows
 
 
-class L0(_Counted):
+class MeanL0(_Counted):
     """Mean number of latents that are not zero."""
 
     def counts(self, batch: Coded) -> Tensor:
@@ -140,7 +140,7 @@ class L0(_Counted):
         return batch.code.row_sum((batch.code.values != 0).double())
 
 
-class TrueL0(_Counted):
+class _TrueL0(_Counted):
     """Mean number of features that are present."""
 
     needs_truth = True
@@ -174,9 +174,9 @@ class Dead(Fold[Tensor]):
 
 CODE_METRICS: Registry[Fold[Any]] = Registry("code metric")
 CODE_METRICS.add("fvu", FVU())
-CODE_METRICS.add("l0", L0())
+CODE_METRICS.add("l0", MeanL0())
 CODE_METRICS.add("dead", Dead())
-CODE_METRICS.add("true_l0", TrueL0())
+CODE_METRICS.add("true_l0", _TrueL0())
 
 
 def evaluate(batches: Iterable[Coded]) -> dict[str, float]:

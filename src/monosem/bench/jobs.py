@@ -12,7 +12,7 @@ import torch
 from monosem.anchors.term import Anchoring
 from monosem.base.errors import ArgumentError, MonosemError, check
 from monosem.bench.defaults import PAPER_ROWS, fit_config, recipe
-from monosem.bench.pool import NOBODY, Event, Heard, run_all
+from monosem.bench.pool import NO_CALLBACKS, Event, JobCallbacks, run_all
 from monosem.bench.run import Job, job_record_name, run_job
 from monosem.bench.tasks import TASKS
 from monosem.methods import method
@@ -74,27 +74,27 @@ def run_jobs(
     jobs: Sequence[Job],
     folder: str | Path,
     workers: int | None = None,
-    heard: Heard = NOBODY,
+    callbacks: JobCallbacks = NO_CALLBACKS,
 ) -> list[Path]:
     """Run every job whose record is not there yet, in single-threaded processes; returns the paths of all records.
 
     A run in such a process gives the same bits as running it alone. `workers` defaults to the number of cores.
-    `heard` hears of jobs that are found done, started or finished, how far each has come, and why one failed (the
-    others go on). Where nobody hears of errors, they are raised together at the end.
+    `callbacks` are called for jobs that have their record already, that start, reach a step, finish or fail (the
+    others go on). Without a callback for errors they are raised together at the end.
     """
     folder = Path(folder)
     paths = [folder / job_record_name(job) for job in jobs]
     todo = [i for i, path in enumerate(paths) if not path.exists()]
     failed: list[str] = []
     for i in sorted(set(range(len(jobs))) - set(todo)):
-        heard.tell(Event("done", i, paths[i]))
+        callbacks.tell(Event("done", i, paths[i]))
     count = min(workers or len(os.sched_getaffinity(0)), len(todo))
     with closing(run_all(partial(_work, folder), [jobs[i] for i in todo], count)) as events:
         for event in events:
             number = todo[event.job]
             if event.kind == "error":
                 failed.append(f"{jobs[number].title}: {event.value}")
-            heard.tell(Event(event.kind, number, paths[number] if event.kind == "done" else event.value))
-    if failed and heard.error is None:
+            callbacks.tell(Event(event.kind, number, paths[number] if event.kind == "done" else event.value))
+    if failed and callbacks.error is None:
         raise MonosemError(f"{len(failed)} of {len(jobs)} runs failed; the first: {failed[0]}")
     return paths

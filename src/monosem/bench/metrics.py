@@ -149,14 +149,14 @@ class Comparison:
 
     def _best(self, side: str) -> dict[str, Best]:
         kinds = [k for k in self.kinds if SIMILARITIES[k].side == side]
-        found: dict[str, Best] = {}
+        best: dict[str, Best] = {}
         for number, products in enumerate(self._products(side)):
             for kind in kinds:
                 value = SIMILARITIES[kind].value(products)
                 (similarity, latent), (of_latent, feature) = value.max(0), value.max(1)
                 new = Best(similarity, latent + number * self.chunk, of_latent, feature)
-                found[kind] = _merge(found[kind], new) if kind in found else new
-        return found
+                best[kind] = _merge(best[kind], new) if kind in best else new
+        return best
 
 
 DICTIONARY_METRICS: Registry[Callable[[Comparison], dict[str, Any]]] = Registry("dictionary metric")
@@ -183,8 +183,8 @@ def recovery(similarity: Float[Tensor, " scored"]) -> dict[str, Any]:
 
 def _summary(similarity: Float[Tensor, " n"]) -> dict[str, Any]:
     """Recovery without its curve."""
-    found = recovery(similarity)
-    return {name: found[name] for name in ("M_GT", "M_IP")}
+    whole = recovery(similarity)
+    return {name: whole[name] for name in ("M_GT", "M_IP")}
 
 
 @DICTIONARY_METRICS.register("matched_mcc")
@@ -298,6 +298,6 @@ def recall_precision(D: Float[Tensor, "_ m"], W: Float[Tensor, "_ n"], tau: floa
     if cosine.shape[0] == 0:
         return {"atoms": 0, "found": 0, "recall": 0.0, "precision": 0.0, "M_IP": 0.0}
     best, nearest = cosine.max(1)
-    found = len(set(nearest[best > tau].tolist()))
-    shares = {"recall": found / W.shape[1], "precision": found / D.shape[1]}
-    return {"atoms": D.shape[1], "found": found} | shares | {"M_IP": float(cosine.amax(0).mean())}
+    recovered = len(set(nearest[best > tau].tolist()))
+    shares = {"recall": recovered / W.shape[1], "precision": recovered / D.shape[1]}
+    return {"atoms": D.shape[1], "found": recovered} | shares | {"M_IP": float(cosine.amax(0).mean())}

@@ -28,9 +28,8 @@ class Event:
 
 
 @dataclass(frozen=True)
-class Heard:
-    """Who hears of jobs, by their numbers: that one started, which step it came to, the path of its record, or why it
-    failed."""
+class JobCallbacks:
+    """Callbacks for job events, by job index: started, reached a step, wrote its record to a path, or failed (why)."""
 
     start: Callable[[int], None] | None = None
     step: Callable[[int, int], None] | None = None
@@ -38,23 +37,22 @@ class Heard:
     error: Callable[[int, str], None] | None = None
 
     def tell(self, event: Event) -> None:
-        """Pass an event on to whom it concerns, if anybody listens."""
-        concerned: Callable[..., None] | None = getattr(self, event.kind)
-        if concerned:
-            concerned(event.job, *([] if event.kind == "start" else [event.value]))
+        """Call the callback of an event, if there is one."""
+        callback: Callable[..., None] | None = getattr(self, event.kind)
+        if callback:
+            callback(event.job, *([] if event.kind == "start" else [event.value]))
 
-    def of(self, numbers: Sequence[int]) -> "Heard":
+    def of(self, numbers: Sequence[int]) -> "JobCallbacks":
         """The same for a part of the jobs, the i-th of which is job numbers[i] of the whole."""
-        told = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Heard(**{kind: tell and _renumbered(tell, numbers) for kind, tell in told.items()})
+        callbacks = {field.name: getattr(self, field.name) for field in fields(self)}
+        return JobCallbacks(**{kind: call and _renumbered(call, numbers) for kind, call in callbacks.items()})
 
 
-NOBODY = Heard()
-"""When nobody listens."""
+NO_CALLBACKS = JobCallbacks()
 
 
-def _renumbered(tell: Callable[..., None], numbers: Sequence[int]) -> Callable[..., None]:
-    return lambda number, *value: tell(numbers[number], *value)
+def _renumbered(callback: Callable[..., None], numbers: Sequence[int]) -> Callable[..., None]:
+    return lambda number, *value: callback(numbers[number], *value)
 
 
 @dataclass(eq=False)
@@ -74,10 +72,10 @@ class _Worker:
 
 
 def run_all(work: Work, items: Sequence[Any], workers: int) -> Generator[Event, None, None]:
-    """Call work(item, told) for every item, each in one of `workers` spawned processes; yields what happens.
+    """Call work(item, progress) for every item, each in one of `workers` spawned processes; yields what happens.
 
-    `told(step)` reports progress. A process that dies takes only its own job with it. When the caller stops
-    listening (an interrupt, say) every process is ended.
+    `progress(step)` reports how far a job has come. A process that dies takes only its own job with it. When the
+    caller stops iterating (an interrupt, say) every process is ended.
     """
     waiting = list(range(len(items)))[::-1]
     pool: list[_Worker] = []
@@ -152,7 +150,7 @@ def _serve(link: "Connection[Any, Any]", work: Work) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to handle
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
-    def told(step: int) -> None:
+    def progress(step: int) -> None:
         try:
             link.send(("step", step))
         except OSError:
@@ -162,7 +160,7 @@ def _serve(link: "Connection[Any, Any]", work: Work) -> None:
         while True:
             item = link.recv()
             try:
-                answer = ("done", work(item, told))
+                answer = ("done", work(item, progress))
             except Exception as error:  # whatever a job raises is its result; the others go on
                 answer = ("error", _why(error))
             link.send(answer)

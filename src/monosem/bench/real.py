@@ -24,6 +24,7 @@ from monosem.bench.records import (
     results_digest,
     write_record,
 )
+from monosem.bench.task_scores import random_rows
 from monosem.core.model import SDL
 from monosem.core.pairs import Source
 from monosem.methods import Method, numerics

@@ -41,13 +41,13 @@ def evaluate_model(model: SDL, source: TaskSource, features: torch.Tensor, rows:
 
     W_E, W_D = model.W_E.detach(), model.W_D.detach()
     p_widths, r_widths = source.p_widths, source.r_widths
-    found = score(W_E, W_D, source.W_p, source.W_r, p_widths=p_widths, r_widths=r_widths, features=features)
-    found |= evaluate(Coded(x_r, out.x_r_hat, out.code, truth.features.l0) for truth, x_r, out in outputs())
+    metrics = score(W_E, W_D, source.W_p, source.W_r, p_widths=p_widths, r_widths=r_widths, features=features)
+    metrics |= evaluate(Coded(x_r, out.x_r_hat, out.code, truth.features.l0) for truth, x_r, out in outputs())
     law = source.task.world.law
     if isinstance(law, Hierarchy):
         codes = ((out.code, truth.features) for truth, _, out in outputs())
-        found |= absorption(Families.of(W_D, source.W_r, law), codes, features)
-    return found
+        metrics |= absorption(Families.of(W_D, source.W_r, law), codes, features)
+    return metrics
 
 
 def chance(source: TaskSource, *, features: Int[Tensor, " scored"] | None = None, seed: int = 0) -> dict[str, Any]:
@@ -75,13 +75,13 @@ def oracle(source: TaskSource, *, rows: int = 2048, k: int | None = None, tol: f
     at = Positions.from_mask(z > 0)
     coded = Coded(x_r, z @ source.W_r.T, SparseCode(at, z[z > 0]), truth.features.l0)
     present = truth.features.dense() > 0
-    hits, found, there = int((present & (z > 0)).sum()), at.nnz, int(present.sum())
+    hits, active, there = int((present & (z > 0)).sum()), at.nnz, int(present.sum())
     return {
         "solver": f"nonnegative_omp(k={k}, tol={tol})",
         **evaluate([coded]),
-        "precision": hits / max(found, 1),
+        "precision": hits / max(active, 1),
         "recall": hits / max(there, 1),
-        "f1": 2 * hits / max(found + there, 1),
+        "f1": 2 * hits / max(active + there, 1),
     }
 
 

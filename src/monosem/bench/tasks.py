@@ -75,9 +75,9 @@ class Task:
         Raises: ArgumentError: the world's law has no such kind, or there is none among the k.
         """
         first = self.anchor_order()[:k]
-        found = first[torch.from_numpy(self.world.law.group(among, self.world.n))[first]]
-        check(not k or found.numel() > 0, f"none of the first k = {k} features are {among}; anchor more")
-        return found
+        members = first[torch.from_numpy(self.world.law.group(among, self.world.n))[first]]
+        check(not k or members.numel() > 0, f"none of the first k = {k} features are {among}; anchor more")
+        return members
 
     def scored(self, k: int | None = None) -> Int[Tensor, " scored"]:
         """The features that are scored when the first k are set aside (None: the usual number), in increasing order."""

@@ -28,7 +28,7 @@ _Labels = Annotated[
 _LabelsKey = Annotated[str | None, _data(help="As --key.")]
 
 
-def from_classes(
+def _from_classes(
     out_file: Annotated[Path, typer.Option("--out", help="The anchors to write: .safetensors.", show_default=False)],
     data: _Data = None,
     store: _Store = None,
@@ -68,7 +68,7 @@ def from_classes(
     say(f"next: monosem train ... --anchors {out_file}; then monosem anchors score-classes", "dim")
 
 
-def score_classes(
+def _score_classes(
     model: Annotated[Path, typer.Option(help="A trained model's folder.", show_default=False)],
     data: _Data = None,
     store: _Store = None,
@@ -186,13 +186,13 @@ def _scores(found: "dict[str, dict[str, dict[str, object]]]", classes: int, anch
 
 def register(app: typer.Typer) -> None:
     """Add the group of commands."""
-    anchors_app.command("from-classes")(from_classes)
-    anchors_app.command("score-classes")(score_classes)
-    anchors_app.command("discover")(from_rows)
+    anchors_app.command("from-classes")(_from_classes)
+    anchors_app.command("score-classes")(_score_classes)
+    anchors_app.command("discover")(_from_rows)
     app.add_typer(anchors_app, name="anchors")
 
 
-def from_rows(
+def _from_rows(
     out_file: Annotated[Path, typer.Option("--out", help="The anchors to write: .safetensors.", show_default=False)],
     data: Annotated[Path | None, _data(help="Representations x_p, a row each: .npy, .safetensors or .parquet.")] = None,
     store: Annotated[Path | None, _data(help="The same from a store of `monosem harvest`.")] = None,

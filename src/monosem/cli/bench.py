@@ -29,17 +29,17 @@ def split_methods(texts: list[str]) -> list[str]:
         >>> split_methods(["topk,jumprelu(l0=0.1, theta=0.2)", "gated"])
         ['topk', 'jumprelu(l0=0.1, theta=0.2)', 'gated']
     """
-    found: list[str] = []
+    methods: list[str] = []
     for text in texts:
         depth, word = 0, ""
         for letter in text + ",":
             depth += (letter in "([") - (letter in ")]")
             if letter == "," and depth <= 0:
-                found.append(word.strip())
+                methods.append(word.strip())
                 word = ""
             else:
                 word += letter
-    return [word for word in found if word]
+    return [word for word in methods if word]
 
 
 def bench(
@@ -104,9 +104,9 @@ def bench(
     say(f"{len(jobs)} runs on {task}, {jobs[0].config.steps} steps each; records go to {out_folder}", "dim")
     live = LiveRuns(jobs, err())
     with live:
-        paths = run_jobs(jobs, out_folder, workers, live.heard)
-    if live.found:
-        say(f"{live.found} of {len(jobs)} runs were there already from an earlier call", "dim")
+        paths = run_jobs(jobs, out_folder, workers, live.callbacks)
+    if live.already:
+        say(f"{live.already} of {len(jobs)} runs were there already from an earlier call", "dim")
     _show([path for path in paths if path.exists()])
     if page and len(live.failed) < len(jobs):
         from monosem.report.page import write_report

@@ -113,10 +113,10 @@ def register(app: typer.Typer) -> None:
 
 def _problems(console: Console, own: dict[str, dict[str, Verdict | str]]) -> None:
     for label, rows in own.items():
-        held = [name for name, v in rows.items() if isinstance(v, Verdict) and v.holds and v.agrees]
-        failed = [name for name, v in rows.items() if isinstance(v, Verdict) and name not in held]
+        passed = [name for name, v in rows.items() if isinstance(v, Verdict) and v.holds and v.agrees]
+        failed = [name for name, v in rows.items() if isinstance(v, Verdict) and name not in passed]
         outside = [f"{name} ({v})" for name, v in rows.items() if isinstance(v, str)]
-        console.print(f"[bold]{escape(label)}[/]: holds: {', '.join(held) or 'none'}")
+        console.print(f"[bold]{escape(label)}[/]: holds: {', '.join(passed) or 'none'}")
         if failed:
             console.print(f"  [bold red]fails: {', '.join(failed)}[/]")
         if outside:

@@ -64,8 +64,8 @@ def evaluate(
     place = find_place(folder, network, at, to)
     scores = score_on_network(folder, place, text, each, field, rows, length)
     if as_json:
-        told = {"model": str(folder), "network": place.network, "at": place.at, "to": place.to}
-        typer.echo(json.dumps(told | scores.plain(), indent=1, sort_keys=True))
+        facts = {"model": str(folder), "network": place.network, "at": place.at, "to": place.to}
+        typer.echo(json.dumps(facts | scores.plain(), indent=1, sort_keys=True))
         return
     out().print(network_table(scores, f"{folder} in {place.network}"))
 
@@ -92,11 +92,11 @@ def _evaluate_on_task(
         fail(f"{folder} has (n_p, n_r) = {have}, {task} with {pairing} has {wanted}; choose the model's own task")
     with err().status(f"scoring on {task}"):
         features = value.scored(held_out)
-        beside = {"chance": chance(source, features=features), "oracle": oracle(source, rows=min(rows, 1024))}
-        metrics = metrics_table(evaluate_model(model, source, features, rows), **beside)
+        references = {"chance": chance(source, features=features), "oracle": oracle(source, rows=min(rows, 1024))}
+        metrics = metrics_table(evaluate_model(model, source, features, rows), **references)
     if as_json:
-        told = {"model": str(folder), "method": spec, "task": task, "pairing": pairing, "world": world}
-        typer.echo(json.dumps(told | {"scored": features.numel(), "metrics": metrics}, indent=1, sort_keys=True))
+        facts = {"model": str(folder), "method": spec, "task": task, "pairing": pairing, "world": world}
+        typer.echo(json.dumps(facts | {"scored": features.numel(), "metrics": metrics}, indent=1, sort_keys=True))
         return
     title = f"{spec or folder} on {task}, {pairing}, world {world}: {features.numel()} features"
     out().print(score_table(metrics, title))

@@ -110,7 +110,7 @@ def inspect(
             effect=effect,
             anchors=held,
             anchor_names=names,
-            told=lambda done: progress(done, done),
+            progress=lambda done: progress(done, done),
         )
     path = write_inspect_page(out_file or folder / "latents.html", page)
     size = len(page) / 1e6

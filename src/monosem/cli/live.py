@@ -12,7 +12,7 @@ from rich.text import Text
 
 from monosem.base.files import read_json
 from monosem.base.spec import parse_call
-from monosem.bench.pool import Heard
+from monosem.bench.pool import JobCallbacks
 from monosem.report.summary import HEADLINE
 from monosem.train.config import FitConfig
 
@@ -37,7 +37,7 @@ class LiveRuns:
     def __init__(self, jobs: Sequence[Shown], console: Console, word: str = "world") -> None:
         self.jobs, self._word = jobs, word
         self.failed: dict[int, str] = {}
-        self.found = 0
+        self.already = 0
         self._steps = dict.fromkeys(range(len(jobs)), 0)
         self._begun: dict[int, float] = {}
         self._bars: dict[int, TaskID] = {}
@@ -67,9 +67,9 @@ class LiveRuns:
         self._progress.stop()
 
     @property
-    def heard(self) -> Heard:
+    def callbacks(self) -> JobCallbacks:
         """Itself, as those who run jobs take it."""
-        return Heard(self.start, self.step, self.done, self.error)
+        return JobCallbacks(self.start, self.step, self.done, self.error)
 
     def start(self, number: int) -> None:
         """A run begins."""
@@ -86,7 +86,7 @@ class LiveRuns:
     def done(self, number: int, path: Path) -> None:
         """A run has left its record, now or in an earlier call."""
         if number not in self._begun:
-            self.found += 1
+            self.already += 1
             self._end(number, None)
             return
         metrics = read_json(path)["metrics"]

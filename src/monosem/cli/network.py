@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Place:
+class _Place:
     """A network's name or folder, the sites of a model in it, and the tokens that it was trained on."""
 
     network: str
@@ -27,7 +27,7 @@ class Place:
     first: int = 0
 
 
-def find_place(folder: Path, network: str | None, at: str | None, to: str | None) -> Place:
+def find_place(folder: Path, network: str | None, at: str | None, to: str | None) -> _Place:
     """What is given, and else what `monosem train` noted beside the model about its store."""
     from monosem.data.store import is_store, open_store
     from monosem.inspect.rows import trained_on
@@ -44,11 +44,11 @@ def find_place(folder: Path, network: str | None, at: str | None, to: str | None
     if network is None or at is None:
         missing = " and ".join(name for name, value in (("--network", network), ("--at", at)) if value is None)
         fail(f"{folder} does not say where it belongs; give {missing}, as --network smollm2 --at model.layers.15:out")
-    return Place(network, at, to, drop, first)
+    return _Place(network, at, to, drop, first)
 
 
 def score_on_network(
-    folder: Path, place: Place, text: list[Path], each: str, field: str, tokens: int, length: int
+    folder: Path, place: _Place, text: list[Path], each: str, field: str, tokens: int, length: int
 ) -> "NetworkScores":
     """Read everything, splice, score."""
     from monosem.data.batches import TokenFilter
@@ -64,9 +64,9 @@ def score_on_network(
     drop = tuple(sorted(set(tokenizer.all_special_ids))) if place.drop is None else place.drop
     keep = TokenFilter(drop, place.first)
     batches = text_batches(tokenizer, (d.text for d in documents), length=length, tokens=1024, keep=keep)
-    held = list(_first(batches, tokens, keep))
-    with err().status(f"splicing {folder} into {place.network}, {sum(batch.tokens for batch in held):,} tokens"):
-        return network_scores(network, model, place.at, held, place.to)
+    scored = list(_first(batches, tokens, keep))
+    with err().status(f"splicing {folder} into {place.network}, {sum(batch.tokens for batch in scored):,} tokens"):
+        return network_scores(network, model, place.at, scored, place.to)
 
 
 def _first(batches: "Iterator[Batch]", tokens: int, keep: "TokenFilter") -> "Iterator[Batch]":

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 _EDIT = re.compile(r"(?P<latents>\d+(?:,\d+)*)(?:=(?P<amount>[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?))?")
 
 
-def parse_edits(**given: list[str] | None) -> "list[Edit]":
+def _parse_edits(**given: list[str] | None) -> "list[Edit]":
     """Edits as they are written: add "12=8", clamp "3,5=2", scale "7=0.5", zero "11"."""
     from monosem.networks import edits
 
-    found = []
+    parsed = []
     for kind, texts in given.items():
         for text in texts or []:
             match = _EDIT.fullmatch(text.replace(" ", ""))
@@ -28,10 +28,10 @@ def parse_edits(**given: list[str] | None) -> "list[Edit]":
                 fail(f"cannot read --{kind} {text!r}; write latents{'' if kind == 'zero' else ' = number'}: {example}")
             latents = [int(number) for number in match["latents"].split(",")]
             if kind == "zero":
-                found.append(edits.zero(latents))
+                parsed.append(edits.zero(latents))
             else:
-                found.append(getattr(edits, kind)(latents, float(amount or 0)))
-    return found
+                parsed.append(getattr(edits, kind)(latents, float(amount or 0)))
+    return parsed
 
 
 def steer(
@@ -59,7 +59,7 @@ def steer(
     from monosem.networks.models import open_network
     from monosem.networks.steer import steer as steering
 
-    edits = parse_edits(add=add, clamp=clamp, scale=scale, zero=zero)
+    edits = _parse_edits(add=add, clamp=clamp, scale=scale, zero=zero)
     if not edits:
         fail("no edit is given; write one as --add 12=8, --clamp 12=8, --scale 12=0.5 or --zero 12")
     if temperature < 0 or tokens < 1:
@@ -78,14 +78,14 @@ def steer(
     for name, chosen in (("as it is", []), ("steered", edits)):
         torch.manual_seed(seed)
         with torch.no_grad(), steering(language, model, place.at, *chosen, to=place.to):
-            found = language.generate(
+            output = language.generate(
                 ids["input_ids"],
                 attention_mask=ids["attention_mask"],
                 max_new_tokens=tokens,
                 pad_token_id=tokenizer.pad_token_id or 0,
                 **sampled,
             )
-        shown[name] = tokenizer.decode(found[0], skip_special_tokens=True)
+        shown[name] = tokenizer.decode(output[0], skip_special_tokens=True)
     for name, written in shown.items():
         out().print(f"[bold]{name}[/bold]")
         out().print(written, markup=False, soft_wrap=True)

@@ -137,8 +137,8 @@ def train(
             source.normalised()
         anchors = _anchors(source, anchors_file, labels, labels_key, classes, out_folder)
     shape = f"{source.rows:,} rows, n_p={sum(source.p_widths)}, n_r={sum(source.r_widths)}"
-    held = f", {anchors.k} anchors ({anchors.kind})" if anchors else ""
-    say(f"{chosen.spec} on {shape}, n_q={n_q}{held}")
+    with_anchors = f", {anchors.k} anchors ({anchors.kind})" if anchors else ""
+    say(f"{chosen.spec} on {shape}, n_q={n_q}{with_anchors}")
     if (out_folder / "checkpoint.safetensors").exists():
         say(f"{out_folder} holds a checkpoint of an earlier call; going on from there", "dim")
     chosen = _centred(chosen) if centre else chosen
@@ -243,7 +243,7 @@ def _summary(result: "Result", source: "FileSource", anchors: "Anchors | None", 
         outputs = [result.model(part) for part in torch.split(x_p, 1024)]
         targets = torch.split(x_r, 1024)
         scores = evaluate(Coded(y, o.x_r_hat, o.code) for y, o in zip(targets, outputs, strict=True))
-    told = {
+    facts = {
         "FVU": f"{scores['fvu']:.4f}",
         "L0": f"{scores['l0']:.1f} of {result.model.n_q} latents",
         "dead": f"{scores['dead']:.1%} of latents never fire",
@@ -251,13 +251,13 @@ def _summary(result: "Result", source: "FileSource", anchors: "Anchors | None", 
     if anchors is not None:
         W_D = torch.nn.functional.normalize(result.model.W_D.detach()[:, : anchors.k], dim=0)
         kept = (W_D * anchors.r).sum(0)
-        told["anchors"] = f"{anchors.k}, the first latents; cosine with their anchors {kept.mean():.3f} on average"
-    told |= {
+        facts["anchors"] = f"{anchors.k}, the first latents; cosine with their anchors {kept.mean():.3f} on average"
+    facts |= {
         "time": f"{result.seconds:.1f} s in this call",
         "saved": f"{folder} (model.safetensors, config.json, log.jsonl, checkpoint.safetensors)",
         "next": f"in Python: monosem.load_model({str(folder)!r}).W_D, a column per feature",
     }
-    out().print(values_table(told, f"trained; scores on {x_p.shape[0]:,} of {source.rows:,} rows it was trained on"))
+    out().print(values_table(facts, f"trained; scores on {x_p.shape[0]:,} of {source.rows:,} rows it was trained on"))
 
 
 def register(app: typer.Typer) -> None:

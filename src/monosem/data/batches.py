@@ -67,13 +67,16 @@ class Batch:
         position = torch.arange(time).expand(batch, time) if self.position is None else self.position
         per_row = {"document": self.document} | ({} if self.label is None else {"label": self.label})
         if pool == "none":
-            found = {"token": token[keep], "position": position[keep]}
-            found |= {name: values[:, None].expand(batch, time)[keep] for name, values in per_row.items()}
+            columns = {"token": token[keep], "position": position[keep]}
+            columns |= {name: values[:, None].expand(batch, time)[keep] for name, values in per_row.items()}
         else:
             some = keep.any(1)
-            found = {name: values[some] for name, values in per_row.items()}
-            found |= {"token": torch.full_like(found["document"], -1), "position": torch.zeros_like(found["document"])}
-        return keep, {name: values.to(torch.int32) for name, values in found.items()}
+            columns = {name: values[some] for name, values in per_row.items()}
+            columns |= {
+                "token": torch.full_like(columns["document"], -1),
+                "position": torch.zeros_like(columns["document"]),
+            }
+        return keep, {name: values.to(torch.int32) for name, values in columns.items()}
 
     def count(self, time: int, pool: Pool = "none") -> int:
         """How many rows the batch gives, known without running a model."""
@@ -92,7 +95,7 @@ class Batch:
         )
 
 
-def as_batch(raw: Any, first: int = 0, keep: TokenFilter | None = None) -> Batch:
+def _as_batch(raw: Any, first: int = 0, keep: TokenFilter | None = None) -> Batch:
     """A batch from what a module takes: token numbers [batch, time], a tokenizer's mapping, or rows of numbers.
 
     Documents are numbered from `first`. "labels" of a mapping are not the module's but the rows' classes.
@@ -124,6 +127,6 @@ def number_documents(batches: Iterable[Any], keep: TokenFilter | None = None) ->
     """Every item as a Batch; raw ones have their documents numbered one after the other."""
     first = 0
     for raw in batches:
-        batch = as_batch(raw, first, keep)
+        batch = _as_batch(raw, first, keep)
         first = max(first, int(batch.document.max()) + 1)
         yield batch

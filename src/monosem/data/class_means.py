@@ -54,7 +54,7 @@ class ClassMeans:
 
 
 @dataclass(frozen=True)
-class Reading:
+class AnchorQuality:
     """What class means are worth as anchors, measured with means of half of the rows on the other half.
 
     `closest`: the largest |cos| between two anchors; `coincident`: pairs above 0.95; `accuracy`: rows whose own
@@ -87,7 +87,7 @@ def means_of(table: Table, labels: Labels, parity: int | None = None) -> ClassMe
     return ClassMeans(count, mean, within / max(1, int(count.sum()) - classes))
 
 
-def read_means(table: Table, labels: Labels, centre: bool = True, shrinkage: float = 0.0) -> Reading:
+def read_means(table: Table, labels: Labels, centre: bool = True, shrinkage: float = 0.0) -> AnchorQuality:
     """How well class means serve as anchors. Raises: as `means_of`, for classes with a single row too."""
     even = means_of(table, labels, 0)
     directions = even.directions(centre, shrinkage)
@@ -102,7 +102,7 @@ def read_means(table: Table, labels: Labels, centre: bool = True, shrinkage: flo
     every = means_of(table, labels).directions(centre, shrinkage)
     cosine = (every @ every.T).abs().fill_diagonal_(0)
     accuracy = float((right[there] / seen[there]).mean())
-    return Reading(float(cosine.max()), int((cosine > COINCIDENT).sum()) // 2, accuracy, 1 / len(labels.names))
+    return AnchorQuality(float(cosine.max()), int((cosine > COINCIDENT).sum()) // 2, accuracy, 1 / len(labels.names))
 
 
 def class_anchors(

@@ -16,7 +16,7 @@ def parse_sites(text: str) -> tuple[tuple[str, Side], ...]:
         >>> parse_sites("model.layers.5.mlp:in,out; model.norm:out")
         (('model.layers.5.mlp', 'in'), ('model.layers.5.mlp', 'out'), ('model.norm', 'out'))
     """
-    found: list[tuple[str, Side]] = []
+    sites: list[tuple[str, Side]] = []
     for part in (part.strip() for part in text.split(";")):
         if not part:
             continue
@@ -25,9 +25,9 @@ def parse_sites(text: str) -> tuple[tuple[str, Side], ...]:
         check(bool(colon and path), remedy)
         for side in (side.strip() for side in sides.split(",")):
             check(side in ("in", "out"), f"{remedy} (a side is in or out, not {side!r})")
-            found.append((path, "in" if side == "in" else "out"))
-    check(bool(found), 'no site is given; write one as "model.layers.5.mlp:in,out"')
-    return tuple(found)
+            sites.append((path, "in" if side == "in" else "out"))
+    check(bool(sites), 'no site is given; write one as "model.layers.5.mlp:in,out"')
+    return tuple(sites)
 
 
 def match(text: str, known: Sequence[str]) -> tuple[str, ...]:
@@ -38,9 +38,9 @@ def match(text: str, known: Sequence[str]) -> tuple[str, ...]:
     chosen: dict[str, None] = {}
     for path, side in parse_sites(text):
         wanted = f"{path}:{side}"
-        found = [name for name in known if name == wanted] or [name for name in known if fits(name, wanted)]
-        check(bool(found), f"no site {wanted!r}; known: {few(known)}")
-        chosen |= dict.fromkeys(found)
+        names = [name for name in known if name == wanted] or [name for name in known if fits(name, wanted)]
+        check(bool(names), f"no site {wanted!r}; known: {few(known)}")
+        chosen |= dict.fromkeys(names)
     return tuple(chosen)
 
 

@@ -109,7 +109,7 @@ def _check_through(table: Table) -> str:
     return total.hexdigest()
 
 
-class SideBySide:
+class _SideBySide:
     """Several arrays of the same rows as one, their columns one after the other."""
 
     def __init__(self, parts: Sequence[Sharded]) -> None:
@@ -151,8 +151,8 @@ class StoreSource(FileSource):
         x_r, r_widths = (None, None) if self.write is None else _side(self.store, self.write)
         shards = [shard["sha256"] for shard in self.store.manifest["shards"]]
         files = [f"x{self.store.sites.index(site)}.npy" for site in (*self.read, *(self.write or ()))]
-        held = [[shard[file] for file in files] for shard in shards]
-        super().__init__(x_p, x_r, p_widths, r_widths, digest=digest([self.read, self.write, held]))
+        hashes = [[shard[file] for file in files] for shard in shards]
+        super().__init__(x_p, x_r, p_widths, r_widths, digest=digest([self.read, self.write, hashes]))
         if normalise:
             self.normalised()
 
@@ -188,4 +188,4 @@ def _side(store: Store, sites: tuple[str, ...]) -> tuple[Table, tuple[int, ...]]
     widths = tuple(table.width for table in tables)
     if len(tables) == 1:
         return tables[0], widths
-    return Table(SideBySide([table.values for table in tables]), store.folder), widths
+    return Table(_SideBySide([table.values for table in tables]), store.folder), widths

@@ -127,9 +127,9 @@ class Store:
 
     def table(self, site: str) -> Table:
         """The activations of one site: `rows`, `width`, `take(index)` and `chunks()`, as float32."""
-        found = self.match(site)
-        check(len(found) == 1, f"{site!r} means {len(found)} sites ({', '.join(found)}); name one")
-        name, number = found[0], self.sites.index(found[0])
+        names = self.match(site)
+        check(len(names) == 1, f"{site!r} means {len(names)} sites ({', '.join(names)}); name one")
+        name, number = names[0], self.sites.index(names[0])
         width = (self.widths[number],)
         return Table(self._sharded(f"x{number}", width, self.dtype == "bfloat16"), self.folder / name)
 
@@ -192,9 +192,9 @@ class Store:
         for number, shard in enumerate(self.manifest["shards"]):
             files |= {shard_folder(self.folder, number) / name: wanted for name, wanted in shard["sha256"].items()}
         for path, wanted in files.items():
-            found = sha256_of(path) if path.is_file() else "no file"
-            if found != wanted:
-                raise CheckpointError(f"{path} has sha256 {found}, the manifest says {wanted}; harvest it again")
+            have = sha256_of(path) if path.is_file() else "no file"
+            if have != wanted:
+                raise CheckpointError(f"{path} has sha256 {have}, the manifest says {wanted}; harvest it again")
 
 
 def is_store(folder: str | Path) -> bool:
@@ -211,9 +211,9 @@ def open_store(folder: str | Path, partial: bool = False) -> Store:
     if not is_store(folder):
         raise CheckpointError(f"{folder} has no manifest.json; give the folder that `monosem harvest` wrote")
     manifest = read_json(folder / "manifest.json")
-    found = manifest.get("format") if isinstance(manifest, dict) else None
-    if found != FORMAT:
-        raise CheckpointError(f"{folder} has format {found!r}, this version reads {FORMAT!r}; harvest it again")
+    version = manifest.get("format") if isinstance(manifest, dict) else None
+    if version != FORMAT:
+        raise CheckpointError(f"{folder} has format {version!r}, this version reads {FORMAT!r}; harvest it again")
     if not (manifest["complete"] or partial):
         done = sum(shard["rows"] for shard in manifest["shards"])
         raise CheckpointError(f"{folder} is not finished ({done:,} rows so far); call the same harvest again to go on")

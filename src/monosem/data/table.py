@@ -146,8 +146,8 @@ def _column(path: Path, name: str, column: Any) -> np.ndarray:
         width = int(lengths[0]) if lengths.size else 0
         if (lengths != width).any():
             row = int((lengths != width).argmax())
-            found = "is null" if lengths[row] < 0 else f"has {lengths[row]} numbers"
-            raise DataError(f"{path}: row {row} of {name!r} {found}, row 0 has {width}; rows need one length")
+            length = "is null" if lengths[row] < 0 else f"has {lengths[row]} numbers"
+            raise DataError(f"{path}: row {row} of {name!r} {length}, row 0 has {width}; rows need one length")
         return _column(path, name, column.flatten()).reshape(lengths.size, width)
     plain = pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind) or pyarrow.types.is_string(kind)
     check(plain, f"{path}: column {name!r} holds {kind}, not numbers; choose other columns by name", DataError)

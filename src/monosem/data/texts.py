@@ -60,18 +60,18 @@ def _txt(path: Path, each: Each, field: str, label: str | None) -> Iterator[Docu
     if each == "file":
         yield Document(path.read_text(encoding="utf-8"))
         return
-    held: list[str] = []
+    paragraph: list[str] = []
     with path.open(encoding="utf-8") as file:
         for line in file:
             if each == "line":
                 yield Document(line.rstrip("\n"))
             elif line.strip():
-                held.append(line)
-            elif held:
-                yield Document("".join(held).rstrip("\n"))
-                held = []
-    if held:
-        yield Document("".join(held).rstrip("\n"))
+                paragraph.append(line)
+            elif paragraph:
+                yield Document("".join(paragraph).rstrip("\n"))
+                paragraph = []
+    if paragraph:
+        yield Document("".join(paragraph).rstrip("\n"))
 
 
 @DOCUMENTS.register(".jsonl")
@@ -86,8 +86,8 @@ def _jsonl(path: Path, each: Each, field: str, label: str | None) -> Iterator[Do
                 raise DataError(f"{path}, line {number}, is not JSON ({error}); give one object a line") from None
             for wanted in (field, *([label] if label else [])):
                 known = ", ".join(entry) if isinstance(entry, dict) else type(entry).__name__
-                found = isinstance(entry, dict) and wanted in entry
-                check(found, f"{path}, line {number}, has no field {wanted!r} but {known}; name the field", DataError)
+                present = isinstance(entry, dict) and wanted in entry
+                check(present, f"{path}, line {number}, has no field {wanted!r} but {known}; name the field", DataError)
             check(isinstance(entry[field], str), f"{path}, line {number}: {field!r} is no text", DataError)
             yield Document(entry[field], str(entry[label]) if label else None)
 
@@ -122,12 +122,12 @@ def text_batches(
     check(long in ("split", "cut"), f"long={long!r}; known: split, cut")
     check(length >= 2, f"length={length}; a window has at least two tokens")
     stream = _windows(tokenizer, texts, length, long)
-    while held := list(islice(stream, together)):
-        held.sort(key=lambda window: len(window[2]), reverse=True)
-        while held:
-            rows = max(1, tokens // len(held[0][2]))
-            yield _batch(held[:rows], tokenizer, keep or TokenFilter(), labels)
-            del held[:rows]
+    while windows := list(islice(stream, together)):
+        windows.sort(key=lambda window: len(window[2]), reverse=True)
+        while windows:
+            rows = max(1, tokens // len(windows[0][2]))
+            yield _batch(windows[:rows], tokenizer, keep or TokenFilter(), labels)
+            del windows[:rows]
 
 
 _Window = tuple[int, int, list[int]]  # the text's number, the place of the window's first token, tokens
@@ -140,10 +140,10 @@ def _windows(tokenizer: Any, texts: Iterable[str], length: int, long: str) -> It
         wrong = [i for i, text in enumerate(some) if not isinstance(text, str)]
         check(not wrong, f"text {first + (wrong or [0])[0]} is no text; give strings", DataError)
         more = {"return_overflowing_tokens": True} if split else {}
-        found = tokenizer(some, truncation=True, max_length=length, **more)
-        numbers = found["overflow_to_sample_mapping"] if split else range(len(some))
+        encoded = tokenizer(some, truncation=True, max_length=length, **more)
+        numbers = encoded["overflow_to_sample_mapping"] if split else range(len(some))
         before: dict[int, int] = {}
-        for number, tokens in zip(numbers, found["input_ids"], strict=True):
+        for number, tokens in zip(numbers, encoded["input_ids"], strict=True):
             place = before.get(number, 0)
             before[number] = place + len(tokens)
             if tokens:

@@ -58,9 +58,9 @@ class Writer:
         if is_store(folder):
             self._resume(read_json(folder / "manifest.json"), allow_other_machine)
         else:
-            found = [path.name for path in folder.iterdir()] if folder.exists() else []
-            found = [name for name in found if not name.startswith(".")]
-            check(not found, f"{folder} holds other files ({', '.join(found[:3])}); give an empty folder")
+            others = [path.name for path in folder.iterdir()] if folder.exists() else []
+            others = [name for name in others if not name.startswith(".")]
+            check(not others, f"{folder} holds other files ({', '.join(others[:3])}); give an empty folder")
         self._clean()
         if not self.complete:
             write_json(folder / "manifest.json", self.manifest)
@@ -77,9 +77,9 @@ class Writer:
         """Whether nothing is left to do."""
         return bool(self.manifest["complete"])
 
-    def _resume(self, found: Mapping[str, Any], allow_other_machine: bool) -> None:
+    def _resume(self, begun: Mapping[str, Any], allow_other_machine: bool) -> None:
         ours = {name: value for name, value in self.manifest.items() if name not in _OF_THE_RUN}
-        theirs = {name: value for name, value in found.items() if name not in _OF_THE_RUN}
+        theirs = {name: value for name, value in begun.items() if name not in _OF_THE_RUN}
         other = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
         if other:
             name = other[0]
@@ -87,14 +87,14 @@ class Writer:
                 f"{self.folder} holds another harvest: {name} is {_short(theirs.get(name))} there, "
                 f"{_short(ours.get(name))} now; choose another folder"
             )
-        changed = [name for name, value in found["machine"].items() if self.manifest["machine"].get(name) != value]
-        if changed and not (allow_other_machine or found["complete"]):
+        changed = [name for name, value in begun["machine"].items() if self.manifest["machine"].get(name) != value]
+        if changed and not (allow_other_machine or begun["complete"]):
             name = changed[0]
             raise CheckpointError(
-                f"{self.folder} was begun with {name} {found['machine'][name]}, this is {name} "
+                f"{self.folder} was begun with {name} {begun['machine'][name]}, this is {name} "
                 f"{self.manifest['machine'].get(name)}; the bits would differ. Pass allow_other_machine=True to go on"
             )
-        self.manifest |= {name: found[name] for name in _OF_THE_RUN}
+        self.manifest |= {name: begun[name] for name in _OF_THE_RUN}
 
     def _clean(self) -> None:
         """Remove what a kill left: files half written, and a shard that its manifest does not yet know."""
@@ -114,8 +114,8 @@ class Writer:
             if not self._open:
                 self._begin()
             take = min(rows - start, self.each - self._filled)
-            for name, held in self._open.items():
-                held[self._filled : self._filled + take] = arrays[name][start : start + take]
+            for name, array in self._open.items():
+                array[self._filled : self._filled + take] = arrays[name][start : start + take]
             self._filled += take
             start += take
             if self._filled == self.each:
@@ -136,17 +136,17 @@ class Writer:
 
     def _finish(self) -> None:
         """Close the shard; flushing and hashing happen beside the next forward passes."""
-        held, rows = self._open, self._filled
+        arrays, rows = self._open, self._filled
         self._open, self._filled = {}, 0
-        self._pending = self._pool.submit(self._seal, held, rows)
+        self._pending = self._pool.submit(self._seal, arrays, rows)
 
-    def _seal(self, held: dict[str, np.ndarray], rows: int) -> None:
+    def _seal(self, arrays: dict[str, np.ndarray], rows: int) -> None:
         part, number = self._part(), len(self.manifest["shards"])
-        for name, array in held.items():
+        for name, array in arrays.items():
             if rows < self.each:
                 np.save(part / f"{name}.short.npy", array[:rows])
                 os.replace(part / f"{name}.short.npy", part / f"{name}.npy")
-        held.clear()  # unmaps
+        arrays.clear()  # unmaps
         hashes = {}
         for path in sorted(part.iterdir()):
             with path.open("rb+") as file:

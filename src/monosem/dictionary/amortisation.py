@@ -62,7 +62,7 @@ def amortisation(
         return {"l0": float((code > 0).sum(1).double().mean()), "fvu": fvu, **support_scores(code > 0, D, W_r, present)}
 
     def solved(D: Tensor, l0: float) -> dict[str, dict[str, Any]]:
-        return {name: scored(at_l0(solver, x, D, l0), D) for name, solver in _SOLVERS.items()}
+        return {name: scored(_at_l0(solver, x, D, l0), D) for name, solver in _SOLVERS.items()}
 
     encoder = scored(z, W_D)
     own, sparse, ceiling = solved(W_D, encoder["l0"]), solved(W_D, truth), solved(W_r, truth)
@@ -123,15 +123,15 @@ def support_scores(
     }
 
 
-def _f1(hits: int, found: int, there: int) -> dict[str, float]:
+def _f1(hits: int, active: int, there: int) -> dict[str, float]:
     return {
-        "precision": hits / max(found, 1),
+        "precision": hits / max(active, 1),
         "recall": hits / max(there, 1),
-        "f1": 2 * hits / max(found + there, 1),
+        "f1": 2 * hits / max(active + there, 1),
     }
 
 
-def at_l0(
+def _at_l0(
     solver: Callable[[Tensor, Tensor, float, float], Tensor],
     x: Float[Tensor, "rows d"],
     D: Float[Tensor, "d n"],
@@ -168,5 +168,5 @@ def _lasso(x: Tensor, D: Tensor, strictness: float, l0: float) -> Tensor:
 _SOLVERS = {"omp": _omp, "lasso": _lasso}
 
 
-def _most(found: dict[str, dict[str, Any]], way: str) -> float:
-    return max(float(one[way]["f1"]) for one in found.values())
+def _most(solvers: dict[str, dict[str, Any]], way: str) -> float:
+    return max(float(one[way]["f1"]) for one in solvers.values())

@@ -120,7 +120,7 @@ _MANY = 0.02
 
 
 @dataclass(frozen=True, eq=False)
-class Coded:
+class CodedRows:
     """Rows x ~ D z + offset, with the codes at one tolerance and what these leave of the rows."""
 
     x: Float[Tensor, "rows d"]
@@ -131,7 +131,7 @@ class Coded:
     residual: Float[Tensor, "rows d"]
 
     @staticmethod
-    def of(x: Tensor, D: Tensor, offset: Tensor, tol: float) -> "Coded":
+    def of(x: Tensor, D: Tensor, offset: Tensor, tol: float) -> "CodedRows":
         """Rows coded by stagewise pursuit.
 
         Where no feature fires, a row holds nothing but the error of the offset, which all such rows would be coded as
@@ -142,24 +142,24 @@ class Coded:
         silent = energy < _SILENT * energy.mean()
         many = float(silent.float().mean()) > _MANY
         code, _ = stagewise_pursuit(centred.masked_fill(silent[:, None], 0.0) if many else centred, D, tol=tol)
-        return Coded(x, D, offset, tol, code, centred - reconstruct(code, D))
+        return CodedRows(x, D, offset, tol, code, centred - reconstruct(code, D))
 
-    def on(self, D: Float[Tensor, "d m"]) -> "Coded":
+    def on(self, D: Float[Tensor, "d m"]) -> "CodedRows":
         """The same rows on other atoms."""
-        return Coded.of(self.x, D, self.offset, self.tol)
+        return CodedRows.of(self.x, D, self.offset, self.tol)
 
-    def kept(self, keep: Bool[Tensor, " m"]) -> "Coded":
+    def kept(self, keep: Bool[Tensor, " m"]) -> "CodedRows":
         """Without some atoms; coded again if there were any."""
         return self if bool(keep.all()) else self.on(self.D[:, keep])
 
-    def fitted(self, least_events: int = 1) -> "Coded":
+    def fitted(self, least_events: int = 1) -> "CodedRows":
         """Atoms that fire in so many rows, and the offset, by least squares on their codes; coded again."""
         often = self.events >= least_events
         if not bool(often.any()):
             return self.kept(often)
         code = _renumbered(self.code, often)
         D, offset = fit(code, self.x)
-        return Coded.of(self.x, D, offset, self.tol)
+        return CodedRows.of(self.x, D, offset, self.tol)
 
     @cached_property
     def events(self) -> Float[Tensor, " m"]:

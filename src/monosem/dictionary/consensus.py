@@ -11,7 +11,7 @@ from torch import Tensor
 
 from monosem.anchors.directions import Anchors
 from monosem.base.errors import DataError, ShapeError, check
-from monosem.dictionary.coded import Coded
+from monosem.dictionary.coded import CodedRows
 from monosem.dictionary.discover import Discovery, Settings, discover
 
 LEVELS = (1.0, 1.5, 2.0 / 3.0)
@@ -83,13 +83,15 @@ def discover_often(
     s = settings or Settings()
     if runs == 1:
         return discover(x_p, x_r, seed=seed, progress=progress, settings=s)
-    found = []
+    discoveries = []
     for i in range(runs):
-        tell = None if progress is None else _told(progress, i, runs)
-        found.append(discover(x_p, x_r, seed=seed + i, progress=tell, settings=levelled(s, LEVELS[i % len(LEVELS)])))
-    agreed = consensus(found, share=share)
+        tell = None if progress is None else _part_of(progress, i, runs)
+        discoveries.append(
+            discover(x_p, x_r, seed=seed + i, progress=tell, settings=levelled(s, LEVELS[i % len(LEVELS)]))
+        )
+    agreed = consensus(discoveries, share=share)
     part = x_p[:: -(-x_p.shape[0] // s.stages[-1][0])].detach().float()
-    return replace(agreed, log=[*agreed.log, Coded.of(part, agreed.anchors.p, agreed.offset, s.finest).entry()])
+    return replace(agreed, log=[*agreed.log, CodedRows.of(part, agreed.anchors.p, agreed.offset, s.finest).entry()])
 
 
 def levelled(settings: Settings, factor: float) -> Settings:
@@ -98,7 +100,7 @@ def levelled(settings: Settings, factor: float) -> Settings:
     return replace(settings, stages=stages, last=tuple(factor * tol for tol in settings.last))
 
 
-def _told(progress: Callable[[float, str], None], i: int, runs: int) -> Callable[[float, str], None]:
+def _part_of(progress: Callable[[float, str], None], i: int, runs: int) -> Callable[[float, str], None]:
     return lambda share, text: progress((i + share) / runs, f"run {i + 1} of {runs}: {text}")
 
 

@@ -16,7 +16,7 @@ def climb(
     Equation:
         u <- mean of (<u, x> - b)_+ x, normalised;  b = min(kappa sqrt(mean of <u, x>^2), max of <u, x> / 2)
     """
-    found, contrast = [], []
+    fixed_points, contrast = [], []
     for start in range(0, starts.shape[1], block):
         u = torch.nn.functional.normalize(starts[:, start : start + block], dim=0)
         above = torch.zeros(u.shape[1])
@@ -26,9 +26,9 @@ def climb(
             over = (activation - b).clamp_(min=0.0)
             above = over.sum(0) / (over > 0).sum(0).clamp(min=1) / b.clamp(min=1e-12)
             u = torch.nn.functional.normalize(x.T @ over, dim=0)
-        found.append(u)
+        fixed_points.append(u)
         contrast.append(above)
-    return torch.cat(found, 1), torch.cat(contrast)
+    return torch.cat(fixed_points, 1), torch.cat(contrast)
 
 
 def distinct(

@@ -13,7 +13,7 @@ from torch import Tensor
 from monosem.anchors.directions import Anchors, AnchorWarning
 from monosem.base.errors import DataError, ShapeError, check
 from monosem.base.seeds import philox
-from monosem.dictionary.coded import Coded, fit
+from monosem.dictionary.coded import CodedRows, fit
 from monosem.dictionary.directions import climb, distinct, unexplained
 
 _Progress = Callable[[float, str], None]
@@ -98,10 +98,10 @@ def discover(
     s = settings or Settings()
     x_p, x_r = _checked(x_p, x_r)
     order = torch.from_numpy(philox(seed, "discover/rows").permutation(x_p.shape[0]))
-    state = Coded.of(x_p[order[:2]], torch.zeros(x_p.shape[1], 0), x_p.mean(0), 1.0)
+    state = CodedRows.of(x_p[order[:2]], torch.zeros(x_p.shape[1], 0), x_p.mean(0), 1.0)
     log: list[dict[str, Any]] = []
     for stage, (limit, tol) in enumerate(s.stages):
-        state = Coded.of(x_p[order[:limit]], state.D, state.offset, tol).fitted()
+        state = CodedRows.of(x_p[order[:limit]], state.D, state.offset, tol).fitted()
         sound = _sound(state, s)
         most, least, still = int(sound.sum()), state.fvu, 0
         for i in range(s.rounds):
@@ -116,7 +116,7 @@ def discover(
                 break
     for i, tol in enumerate(s.last):
         _tell(progress, (len(s.stages) + i / len(s.last)) / (len(s.stages) + 1), state.D.shape[1])
-        state = Coded.of(state.x, state.D, state.offset, tol).fitted()
+        state = CodedRows.of(state.x, state.D, state.offset, tol).fitted()
         log.append(state.entry())
     state = _weeded(state, s)
     if state.D.shape[1] == 0:
@@ -136,7 +136,7 @@ def _checked(x_p: Tensor, x_r: Tensor | None) -> tuple[Tensor, Tensor | None]:
     return x_p.detach().float(), None if x_r is None or x_r is x_p else x_r.detach().float()
 
 
-def _round(state: Coded, s: Settings, rng: np.random.Generator) -> Coded:
+def _round(state: CodedRows, s: Settings, rng: np.random.Generator) -> CodedRows:
     """Climb in what is left over, and fit the old and new atoms together."""
     energy = state.residual.square().sum(1).double().numpy()
     part = state.residual[torch.from_numpy(_draw(rng, energy, s.climb_rows))]
@@ -153,7 +153,7 @@ def _draw(rng: np.random.Generator, energy: np.ndarray, count: int) -> np.ndarra
     return np.sort(np.argpartition(clock, count - 1)[:count])
 
 
-def _sound(state: Coded, s: Settings) -> Bool[Tensor, " m"]:
+def _sound(state: CodedRows, s: Settings) -> Bool[Tensor, " m"]:
     """Atoms that fire alone, leave little over where they fire, are what both halves of the rows make of them, and are
     no mixtures of others."""
     if state.D.shape[1] == 0:
@@ -163,7 +163,7 @@ def _sound(state: Coded, s: Settings) -> Bool[Tensor, " m"]:
     return (state.company < s.company) & (state.strain < bearable) & firm & unexplained(state.D, s.mixture)
 
 
-def _weeded(state: Coded, s: Settings) -> Coded:
+def _weeded(state: CodedRows, s: Settings) -> CodedRows:
     """Only sound atoms: the weaker half of the others leaves at a time, since it may be what makes the rest unsound."""
     while not bool((sound := _sound(state, s)).all()):
         doubtful = (~sound).nonzero().flatten()
@@ -174,8 +174,8 @@ def _weeded(state: Coded, s: Settings) -> Coded:
     return state
 
 
-def _result(state: Coded, s: Settings, x_r: Tensor | None, log: list[dict[str, Any]]) -> Discovery:
-    state = Coded.of(state.x, state.D, state.offset, s.finest)
+def _result(state: CodedRows, s: Settings, x_r: Tensor | None, log: list[dict[str, Any]]) -> Discovery:
+    state = CodedRows.of(state.x, state.D, state.offset, s.finest)
     confidence = state.agreement.clamp(0.0, 1.0) * (1.0 - state.company) * (1.0 - state.strain)
     by = confidence.argsort(descending=True)
     targets = state.D if x_r is None else fit(state.code, x_r)[0]

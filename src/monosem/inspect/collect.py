@@ -61,14 +61,14 @@ class Inspection:
 
 @torch.no_grad()
 def collect(
-    model: SDL, rows: Rows, options: Options | None = None, told: Callable[[int], None] | None = None
+    model: SDL, rows: Rows, options: Options | None = None, progress: Callable[[int], None] | None = None
 ) -> Inspection:
     """Stream all rows through the model once; memory does not grow with their number.
 
     Equation: a latent fires where its value is not zero, and |value| is its strength. Its contexts are the rows of
         largest strength (of equal ones the earlier), one per passage, each with the latent's values on the
         neighbouring rows of the same document. The sample takes, in the same way, the rows of smallest hash.
-    `told` hears the rows done so far.
+    `progress` is called with the number of rows done.
     Raises: ShapeError when the rows have not the model's widths.
     """
     options = options or Options()
@@ -104,8 +104,8 @@ def collect(
         passage = rows.passage[row]
         top.offer(latent, row, passage, np.abs(value).astype(np.float64), look)
         sample.offer(latent, row, passage, _hash(latent, row, options.seed), look)
-        if told:
-            told(stop)
+        if progress:
+            progress(stop)
     model.train(training)
     nearest, cosine = nearest_latents(model.W_D, options.nearest)
     fvu = metric.compute(state) if state.spread > 0 else None
@@ -126,8 +126,8 @@ def nearest_latents(W_D: Float[Tensor, "n_r n_q"], most: int) -> tuple[np.ndarra
         part = columns[:, start : start + step].T @ columns
         own = torch.arange(part.shape[0])
         part[own, own + start] = -2.0  # itself comes last
-        found = part.topk(most, 1)
-        index[start : start + step], cosine[start : start + step] = found.indices.numpy(), found.values.numpy()
+        largest = part.topk(most, 1)
+        index[start : start + step], cosine[start : start + step] = largest.indices.numpy(), largest.values.numpy()
     return index, cosine
 
 

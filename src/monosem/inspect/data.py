@@ -98,20 +98,24 @@ def anchored(model: SDL, anchors: Anchors, names: tuple[str, ...] = ()) -> Ancho
 
 
 def page_data(
-    found: Inspection, rows: Rows, told: dict[str, Any], effect: LogitEffect | None = None, held: Anchored | None = None
+    inspection: Inspection,
+    rows: Rows,
+    about: dict[str, Any],
+    effect: LogitEffect | None = None,
+    anchored_latents: Anchored | None = None,
 ) -> str:
-    """Everything the page's script reads, packed; `told` goes into its header as it is."""
-    counts = found.counts
-    header = told | {
-        "rows": found.rows,
+    """Everything the page's script reads, packed; `about` goes into its header as it is."""
+    counts = inspection.counts
+    header = about | {
+        "rows": inspection.rows,
         "n_q": counts.n_q,
         "kind": rows.kind,
-        "fvu": found.fvu,
-        "l0": found.l0,
-        "options": vars(found.options),
-        "nearest": found.nearest.shape[1],
+        "fvu": inspection.fvu,
+        "l0": inspection.l0,
+        "options": vars(inspection.options),
+        "nearest": inspection.nearest.shape[1],
         "classes": [] if rows.labels is None else list(rows.labels.names),
-        "signed": bool((found.top.window < 0).any()),
+        "signed": bool((inspection.top.window < 0).any()),
     }
     mean = counts.total / np.maximum(counts.fired, 1)
     arrays = {
@@ -120,13 +124,13 @@ def page_data(
         "largest": counts.largest,
         "exponent": counts.exponent.clip(-127, 127).astype(np.int8),
         "histogram": small(counts.histogram),
-        "nearest": small(found.nearest),
-        "cosine": quantised(found.cosine, 1.0),
+        "nearest": small(inspection.nearest),
+        "cosine": quantised(inspection.cosine, 1.0),
     }
-    used = np.unique(np.concatenate([_window_rows(keep) for keep in (found.top, found.sample)]))
-    arrays |= _contexts("top", found.top, rows, used, counts.largest)
-    arrays |= _contexts("sample", found.sample, rows, used, counts.largest)
-    arrays |= _classes(found, rows, header)
+    used = np.unique(np.concatenate([_window_rows(keep) for keep in (inspection.top, inspection.sample)]))
+    arrays |= _contexts("top", inspection.top, rows, used, counts.largest)
+    arrays |= _contexts("sample", inspection.sample, rows, used, counts.largest)
+    arrays |= _classes(inspection, rows, header)
     arrays["number"] = small(used)
     for name, numbers in (("document", rows.document), ("position", rows.position)):
         if numbers is not None:
@@ -134,9 +138,12 @@ def page_data(
     if rows.labels is not None:
         arrays["label"] = small(rows.labels.codes.numpy()[used] + 1)
     _tokens(rows, used, effect, header, arrays)
-    _shown(found, rows, used, header, arrays)
-    if held is not None:
-        header["anchored"] = {"names": list(held.names), "cosine": [round(float(c), 4) for c in held.cosine]}
+    _shown(inspection, rows, used, header, arrays)
+    if anchored_latents is not None:
+        header["anchored"] = {
+            "names": list(anchored_latents.names),
+            "cosine": [round(float(c), 4) for c in anchored_latents.cosine],
+        }
     return pack(header, arrays)
 
 
@@ -177,11 +184,11 @@ def _contexts(name: str, keep: Keep, rows: Rows, used: np.ndarray, largest: np.n
     }
 
 
-def _classes(found: Inspection, rows: Rows, header: dict[str, Any]) -> dict[str, np.ndarray]:
+def _classes(inspection: Inspection, rows: Rows, header: dict[str, Any]) -> dict[str, np.ndarray]:
     """The classes with most firings of every latent, and how many rows each class has."""
     if rows.labels is None:
         return {}
-    counts = found.counts.classes
+    counts = inspection.counts.classes
     codes = rows.labels.codes.numpy()
     most = min(CLASSES, counts.shape[1])
     order = np.argsort(-counts, axis=1, kind="stable")[:, :most]
@@ -218,12 +225,12 @@ def _tokens(
 
 
 def _shown(
-    found: Inspection, rows: Rows, used: np.ndarray, header: dict[str, Any], arrays: dict[str, np.ndarray]
+    inspection: Inspection, rows: Rows, used: np.ndarray, header: dict[str, Any], arrays: dict[str, np.ndarray]
 ) -> None:
     """Texts and images of contexts: the strongest of every latent first, as many as a page can hold."""
     if rows.kind not in ("texts", "images"):
         return
-    wanted = np.concatenate([*found.top.row.T, *found.sample.row.T])
+    wanted = np.concatenate([*inspection.top.row.T, *inspection.sample.row.T])
     wanted = wanted[wanted >= 0]
     wanted = wanted[np.sort(np.unique(wanted, return_index=True)[1])]
     chosen = wanted[: IMAGES if rows.kind == "images" else TEXTS]

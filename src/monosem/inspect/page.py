@@ -28,13 +28,13 @@ def inspect_page(
     effect: LogitEffect | None = None,
     anchors: Anchors | None = None,
     anchor_names: tuple[str, ...] = (),
-    told: Callable[[int], None] | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> str:
     """The page as text: every latent's firing rate, strongest contexts, histogram, classes and nearest latents.
 
     `method` says what trained the model; `effect` adds the tokens that latents promote; `anchors` marks the first
-    latents, `anchor_names` names them. The rows pass once (`collect`), and `told` hears how many are done. The page
-    is the same for the same input.
+    latents, `anchor_names` names them. The rows pass once (`collect`); `progress` is called with the number done. The
+    page is the same for the same input.
     Raises: ShapeError when rows, anchors or effect do not fit the model.
 
     Example:
@@ -46,9 +46,9 @@ def inspect_page(
         >>> page.startswith("<!doctype html>"), "Six latents" in page
         (True, True)
     """
-    held = None if anchors is None else anchored(model, anchors, anchor_names)
+    anchored_latents = None if anchors is None else anchored(model, anchors, anchor_names)
     header = {"model": title, "method": method, "title_rows": rows.title, "monosem": package_version()}
-    data = page_data(collect(model, rows, options, told), rows, header, effect, held)
+    data = page_data(collect(model, rows, options, progress), rows, header, effect, anchored_latents)
     return Template(_resource("inspect.html")).substitute(
         title=escape(title),
         style=_resource("inspect.css"),

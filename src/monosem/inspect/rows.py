@@ -49,10 +49,10 @@ class Rows:
         check(self.token is None or self.document is not None, "token needs document: where each context ends")
         labels = None if self.labels is None else self.labels.codes
         given = {"labels": labels, "token": self.token, "document": self.document, "position": self.position}
-        for name, found in (given | {"texts": self.texts}).items():
+        for name, values in (given | {"texts": self.texts}).items():
             check(
-                found is None or len(found) == self.count,
-                f"{name} has {0 if found is None else len(found)} entries for {self.count} rows; give one per row",
+                values is None or len(values) == self.count,
+                f"{name} has {0 if values is None else len(values)} entries for {self.count} rows; give one per row",
                 ShapeError,
             )
 
@@ -65,7 +65,7 @@ class Rows:
     def kind(self) -> str:
         """What a person sees of a row: "tokens", "images", "texts" or "rows" (nothing but its number)."""
         shown = (("tokens", self.token), ("images", self.image), ("texts", self.texts))
-        return next((name for name, found in shown if found is not None), "rows")
+        return next((name for name, values in shown if values is not None), "rows")
 
     @cached_property
     def segment(self) -> Int[np.ndarray, " rows"]:
@@ -106,8 +106,8 @@ def trained_on(folder: str | Path) -> TrainedOn | None:
     path = Path(folder) / "source.json"
     if not path.is_file():
         return None
-    told = read_json(path)
-    return TrainedOn(Path(told["store"]), "; ".join(told["read"]), "; ".join(told["write"]) if told["write"] else None)
+    note = read_json(path)
+    return TrainedOn(Path(note["store"]), "; ".join(note["read"]), "; ".join(note["write"]) if note["write"] else None)
 
 
 def rows_from(
@@ -142,18 +142,18 @@ def rows_from(
             (Crosscoder() if several else SAE()) if layout.shared else CrossLayer() if several else Transcoder()
         )
         reads, writes = sites_for(own, store, read, write)
-        found = _store_rows(store, StoreSource(store, reads, writes, normalise=False))
+        seen = _store_rows(store, StoreSource(store, reads, writes, normalise=False))
     else:
         check(not (read or write), f"{data} is no store; sites are chosen in a folder that `monosem harvest` wrote")
         source = open_source(data, target, key=key, target_key=target_key)
-        found = Rows(source, title=str(data))
+        seen = Rows(source, title=str(data))
     if labels is not None:
-        found = replace(found, labels=read_labels(labels, found.count, labels_key))
+        seen = replace(seen, labels=read_labels(labels, seen.count, labels_key))
     if texts is not None:
-        found = replace(found, texts=read_texts(texts, found.count, texts_key))
+        seen = replace(seen, texts=read_texts(texts, seen.count, texts_key))
     if images is not None:
-        found = replace(found, image=read_images(images, found.count))
-    return found if rows is None or rows >= found.count else _first(found, rows)
+        seen = replace(seen, image=read_images(images, seen.count))
+    return seen if rows is None or rows >= seen.count else _first(seen, rows)
 
 
 class _First:
@@ -164,18 +164,18 @@ class _First:
         self.p_widths, self.r_widths = source.p_widths, source.r_widths
 
 
-def _first(found: Rows, rows: int) -> Rows:
+def _first(seen: Rows, rows: int) -> Rows:
     """Only the first rows, and the page says so."""
     check(rows >= 1, f"rows={rows}; give at least 1")
-    labels = found.labels and Labels(found.labels.codes[:rows], found.labels.names)
+    labels = seen.labels and Labels(seen.labels.codes[:rows], seen.labels.names)
     token, document, position = (
-        None if part is None else part[:rows] for part in (found.token, found.document, found.position)
+        None if part is None else part[:rows] for part in (seen.token, seen.document, seen.position)
     )
-    texts = None if found.texts is None else found.texts[:rows]
-    title = f"the first {rows:,} of {found.count:,} rows of {found.title}"
-    source = _First(found.source, rows)
+    texts = None if seen.texts is None else seen.texts[:rows]
+    title = f"the first {rows:,} of {seen.count:,} rows of {seen.title}"
+    source = _First(seen.source, rows)
     parts = {"labels": labels, "token": token, "document": document, "position": position, "texts": texts}
-    return replace(found, source=source, title=title, **parts)  # type: ignore[arg-type]
+    return replace(seen, source=source, title=title, **parts)  # type: ignore[arg-type]
 
 
 def _store_rows(store: Store, source: StoreSource) -> Rows:
@@ -203,10 +203,10 @@ def read_texts(path: str | Path, rows: int, key: str | None = None) -> Sequence[
             raise DataError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it") from None
         texts = texts[:-1] if texts and not texts[-1] else texts
     elif path.suffix == ".json":
-        found = read_json(path)
-        plain = isinstance(found, list) and all(isinstance(text, str) for text in found)
+        entries = read_json(path)
+        plain = isinstance(entries, list) and all(isinstance(text, str) for text in entries)
         check(plain, f'{path} is no JSON list of texts; write it as ["first row\'s text", ...]', DataError)
-        texts = list(found)
+        texts = list(entries)
     else:
         values = read_array(path, key)
         plain = not isinstance(values, Tensor) and values.ndim == 1 and values.dtype.kind == "U"

@@ -35,11 +35,11 @@ def recognise(path: str | Path) -> str:
 
     Raises: CheckpointError when there is nothing, when no format knows it, or when a file cannot be read.
     """
-    found = Candidate(path)
+    candidate = Candidate(path)
     for name, format in FORMATS.items():
-        if _guarded(found, format.recognise):
+        if _guarded(candidate, format.recognise):
             return name
-    here = sorted(p.name for p in found.folder.iterdir())[:8] if found.path.is_dir() else [found.path.name]
+    here = sorted(p.name for p in candidate.folder.iterdir())[:8] if candidate.path.is_dir() else [candidate.path.name]
     known = "; ".join(f"{name}: {format.shape}" for name, format in FORMATS.items())
     raise CheckpointError(f"{path} holds {here}, which no known format does; known are {known}")
 
@@ -91,16 +91,16 @@ def save(model: SDL, path: str | Path, format: str = "monosem", metadata: dict[s
     return Path(path)
 
 
-def _guarded(found: Candidate, step: Any) -> Any:
+def _guarded(candidate: Candidate, step: Any) -> Any:
     """What a damaged file makes a reader stumble over becomes one CheckpointError."""
     try:
-        return step(found)
+        return step(candidate)
     except (CheckpointError, RefusedError):
         raise
     except (MonosemError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         kind = "" if isinstance(error, MonosemError) else f"{type(error).__name__}: "
         why = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"{found.path} is damaged or not what it seems ({kind}{why})") from error
+        raise CheckpointError(f"{candidate.path} is damaged or not what it seems ({kind}{why})") from error
 
 
 def _finite(value: Any) -> Any:
@@ -112,15 +112,17 @@ def _finite(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _is_own(found: Candidate) -> bool:
+def _is_own(candidate: Candidate) -> bool:
     """config.json whose format begins with monosem."""
-    return found.has("config.json") and str(found.json("config.json").get("format", "")).startswith("monosem.model/")
+    return candidate.has("config.json") and str(candidate.json("config.json").get("format", "")).startswith(
+        "monosem.model/"
+    )
 
 
-def _read_own(found: Candidate) -> Loaded:
+def _read_own(candidate: Candidate) -> Loaded:
     """Read the folder."""
-    model = load_model(found.folder)
-    metadata = load_config(found.folder).get("metadata")
+    model = load_model(candidate.folder)
+    metadata = load_config(candidate.folder).get("metadata")
     return Loaded(model, metadata if isinstance(metadata, dict) else {})
 
 

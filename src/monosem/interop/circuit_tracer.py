@@ -28,19 +28,19 @@ _LARGEST_SKIP = 2**28
 """Entries of a dense W_skip over all layers of a set, above which the set is read layer by layer."""
 
 
-def _recognise(found: Candidate) -> bool:
+def _recognise(candidate: Candidate) -> bool:
     """layer_0.safetensors and so on, or W_enc_0.safetensors and W_dec_0.safetensors."""
-    if found.has("W_enc_0.safetensors", "W_dec_0.safetensors") and found.path.is_dir():
+    if candidate.has("W_enc_0.safetensors", "W_dec_0.safetensors") and candidate.path.is_dir():
         return True
-    layers = found.names("layer_*.safetensors")
-    return bool(layers) and {"W_enc", "W_dec", "b_enc", "b_dec"} <= found.keys(layers[0])
+    layers = candidate.names("layer_*.safetensors")
+    return bool(layers) and {"W_enc", "W_dec", "b_enc", "b_dec"} <= candidate.keys(layers[0])
 
 
-def read(found: Candidate) -> Loaded:
+def read(candidate: Candidate) -> Loaded:
     """Read a set, one layer of it, or a cross-layer transcoder."""
-    config = read_yaml(found.folder / "config.yaml")
-    cross = found.path.is_dir() and found.has("W_enc_0.safetensors")
-    model = _read_cross(found) if cross else _read_set(found)
+    config = read_yaml(candidate.folder / "config.yaml")
+    cross = candidate.path.is_dir() and candidate.has("W_enc_0.safetensors")
+    model = _read_cross(candidate) if cross else _read_set(candidate)
     names = {"hook_name": config.get("feature_input_hook"), "hook_name_out": config.get("feature_output_hook")}
     names = {"model_name": config.get("model_name")} | names
     return Loaded(model, {k: v for k, v in names.items() if v} | {"source": {"format": _NAME, "config": config}})
@@ -53,15 +53,17 @@ def _stack(parts: list[Tensor | None], what: str, where: str) -> Tensor | None:
     return torch.cat(present) if present else None
 
 
-def _numbered(found: Candidate, stem: str) -> list[str]:
-    names = found.names(f"{stem}_*.safetensors")
-    if found.path.is_dir() and names != [f"{stem}_{i}.safetensors" for i in range(len(names))]:
-        raise CheckpointError(f"{found.path}: {names} are not layers 0 to {len(names) - 1}; a layer's file is missing")
+def _numbered(candidate: Candidate, stem: str) -> list[str]:
+    names = candidate.names(f"{stem}_*.safetensors")
+    if candidate.path.is_dir() and names != [f"{stem}_{i}.safetensors" for i in range(len(names))]:
+        raise CheckpointError(
+            f"{candidate.path}: {names} are not layers 0 to {len(names) - 1}; a layer's file is missing"
+        )
     return names
 
 
-def _read_set(found: Candidate) -> SDL:
-    where, layers = str(found.path), [found.tensors(name) for name in _numbered(found, "layer")]
+def _read_set(candidate: Candidate) -> SDL:
+    where, layers = str(candidate.path), [candidate.tensors(name) for name in _numbered(candidate, "layer")]
     W_E, W_D = [t.take("W_enc", 2) for t in layers], [t.take("W_dec", 2) for t in layers]
     b_E, b_D = [t.take("b_enc", 1) for t in layers], [t.take("b_dec", 1) for t in layers]
     theta = _stack([t.maybe("activation_function.threshold", 1) for t in layers], "a threshold", where)
@@ -81,12 +83,12 @@ def _read_set(found: Candidate) -> SDL:
     return assemble(layout, activation, W_E, W_D, torch.cat(b_E), torch.cat(b_D), where=where, W_skip=W_skip, act=act)
 
 
-def _read_cross(found: Candidate) -> SDL:
-    where = str(found.path)
-    count = len(_numbered(found, "W_enc"))
-    if len(_numbered(found, "W_dec")) != count:
+def _read_cross(candidate: Candidate) -> SDL:
+    where = str(candidate.path)
+    count = len(_numbered(candidate, "W_enc"))
+    if len(_numbered(candidate, "W_dec")) != count:
         raise CheckpointError(f"{where}: {count} encoders, but another number of decoders; a layer's file is missing")
-    layers = [found.tensors(f"W_enc_{i}.safetensors", f"W_dec_{i}.safetensors") for i in range(count)]
+    layers = [candidate.tensors(f"W_enc_{i}.safetensors", f"W_dec_{i}.safetensors") for i in range(count)]
     W_E = [t.take(f"W_enc_{i}", 2) for i, t in enumerate(layers)]
     W_D = [t.take(f"W_dec_{i}", 3) for i, t in enumerate(layers)]
     b_E = [t.take(f"b_enc_{i}", 1) for i, t in enumerate(layers)]

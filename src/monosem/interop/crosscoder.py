@@ -16,29 +16,29 @@ _NORMALIZATIONS = {1: "CROSSCODER", 2: "SAE", 3: "MIXED", 4: "NONE", 5: "DECOUPL
 _KEYS = {"encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias"}
 
 
-def _file(found: Candidate) -> str | None:
-    return "model.safetensors" if found.has("model.safetensors") else found.only("*.pt")
+def _file(candidate: Candidate) -> str | None:
+    return "model.safetensors" if candidate.has("model.safetensors") else candidate.only("*.pt")
 
 
-def _recognise(found: Candidate) -> bool:
+def _recognise(candidate: Candidate) -> bool:
     """The four tensors of a crosscoder, and an id of its code's normalisation or a number of layers."""
-    name = _file(found)
+    name = _file(candidate)
     if name is None:
         return False
-    keys = {key.rpartition("_orig_mod.")[2] for key in found.keys(name)}
-    return keys >= _KEYS and ("code_normalization_id" in keys or "num_layers" in found.json("config.json"))
+    keys = {key.rpartition("_orig_mod.")[2] for key in candidate.keys(name)}
+    return keys >= _KEYS and ("code_normalization_id" in keys or "num_layers" in candidate.json("config.json"))
 
 
-def read(found: Candidate) -> Loaded:
+def read(candidate: Candidate) -> Loaded:
     """Read a ReLU or BatchTopK crosscoder; sources lie side by side in x_p and x_r.
 
     A BatchTopK threshold stands against latents multiplied by a norm of their decoder, so it becomes one theta per
     latent; standardised inputs are folded into the weights.
     """
-    name = _file(found)
+    name = _file(candidate)
     assert name is not None
-    where, config = str(found.folder / name), found.json("config.json")
-    t = found.tensors(name)
+    where, config = str(candidate.folder / name), candidate.json("config.json")
+    t = candidate.tensors(name)
     t = Tensors({key.rpartition("_orig_mod.")[2]: value for key, value in t.values.items()}, where)
     W_E, W_D = t.take("encoder.weight", 3), t.take("decoder.weight", 3)
     b_E, b_D = t.take("encoder.bias", 1), t.take("decoder.bias", 2)

@@ -31,17 +31,17 @@ _KEYS = {
 _BIASES = ("encoder.bias", "decoder.bias", "bias", "decoder_bias", "gate_bias", "mag_bias", "b_enc", "b_dec")
 
 
-def _recognise(found: Candidate) -> bool:
+def _recognise(candidate: Candidate) -> bool:
     """A .pt file whose tensors are those of one of the classes, or a backup that wraps them."""
-    name = _file(found)
+    name = _file(candidate)
     if name is None:
         return False
-    keys = set(found.keys(name))
+    keys = set(candidate.keys(name))
     return {"ae", "step"} <= keys or any(keys == expected for expected in _KEYS.values())
 
 
-def _file(found: Candidate) -> str | None:
-    return "ae.pt" if found.has("ae.pt") else found.only("*.pt")
+def _file(candidate: Candidate) -> str | None:
+    return "ae.pt" if candidate.has("ae.pt") else candidate.only("*.pt")
 
 
 def _class(config: dict[str, Any], values: dict[str, Any], where: str) -> str:
@@ -57,12 +57,12 @@ def _class(config: dict[str, Any], values: dict[str, Any], where: str) -> str:
     raise CheckpointError(f"{where}: its config says {said}, its tensors are {sorted(values)}; one of them is altered")
 
 
-def read(found: Candidate) -> Loaded:
+def read(candidate: Candidate) -> Loaded:
     """Read ae.pt; config.json says which class, where tensors alone cannot."""
-    name = _file(found)
+    name = _file(candidate)
     assert name is not None
-    where, config = str(found.folder / name), found.json("config.json")
-    values = found.tensors(name).values
+    where, config = str(candidate.folder / name), candidate.json("config.json")
+    values = candidate.tensors(name).values
     notes: list[str] = []
     if {"ae", "step"} <= set(values):
         factor, values = values.get("norm_factor"), values["ae"]

@@ -36,8 +36,8 @@ class Tensors:
             raise CheckpointError(f"{self.where}: {name} is missing, it holds {sorted(self.values)}")
         value = self.values.pop(name)
         if not isinstance(value, Tensor) or value.ndim != ndim:
-            found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise CheckpointError(f"{self.where}: {name} should have {ndim} axes, it is {found}")
+            have = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise CheckpointError(f"{self.where}: {name} should have {ndim} axes, it is {have}")
         return value.to(self.dtype) if value.is_floating_point() and value.ndim else value
 
     def maybe(self, name: str, ndim: int) -> Tensor | None:
@@ -68,13 +68,13 @@ class Candidate:
 
     def names(self, pattern: str) -> list[str]:
         """The candidate's files that match a pattern: the folder's, or the one file if it does; numbers in order."""
-        found = [p.name for p in self.folder.glob(pattern) if p.is_file() and self.path in (self.folder, p)]
-        return sorted(found, key=lambda name: (len(name), name))
+        names = [p.name for p in self.folder.glob(pattern) if p.is_file() and self.path in (self.folder, p)]
+        return sorted(names, key=lambda name: (len(name), name))
 
     def only(self, pattern: str) -> str | None:
         """The one file that matches, if it is the only one."""
-        found = self.names(pattern)
-        return found[0] if len(found) == 1 else None
+        names = self.names(pattern)
+        return names[0] if len(names) == 1 else None
 
     def has(self, *names: str) -> bool:
         """Whether the folder holds these files (and the path, if a file, is one of them)."""

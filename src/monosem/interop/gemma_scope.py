@@ -16,22 +16,22 @@ from monosem.interop.format import FORMATS, Format, Loaded
 _FIRST, _SECOND = {"W_enc", "W_dec", "b_enc", "b_dec", "threshold"}, {"w_enc", "w_dec", "b_enc", "b_dec", "threshold"}
 
 
-def _first(found: Candidate) -> str | None:
-    return found.only("*.npz")
+def _first(candidate: Candidate) -> str | None:
+    return candidate.only("*.npz")
 
 
-def _recognise_first(found: Candidate) -> bool:
+def _recognise_first(candidate: Candidate) -> bool:
     """One .npz file with the five arrays (the earliest ones write w_enc)."""
-    name = _first(found)
-    return name is not None and {key.lower() for key in _FIRST} <= {key.lower() for key in found.keys(name)}
+    name = _first(candidate)
+    return name is not None and {key.lower() for key in _FIRST} <= {key.lower() for key in candidate.keys(name)}
 
 
-def read_first(found: Candidate) -> Loaded:
+def _read_first(candidate: Candidate) -> Loaded:
     """Read params.npz: JumpReLU, b_dec not subtracted. The path says whether it is a transcoder or of the embedding."""
-    name = _first(found)
+    name = _first(candidate)
     assert name is not None
-    path = found.folder / name
-    t = found.tensors(name)
+    path = candidate.folder / name
+    t = candidate.tensors(name)
     t = Tensors({key.replace("w_", "W_"): value for key, value in t.values.items()}, t.where)
     W_E, W_D = t.take("W_enc", 2).T, t.take("W_dec", 2)
     notes: list[str] = []
@@ -58,18 +58,18 @@ def _jumprelu(
     return assemble(layout, JumpReLU(), [W_E], [W_D], b_E, b_D, where=where, W_skip=W_skip, act={"theta": theta})
 
 
-def _second(found: Candidate) -> list[str]:
-    return [name for name in found.names("*.safetensors") if found.keys(name) >= _SECOND]
+def _second(candidate: Candidate) -> list[str]:
+    return [name for name in candidate.names("*.safetensors") if candidate.keys(name) >= _SECOND]
 
 
-def _recognise_second(found: Candidate) -> bool:
+def _recognise_second(candidate: Candidate) -> bool:
     """Safetensors with w_enc, w_dec and a threshold."""
-    return bool(_second(found))
+    return bool(_second(candidate))
 
 
-def read_second(found: Candidate) -> Loaded:
+def _read_second(candidate: Candidate) -> Loaded:
     """Read params.safetensors; or a folder of one file per layer, a cross-layer transcoder."""
-    names, config = _second(found), found.json("config.json")
+    names, config = _second(candidate), candidate.json("config.json")
     metadata = {
         "model_name": config.get("model_name"),
         "hook_name": config.get("hf_hook_point_in"),
@@ -77,23 +77,23 @@ def read_second(found: Candidate) -> Loaded:
     }
     metadata = {k: v for k, v in metadata.items() if v} | {"source": {"format": "gemma_scope_2", "config": config}}
     if config.get("architecture", "jump_relu") != "jump_relu":
-        raise CheckpointError(f"{found.path}: architecture {config['architecture']!r} is unknown; update monosem")
-    path = found.folder / names[0]
-    t = found.tensors(names[0])
+        raise CheckpointError(f"{candidate.path}: architecture {config['architecture']!r} is unknown; update monosem")
+    path = candidate.folder / names[0]
+    t = candidate.tensors(names[0])
     if getattr(t.values["w_dec"], "ndim", 0) == 3:
-        return Loaded(_cross_layer(found, names), metadata)
+        return Loaded(_cross_layer(candidate, names), metadata)
     if len(names) > 1:
-        raise CheckpointError(f"{found.path} holds {len(names)} models ({', '.join(names[:3])} ...); give one file")
+        raise CheckpointError(f"{candidate.path} holds {len(names)} models ({', '.join(names[:3])} ...); give one file")
     skip = t.maybe("affine_skip_connection", 2)
     across = skip is not None or "hf_hook_point_out" in config or "transcoder" in str(path.absolute())
     W_E, W_D, b_D = t.take("w_enc", 2).T, t.take("w_dec", 2), t.take("b_dec", 1)
     return Loaded(_jumprelu(t, W_E, W_D, b_D, across, None if skip is None else skip.T, str(path)), metadata)
 
 
-def _cross_layer(found: Candidate, names: list[str]) -> SDL:
+def _cross_layer(candidate: Candidate, names: list[str]) -> SDL:
     """The files' order is their last number; each holds one source layer's latents and its decoders to all layers."""
     names = sorted(names, key=lambda name: [int(digits) for digits in re.findall(r"\d+", name)][-1:])
-    where, files = str(found.path), [found.tensors(name) for name in names]
+    where, files = str(candidate.path), [candidate.tensors(name) for name in names]
     W_D = [t.take("w_dec", 3) for t in files]
     layers = W_D[0].shape[1]
     if len(files) != layers:
@@ -126,5 +126,5 @@ def _cross_layer(found: Candidate, names: list[str]) -> SDL:
     )
 
 
-FORMATS.add("gemma_scope", Format("Gemma Scope 1", "params.npz", _recognise_first, read_first))
-FORMATS.add("gemma_scope_2", Format("Gemma Scope 2", "params.safetensors", _recognise_second, read_second))
+FORMATS.add("gemma_scope", Format("Gemma Scope 1", "params.npz", _recognise_first, _read_first))
+FORMATS.add("gemma_scope_2", Format("Gemma Scope 2", "params.safetensors", _recognise_second, _read_second))

@@ -20,20 +20,20 @@ _NORM = "dataset_average_activation_norm."
 _THRESHOLD = "activation_function.log_jumprelu_threshold"
 
 
-def _weights(found: Candidate) -> str | None:
-    return next((n for n in ("sae_weights.safetensors", "sae_weights.pt") if found.has("config.json", n)), None)
+def _weights(candidate: Candidate) -> str | None:
+    return next((n for n in ("sae_weights.safetensors", "sae_weights.pt") if candidate.has("config.json", n)), None)
 
 
-def _recognise(found: Candidate) -> bool:
+def _recognise(candidate: Candidate) -> bool:
     """config.json with sae_type, and sae_weights."""
-    return _weights(found) is not None and "sae_type" in found.json("config.json")
+    return _weights(candidate) is not None and "sae_type" in candidate.json("config.json")
 
 
-def read(found: Candidate) -> Loaded:
+def read(candidate: Candidate) -> Loaded:
     """Read a pretrained folder. Latents are those of the (normalised) training, x_r_hat in the units of the data."""
-    config, name = found.json("config.json"), _weights(found)
+    config, name = candidate.json("config.json"), _weights(candidate)
     assert name is not None
-    where, t = str(found.path), found.tensors(name)
+    where, t = str(candidate.path), candidate.tensors(name)
     if name.endswith(".pt"):
         t = Tensors(t.values.get("sae", {}), t.where)
     norms = {key.removeprefix(_NORM): t.take(key, 0) for key in list(t.values) if key.startswith(_NORM)}
@@ -144,23 +144,23 @@ def _columns(w: Tensor, block: Block, widths: tuple[int, ...], scales: list[floa
     return (w.double() * (factors if power > 0 else 1 / factors)).to(w.dtype)
 
 
-def _recognise_first(found: Candidate) -> bool:
+def _recognise_first(candidate: Candidate) -> bool:
     """hyperparams.json with a threshold, and checkpoints/final.safetensors."""
-    return found.path.is_dir() and found.has("hyperparams.json", "checkpoints/final.safetensors")
+    return candidate.path.is_dir() and candidate.has("hyperparams.json", "checkpoints/final.safetensors")
 
 
-def read_first(found: Candidate) -> Loaded:
+def read_first(candidate: Candidate) -> Loaded:
     """Read Llama Scope's first release: the one threshold stands in raw units, so it is scaled as the weights are."""
-    config, t = found.json("hyperparams.json"), found.tensors("checkpoints/final.safetensors")
+    config, t = candidate.json("hyperparams.json"), candidate.tensors("checkpoints/final.safetensors")
     W_E, W_D = t.take("encoder.weight", 2), t.take("decoder.weight", 2).T
     b_E, b_D = t.take("encoder.bias", 1), t.take("decoder.bias", 1)
     t.done()
     norm = config["dataset_average_activation_norm"]
     if norm.get("out", norm["in"]) != norm["in"]:
-        raise RefusedError(f"{found.path}: two average norms, {norm}; this reader knows SAEs only")
+        raise RefusedError(f"{candidate.path}: two average norms, {norm}; this reader knows SAEs only")
     scale = math.sqrt(W_E.shape[1]) / float(norm["in"])
     theta = torch.full((W_E.shape[0],), float(config["jump_relu_threshold"]) * scale, dtype=W_E.dtype)
-    model = assemble(sae(W_E, W_D), JumpReLU(), [W_E], [W_D], b_E, b_D, where=str(found.path), act={"theta": theta})
+    model = assemble(sae(W_E, W_D), JumpReLU(), [W_E], [W_D], b_E, b_D, where=str(candidate.path), act={"theta": theta})
     notes = (f"input scale {scale:.6g} folded into the weights",)
     metadata = {"source": {"format": "llama_scope", "config": config}}
     if config.get("hook_point_in"):

@@ -8,18 +8,18 @@ from monosem.interop.files import Candidate
 from monosem.interop.format import FORMATS, Format, Loaded
 
 
-def _recognise(found: Candidate) -> bool:
+def _recognise(candidate: Candidate) -> bool:
     """A .pt file with pre_bias and latent_bias."""
-    name = found.only("*.pt")
-    return name is not None and {"pre_bias", "latent_bias", "encoder.weight"} <= found.keys(name)
+    name = candidate.only("*.pt")
+    return name is not None and {"pre_bias", "latent_bias", "encoder.weight"} <= candidate.keys(name)
 
 
-def read(found: Candidate) -> Loaded:
+def read(candidate: Candidate) -> Loaded:
     """Read the file. TopK implies per-row layer normalisation in and out; a tied file has no decoder.weight."""
-    name = found.only("*.pt")
+    name = candidate.only("*.pt")
     assert name is not None
-    where = str(found.folder / name)
-    t = found.tensors(name)
+    where = str(candidate.folder / name)
+    t = candidate.tensors(name)
     kind, state = str(t.values.pop("activation", "ReLU")), t.values.pop("activation_state_dict", {})
     W_E = t.take("encoder.weight", 2)
     W_D = t.maybe("decoder.weight", 2)

@@ -15,7 +15,7 @@ from monosem.interop.plain import kind_of
 
 
 @dataclass
-class BenchConfig:
+class _BenchConfig:
     """What SAEBench reads from `sae.cfg`; it sets some fields itself."""
 
     model_name: str
@@ -68,7 +68,7 @@ class SAEBenchModel(nn.Module):
         )
         check(model.W_skip is None, "SAEBench decodes without the input, which W_skip needs", RefusedError)
         self.model = model.eval()
-        self.cfg = BenchConfig(
+        self.cfg = _BenchConfig(
             model_name,
             model.layout.n_p,
             model.n_q,

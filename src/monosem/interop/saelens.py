@@ -25,17 +25,17 @@ _TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprel
 _NORMS = {"layer_norm": RowNorm("layer_norm", 1e-5), "constant_norm_rescale": RowNorm("rms", 0.0)}
 
 
-def read(found: Candidate) -> Loaded:
+def read(candidate: Candidate) -> Loaded:
     """Read a folder with cfg.json and sae_weights.safetensors."""
-    config, tensors = found.json(_CONFIG), found.tensors(_WEIGHTS)
+    config, tensors = candidate.json(_CONFIG), candidate.tensors(_WEIGHTS)
     notes: list[str] = []
-    if is_old(config):
-        config = upgrade(config)
+    if _is_old(config):
+        config = _upgrade(config)
         notes.append("settings of a version before 6 brought to those of version 6")
     architecture = str(config.get("architecture", "standard"))
     if architecture in _REFUSED:
-        raise RefusedError(f"{found.path}: monosem cannot express {architecture}: {_REFUSED[architecture]}")
-    whitening = _whitening(found, config, tensors, notes)
+        raise RefusedError(f"{candidate.path}: monosem cannot express {architecture}: {_REFUSED[architecture]}")
+    whitening = _whitening(candidate, config, tensors, notes)
     scaling = tensors.maybe("finetuning_scaling_factor", 1)
     W_dec = tensors.take("W_dec", 2)
     if scaling is not None:
@@ -43,17 +43,19 @@ def read(found: Candidate) -> Loaded:
         notes.append("finetuning_scaling_factor folded into W_D")
     if whitening is not None:
         W_dec = (W_dec.double() @ whitening[2].double()).to(W_dec.dtype)
-    model = _model(architecture, config, tensors, W_dec, whitening, str(found.path))
+    model = _model(architecture, config, tensors, W_dec, whitening, str(candidate.path))
     tensors.done()
     if config.get("rescale_acts_by_decoder_norm") and isinstance(model.activation, TopK):
         if whitening is not None:
-            raise RefusedError(f"{found.path}: whitening with rescale_acts_by_decoder_norm; fold it in SAELens first")
+            raise RefusedError(
+                f"{candidate.path}: whitening with rescale_acts_by_decoder_norm; fold it in SAELens first"
+            )
         model = fold_decoder_norm(model)
         notes.append("decoder norms folded into the latents, as rescale_acts_by_decoder_norm has them")
-    model, unknown = _scaled(found, config, model, notes)
+    model, unknown = _scaled(candidate, config, model, notes)
     if config.get("reshape_activations", "none") != "none":
         notes.append("reads the heads of hook_z side by side: flatten [heads, d_head]")
-    return Loaded(model, _metadata(config), tuple(notes), _dead(found), unknown)
+    return Loaded(model, _metadata(config), tuple(notes), _dead(candidate), unknown)
 
 
 def _model(
@@ -126,36 +128,36 @@ def _ranked(config: dict[str, Any]) -> bool:
     return bool(config.get("rescale_acts_by_decoder_norm", False))
 
 
-def _whitening(found: Candidate, config: dict[str, Any], t: Tensors, notes: list[str]) -> tuple[Tensor, ...] | None:
+def _whitening(candidate: Candidate, config: dict[str, Any], t: Tensors, notes: list[str]) -> tuple[Tensor, ...] | None:
     """(mean, matrix, its inverse) of z = (x - mean) @ matrix, from the file that training writes beside."""
     name = "activation_whitening.safetensors"
     if config.get("normalize_activations") != "covariance_whitening":
         return None
-    if not (found.folder / name).is_file():
+    if not (candidate.folder / name).is_file():
         raise RefusedError(
-            f"{found.path}: its inputs are whitened, but {name} is not there; save the final model from SAELens, "
+            f"{candidate.path}: its inputs are whitened, but {name} is not there; save the final model from SAELens, "
             "which folds the whitening into the weights"
         )
-    beside = found.tensors(name)
+    whitening = candidate.tensors(name)
     notes.append("whitening folded into W_E, W_D and the biases")
-    return beside.take("mean", 1), beside.take("matrix", 2), beside.take("inverse_matrix", 2)
+    return whitening.take("mean", 1), whitening.take("matrix", 2), whitening.take("inverse_matrix", 2)
 
 
-def _scaled(found: Candidate, config: dict[str, Any], model: SDL, notes: list[str]) -> tuple[SDL, str]:
+def _scaled(candidate: Candidate, config: dict[str, Any], model: SDL, notes: list[str]) -> tuple[SDL, str]:
     """Fold the average-norm scale of the inputs, where the format has one; or say why it is not known."""
     kind = config.get("normalize_activations", "none")
     if kind in ("none", None, "covariance_whitening", *_NORMS):
         return model, ""
     if kind != "expected_average_only_in":
-        raise CheckpointError(f"{found.path}/{_CONFIG}: normalize_activations={kind!r} is unknown; update monosem")
-    scale = found.json("activation_scaler.json").get("scaling_factor")
+        raise CheckpointError(f"{candidate.path}/{_CONFIG}: normalize_activations={kind!r} is unknown; update monosem")
+    scale = candidate.json("activation_scaler.json").get("scaling_factor")
     if scale is None:
         return model, (
             "its inputs were scaled to an average norm by a factor that the file does not hold; "
             "1.0 reads it as SAELens' load_from_disk does"
         )
     if config["architecture"] in _TRANSCODERS:
-        raise RefusedError(f"{found.path}: the scale of the input is known, that of the transcoder's output is not")
+        raise RefusedError(f"{candidate.path}: the scale of the input is known, that of the transcoder's output is not")
     notes.append(f"input scale {float(scale):.6g} folded into the weights")
     return fold_input_scale(model, float(scale)), ""
 
@@ -167,11 +169,11 @@ def _metadata(config: dict[str, Any]) -> dict[str, Any]:
     return named | {"source": {"format": "saelens", "config": config}}
 
 
-def _dead(found: Candidate) -> float | None:
+def _dead(candidate: Candidate) -> float | None:
     """The share of latents whose recorded firing rate is zero (log10 rates, floored at 1e-10)."""
-    if not (found.folder / "sparsity.safetensors").is_file():
+    if not (candidate.folder / "sparsity.safetensors").is_file():
         return None
-    rates = found.tensors("sparsity.safetensors").take("sparsity", 1)
+    rates = candidate.tensors("sparsity.safetensors").take("sparsity", 1)
     return float((rates <= -9.99).double().mean())
 
 
@@ -243,7 +245,9 @@ def _norm_name(plain: Plain, across: bool) -> str:
 
 FORMATS.add(
     "saelens",
-    Format("SAELens", "cfg.json, sae_weights.safetensors", lambda found: found.has(_CONFIG, _WEIGHTS), read, write),
+    Format(
+        "SAELens", "cfg.json, sae_weights.safetensors", lambda candidate: candidate.has(_CONFIG, _WEIGHTS), read, write
+    ),
 )
 
 
@@ -254,7 +258,7 @@ _DESCRIBING = (
 )  # fmt: skip
 
 
-def is_old(config: dict[str, Any]) -> bool:
+def _is_old(config: dict[str, Any]) -> bool:
     """Whether no version stands in the settings, or one below 6."""
     inside = config.get("metadata")
     version = config.get("sae_lens_version") or (inside.get("sae_lens_version") if isinstance(inside, dict) else None)
@@ -262,7 +266,7 @@ def is_old(config: dict[str, Any]) -> bool:
     return not major.isdigit() or int(major) < 6
 
 
-def upgrade(config: dict[str, Any]) -> dict[str, Any]:
+def _upgrade(config: dict[str, Any]) -> dict[str, Any]:
     """The same model's settings in version 6: flat names to metadata, activation_fn topk to architecture topk.
 
     b_dec was subtracted unless the file says otherwise; a boolean normalize_activations meant the average norm.

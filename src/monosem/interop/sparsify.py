@@ -15,9 +15,9 @@ from monosem.interop.plain import Plain, refuse, source_config
 _WEIGHTS, _CONFIG = "sae.safetensors", "cfg.json"
 
 
-def read(found: Candidate) -> Loaded:
+def read(candidate: Candidate) -> Loaded:
     """Read one hook point's folder."""
-    config, t = found.json(_CONFIG), found.tensors(_WEIGHTS)
+    config, t = candidate.json(_CONFIG), candidate.tensors(_WEIGHTS)
     W_E, W_D = t.take("encoder.weight", 2), t.take("W_dec", 2)
     b_E, b_D, W_skip = t.take("encoder.bias", 1), t.take("b_dec", 1), t.maybe("W_skip", 2)
     t.done()
@@ -25,11 +25,11 @@ def read(found: Candidate) -> Loaded:
     width, latents = int(config["d_in"]), int(config.get("num_latents", 0)) or W_E.shape[0]
     if W_E.shape != (latents, width):
         raise CheckpointError(
-            f"{found.path}: encoder.weight is {tuple(W_E.shape)}, its config says ({latents}, {width})"
+            f"{candidate.path}: encoder.weight is {tuple(W_E.shape)}, its config says ({latents}, {width})"
         )
     kind, k = config.get("activation", "topk"), int(config["k"])
     if kind not in ("topk", "groupmax"):
-        raise CheckpointError(f"{found.path}/{_CONFIG}: activation {kind!r} is unknown; update monosem")
+        raise CheckpointError(f"{candidate.path}/{_CONFIG}: activation {kind!r} is unknown; update monosem")
     activation: Activation = GroupMax(k) if kind == "groupmax" else AbsTopK(k) if config.get("signed") else TopK(k)
     model = assemble(
         (transcoder if transcode else sae)(W_E, W_D),
@@ -38,11 +38,11 @@ def read(found: Candidate) -> Loaded:
         [W_D],
         b_E,
         b_D,
-        where=str(found.path),
+        where=str(candidate.path),
         pre_bias="none" if transcode else "tied",
         W_skip=W_skip,
     )
-    metadata = {"hook_name": found.folder.name, "source": {"format": "sparsify", "config": config}}
+    metadata = {"hook_name": candidate.folder.name, "source": {"format": "sparsify", "config": config}}
     return Loaded(model, metadata)
 
 
@@ -83,5 +83,6 @@ def write(model: SDL, folder: Path, metadata: dict[str, Any]) -> None:
 
 
 FORMATS.add(
-    "sparsify", Format("sparsify", "cfg.json, sae.safetensors", lambda found: found.has(_CONFIG, _WEIGHTS), read, write)
+    "sparsify",
+    Format("sparsify", "cfg.json, sae.safetensors", lambda candidate: candidate.has(_CONFIG, _WEIGHTS), read, write),
 )

@@ -43,19 +43,19 @@ class Runner:
 
     def raw(self, batch: Batch) -> dict[Site, Tensor]:
         """What each site gives for a batch, as the modules gave it."""
-        found: dict[Site, Tensor] = {}
+        outputs: dict[Site, Tensor] = {}
         for name, model in self.models.items():
             own = [site for site in self.sites if site.model == name]
             device = next((p.device for p in model.parameters()), torch.device("cpu"))
             if own:
                 with capture(model, own, self.stop) as seen:
-                    found |= seen.run(model, _moved(batch.inputs, device))
-        return found
+                    outputs |= seen.run(model, _moved(batch.inputs, device))
+        return outputs
 
-    def shape(self, found: Mapping[Site, Tensor], batch: Batch) -> tuple[int, tuple[int, ...]]:
+    def shape(self, outputs: Mapping[Site, Tensor], batch: Batch) -> tuple[int, tuple[int, ...]]:
         """(places per document, width of every site), checked: each site is [batch, width] or [batch, time, width]."""
         rows, times = batch.document.numel(), {}
-        for site, x in found.items():
+        for site, x in outputs.items():
             if x.ndim not in (2, 3) or x.shape[0] != rows or not x.is_floating_point():
                 raise ShapeError(
                     f"{site} gives {x.dtype} of shape {tuple(x.shape)} for {rows} documents; a site gives numbers "
@@ -67,14 +67,16 @@ class Runner:
             f"sites differ in places per document ({times}); harvest them apart",
             ShapeError,
         )
-        return next(iter(times.values())), tuple(found[site].shape[-1] for site in self.sites)
+        return next(iter(times.values())), tuple(outputs[site].shape[-1] for site in self.sites)
 
-    def rows(self, batch: Batch, found: Mapping[Site, Tensor] | None = None) -> tuple[list[Tensor], dict[str, Tensor]]:
+    def rows(
+        self, batch: Batch, outputs: Mapping[Site, Tensor] | None = None
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """(the kept rows of every site [rows, width], their columns), of what `raw` found, or finds."""
-        found = self.raw(batch) if found is None else found
-        time, _ = self.shape(found, batch)
+        outputs = self.raw(batch) if outputs is None else outputs
+        time, _ = self.shape(outputs, batch)
         keep, columns = batch.columns(time, self.pool)
-        return [self._pooled(found[site], keep) for site in self.sites], columns
+        return [self._pooled(outputs[site], keep) for site in self.sites], columns
 
     def _pooled(self, x: Tensor, keep: Tensor) -> Tensor:
         x = x[:, None] if x.ndim == 2 else x
@@ -172,7 +174,7 @@ def _fill(
     safe, done, new, tokens = writer.rows, 0, 0, 0
     stored = open_store(writer.folder, partial=True) if safe else None
     dtype = getattr(torch, writer.manifest["dtype"])
-    for batch, found in batches:
+    for batch, outputs in batches:
         if wanted is not None and done >= wanted:
             break
         check((batch.label is not None) == (writer.manifest["labels"] is not None), _LABELS, DataError)
@@ -182,7 +184,7 @@ def _fill(
                 batch.columns(time if batch.keep is None else batch.keep.shape[1], runner.pool)[1], stored, done
             )
         if done + count > safe and not writer.complete:
-            xs, columns = runner.rows(batch, found)
+            xs, columns = runner.rows(batch, outputs)
             if len(columns["token"]) != count:
                 raise ShapeError(f"a site has other places per document than at first ({time}); pad the batches")
             start, stop = max(0, safe - done), count if wanted is None else min(count, wanted - done)
@@ -203,9 +205,9 @@ _LABELS = "labels name classes and batches carry them as numbers: give both or n
 
 def _same_batch(columns: Mapping[str, Tensor], stored: Store, first: int) -> None:
     """The rows that are skipped are those that are stored."""
-    held = {"token": stored.tokens, "document": stored.documents, "position": stored.positions}
+    stored_columns = {"token": stored.tokens, "document": stored.documents, "position": stored.positions}
     last = min(first + len(columns["token"]), stored.rows)
-    for name, values in held.items():
+    for name, values in stored_columns.items():
         differ = np.flatnonzero(values[first:last] != columns[name][: last - first].numpy())
         if differ.size:
             row = first + int(differ[0])

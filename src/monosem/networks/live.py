@@ -128,9 +128,9 @@ class LiveSource:
 
 def _contents(batch: Batch) -> str:
     """sha256 of what a batch gives to the network, and of what is kept of it."""
-    held = dict(batch.inputs) if isinstance(batch.inputs, Mapping) else {"": batch.inputs}
+    inputs = dict(batch.inputs) if isinstance(batch.inputs, Mapping) else {"": batch.inputs}
     total = hashlib.sha256()
-    for name, x in (held | {"keep": batch.keep}).items():
+    for name, x in (inputs | {"keep": batch.keep}).items():
         total.update(f"{name} {x.dtype} {tuple(x.shape)}".encode() if isinstance(x, Tensor) else f"{name} {x}".encode())
         if isinstance(x, Tensor):
             total.update(x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

@@ -110,8 +110,8 @@ def logit_effect(
             part = slice(start, start + _CHUNK)
             effect = columns[:, chosen[part].to(columns.device)].T @ table.T
             for side, largest in enumerate((True, False)):
-                found = effect.topk(k, 1, largest=largest)
-                ids[side, part], values[side, part] = found.indices.cpu(), found.values.cpu()
+                largest_effects = effect.topk(k, 1, largest=largest)
+                ids[side, part], values[side, part] = largest_effects.indices.cpu(), largest_effects.values.cpu()
     return LogitEffect(chosen, ids[0], values[0], ids[1], values[1], norm)
 
 

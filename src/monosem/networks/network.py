@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from monosem.base.errors import DataError, ShapeError, check
-from monosem.bench.folds import FVU, L0, Coded, Dead, Fold
+from monosem.bench.folds import FVU, Coded, Dead, Fold, MeanL0
 from monosem.core.activation import Context
 from monosem.core.model import SDL
 from monosem.data.batches import TokenFilter, number_documents
@@ -73,7 +73,7 @@ class NetworkScores:
         return rest | {"fvu_at": dict(self.fvu_at), "effects": effects}
 
 
-class Cosine(Fold[tuple[int, float]]):
+class _Cosine(Fold[tuple[int, float]]):
     """Mean over rows of cos(x_r, x_r_hat); 0 where either is zero."""
 
     def init(self) -> tuple[int, float]:
@@ -125,8 +125,8 @@ def network_scores(
     runner = Runner({"": model}, tuple(dict.fromkeys((*where.reads, *where.writes))))
     with torch.inference_mode():
         for batch in number_documents(batches, keep):
-            found, _ = runner.rows(batch)
-            coding.update(dict(zip(runner.sites, found, strict=True)))
+            rows, _ = runner.rows(batch)
+            coding.update(dict(zip(runner.sites, rows, strict=True)))
         check(coding.tokens > 0, "no token is counted; loosen the token filter", DataError)
         for batch in number_documents(batches, keep):
             intervene(model, sdl, where, batch, coding.total / coding.tokens, losses)
@@ -139,15 +139,15 @@ class _Coding:
 
     def __init__(self, sdl: SDL, where: Places) -> None:
         self.sdl, self.where, self.tokens = sdl, where, 0
-        self.folds: dict[str, Fold[Any]] = {"fvu": FVU(), "l0": L0(), "dead": Dead(), "cosine": Cosine()}
+        self.folds: dict[str, Fold[Any]] = {"fvu": FVU(), "l0": MeanL0(), "dead": Dead(), "cosine": _Cosine()}
         self.states = {name: fold.init() for name, fold in self.folds.items()}
         self.sites = [FVU().init() for _ in where.writes]
         self.total: Float[Tensor, " n_r"] = torch.zeros(sdl.layout.n_r, dtype=torch.float64)
 
-    def update(self, found: Mapping[Site, Tensor]) -> None:
+    def update(self, rows: Mapping[Site, Tensor]) -> None:
         """One batch's rows by site."""
-        x_p = _together(found, self.where.reads, self.sdl.layout.p_widths).to(self.sdl.b_E)
-        x_r = _together(found, self.where.writes, self.sdl.layout.r_widths).to(self.sdl.b_E)
+        x_p = _together(rows, self.where.reads, self.sdl.layout.p_widths).to(self.sdl.b_E)
+        x_r = _together(rows, self.where.writes, self.sdl.layout.r_widths).to(self.sdl.b_E)
         if x_p.shape[0] == 0:
             return
         done = self.sdl.forward(x_p, context=Context())
@@ -176,12 +176,12 @@ class _Coding:
         return NetworkScores(self.tokens, count, **code, fvu_at=fvu_at, effects=effects)
 
 
-def _together(found: Mapping[Site, Tensor], sites: Sequence[Site], widths: Sequence[int]) -> Tensor:
+def _together(rows: Mapping[Site, Tensor], sites: Sequence[Site], widths: Sequence[int]) -> Tensor:
     """Sources side by side; each must have its width."""
     for site, width in zip(sites, widths, strict=True):
         check(
-            found[site].shape[1] == width,
-            f"{site} has width {found[site].shape[1]}, the model has {width} there; choose its own site",
+            rows[site].shape[1] == width,
+            f"{site} has width {rows[site].shape[1]}, the model has {width} there; choose its own site",
             ShapeError,
         )
-    return torch.cat([found[site] for site in sites], 1)
+    return torch.cat([rows[site] for site in sites], 1)

@@ -37,13 +37,13 @@ def find_sites(models: Mapping[str, nn.Module], text: str) -> tuple[Site, ...]:
         pattern = named[2] if named[1] and named[0] in models else path
         for model in within:
             names = [name for name, _ in models[model].named_modules()]
-            found = [pattern] if pattern in names else [name for name in names if fits(name, pattern)]
-            if not found:
+            matches = [pattern] if pattern in names else [name for name in names if fits(name, pattern)]
+            if not matches:
                 tail = pattern.rpartition(".")[2]
                 like = [name for name in names if name.endswith(tail)] or names[1:]
                 of = f" of model {model!r}" if model else ""
                 raise ArgumentError(f"no module{of} is called {pattern!r}; there are {few(like)}")
-            chosen |= dict.fromkeys(Site(name, side, model) for name in found)
+            chosen |= dict.fromkeys(Site(name, side, model) for name in matches)
     return tuple(chosen)
 
 

@@ -14,7 +14,7 @@ from monosem.theory.problem import Atoms, Problem, sigma
 
 
 @dataclass(frozen=True)
-class Plan:
+class DescentConfig:
     """How to descend. The first `anchors` latents start at the true features of the same number and are held there by
     `weight` (||w_E^i - w_p^i||^2 + ||w_D^i - w_r^i||^2). `revive`: nothing, resampling every `every` steps up to
     60 % of the run, or AuxK: alpha ||e - W_D relu(z)||^2 over dead latents, e the residual held constant."""
@@ -66,7 +66,7 @@ def starts(problem: Problem, runs: int, seed: int) -> tuple[Tensor, Tensor]:
 
 def descend(
     problem: Problem,
-    plan: Plan,
+    plan: DescentConfig,
     runs: int = 64,
     seed: int = 0,
     atoms: Atoms | None = None,
@@ -156,7 +156,7 @@ def basins(
     problem: Problem,
     ks: Sequence[int],
     atoms: Atoms | None = None,
-    plan: Plan | None = None,
+    plan: DescentConfig | None = None,
     runs: int = 64,
     seed: int = 0,
 ) -> list[Basin]:
@@ -166,7 +166,7 @@ def basins(
     """
     out = []
     for k in ks:
-        ended = descend(problem, replace(plan or Plan(), anchors=k), runs, seed, atoms)
+        ended = descend(problem, replace(plan or DescentConfig(), anchors=k), runs, seed, atoms)
         hit = matched(problem, ended)[:, k:]
         full = int(hit.all(1).sum())
         low, high = wilson(full, runs)

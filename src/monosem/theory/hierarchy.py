@@ -8,14 +8,14 @@ from torch import Tensor
 
 from monosem.base.errors import RefusedError, check
 from monosem.core.activations import JumpReLU
-from monosem.theory.law import FeatureLaw, Magnitude, independent
+from monosem.theory.law import ExactLaw, Magnitude, independent
 from monosem.theory.patterns import ActivationPattern, competition, pattern_of
 from monosem.theory.problem import Problem
 
 
 def hierarchical(
     families: tuple[int, ...], rate: float, alone: float = 0.0, magnitude: Magnitude | None = None, free: int = 0
-) -> FeatureLaw:
+) -> ExactLaw:
     """Parents and children: children fire independently at `rate`, a parent iff one of its children does.
 
     Features in order: all parents, then the children of the first, of the second ... `families[p]` is the number of
@@ -36,7 +36,7 @@ def hierarchical(
         lonely = torch.nn.functional.pad(torch.eye(parents, dtype=torch.float64), (0, children + free))
         supports = torch.cat([supports, lonely])
         chance = torch.cat([chance * (1 - alone), torch.full((parents,), alone / parents, dtype=torch.float64)])
-    return FeatureLaw(supports, chance, base.magnitude)
+    return ExactLaw(supports, chance, base.magnitude)
 
 
 @dataclass(frozen=True, eq=False)

@@ -38,7 +38,7 @@ def truncated(cap: float = 3.0, levels: int = 3, beta: float = 1.0) -> Magnitude
 
 
 @dataclass(frozen=True, eq=False)
-class FeatureLaw:
+class ExactLaw:
     """Which features are active together, how often, and how large each then is (independently).
 
     Shapes: supports [s, n] of 0 and 1, chance [s]; `rest` is the probability of the supports left out.
@@ -66,9 +66,7 @@ class FeatureLaw:
         return float(self.chance[self.supports.sum(1) > 1].sum()) + self.rest
 
 
-def independent(
-    rate: Float[Tensor, " n"], magnitude: Magnitude | None = None, at_most: int | None = None
-) -> FeatureLaw:
+def independent(rate: Float[Tensor, " n"], magnitude: Magnitude | None = None, at_most: int | None = None) -> ExactLaw:
     """Independent features; supports of more than `at_most` active ones are left out and counted in `rest`.
 
     Example:
@@ -83,10 +81,10 @@ def independent(
     for row, members in enumerate(rows):
         supports[row, list(members)] = 1.0
     chance = (supports * p + (1 - supports) * (1 - p)).prod(1)
-    return FeatureLaw(supports, chance, magnitude or Magnitude(), max(0.0, 1.0 - float(chance.sum())))
+    return ExactLaw(supports, chance, magnitude or Magnitude(), max(0.0, 1.0 - float(chance.sum())))
 
 
-def exact_atoms(problem: Problem, law: FeatureLaw) -> Atoms:
+def exact_atoms(problem: Problem, law: ExactLaw) -> Atoms:
     """Every support with every combination of magnitudes: a loss over these atoms is L itself.
 
     Raises: ShapeError when they are more than a million; leave supports out or use fewer levels.
@@ -120,7 +118,7 @@ class Estimate:
 
 
 def exact_loss(
-    problem: Problem, law: FeatureLaw, W_D: Float[Tensor, "n_r n_q"], W_E: Float[Tensor, "n_q n_p"]
+    problem: Problem, law: ExactLaw, W_D: Float[Tensor, "n_r n_q"], W_E: Float[Tensor, "n_q n_p"]
 ) -> Estimate:
     """L = E ||x_r - W_D sigma(W_E x_p)||^2, by enumeration.
 
@@ -138,7 +136,7 @@ def exact_loss(
 
 def monte_carlo(
     problem: Problem,
-    law: FeatureLaw,
+    law: ExactLaw,
     W_D: Float[Tensor, "n_r n_q"],
     W_E: Float[Tensor, "n_q n_p"],
     rng: np.random.Generator,

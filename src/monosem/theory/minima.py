@@ -108,9 +108,9 @@ def _positive(space: Float[Tensor, "g space"]) -> Tensor | None:
     )
     if answer.x is None or answer.x[-1] <= _TIED:
         return None
-    found: Tensor = space @ torch.from_numpy(answer.x[:-1])
-    found /= found.norm()
-    return found
+    vector: Tensor = space @ torch.from_numpy(answer.x[:-1])
+    vector /= vector.norm()
+    return vector
 
 
 def _reach(problem: Problem, where: Region, groups: list[Group], spaces: list[Tensor]) -> Tensor | None:
@@ -158,18 +158,18 @@ def trichotomy(problem: Problem, pattern: ActivationPattern) -> Stationary:
     from monosem.theory.patterns import realize_region
 
     where, groups = region(problem, pattern), groups_of(problem, pattern)
-    if not (found := realize_region(where, problem.n_q, problem.n_p)).realizable:
+    if not (realized := realize_region(where, problem.n_q, problem.n_p)).realizable:
         return Stationary("not realizable", None, None, float("nan"), float("nan"), False)
     pairs = [positive_pair(group) for group in groups]
-    held = [pair for pair in pairs if pair is not None]
-    if len(held) < len(pairs) or not found.interior:
+    positive = [pair for pair in pairs if pair is not None]
+    if len(positive) < len(pairs) or not realized.interior:
         return Stationary("none", None, None, float("nan"), float("nan"), False)
-    W_E = _reach(problem, where, groups, [space for space, _, _ in held])
+    W_E = _reach(problem, where, groups, [space for space, _, _ in positive])
     if W_E is None:
         return Stationary("none", None, None, float("nan"), float("nan"), False)
     W_D = best_decoder(problem, W_E)
     largest = max(float(g.abs().max()) for g in gradients(problem, W_D, W_E))
-    verdict: Verdict36 = "trap" if all(leading for _, _, leading in held) else "saddle"
+    verdict: Verdict36 = "trap" if all(leading for _, _, leading in positive) else "saddle"
     slack = float(where.slack(W_E).min())
     return Stationary(verdict, W_D, W_E, float(exact_loss(problem, W_D, W_E)), largest, slack > 0)
 
@@ -188,7 +188,7 @@ def paper_point(problem: Problem, W_E: Float[Tensor, "n_q n_p"]) -> tuple[Float[
     return (W_D, *gradients(problem, W_D, W_E))
 
 
-def valley(problem: Problem, pattern: ActivationPattern, found: Stationary) -> tuple[Tensor, float] | None:
+def valley(problem: Problem, pattern: ActivationPattern, saddle: Stationary) -> tuple[Tensor, float] | None:
     """From a saddle, an encoder of the same region with lower loss, and by how much theory says it is lower.
 
     Equation: in a group whose eigenvalue l is not the leading l_1 (eigenvector u), z(t) = cos t z + sin t |z| u and
@@ -197,15 +197,15 @@ def valley(problem: Problem, pattern: ActivationPattern, found: Stationary) -> t
     where = region(problem, pattern)
     for group in groups_of(problem, pattern):
         pair = positive_pair(group)
-        if found.W_E is None or pair is None or pair[2]:
+        if saddle.W_E is None or pair is None or pair[2]:
             continue
         values, vectors = torch.linalg.eigh(group.gram)
         u = group.basis @ vectors[:, -1]
-        z = group.B.T @ found.W_E[group.latent]
+        z = group.B.T @ saddle.W_E[group.latent]
         for halvings in range(1, 40):
             t = 0.5**halvings
             step = (math.cos(t) - 1) * z + math.sin(t) * z.norm() * u
-            W_E = found.W_E.clone()
+            W_E = saddle.W_E.clone()
             W_E[group.latent] += torch.linalg.pinv(group.B.T) @ step
             if where.contains(W_E):
                 return W_E, (float(values[-1]) - pair[1]) * math.sin(t) ** 2

@@ -23,8 +23,8 @@ class Recovery:
 
 
 def _cosines(W: Float[Tensor, "width n_q"], truth: Float[Tensor, "width n"]) -> Float[Tensor, "n n_q"]:
-    found: Tensor = ((truth / truth.norm(dim=0)).T @ (W / W.norm(dim=0).clamp(min=1e-12))).abs()
-    return found
+    cosines: Tensor = ((truth / truth.norm(dim=0)).T @ (W / W.norm(dim=0).clamp(min=1e-12))).abs()
+    return cosines
 
 
 def recovery(

@@ -6,14 +6,14 @@ import numpy as np
 import torch
 
 from monosem.core.activations import JumpReLU, ReLU, TopK
-from monosem.theory.checks.base import Case, Check, Reading
+from monosem.theory.checks.base import Case, Check, Measurement
 from monosem.theory.instances import draw_directions
-from monosem.theory.law import FeatureLaw, exact_atoms, exact_loss, independent, truncated
+from monosem.theory.law import ExactLaw, exact_atoms, exact_loss, independent, truncated
 from monosem.theory.loss import feature_losses, loss
 from monosem.theory.problem import Problem
 
 
-def naive_loss(problem: Problem, law: FeatureLaw, W_D: np.ndarray, W_E: np.ndarray) -> float:
+def _naive_loss(problem: Problem, law: ExactLaw, W_D: np.ndarray, W_E: np.ndarray) -> float:
     """L by plain loops over supports and magnitudes: the second implementation (ReLU, JumpReLU, TopK)."""
     total = 0.0
     theta = getattr(problem.activation, "theta", 0.0)
@@ -31,7 +31,7 @@ def naive_loss(problem: Problem, law: FeatureLaw, W_D: np.ndarray, W_E: np.ndarr
     return total
 
 
-def _measure(case: Case, rng: np.random.Generator) -> Reading:
+def _measure(case: Case, rng: np.random.Generator) -> Measurement:
     """max((L - L~) / bound - 1, (L~ - L) / L), with bound = n (n - 1) / 2 C q^2, q the largest Pr(x_d > 0)."""
     assert case.law is not None
     problem, law = case.problem, case.law
@@ -42,8 +42,8 @@ def _measure(case: Case, rng: np.random.Generator) -> Reading:
     bound = problem.n * (problem.n - 1) / 2 * C * float(law.rates.max()) ** 2
     gap = whole - per_feature
     residual = max(gap / bound - 1.0, -gap / whole)
-    second = abs(naive_loss(problem, law, W_D.numpy(), W_E.numpy()) - whole) / (1.0 + whole)
-    return Reading(
+    second = abs(_naive_loss(problem, law, W_D.numpy(), W_E.numpy()) - whole) / (1.0 + whole)
+    return Measurement(
         residual, second, f"n={problem.n}, 1-S={float(law.rates.max()):.3g}: gap {gap:.3g}, bound {bound:.3g}"
     )
 
@@ -55,7 +55,7 @@ def _case(rng: np.random.Generator, *, theta: float = 0.0, together: bool = Fals
     law = independent(torch.from_numpy(rng.uniform(0.2, 1.0, n) * rate), truncated(levels=2))
     if together:  # all features fire together, each still rarely
         supports = torch.stack([torch.zeros(n), torch.ones(n)]).double()
-        law = FeatureLaw(supports, torch.tensor([1 - rate, rate], dtype=torch.float64), truncated(levels=2))
+        law = ExactLaw(supports, torch.tensor([1 - rate, rate], dtype=torch.float64), truncated(levels=2))
     activation = JumpReLU(theta=theta) if theta else [ReLU(), TopK(1), TopK(min(2, n_q))][int(rng.integers(3))]
     return Case(Problem(W_p, W_r, law.weights, activation, n_q), law, "independence" if together else "")
 

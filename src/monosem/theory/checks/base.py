@@ -9,7 +9,7 @@ import numpy as np
 
 from monosem.base.errors import MonosemError
 from monosem.base.seeds import philox
-from monosem.theory.law import FeatureLaw
+from monosem.theory.law import ExactLaw
 from monosem.theory.problem import Problem
 
 Paper = Literal["confirmed", "needs hypotheses", "false as printed", "repaired"]
@@ -20,7 +20,7 @@ class Case:
     """An instance of a claim. `without` names the hypothesis that a counter-case drops; "" keeps them all."""
 
     problem: Problem
-    law: FeatureLaw | None = None
+    law: ExactLaw | None = None
     without: str = ""
 
 
@@ -28,7 +28,7 @@ Draw = Callable[[np.random.Generator], Case]
 
 
 @dataclass(frozen=True)
-class Reading:
+class Measurement:
     """One measurement: how far the claim is from holding, and how far two implementations disagree (`second`)."""
 
     residual: float
@@ -71,7 +71,7 @@ class Check:
     claim: str
     statement: str
     paper: Paper
-    measure: Callable[[Case, np.random.Generator], Reading]
+    measure: Callable[[Case, np.random.Generator], Measurement]
     holds_on: Draw
     fails_on: Mapping[str, Draw]
     page: str
@@ -104,7 +104,7 @@ class Report:
 
 
 def _verdict(check: Check, draw: Draw, trials: int, rng: np.random.Generator) -> Verdict:
-    worst, second = Reading(-math.inf), 0.0
+    worst, second = Measurement(-math.inf), 0.0
     for _ in range(trials):
         reading = check.measure(draw(rng), rng)
         second = max(second, float(reading.second))

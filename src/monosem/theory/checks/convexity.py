@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from monosem.core.activations import AbsTopK, Activation, At, BatchTopK, JumpReLU, ReLU, TopK
-from monosem.theory.checks.base import Case, Check, Reading
+from monosem.theory.checks.base import Case, Check, Measurement
 from monosem.theory.instances import draw_encoder, draw_problem
 from monosem.theory.loss import best_decoder, encoder_hessian, loss
 from monosem.theory.patterns import competition, pattern_of, region, walk
@@ -42,7 +42,7 @@ def _pair(case: Case, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     return first, walk(where, first, rng)
 
 
-def _measure(case: Case, rng: np.random.Generator) -> Reading:
+def _measure(case: Case, rng: np.random.Generator) -> Measurement:
     """The largest of: midpoint excess over the chord, in W_D and in W_E, and minus the Hessian's least eigenvalue."""
     problem = case.problem
     E0, E1 = _pair(case, rng)
@@ -60,13 +60,13 @@ def _measure(case: Case, rng: np.random.Generator) -> Reading:
         chord = float(loss(problem, Da, Ea) + loss(problem, Db, Eb)) / 2
         excess.append((float(loss(problem, (Da + Db) / 2, (Ea + Eb) / 2)) - chord) / (1 + chord))
     if case.without:
-        return Reading(max(excess), 0.0, f"midpoint above the chord by {max(excess):.3g} of it")
+        return Measurement(max(excess), 0.0, f"midpoint above the chord by {max(excess):.3g} of it")
     H, step = encoder_hessian(problem, D0, E0), (E1 - E0).reshape(-1)
     least = float(torch.linalg.eigvalsh(H)[0]) / (1 + float(H.abs().max()))
     ends, middle = loss(problem, D0, E0) + loss(problem, D0, E1), loss(problem, D0, (E0 + E1) / 2)
     form = float(step @ H @ step) / 4  # f(a) + f(b) - 2 f(mid) = step^T H step / 4 for a quadratic
     second = abs(float(ends - 2 * middle) - form) / (1 + abs(form) + float(ends))
-    return Reading(
+    return Measurement(
         max(*excess, -least), second, f"{type(problem.activation).__name__}, pattern {pattern_of(problem, E0)}"
     )
 
@@ -101,7 +101,7 @@ BICONVEXITY = Check(
 )
 
 
-def _measure_region(case: Case, rng: np.random.Generator) -> Reading:
+def _measure_region(case: Case, rng: np.random.Generator) -> Measurement:
     """The share of random convex combinations of two encoders of one pattern that leave the pattern."""
     problem, first = case.problem, draw_encoder(rng, case.problem)
     pattern, left, seen, second = pattern_of(problem, first), 0, 0, 0.0
@@ -116,7 +116,7 @@ def _measure_region(case: Case, rng: np.random.Generator) -> Reading:
         for share in rng.uniform(0, 1, 5):
             left += pattern_of(problem, share * first + (1 - share) * other) != pattern
             seen += 1
-    return Reading(left / max(seen, 1), second, f"pattern {pattern}: {left} of {seen} points left it")
+    return Measurement(left / max(seen, 1), second, f"pattern {pattern}: {left} of {seen} points left it")
 
 
 def _membership(case: Case, rng: np.random.Generator) -> float:

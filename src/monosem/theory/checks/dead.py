@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from monosem.core.activations import Activation, JumpReLU, ReLU, TopK
-from monosem.theory.checks.base import Case, Check, Reading
+from monosem.theory.checks.base import Case, Check, Measurement
 from monosem.theory.checks.stationary import autograd
 from monosem.theory.instances import draw_problem
 from monosem.theory.loss import gradients
@@ -12,7 +12,7 @@ from monosem.theory.patterns import pattern_of
 from monosem.theory.problem import Problem
 
 
-def _measure(case: Case, rng: np.random.Generator) -> Reading:
+def _measure(case: Case, rng: np.random.Generator) -> Measurement:
     """The largest gradient entry of the latent that is made dead (or merely nearly dead, in the counter-case)."""
     problem = case.problem
     W_E = torch.from_numpy(rng.standard_normal((problem.n_q, problem.n_p)))
@@ -21,10 +21,10 @@ def _measure(case: Case, rng: np.random.Generator) -> Reading:
     W_E[0] = (total if case.without else -total) * 5
     fires = bool(pattern_of(problem, W_E).sets[0])
     ours, theirs = gradients(problem, W_D, W_E), autograd(problem, W_D, W_E)
-    found = max(float(ours[0][:, 0].abs().max()), float(ours[1][0].abs().max()))
+    largest = max(float(ours[0][:, 0].abs().max()), float(ours[1][0].abs().max()))
     apart = max(float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True))
     scale = 1 + max(float(g.abs().max()) for g in ours)
-    return Reading(found, apart / scale, f"latent 0 fires: {fires}, largest gradient entry {found:.3g}")
+    return Measurement(largest, apart / scale, f"latent 0 fires: {fires}, largest gradient entry {largest:.3g}")
 
 
 def _case(rng: np.random.Generator, without: str = "") -> Case:
@@ -49,7 +49,7 @@ DEAD_LATENTS = Check(
 )
 
 
-def _measure_scale(case: Case, rng: np.random.Generator) -> Reading:
+def _measure_scale(case: Case, rng: np.random.Generator) -> Measurement:
     """What stays of the penalty at (W_E / c, c W_D), c = 1e6; the error must not move."""
     problem = case.problem
     W_E = torch.from_numpy(rng.standard_normal((problem.n_q, problem.n_p)))
@@ -62,7 +62,7 @@ def _measure_scale(case: Case, rng: np.random.Generator) -> Reading:
         return float(error), float((H * price).sum())
 
     (e1, p1), (e2, p2) = value(1.0), value(1e6)
-    return Reading(p2 / max(p1, 1e-300), abs(e1 - e2) / (1 + e1), f"penalty {p1:.3g} -> {p2:.3g} at the same error")
+    return Measurement(p2 / max(p1, 1e-300), abs(e1 - e2) / (1 + e1), f"penalty {p1:.3g} -> {p2:.3g} at the same error")
 
 
 def _scale_case(rng: np.random.Generator, without: str = "") -> Case:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from monosem.core.activations import JumpReLU, ReLU
-from monosem.theory.checks.base import Case, Check, Reading
+from monosem.theory.checks.base import Case, Check, Measurement
 from monosem.theory.hierarchy import absorb, absorb_as_printed, hierarchical, split_pattern
 from monosem.theory.instances import draw_directions, draw_problem, plane
 from monosem.theory.loss import gradients, loss
@@ -29,7 +29,7 @@ def _encoder(case: Case, rng: np.random.Generator) -> torch.Tensor:
     return rows
 
 
-def _measure(case: Case, rng: np.random.Generator) -> Reading:
+def _measure(case: Case, rng: np.random.Generator) -> Measurement:
     """The share of parents off which no child can be split; second: constructions that a linear programme denies."""
     problem = case.problem
     W_E = _encoder(case, rng)
@@ -44,7 +44,7 @@ def _measure(case: Case, rng: np.random.Generator) -> Reading:
         split = absorb(problem, W_E, parent)
         failed += not split.reached
         second += not realize(split.problem, split.wanted).realizable
-    return Reading(
+    return Measurement(
         failed / max(1, len(parents)), float(second), f"pattern {pattern}: {failed} of {len(parents)} parents fail"
     )
 
@@ -79,7 +79,7 @@ ABSORPTION = Check(
 )
 
 
-def _measure_printed(case: Case, rng: np.random.Generator) -> Reading:
+def _measure_printed(case: Case, rng: np.random.Generator) -> Measurement:
     """The share of parents for which the printed construction misses the pattern it promises."""
     problem, W_E = case.problem, _encoder(case, rng)
     if not case.without:  # one row, no ties
@@ -89,7 +89,9 @@ def _measure_printed(case: Case, rng: np.random.Generator) -> Reading:
     pattern = pattern_of(problem, W_E)
     parents = pattern.polysemantic
     failed = sum(not absorb_as_printed(problem, W_E, parent).reached for parent in parents)
-    return Reading(failed / max(1, len(parents)), 0.0, f"pattern {pattern}: {failed} of {len(parents)} parents fail")
+    return Measurement(
+        failed / max(1, len(parents)), 0.0, f"pattern {pattern}: {failed} of {len(parents)} parents fail"
+    )
 
 
 def _printed_case(rng: np.random.Generator, without: str = "") -> Case:
@@ -117,7 +119,7 @@ ABSORPTION_PRINTED = Check(
 )
 
 
-def _measure_parent(case: Case, rng: np.random.Generator) -> Reading:
+def _measure_parent(case: Case, rng: np.random.Generator) -> Measurement:
     """Change of L~ and of its gradients when the directions of all parents and children are replaced by others."""
     problem, law = case.problem, case.law
     assert law is not None
@@ -136,7 +138,7 @@ def _measure_parent(case: Case, rng: np.random.Generator) -> Reading:
     text = (
         f"weights of the family {problem.weights[:related].max():.3g}, of others {problem.weights[related:].max():.3g}"
     )
-    return Reading(change, sampled, f"{text}, change {change:.3g}")
+    return Measurement(change, sampled, f"{text}, change {change:.3g}")
 
 
 def _parent_case(rng: np.random.Generator, alone: float = 0.0) -> Case:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from monosem.base.errors import ShapeError, check
 from monosem.core.activations import Activation, At, JumpReLU, ReLU, TopK
-from monosem.theory.checks.base import Case, Check, Reading
+from monosem.theory.checks.base import Case, Check, Measurement
 from monosem.theory.instances import draw_problem, draw_weights, plane
 from monosem.theory.loss import loss
 from monosem.theory.patterns import pattern_of
@@ -49,7 +49,7 @@ def construction_bounds(problem: Problem) -> tuple[float, float]:
     return printed, M2 * float((problem.weights * (K - 1).clamp(min=0).square()).sum())
 
 
-def _measure(case: Case, rng: np.random.Generator) -> Reading:
+def _measure(case: Case, rng: np.random.Generator) -> Measurement:
     """(L~ - sharper bound) / loss of the zero dictionary."""
     problem = case.problem
     W_D, W_E = construction(problem)
@@ -65,7 +65,7 @@ def _measure(case: Case, rng: np.random.Generator) -> Reading:
         direct += float(problem.weights[d]) * float(error @ error)
     zero = problem.zero_dictionary_loss
     text = f"L~ {value:.4g}, sharper {sharper:.4g}, printed {printed:.4g}, zero dictionary {zero:.4g}"
-    return Reading((value - min(sharper, printed)) / zero, abs(value - direct) / zero, text)
+    return Measurement((value - min(sharper, printed)) / zero, abs(value - direct) / zero, text)
 
 
 def _case(rng: np.random.Generator) -> Case:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from monosem.core.activations import Activation, JumpReLU, ReLU, TopK
-from monosem.theory.checks.base import Case, Check, Reading
+from monosem.theory.checks.base import Case, Check, Measurement
 from monosem.theory.checks.convexity import has_convex_regions
 from monosem.theory.instances import draw_directions, draw_partition, draw_problem, draw_weights
 from monosem.theory.loss import best_decoder, gradients, joint_hessian, loss
@@ -28,7 +28,7 @@ def example_35(weights: tuple[float, float] = (1.0, 1.0)) -> tuple[Problem, Tens
     return Problem(eye, eye, torch.tensor(weights), TopK(1), 2), W_E.T / 2, W_E
 
 
-def _measure_35(case: Case, rng: np.random.Generator) -> Reading:
+def _measure_35(case: Case, rng: np.random.Generator) -> Measurement:
     """Largest gradient entry, |loss - 1| and the loss's change along z = (cos t, sin t), with the best decoder."""
     problem = case.problem
     _, _, W_E = example_35()
@@ -39,7 +39,7 @@ def _measure_35(case: Case, rng: np.random.Generator) -> Reading:
     turned = torch.tensor([[np.cos(angle), np.sin(angle)], [0.0, 0.0]], dtype=torch.float64)
     wrong.append(abs(float(loss(problem, best_decoder(problem, turned), turned)) - 1.0))
     apart = max(float((a - b).abs().max()) for a, b in zip(grads, second, strict=True))
-    return Reading(
+    return Measurement(
         max(wrong), apart, f"M={problem.weights.tolist()}: decoder gradient {wrong[0]:.2g}, encoder {wrong[1]:.3g}"
     )
 
@@ -58,7 +58,7 @@ EXAMPLE_35 = Check(
 )
 
 
-def _measure_printed(case: Case, rng: np.random.Generator) -> Reading:
+def _measure_printed(case: Case, rng: np.random.Generator) -> Measurement:
     """The encoder's gradient at the proof's point, against the loss; the decoder's must vanish too."""
     problem = case.problem
     pattern = ActivationPattern.of([range(problem.n)], problem.n)
@@ -73,7 +73,7 @@ def _measure_printed(case: Case, rng: np.random.Generator) -> Reading:
     second = autograd(problem, W_D, W_E)
     apart = max(float((by_decoder - second[0]).abs().max()), float((by_encoder - second[1]).abs().max()))
     sizes = float(by_decoder.norm()), float(by_encoder.norm())
-    return Reading(
+    return Measurement(
         max(sizes), apart, f"n={problem.n}: decoder gradient {sizes[0]:.2g}, encoder gradient {sizes[1]:.3g}"
     )
 
@@ -119,51 +119,51 @@ def _generic(problem: Problem) -> bool:
     )
 
 
-def _measure_repaired(case: Case, rng: np.random.Generator) -> Reading:
+def _measure_repaired(case: Case, rng: np.random.Generator) -> Measurement:
     """Violations of what the verdict promises; see docs/theory/spurious-minima.md for the list."""
     problem = case.problem
     if case.without == "a partition":
         return _overlapping(problem, rng)
     pattern = draw_partition(rng, problem.n, problem.n_q)
-    found = trichotomy(problem, pattern)
+    point = trichotomy(problem, pattern)
     second = 0.0
-    if _generic(problem) and found.verdict != "not realizable":
-        second = float((_independent_verdict(problem, pattern) or found.verdict) != found.verdict)
-    text = f"{found.verdict}: {type(problem.activation).__name__} {pattern}"
-    if found.W_D is None or found.W_E is None:
-        return Reading(0.0, second, text)
-    W_D, W_E = found.W_D, found.W_E
+    if _generic(problem) and point.verdict != "not realizable":
+        second = float((_independent_verdict(problem, pattern) or point.verdict) != point.verdict)
+    text = f"{point.verdict}: {type(problem.activation).__name__} {pattern}"
+    if point.W_D is None or point.W_E is None:
+        return Measurement(0.0, second, text)
+    W_D, W_E = point.W_D, point.W_E
     size = 1.0 + float(W_D.abs().max() + W_E.abs().max()) ** 3
     wrong = max(float(g.abs().max()) for g in autograd(problem, W_D, W_E)) / size
-    if not found.interior or pattern_of(problem, W_E) != pattern:
-        return Reading(np.inf, second, text + " not in its region")
-    if found.verdict == "trap":  # least on the whole region, so also a local minimum
+    if not point.interior or pattern_of(problem, W_E) != pattern:
+        return Measurement(np.inf, second, text + " not in its region")
+    if point.verdict == "trap":  # least on the whole region, so also a local minimum
         where = region(problem, pattern)
         spectrum = torch.linalg.eigvalsh(joint_hessian(problem, W_D, W_E))
         bottom = float(spectrum[0] / spectrum.abs().max())
         others = (walk(where, W_E, rng) for _ in range(10))
         best = min(float(loss(problem, best_decoder(problem, E), E)) for E in others)
-        wrong = max(wrong, -bottom, (found.loss - best) / problem.zero_dictionary_loss)
+        wrong = max(wrong, -bottom, (point.loss - best) / problem.zero_dictionary_loss)
     else:
-        lower = valley(problem, pattern, found)
+        lower = valley(problem, pattern, point)
         if lower is None:
-            return Reading(np.inf, second, text + " without a valley")
-        drop = found.loss - float(loss(problem, best_decoder(problem, lower[0]), lower[0]))
+            return Measurement(np.inf, second, text + " without a valley")
+        drop = point.loss - float(loss(problem, best_decoder(problem, lower[0]), lower[0]))
         wrong = max(wrong, abs(drop - lower[1]) / problem.zero_dictionary_loss, 0.5 - drop / lower[1])
-    return Reading(wrong, second, f"{text}, loss {found.loss:.4g}")
+    return Measurement(wrong, second, f"{text}, loss {point.loss:.4g}")
 
 
-def _overlapping(problem: Problem, rng: np.random.Generator) -> Reading:
+def _overlapping(problem: Problem, rng: np.random.Generator) -> Measurement:
     """The group-by-group point on a pattern whose groups overlap: its gradient."""
     groups = [ActivationPattern.of([range(problem.n)], problem.n)] * problem.n_q
     one = Problem(problem.W_p, problem.W_r, problem.weights, problem.activation, 1)
     pair = positive_pair(groups_of(one, groups[0])[0])
     if pair is None:
-        return Reading(0.0)
+        return Measurement(0.0)
     z = pair[0][:, 0].abs() / problem.weights.sqrt()
     W_E = (torch.linalg.pinv(problem.W_p.T) @ z).expand(problem.n_q, -1).contiguous()
     W_D = best_decoder(one, W_E[:1]).expand(-1, problem.n_q).contiguous()
-    return Reading(max(float(g.abs().max()) for g in gradients(problem, W_D, W_E)))
+    return Measurement(max(float(g.abs().max()) for g in gradients(problem, W_D, W_E)))
 
 
 def _repaired_case(rng: np.random.Generator) -> Case:
@@ -203,16 +203,16 @@ REPAIRED_36 = Check(
 )
 
 
-def _measure_perron(case: Case, rng: np.random.Generator) -> Reading:
+def _measure_perron(case: Case, rng: np.random.Generator) -> Measurement:
     """0 when the pattern holds a trap with the predicted loss, else 1 or the difference of losses."""
     problem = case.problem
     pattern = draw_partition(rng, problem.n, problem.n_q)
-    found = trichotomy(problem, pattern)
-    if found.verdict != "trap":
-        return Reading(1.0, 0.0, f"{found.verdict}: {pattern}")
+    point = trichotomy(problem, pattern)
+    if point.verdict != "trap":
+        return Measurement(1.0, 0.0, f"{point.verdict}: {pattern}")
     lost = sum(float(np.square(np.linalg.svd(g.A.numpy())[1][1:]).sum()) for g in groups_of(problem, pattern))
-    return Reading(
-        abs(found.loss - lost) / problem.zero_dictionary_loss, 0.0, f"trap of loss {found.loss:.4g}: {pattern}"
+    return Measurement(
+        abs(point.loss - lost) / problem.zero_dictionary_loss, 0.0, f"trap of loss {point.loss:.4g}: {pattern}"
     )
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from monosem.core.activations import TopK
-from monosem.theory.checks.base import Case, Check, Reading
+from monosem.theory.checks.base import Case, Check, Measurement
 from monosem.theory.instances import draw_directions, draw_problem
 from monosem.theory.loss import best_decoder, feature_losses, loss
 from monosem.theory.problem import Atoms, Problem
@@ -18,7 +18,7 @@ def _rank_test(problem: Problem, W_E: torch.Tensor) -> bool:
     return bool(np.linalg.matrix_rank(both, tol=1e-7) == np.linalg.matrix_rank(H, tol=1e-7))
 
 
-def _measure_zero(case: Case, rng: np.random.Generator) -> Reading:
+def _measure_zero(case: Case, rng: np.random.Generator) -> Measurement:
     """1 when "the least L~ of an encoder is 0" and "all features can be met" differ; else 0."""
     problem = case.problem
     W_E = torch.from_numpy(rng.standard_normal((problem.n_q, problem.n_p)))
@@ -26,7 +26,7 @@ def _measure_zero(case: Case, rng: np.random.Generator) -> Reading:
     value, worst = float(loss(problem, W_D, W_E)), float(feature_losses(problem, W_D, W_E).max())
     zero, met = value < 1e-16, _rank_test(problem, W_E)
     second = abs(float(problem.weights @ feature_losses(problem, W_D, W_E)) - value)
-    return Reading(float(zero != met), second, f"L~ {value:.3g}, worst feature {worst:.3g}, can all be met: {met}")
+    return Measurement(float(zero != met), second, f"L~ {value:.3g}, worst feature {worst:.3g}, can all be met: {met}")
 
 
 def _case(rng: np.random.Generator, unweighted: bool = False) -> Case:
@@ -57,18 +57,18 @@ ZERO_LOSS = Check(
 )
 
 
-def _measure_pair(case: Case, rng: np.random.Generator) -> Reading:
+def _measure_pair(case: Case, rng: np.random.Generator) -> Measurement:
     """Loss of the mirrored pair on random data over the data's energy, plus the share of features recovered."""
     problem = case.problem
     best, least = None, np.inf
     for _ in range(30):
         Q = torch.linalg.qr(torch.from_numpy(rng.standard_normal((problem.n_p, problem.n_p))))[0]
         W_D, W_E = mirrored_pair(problem, Q)
-        found = recovery(problem, W_D, W_E)
-        if found.decoder + found.encoder + found.encoder_mean < least:
-            best, least = (W_D, W_E, found), found.decoder + found.encoder + found.encoder_mean
+        recovered = recovery(problem, W_D, W_E)
+        if recovered.decoder + recovered.encoder + recovered.encoder_mean < least:
+            best, least = (W_D, W_E, recovered), recovered.decoder + recovered.encoder + recovered.encoder_mean
     assert best is not None
-    W_D, W_E, found = best
+    W_D, W_E, recovered = best
     if case.without == "n_q >= 2 n_p":
         W_E = W_E * (torch.arange(problem.n_q) < 2 * problem.n_p - 1)[:, None]
     x = torch.from_numpy(rng.exponential(size=(64, problem.n)) * (rng.random((64, problem.n)) < 0.5))
@@ -77,8 +77,10 @@ def _measure_pair(case: Case, rng: np.random.Generator) -> Reading:
     value = float(loss(problem, W_D, W_E, data)) / energy
     z = data.x_p @ W_E.T
     second = 0.0 if case.without else float((z.clamp(min=0) @ W_D.T - data.x_r).square().sum(1).mean()) / energy
-    text = f"n={problem.n}, n_p={problem.n_p}: L/energy {value:.2g}, recovered {found.decoder:.2g}"
-    return Reading(max(value, found.decoder + found.encoder), abs(second - value) if not case.without else 0.0, text)
+    text = f"n={problem.n}, n_p={problem.n_p}: L/energy {value:.2g}, recovered {recovered.decoder:.2g}"
+    return Measurement(
+        max(value, recovered.decoder + recovered.encoder), abs(second - value) if not case.without else 0.0, text
+    )
 
 
 def _pair_case(rng: np.random.Generator, without: str = "") -> Case:
@@ -103,22 +105,22 @@ ZERO_WITHOUT_RECOVERY = Check(
 )
 
 
-def _measure_dimension(case: Case, rng: np.random.Generator) -> Reading:
+def _measure_dimension(case: Case, rng: np.random.Generator) -> Measurement:
     """|measured - formula|, without anchors and with k = 1 latent held."""
     problem = case.problem
     W_E = torch.from_numpy(rng.standard_normal((problem.n_q, problem.n_p)))
     W_D = best_decoder(problem, W_E)
     wrong, text = 0, []
     for anchored in (0, 1):
-        found = zero_set(problem, W_D, W_E, anchored)
-        wrong += abs(found.dimension - found.formula)
-        text.append(f"{anchored} anchored: {found.dimension} against {found.formula}")
+        zeros = zero_set(problem, W_D, W_E, anchored)
+        wrong += abs(zeros.dimension - zeros.formula)
+        text.append(f"{anchored} anchored: {zeros.dimension} against {zeros.formula}")
     H = problem.codes(W_E).T  # second implementation: the Jacobian from its Kronecker blocks
     fires = (H != 0).double()
     J_D = torch.kron(torch.eye(problem.n_r, dtype=torch.float64), H.T.contiguous())
     J_E = torch.einsum("ri,id,pd->rdip", W_D, fires, problem.W_p).reshape(problem.n_r * problem.n, -1)
     rank = int(np.linalg.matrix_rank(torch.cat([J_D, J_E], 1).numpy(), tol=1e-9 * float(J_D.norm() + J_E.norm())))
-    return Reading(float(wrong), float(abs(rank - zero_set(problem, W_D, W_E).rank)), "; ".join(text))
+    return Measurement(float(wrong), float(abs(rank - zero_set(problem, W_D, W_E).rank)), "; ".join(text))
 
 
 def _dimension_case(rng: np.random.Generator, few: bool = False) -> Case:

@@ -14,7 +14,7 @@ from monosem.theory.patterns import ActivationPattern, competition, pattern_of, 
 from monosem.theory.problem import Atoms, Problem
 
 
-def least_distance(G: np.ndarray, h: np.ndarray) -> np.ndarray | None:
+def _least_distance(G: np.ndarray, h: np.ndarray) -> np.ndarray | None:
     """argmin ||u|| subject to G u >= h, or None when no u is feasible.
 
     Source: Lawson and Hanson 1974, Solving Least Squares Problems, chapter 23 (LDP).
@@ -46,7 +46,7 @@ def solve_qp(
     C = cholesky(H + rho * np.eye(len(f)))
     g = solve_triangular(C, f + rho * start, trans="T")  # unconstrained solution: C w = g
     G = solve_triangular(C, A.T, trans="T").T
-    u = least_distance(G, b - G @ g)
+    u = _least_distance(G, b - G @ g)
     if u is None:
         return start
     w = np.asarray(solve_triangular(C, u + g))
@@ -71,7 +71,7 @@ def kkt_residual(gradient: np.ndarray, A: np.ndarray, slack: np.ndarray, active:
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class SearchResult:
     """Where a search ended: losses never rise along `history`.
 
     `stop`: "zero" (loss 0), "partial minimum" (each block optimal in the closed region, `kkt` the residual of the
@@ -140,16 +140,16 @@ def _step(problem: Problem, W_D: Tensor, W_E: Tensor) -> tuple[Tensor, Tensor, f
 def _hop(problem: Problem, W_D: Tensor, W_E: Tensor, now: float) -> tuple[Tensor, Tensor, float] | None:
     """Step over the walls that hold the point (down the gradient), then one round there; kept if the loss is lower."""
     here, down = pattern_of(problem, W_E), -gradients(problem, W_D, W_E)[1]
-    if (found := _escape(problem, W_D, W_E, now)) is not None:
-        return found
+    if (step := _escape(problem, W_D, W_E, now)) is not None:
+        return step
     size = float(W_E.norm()) / max(float(down.norm()), 1e-300)
     for share in (1e-6, 1e-4, 1e-2, 1e-1, 1.0):
         trial = W_E + share * size * down
         if pattern_of(problem, trial) != here:
             for decoder in (W_D, best_decoder(problem, trial)):
-                found = _step(problem, decoder, trial)
-                if found[2] < now * (1 - 1e-9):
-                    return found
+                step = _step(problem, decoder, trial)
+                if step[2] < now * (1 - 1e-9):
+                    return step
     return None
 
 
@@ -163,8 +163,8 @@ def _polish(problem: Problem, W_E: Tensor) -> tuple[Tensor, Tensor, float]:
 
     here = pattern_of(problem, W_E)
     where, begin = region(problem, here), W_E.reshape(-1).numpy()
-    held = where.A.numpy()[where.slack(W_E).numpy() <= 1e-7 * float(W_E.norm())]
-    free = null_space(held, rcond=1e-10) if len(held) else np.eye(len(begin))
+    walls = where.A.numpy()[where.slack(W_E).numpy() <= 1e-7 * float(W_E.norm())]
+    free = null_space(walls, rcond=1e-10) if len(walls) else np.eye(len(begin))
 
     def value(t: np.ndarray) -> tuple[float, np.ndarray]:
         trial = torch.from_numpy(begin + free @ t).reshape(W_E.shape)
@@ -172,10 +172,10 @@ def _polish(problem: Problem, W_E: Tensor) -> tuple[Tensor, Tensor, float]:
         slope = gradients(problem, W_D, trial)[1].reshape(-1).numpy()
         return float(loss(problem, W_D, trial)), free.T @ slope
 
-    found = minimize(value, np.zeros(free.shape[1]), jac=True, method="BFGS", options={"gtol": 1e-11, "maxiter": 300})
-    moved = torch.from_numpy(begin + free @ found.x).reshape(W_E.shape)
+    answer = minimize(value, np.zeros(free.shape[1]), jac=True, method="BFGS", options={"gtol": 1e-11, "maxiter": 300})
+    moved = torch.from_numpy(begin + free @ answer.x).reshape(W_E.shape)
     inside = float(where.slack(moved).min()) >= -1e-9 * float(moved.norm())
-    if not (inside and pattern_of(problem, moved) == here and found.fun < value(np.zeros(free.shape[1]))[0]):
+    if not (inside and pattern_of(problem, moved) == here and answer.fun < value(np.zeros(free.shape[1]))[0]):
         moved = W_E
     W_D = best_decoder(problem, moved)
     return W_D, moved, float(loss(problem, W_D, moved))
@@ -183,7 +183,7 @@ def _polish(problem: Problem, W_E: Tensor) -> tuple[Tensor, Tensor, float]:
 
 def acs(
     problem: Problem, W_E: Float[Tensor, "n_q n_p"], steps: int = 500, tolerance: float = 1e-9, hops: int = 50
-) -> Found:
+) -> SearchResult:
     """Alternating convex search on L~ from an encoder; monotone, and certified as a partial minimum when it stops so.
 
     W_E is optimised jointly over its rows in the closed region (TopK's order constraints couple rows), W_D in closed
@@ -222,12 +222,12 @@ def acs(
             kkt, stop = kkt_residual(gradient.numpy(), where.A.numpy(), slack), "partial minimum"
             break
     value = float(loss(problem, W_D, W_E))
-    return Found(W_D, W_E, value, tuple(history), pattern_of(problem, W_E), kkt, hopped, stop)
+    return SearchResult(W_D, W_E, value, tuple(history), pattern_of(problem, W_E), kkt, hopped, stop)
 
 
 def sampled_acs(
     problem: Problem, W_E: Float[Tensor, "n_q n_p"], atoms: Atoms, steps: int = 30, inner: int = 10
-) -> Found:
+) -> SearchResult:
     """Alternating search on sampled rows: patterns are those of the rows, so regions are too many to bound.
 
     W_E moves by `inner` conjugate-gradient steps on the quadratic that the loss is on the current piece, then a line
@@ -259,4 +259,4 @@ def sampled_acs(
         W_E = moved
         W_D = best_decoder(problem, W_E, atoms)
         history.append(float(loss(problem, W_D, W_E, atoms)))
-    return Found(W_D, W_E, history[-1], tuple(history), None, float("nan"), 0, "steps")
+    return SearchResult(W_D, W_E, history[-1], tuple(history), None, float("nan"), 0, "steps")

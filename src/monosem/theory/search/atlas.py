@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from monosem.theory.descent import Plan, descend, starts
+from monosem.theory.descent import DescentConfig, descend, starts
 from monosem.theory.loss import best_decoder, loss
 from monosem.theory.minima import Verdict36, trichotomy
 from monosem.theory.patterns import ActivationPattern, pattern_of
@@ -11,7 +11,7 @@ from monosem.theory.search.acs import acs
 
 
 @dataclass(frozen=True)
-class Entry:
+class AtlasEntry:
     """One pattern (latents sorted, as their order does not matter).
 
     `loss` is the least that any method met there, `verdict` theorem 3.6 repaired ("" for no partition), and the
@@ -28,19 +28,19 @@ class Entry:
 
 def partitions(n: int, n_q: int) -> list[ActivationPattern]:
     """Every partition of n features over at most n_q latents; the rest are dead."""
-    found: list[list[list[int]]] = [[]]
+    parts: list[list[list[int]]] = [[]]
     for d in range(n):
-        found = [[*p[:i], [*p[i], d], *p[i + 1 :]] for p in found for i in range(len(p))] + [
-            [*p, [d]] for p in found if len(p) < n_q
+        parts = [[*p[:i], [*p[i], d], *p[i + 1 :]] for p in parts for i in range(len(p))] + [
+            [*p, [d]] for p in parts if len(p) < n_q
         ]
-    return [ActivationPattern.of([*p, *([] for _ in range(n_q - len(p)))], n) for p in found]
+    return [ActivationPattern.of([*p, *([] for _ in range(n_q - len(p)))], n) for p in parts]
 
 
 def _key(pattern: ActivationPattern) -> str:
     return " ".join(sorted(str(ActivationPattern((s,), pattern.n)) for s in pattern.sets if s)) or "{}"
 
 
-def atlas(problem: Problem, runs: int = 64, anchors: int = 1, steps: int = 1500, seed: int = 0) -> list[Entry]:
+def atlas(problem: Problem, runs: int = 64, anchors: int = 1, steps: int = 1500, seed: int = 0) -> list[AtlasEntry]:
     """All partition patterns with their verdicts, and every pattern where Adam, ACS or anchored Adam ended.
 
     ACS runs from a quarter of the same starts. Losses are with the best decoder of the ending encoder.
@@ -48,14 +48,14 @@ def atlas(problem: Problem, runs: int = 64, anchors: int = 1, steps: int = 1500,
     least: dict[str, float] = {}
     verdicts: dict[str, Verdict36 | str] = {}
     for pattern in partitions(problem.n, problem.n_q):
-        found = trichotomy(problem, pattern)
-        verdicts[_key(pattern)] = found.verdict
-        if found.W_E is not None:
-            least[_key(pattern)] = found.loss
+        point = trichotomy(problem, pattern)
+        verdicts[_key(pattern)] = point.verdict
+        if point.W_E is not None:
+            least[_key(pattern)] = point.loss
     begin = starts(problem, runs, seed)
     ended = {
-        "adam": list(descend(problem, Plan(steps=steps), runs, seed, begin=begin).W_E),
-        "anchored": list(descend(problem, Plan(steps=steps, anchors=anchors), runs, seed, begin=begin).W_E),
+        "adam": list(descend(problem, DescentConfig(steps=steps), runs, seed, begin=begin).W_E),
+        "anchored": list(descend(problem, DescentConfig(steps=steps, anchors=anchors), runs, seed, begin=begin).W_E),
         "acs": [acs(problem, W_E, steps=150).W_E for W_E in begin[1][: max(1, runs // 4)]],
     }
     share: dict[str, dict[str, float]] = {}
@@ -67,7 +67,7 @@ def atlas(problem: Problem, runs: int = 64, anchors: int = 1, steps: int = 1500,
             row = share.setdefault(key, {})
             row[way] = row.get(way, 0.0) + 1 / len(encoders)
     entries = [
-        Entry(
+        AtlasEntry(
             key,
             least.get(key, float("nan")),
             verdicts.get(key, ""),

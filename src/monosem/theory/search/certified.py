@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monosem.base.errors import RefusedError, check
-from monosem.theory.descent import Plan, descend
+from monosem.theory.descent import DescentConfig, descend
 from monosem.theory.loss import best_decoder, loss
 from monosem.theory.patterns import ActivationPattern, competition, pattern_of
 from monosem.theory.problem import Problem
@@ -98,12 +98,12 @@ def certified_optimum(
     elif n_q == n - 1:
         how, (lower, rows, nodes) = "flats", best_normal(G, cones, gap / 10)
     else:
-        ended = descend(problem, Plan(steps=steps, lr=0.03), starts, seed)
+        ended = descend(problem, DescentConfig(steps=steps, lr=0.03), starts, seed)
         first = min((in_gauge(problem, W_E) for W_E in ended.W_E), key=lambda item: item[2])
-        found = bound_pairs(G, cones, first[2], gap, max_nodes)
-        lower, nodes, rows = found.lower, found.nodes, (first[1] if found.rows is None else found.rows).numpy()
+        bounded = bound_pairs(G, cones, first[2], gap, max_nodes)
+        lower, nodes, rows = bounded.lower, bounded.nodes, (first[1] if bounded.rows is None else bounded.rows).numpy()
     if rows is None:
-        rows = descend(problem, Plan(steps=steps, lr=0.03), 1, seed).W_E[0].numpy()
+        rows = descend(problem, DescentConfig(steps=steps, lr=0.03), 1, seed).W_E[0].numpy()
     W_D, W_E, value = in_gauge(problem, torch.from_numpy(np.ascontiguousarray(rows)))
     lower = max(0.0, min(lower, value))
     relative = (value - lower) / value if value > 1e-9 * zero else 0.0

@@ -41,15 +41,15 @@ class CodeCone:
 def _rays(A: np.ndarray) -> np.ndarray:
     """Unit extreme rays of {e: A e >= 0}, a pointed cone in one to three dimensions."""
     width = A.shape[1]
-    found: list[np.ndarray] = []
+    rays: list[np.ndarray] = []
     for chosen in itertools.combinations(range(len(A)), width - 1):
         _, values, right = np.linalg.svd(A[list(chosen)].reshape(width - 1, width))
         if width > 1 and values[-1] < _ROUND:
             continue
         for ray in (right[-1], -right[-1]):
-            if (A @ ray >= -_ROUND).all() and not any(np.abs(ray - other).max() < 1e-7 for other in found):
-                found.append(ray)
-    return np.array(found).reshape(-1, width)
+            if (A @ ray >= -_ROUND).all() and not any(np.abs(ray - other).max() < 1e-7 for other in rays):
+                rays.append(ray)
+    return np.array(rays).reshape(-1, width)
 
 
 def _extreme(codes: np.ndarray, rank: int) -> list[int]:

@@ -99,20 +99,20 @@ def _ways_out(u: np.ndarray, rays: np.ndarray) -> list[np.ndarray]:
     return out
 
 
-def _beside(
+def _cells_near(
     u: np.ndarray, away: np.ndarray, rays: np.ndarray, which: list[list[int]]
 ) -> tuple[bool, list[tuple[np.ndarray, list[tuple[int, int, int, float, float]]]]]:
     """Whether the cell that u + epsilon away lies in is met, and points of it ever closer to u."""
     s, t = rays @ u, rays @ away
     wanted = np.sign(np.where(np.abs(s) < _ROUND, t, s))
-    found, signed = [], False
+    points_near, signed = [], False
     for size in 10.0 ** -np.arange(1.0, 7.0, 0.5):
         moved = (u + size * away) / np.linalg.norm(u + size * away)
         if (np.sign(rays @ moved) == wanted).all():
             signed = True
             if len(points := _independent(moved, rays, which)) == len(u) - 1:
-                found.append((moved, points))
-    return bool(found) or not signed, found  # a cell too thin to enter counts as met: the bound stays valid
+                points_near.append((moved, points))
+    return bool(points_near) or not signed, points_near  # a cell too thin to enter counts as met: the bound stays valid
 
 
 def best_normal(G: np.ndarray, cones: list[CodeCone], gap: float = 1e-4) -> tuple[float, np.ndarray | None, int]:
@@ -135,13 +135,13 @@ def best_normal(G: np.ndarray, cones: list[CodeCone], gap: float = 1e-4) -> tupl
     candidates.sort(key=lambda item: item[0])
     room = 1e-10 * float(np.trace(G))
     for count, (value, u) in enumerate(candidates, 1):
-        if len(found := _independent(u, rays, which)) == n - 1:
-            return value, _encoders(found, cones, which), count
+        if len(points := _independent(u, rays, which)) == n - 1:
+            return value, _encoders(points, cones, which), count
         for away in _ways_out(u, rays):
-            met, near = _beside(u, away, rays, which)
-            for moved, found in near:
+            met, near = _cells_near(u, away, rays, which)
+            for moved, points in near:
                 if moved @ G @ moved <= value * (1 + gap) + room:
-                    return value, _encoders(found, cones, which), count
+                    return value, _encoders(points, cones, which), count
             if met:
                 return value, _encoders(near[-1][1], cones, which) if near else None, count
     raise AssertionError("n independent codes have n - 1 independent ones among them")

@@ -15,7 +15,7 @@ _TRIED = 12
 
 
 @dataclass(frozen=True, eq=False)
-class Nodes:
+class _Nodes:
     """Cones of planes span(z, y): z in the hull of `first`, y in that of `second` (rows; repeated when fewer than 3).
 
     z is a code of cone `one`. y is a code of cone `other` (kind 0), or a direction of coordinate sum 0 such that the
@@ -29,8 +29,8 @@ class Nodes:
     kind: Int[Tensor, " nodes"]
     low: Float[Tensor, " nodes"]
 
-    def __getitem__(self, index: Tensor) -> "Nodes":
-        return Nodes(*(getattr(self, name)[index] for name in _NAMES))
+    def __getitem__(self, index: Tensor) -> "_Nodes":
+        return _Nodes(*(getattr(self, name)[index] for name in _NAMES))
 
 
 _NAMES = ("first", "second", "one", "other", "kind", "low")
@@ -49,8 +49,8 @@ class Bounded:
     rows: Float[Tensor, "2 n_p"] | None
 
 
-def _join(parts: list[Nodes]) -> Nodes:
-    return Nodes(*(torch.cat([getattr(p, name) for p in parts]) for name in _NAMES))
+def _join(parts: list[_Nodes]) -> _Nodes:
+    return _Nodes(*(torch.cat([getattr(p, name) for p in parts]) for name in _NAMES))
 
 
 def lower_bounds(
@@ -105,7 +105,7 @@ def _rays(cones: list[CodeCone]) -> Tensor:
     return torch.from_numpy(rays / rays.sum(2, keepdims=True))
 
 
-def _impossible(nodes: Nodes, rays: Float[Tensor, "cones most n"]) -> Bool[Tensor, " nodes"]:
+def _impossible(nodes: _Nodes, rays: Float[Tensor, "cones most n"]) -> Bool[Tensor, " nodes"]:
     """Nodes of kind 1 whose planes hold no code of the cone `other`, up to limits that other nodes hold.
 
     With z and codes g cut at coordinate sum 1, the plane of z and y holds a code iff y or -y is a positive multiple of
@@ -141,7 +141,7 @@ def _impossible(nodes: Nodes, rays: Float[Tensor, "cones most n"]) -> Bool[Tenso
     return out
 
 
-def _split(nodes: Nodes) -> Nodes:
+def _split(nodes: _Nodes) -> _Nodes:
     """Halve the longest edge of the two hulls of every node."""
     both = torch.stack([nodes.first, nodes.second], 1)
     unit = torch.nn.functional.normalize(both, dim=3)
@@ -156,7 +156,7 @@ def _split(nodes: Nodes) -> Nodes:
         child = both.clone()
         same = (both[rows, which] == both[rows, which, end][:, None]).all(2)  # repeated vertices move together
         child[rows, which] = torch.where(same[..., None], middle[:, None], both[rows, which])
-        parts.append(Nodes(child[:, 0], child[:, 1], nodes.one, nodes.other, nodes.kind, nodes.low))
+        parts.append(_Nodes(child[:, 0], child[:, 1], nodes.one, nodes.other, nodes.kind, nodes.low))
     return _join(parts)
 
 
@@ -164,9 +164,9 @@ def _padded(codes: np.ndarray) -> Tensor:
     return torch.from_numpy(codes[np.arange(3) % len(codes)])
 
 
-def _start(cones: list[CodeCone], n: int) -> Nodes:
+def _start(cones: list[CodeCone], n: int) -> _Nodes:
     """Every pair of cones: two codes where the cones meet in 0 alone, else a code and a direction."""
-    found: list[tuple[Tensor, Tensor, int, int, int]] = []
+    nodes: list[tuple[Tensor, Tensor, int, int, int]] = []
     hull = np.linalg.svd(np.ones((1, n)))[2][1:]  # directions of coordinate sum 0, up to sign
     wide = [hull * np.array(s)[:, None] for s in ((1, 1, 1), (1, 1, -1), (1, -1, 1), (-1, 1, 1))]
     for a, b in itertools.combinations_with_replacement(range(len(cones)), 2):
@@ -174,15 +174,15 @@ def _start(cones: list[CodeCone], n: int) -> Nodes:
         for simplex in cones[i].simplices():
             z = _padded(cones[i].codes[list(simplex)])
             if i == j:
-                found += [(z, y, i, j, 2) for y in _within(cones[i])]
+                nodes += [(z, y, i, j, 2) for y in _within(cones[i])]
             elif _apart(cones[i].codes, cones[j].codes):
-                found += [(z, _padded(cones[j].codes[list(s)]), i, j, 0) for s in cones[j].simplices()]
+                nodes += [(z, _padded(cones[j].codes[list(s)]), i, j, 0) for s in cones[j].simplices()]
             else:
-                found += [(z, _padded(y), i, j, 1) for y in wide]
-    first, second, one, other, kind = zip(*found, strict=True)
+                nodes += [(z, _padded(y), i, j, 1) for y in wide]
+    first, second, one, other, kind = zip(*nodes, strict=True)
     low = torch.zeros(len(kind), dtype=torch.float64)
     numbers = torch.tensor([one, other, kind])
-    return Nodes(torch.stack(first), torch.stack(second), numbers[0], numbers[1], numbers[2], low)
+    return _Nodes(torch.stack(first), torch.stack(second), numbers[0], numbers[1], numbers[2], low)
 
 
 def _within(cone: CodeCone) -> list[Tensor]:
@@ -206,7 +206,7 @@ def _apart(a: np.ndarray, b: np.ndarray) -> bool:
     return bool(nnls(np.vstack([top, sums]), np.append(np.zeros(len(top)), [1.0, 1.0]))[1] > 1e-6)
 
 
-def _dictionaries(nodes: Nodes, cones: list[CodeCone], G: np.ndarray) -> list[tuple[float, Tensor]]:
+def _dictionaries(nodes: _Nodes, cones: list[CodeCone], G: np.ndarray) -> list[tuple[float, Tensor]]:
     """L~ and encoder rows of a plane in each node that holds two codes, or of one close to it."""
     from scipy.optimize import nnls
 
@@ -242,7 +242,7 @@ def bound_pairs(G: np.ndarray, cones: list[CodeCone], best: float, gap: float, m
     """
     gram, least = torch.from_numpy(G), 1e-9 * float(np.trace(G))
     rays = _rays(cones)
-    total, found = 0, None
+    total, best_rows = 0, None
     ranked = float(torch.linalg.eigvalsh(gram)[: len(G) - 2].sum())  # no code has rank above n_q
     pool = _start(cones, len(G))
     fresh = torch.ones(len(pool.low), dtype=torch.bool)
@@ -254,21 +254,21 @@ def bound_pairs(G: np.ndarray, cones: list[CodeCone], best: float, gap: float, m
             nodes = nodes[(~_impossible(nodes, rays)).nonzero().flatten()]
             total += len(nodes.low)
             low = torch.maximum(lower_bounds(gram, nodes.first, nodes.second), nodes.low)
-            checked.append(Nodes(nodes.first, nodes.second, nodes.one, nodes.other, nodes.kind, low))
+            checked.append(_Nodes(nodes.first, nodes.second, nodes.one, nodes.other, nodes.kind, low))
         pool = _join([pool[(~fresh).nonzero().flatten()], *checked])
         pool = pool[pool.low.argsort()]
         for value, rows in _dictionaries(pool[torch.arange(min(_TRIED, len(pool.low)))], cones, G):
             if value < best:
-                best, found = value, rows
+                best, best_rows = value, rows
         enough = best - max(gap * best, least)
         if ranked >= enough:
-            return Bounded(max(ranked, 0.0), total, best, found)
+            return Bounded(max(ranked, 0.0), total, best, best_rows)
         if (over := pool.low >= enough).any():
             closed = min(closed, float(pool.low[over].min()))
             pool = pool[(~over).nonzero().flatten()]
         if len(pool.low) == 0 or total >= max_nodes:
             lower = max(min([closed, best, *pool.low[:1].tolist()]), ranked)
-            return Bounded(max(lower, 0.0), total, best, found)
+            return Bounded(max(lower, 0.0), total, best, best_rows)
         chosen = torch.arange(min(_BATCH // 2, len(pool.low)))
         rest = pool[torch.arange(len(chosen), len(pool.low))]
         halves = _split(pool[chosen])
