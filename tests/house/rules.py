@@ -6,7 +6,7 @@ import re
 import tokenize
 from collections.abc import Callable, Iterable, Iterator
 
-from tests.house.source import Source, top_level
+from tests.house.source import Source, functions, top_level
 
 Rule = Callable[[Source], list[str]]
 
@@ -29,6 +29,12 @@ HEAVY = frozenset(
     ["PIL", "matplotlib", "numba", "pandas", "pyarrow", "rich", "scipy", "sklearn", "transformers", "triton", "typer"]
 )
 MAX_LINES = 450
+MIN_LINES = 40
+MAX_BODY = 50
+MAX_COMPLEXITY = 12
+BANNED = frozenset(["beside", "found", "held", "told"])
+"""Words that say where a value came from, not what it is."""
+OUTSIDE = frozenset(["benchmarks", "examples", "studies", "tests"])
 PICKLES = frozenset(["cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"])
 
 _RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
@@ -58,6 +64,64 @@ def small_files(module: Source) -> list[str]:
     """A file does one thing in at most MAX_LINES lines."""
     lines = len(module.text.splitlines())
     return [f"{module.name}: {lines} lines, at most {MAX_LINES}; split it by idea"] if lines > MAX_LINES else []
+
+
+def lonely_files(modules: Iterable[Source]) -> list[str]:
+    """A file below MIN_LINES that one other module alone imports belongs into that module."""
+    modules = list(modules)
+    importers: dict[str, set[str]] = {module.name: set() for module in modules}
+    for module in modules:
+        for _, name in module.imports():
+            for target in (name, name.rpartition(".")[0]):
+                if target in importers and target != module.name:
+                    importers[target].add(module.name)
+    return [
+        f"{module.name}: {lines} lines that only {next(iter(importers[module.name]))} imports; put them there"
+        for module in modules
+        if not module.is_package and (lines := len(module.text.splitlines())) < MIN_LINES
+        if len(importers[module.name]) == 1
+    ]
+
+
+def simple_functions(module: Source) -> list[str]:
+    """A function has complexity MAX_COMPLEXITY at most, and MAX_BODY lines at most without its docstring."""
+    wrong = []
+    for name, node in functions(module.tree):
+        if (size := _complexity(node)) > MAX_COMPLEXITY:
+            wrong.append(f"{module.name}:{name}: complexity {size}, at most {MAX_COMPLEXITY}; split it by idea")
+        if (lines := _body_lines(node)) > MAX_BODY:
+            wrong.append(f"{module.name}:{name}: {lines} lines, at most {MAX_BODY}; split it by idea")
+    return wrong
+
+
+def telling_names(module: Source) -> list[str]:
+    """No variable, parameter or field is called by one of the BANNED words."""
+    names = [(node.id, node) for node in ast.walk(module.tree) if isinstance(node, ast.Name)]
+    stored = [(name, node) for name, node in names if isinstance(node.ctx, ast.Store)]
+    parameters = [(node.arg, node) for node in ast.walk(module.tree) if isinstance(node, ast.arg)]
+    return [
+        f"{module.name}:{name}: line {node.lineno}; name the thing itself"
+        for name, node in [*stored, *parameters]
+        if name in BANNED
+    ]
+
+
+def library_alone(module: Source) -> list[str]:
+    """The library imports nothing that stands beside it."""
+    return [
+        f"{_at(module, node)}: the library may not import {name.partition('.')[0]}"
+        for node, name in module.imports()
+        if name.partition(".")[0] in OUTSIDE
+    ]
+
+
+def reports_train_nothing(module: Source) -> list[str]:
+    """Reports and pages of latents show what was trained; they call no `fit`."""
+    if module.part not in {"inspect", "report"}:
+        return []
+    calls = [node for node in ast.walk(module.tree) if isinstance(node, ast.Call)]
+    called = [(node, ast.unparse(node.func).rpartition(".")[2]) for node in calls]
+    return [f"{_at(module, node)}: a report trains nothing; read a record" for node, name in called if name == "fit"]
 
 
 def docstrings(module: Source) -> list[str]:
@@ -142,7 +206,11 @@ def no_training(module: Source) -> list[str]:
 
 RULES: tuple[Rule, ...] = (
     layer_order,
+    library_alone,
+    reports_train_nothing,
     small_files,
+    simple_functions,
+    telling_names,
     docstrings,
     plain_imports,
     light_imports,
@@ -150,6 +218,35 @@ RULES: tuple[Rule, ...] = (
     safe_loading,
     no_training,
 )
+EVERYWHERE: tuple[Rule, ...] = (small_files, simple_functions, telling_names, named_silences, safe_loading)
+"""Rules that hold the packages beside the library too."""
+
+
+def _complexity(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """1 + branches, loops, handlers, comprehensions, conditional expressions and boolean operators; nested
+    functions and classes count for themselves."""
+    count, waiting = 1, list(ast.iter_child_nodes(function))
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            continue
+        if isinstance(node, _BRANCHES):
+            count += 1
+        elif isinstance(node, ast.comprehension):
+            count += 1 + len(node.ifs)
+        elif isinstance(node, ast.BoolOp):
+            count += len(node.values) - 1
+        waiting.extend(ast.iter_child_nodes(node))
+    return count
+
+
+_BRANCHES = (ast.If, ast.IfExp, ast.For, ast.AsyncFor, ast.While, ast.ExceptHandler, ast.match_case)
+
+
+def _body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    first, last = function.body[0], function.end_lineno or function.lineno
+    doc = (first.end_lineno or first.lineno) - first.lineno + 1 if ast.get_docstring(function) is not None else 0
+    return last - function.lineno + 1 - doc
 
 
 def _at(module: Source, node: ast.AST) -> str:

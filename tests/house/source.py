@@ -1,4 +1,4 @@
-"""A module of the package as the house rules see it: its dotted name, its text and its syntax tree."""
+"""A module as the house rules see it: its dotted name, its text and its syntax tree."""
 
 import ast
 from collections.abc import Iterator
@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-PACKAGE = Path(__file__).parents[2] / "src" / "monosem"
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "src" / "monosem"
+BESIDE = ("studies", "benchmarks")
+"""Top-level packages that import the library and are never imported by it."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """One Python file of monosem."""
+    """One Python file."""
 
     name: str
     text: str
@@ -45,8 +48,25 @@ class Source:
 
 
 def modules() -> list[Source]:
-    """Every module of the package."""
-    return [_read(path) for path in sorted(PACKAGE.rglob("*.py"))]
+    """Every module of the library."""
+    return [_read(path, PACKAGE) for path in sorted(PACKAGE.rglob("*.py"))]
+
+
+def neighbours() -> list[Source]:
+    """Every module of the packages that stand beside the library."""
+    return [_read(path, ROOT / name) for name in BESIDE for path in sorted((ROOT / name).rglob("*.py"))]
+
+
+def functions(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    """Every function of a tree with its qualified name, methods and nested functions too."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            name = f"{prefix}{node.name}"
+            if not isinstance(node, ast.ClassDef):
+                yield name, node
+            yield from functions(node, f"{name}.")
+        else:
+            yield from functions(node, prefix)
 
 
 def top_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
@@ -65,7 +85,7 @@ def _only_for_types(node: ast.stmt) -> bool:
     return isinstance(node, ast.If) and ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}
 
 
-def _read(path: Path) -> Source:
-    parts = ["monosem", *path.relative_to(PACKAGE).with_suffix("").parts]
+def _read(path: Path, package: Path) -> Source:
+    parts = [package.name, *path.relative_to(package).with_suffix("").parts]
     is_package = parts[-1] == "__init__"
     return Source(".".join(parts[:-1] if is_package else parts), path.read_text(encoding="utf-8"), is_package)
