@@ -14,7 +14,7 @@ from pathlib import Path
 
 from monosem.interop import FORMATS
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from tests.interop.rows import ROWS, Row  # noqa: E402

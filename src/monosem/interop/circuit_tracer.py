@@ -13,15 +13,15 @@ from torch import Tensor
 
 from monosem.base.errors import CheckpointError, RefusedError, check
 from monosem.base.files import write_atomic
-from monosem.core.activations import BatchTopK, JumpReLU, ReLU
+from monosem.core.activations import Activation, BatchTopK, JumpReLU, ReLU
 from monosem.core.model import SDL
 from monosem.core.pairs import CrossLayer
 from monosem.core.rownorm import RowNormSDL
 from monosem.interop.build import assemble, block_diagonal, layered
-from monosem.interop.files import Candidate, write_tensors
+from monosem.interop.files import Candidate, TensorFiles, write_tensors
 from monosem.interop.folding import encoder_bias, thresholds
 from monosem.interop.format import FORMATS, Format, Loaded
-from monosem.interop.plain import generic_metadata, kind_of, refuse, source_config
+from monosem.interop.plain import Kind, generic_metadata, kind_of, refuse, source_config
 
 _NAME = "circuit_tracer"
 _LARGEST_SKIP = 2**28
@@ -46,13 +46,6 @@ def read(candidate: Candidate) -> Loaded:
     return Loaded(model, {k: v for k, v in names.items() if v} | {"source": {"format": _NAME, "config": config}})
 
 
-def _stack(parts: list[Tensor | None], what: str, where: str) -> Tensor | None:
-    present = [part for part in parts if part is not None]
-    if len(present) not in (0, len(parts)):
-        raise CheckpointError(f"{where}: {what} stands in some layers only")
-    return torch.cat(present) if present else None
-
-
 def _numbered(candidate: Candidate, stem: str) -> list[str]:
     names = candidate.names(f"{stem}_*.safetensors")
     if candidate.path.is_dir() and names != [f"{stem}_{i}.safetensors" for i in range(len(names))]:
@@ -63,24 +56,24 @@ def _numbered(candidate: Candidate, stem: str) -> list[str]:
 
 
 def _read_set(candidate: Candidate) -> SDL:
-    where, layers = str(candidate.path), [candidate.tensors(name) for name in _numbered(candidate, "layer")]
-    W_E, W_D = [t.take("W_enc", 2) for t in layers], [t.take("W_dec", 2) for t in layers]
-    b_E, b_D = [t.take("b_enc", 1) for t in layers], [t.take("b_dec", 1) for t in layers]
-    theta = _stack([t.maybe("activation_function.threshold", 1) for t in layers], "a threshold", where)
-    skips = [t.maybe("W_skip", 2) for t in layers]
-    for t in layers:
-        t.done()
+    where = str(candidate.path)
+    t = TensorFiles([candidate.tensors(name) for name in _numbered(candidate, "layer")])
+    W_E, W_D = t.take("W_enc", 2), t.take("W_dec", 2)
+    b_E, b_D = torch.cat(t.take("b_enc", 1)), torch.cat(t.take("b_dec", 1))
+    activation, act = _activation(t.maybe("activation_function.threshold", 1, where))
+    skips = t.maybe("W_skip", 2, where)
+    t.done()
     if len({w.shape for w in W_E}) + len({w.shape for w in W_D}) > 2:
         raise CheckpointError(f"{where}: its layers differ in size; read them one by one")
-    W_skip = None
-    if _stack(skips, "W_skip", where) is not None:
-        n_p, n_r = W_E[0].shape[1], W_D[0].shape[1]
-        if (entries := n_p * n_r * len(layers) ** 2) > _LARGEST_SKIP:
-            raise RefusedError(f"{where}: its skips side by side are {entries} numbers; read layer_i.safetensors alone")
-        W_skip = block_diagonal([skip for skip in skips if skip is not None])
-    layout = layered(len(layers), W_E[0].shape[0], W_E[0].shape[1], W_D[0].shape[1])
-    activation, act = (ReLU(), {}) if theta is None else (JumpReLU(), {"theta": theta})
-    return assemble(layout, activation, W_E, W_D, torch.cat(b_E), torch.cat(b_D), where=where, W_skip=W_skip, act=act)
+    if skips and (entries := skips[0].numel() * len(skips) ** 2) > _LARGEST_SKIP:
+        raise RefusedError(f"{where}: its skips side by side are {entries} numbers; read layer_i.safetensors alone")
+    W_skip = block_diagonal(skips) if skips else None
+    layout = layered(len(t), W_E[0].shape[0], W_E[0].shape[1], W_D[0].shape[1])
+    return assemble(layout, activation, W_E, W_D, b_E, b_D, where=where, W_skip=W_skip, act=act)
+
+
+def _activation(theta: list[Tensor] | None) -> tuple[Activation, dict[str, Tensor]]:
+    return (ReLU(), {}) if theta is None else (JumpReLU(), {"theta": torch.cat(theta)})
 
 
 def _read_cross(candidate: Candidate) -> SDL:
@@ -88,54 +81,38 @@ def _read_cross(candidate: Candidate) -> SDL:
     count = len(_numbered(candidate, "W_enc"))
     if len(_numbered(candidate, "W_dec")) != count:
         raise CheckpointError(f"{where}: {count} encoders, but another number of decoders; a layer's file is missing")
-    layers = [candidate.tensors(f"W_enc_{i}.safetensors", f"W_dec_{i}.safetensors") for i in range(count)]
-    W_E = [t.take(f"W_enc_{i}", 2) for i, t in enumerate(layers)]
-    W_D = [t.take(f"W_dec_{i}", 3) for i, t in enumerate(layers)]
-    b_E = [t.take(f"b_enc_{i}", 1) for i, t in enumerate(layers)]
-    b_D = [t.take(f"b_dec_{i}", 1) for i, t in enumerate(layers)]
-    theta = _stack([t.maybe(f"threshold_{i}", 1) for i, t in enumerate(layers)], "a threshold", where)
-    for t in layers:
-        t.done()
+    names = [(f"W_enc_{i}.safetensors", f"W_dec_{i}.safetensors") for i in range(count)]
+    t = TensorFiles([candidate.tensors(*pair) for pair in names])
+    W_E, W_D = t.take("W_enc_{}", 2), t.take("W_dec_{}", 3)
+    b_E, b_D = torch.cat(t.take("b_enc_{}", 1)), torch.cat(t.take("b_dec_{}", 1))
+    activation, act = _activation(t.maybe("threshold_{}", 1, where))
+    t.done()
     latents, width = W_E[0].shape
     layout = CrossLayer().layout(count * latents, (width,) * count, (W_D[0].shape[2],) * count)
-    activation, act = (ReLU(), {}) if theta is None else (JumpReLU(), {"theta": theta})
-    decoder = [w.flatten(1) for w in W_D]
-    return assemble(layout, activation, W_E, decoder, torch.cat(b_E), torch.cat(b_D), where=where, act=act)
+    return assemble(layout, activation, W_E, [w.flatten(1) for w in W_D], b_E, b_D, where=where, act=act)
 
 
 def write(model: SDL, folder: Path, metadata: dict[str, Any]) -> None:
     """Write config.yaml and one file per layer (two for a cross-layer transcoder)."""
-    kind, layout = kind_of(model), model.layout
-    if kind not in ("transcoder", "transcoder_set", "cross_layer"):
-        refuse("circuit-tracer", f"a {kind}", "it has transcoders, per layer or across layers")
-    if len({*layout.p_widths, *layout.r_widths}) > 1:
-        refuse("circuit-tracer", f"widths {layout.p_widths} and {layout.r_widths}", "both sides have the model's width")
-    if isinstance(model, RowNormSDL):
-        refuse("circuit-tracer", "per-row normalisation", "it reads the input as it is")
-    if not isinstance(model.activation, ReLU | JumpReLU | BatchTopK):
-        refuse("circuit-tracer", type(model.activation).__name__, "its files hold ReLU or thresholds")
-    if kind == "cross_layer" and model.W_skip is not None:
-        refuse("circuit-tracer", "W_skip of a cross-layer transcoder", "its files have no place for it")
-    layers, width = len(layout.p_widths), layout.p_widths[0]
-    b_E, b_D = encoder_bias(model).chunk(layers), model.b_D.detach().chunk(layers)
+    kind = _writable(model)
+    layers, width = len(model.layout.p_widths), model.layout.p_widths[0]
     theta = None if isinstance(model.activation, ReLU) else thresholds(model, relu=False).chunk(layers)
-    skips = _diagonal(model, layers, width)
-    for i in range(layers):
-        W_E, W_D = model.encoder.weights[i], model.decoder.weights[i]
+    b_E, b_D, skips = (
+        encoder_bias(model).chunk(layers),
+        model.b_D.detach().chunk(layers),
+        _diagonal(model, layers, width),
+    )
+    for i, (W_E, W_D) in enumerate(zip(model.encoder.weights, model.decoder.weights, strict=True)):
         if kind == "cross_layer":
             tensors = {f"W_enc_{i}": W_E, f"b_enc_{i}": b_E[i], f"b_dec_{i}": b_D[i]}
-            if theta is not None:
-                tensors[f"threshold_{i}"] = theta[i]
+            tensors |= {} if theta is None else {f"threshold_{i}": theta[i]}
             write_tensors(folder / f"W_enc_{i}.safetensors", tensors)
-            write_tensors(
-                folder / f"W_dec_{i}.safetensors", {f"W_dec_{i}": W_D.reshape(W_D.shape[0], layers - i, width)}
-            )
+            decoder = {f"W_dec_{i}": W_D.reshape(W_D.shape[0], layers - i, width)}
+            write_tensors(folder / f"W_dec_{i}.safetensors", decoder)
             continue
         tensors = {"W_enc": W_E, "W_dec": W_D, "b_enc": b_E[i], "b_dec": b_D[i]}
-        if theta is not None:
-            tensors["activation_function.threshold"] = theta[i]
-        if skips:
-            tensors["W_skip"] = skips[i]
+        tensors |= {} if theta is None else {"activation_function.threshold": theta[i]}
+        tensors |= {"W_skip": skips[i]} if skips else {}
         write_tensors(folder / f"layer_{i}.safetensors", tensors)
     named = generic_metadata(metadata)
     config = {
@@ -148,6 +125,22 @@ def write(model: SDL, folder: Path, metadata: dict[str, Any]) -> None:
     }
     config.pop("transcoders", None)
     write_atomic(folder / "config.yaml", write_yaml(config).encode())
+
+
+def _writable(model: SDL) -> Kind:
+    """What a model is, if circuit-tracer can express it. Raises: RefusedError with the reason."""
+    kind, layout = kind_of(model), model.layout
+    if kind not in ("transcoder", "transcoder_set", "cross_layer"):
+        refuse("circuit-tracer", f"a {kind}", "it has transcoders, per layer or across layers")
+    if len({*layout.p_widths, *layout.r_widths}) > 1:
+        refuse("circuit-tracer", f"widths {layout.p_widths} and {layout.r_widths}", "both sides have the model's width")
+    if isinstance(model, RowNormSDL):
+        refuse("circuit-tracer", "per-row normalisation", "it reads the input as it is")
+    if not isinstance(model.activation, ReLU | JumpReLU | BatchTopK):
+        refuse("circuit-tracer", type(model.activation).__name__, "its files hold ReLU or thresholds")
+    if kind == "cross_layer" and model.W_skip is not None:
+        refuse("circuit-tracer", "W_skip of a cross-layer transcoder", "its files have no place for it")
+    return kind
 
 
 def _diagonal(model: SDL, layers: int, width: int) -> list[Tensor]:
@@ -166,7 +159,7 @@ FORMATS.add(
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read top-level `name: scalar` and lists of scalars; {} where there is no file.
+    """Read top-level `name: scalar` and lists of scalars, the little YAML that config.yaml needs; {} without a file.
 
     Raises: CheckpointError for anything deeper: it is not guessed at.
     """
@@ -180,18 +173,23 @@ def read_yaml(path: Path) -> dict[str, Any]:
     items: list[Any] | None = None
     for number, line in enumerate(lines, 1):
         text = line.strip()
-        if not text or text.startswith("#") or text == "---":
+        if text in ("", "---") or text.startswith("#"):
             continue
         if text.startswith("- ") and items is not None:
             items.append(_scalar(text[2:]))
             continue
-        name, colon, value = text.partition(":")
-        if line[0] in " \t" or not colon or (value and value[0] != " "):
-            raise CheckpointError(f"{path}, line {number}: {text[:60]!r} is not `name: value`; restore it or delete it")
-        value = value.strip()
-        items = [] if not value else None
-        config[_scalar(name)] = items if items is not None else _scalar(value)
+        name, value = _pair(line, f"{path}, line {number}")
+        items = None if value else []
+        config[_scalar(name)] = _scalar(value) if value else items
     return config
+
+
+def _pair(line: str, where: str) -> tuple[str, str]:
+    """The name and the value, which may be empty, of a line without indentation."""
+    name, colon, value = line.strip().partition(":")
+    if line[0] in " \t" or not colon or (value and value[0] != " "):
+        raise CheckpointError(f"{where}: {line.strip()[:60]!r} is not `name: value`; restore it or delete it")
+    return name, value.strip()
 
 
 def _scalar(text: str) -> Any:

@@ -138,45 +138,7 @@ def write(model: SDL, folder: Path, metadata: dict[str, Any]) -> None:
     plain.refuse_norm()
     plain.refuse_skip()
     plain.refuse_ranking_by_norm()
-    activation, tied = model.activation, model.pre_bias == "tied"
-    source = metadata.get("source") or {}
-    W_E, W_D, b_D = plain.W_E, plain.W_D, plain.b_D
-    linear = OrderedDict({"encoder.weight": W_E, "decoder.weight": W_D.T})
-    if isinstance(activation, AbsTopK):
-        refuse(_NAME, "AbsTopK", "all its activations pass positive latents only")
-    elif isinstance(activation, BatchTopK | TopK):
-        if int(activation.k) != activation.k:
-            refuse(_NAME, f"k={activation.k}", "its k is a whole number")
-        groups = source.get("group_sizes")
-        kept = {"b_dec": b_D, "k": torch.tensor(int(activation.k), dtype=torch.int)}
-        batch = isinstance(activation, BatchTopK)
-        threshold = model.activation_state()["threshold"] if batch else torch.tensor(source.get("threshold", -1.0))
-        kept["threshold"] = threshold.to(torch.float32)
-        if batch and groups:
-            name = "MatryoshkaBatchTopKSAE"
-            values = {
-                "W_enc": W_E.T,
-                "b_enc": plain.b_E(True),
-                "W_dec": W_D,
-                "group_sizes": torch.tensor(groups),
-            } | kept
-        else:
-            name = "BatchTopKSAE" if batch else "AutoEncoderTopK"
-            values = linear | {"encoder.bias": plain.b_E(True)} | kept
-    elif isinstance(activation, JumpReLU):
-        name = "JumpReluAutoEncoder"
-        b_enc = plain.b_E(False)
-        values = {"W_enc": W_E.T, "b_enc": b_enc, "W_dec": W_D, "b_dec": b_D, "threshold": thresholds(model)}
-    elif isinstance(activation, Gated):
-        name, gate = "GatedAutoEncoder", plain.b_E(True)
-        shift = gate - model.b_E.detach()
-        mag = plain.act("b_mag") + (plain.act("r_mag").exp() * shift if bool(shift.any()) else 0.0)
-        values = linear | {"decoder_bias": b_D, "r_mag": plain.act("r_mag"), "gate_bias": gate, "mag_bias": mag}
-    elif isinstance(activation, ReLU):
-        name = "AutoEncoder" if tied else "AutoEncoderNew"
-        values = linear | {"encoder.bias": plain.b_E(tied), "bias" if tied else "decoder.bias": b_D}
-    else:
-        refuse(_NAME, type(activation).__name__, "it has no such activation")
+    name, values = _class_of(plain, metadata.get("source") or {})
     named = generic_metadata(metadata)
     trainer = source_config(metadata, _NAME).get("trainer") or {
         "lm_name": named.get("model_name"),
@@ -184,11 +146,52 @@ def write(model: SDL, folder: Path, metadata: dict[str, Any]) -> None:
         "layer": None,
     }
     trainer = {**trainer, "dict_class": name, "activation_dim": model.layout.n_p, "dict_size": model.n_q}
-    if isinstance(activation, TopK):
-        trainer["k"] = int(activation.k)
+    if isinstance(model.activation, TopK):
+        trainer["k"] = int(model.activation.k)
     plain_values = OrderedDict((key, value.cpu().contiguous().clone()) for key, value in values.items())
     write_atomic(folder / "ae.pt", lambda part: torch.save(plain_values, part))
     write_json(folder / "config.json", {**source_config(metadata, _NAME), "trainer": trainer})
+
+
+def _class_of(plain: Plain, source: dict[str, Any]) -> tuple[str, dict[str, Tensor]]:
+    """The class that a model is there, and its tensors. Raises: RefusedError for other activations."""
+    activation, tied, b_D = plain.model.activation, plain.model.pre_bias == "tied", plain.b_D
+    linear = OrderedDict({"encoder.weight": plain.W_E, "decoder.weight": plain.W_D.T})
+    if isinstance(activation, AbsTopK):
+        refuse(_NAME, "AbsTopK", "all its activations pass positive latents only")
+    if isinstance(activation, BatchTopK | TopK):
+        return _top_k(plain, linear, source)
+    if isinstance(activation, JumpReLU):
+        matrices = {"W_enc": plain.W_E.T, "b_enc": plain.b_E(False), "W_dec": plain.W_D, "b_dec": b_D}
+        return "JumpReluAutoEncoder", matrices | {"threshold": thresholds(plain.model)}
+    if isinstance(activation, Gated):
+        gate, mag = plain.gate()
+        return "GatedAutoEncoder", linear | {
+            "decoder_bias": b_D,
+            "r_mag": plain.act("r_mag"),
+            "gate_bias": gate,
+            "mag_bias": mag,
+        }
+    if isinstance(activation, ReLU):
+        biases = {"encoder.bias": plain.b_E(tied), "bias" if tied else "decoder.bias": b_D}
+        return "AutoEncoder" if tied else "AutoEncoderNew", linear | biases
+    return refuse(_NAME, type(activation).__name__, "it has no such activation")
+
+
+def _top_k(plain: Plain, linear: dict[str, Tensor], source: dict[str, Any]) -> tuple[str, dict[str, Tensor]]:
+    activation, groups = plain.model.activation, source.get("group_sizes")
+    assert isinstance(activation, BatchTopK | TopK)
+    if int(activation.k) != activation.k:
+        refuse(_NAME, f"k={activation.k}", "its k is a whole number")
+    batch = isinstance(activation, BatchTopK)
+    threshold = plain.model.activation_state()["threshold"] if batch else torch.tensor(source.get("threshold", -1.0))
+    rest = {"b_dec": plain.b_D, "k": torch.tensor(int(activation.k), dtype=torch.int)}
+    rest["threshold"] = threshold.to(torch.float32)
+    if batch and groups:
+        matrices = {"W_enc": plain.W_E.T, "b_enc": plain.b_E(True), "W_dec": plain.W_D}
+        return "MatryoshkaBatchTopKSAE", matrices | {"group_sizes": torch.tensor(groups)} | rest
+    name = "BatchTopKSAE" if batch else "AutoEncoderTopK"
+    return name, linear | {"encoder.bias": plain.b_E(True)} | rest
 
 
 FORMATS.add(

@@ -1,6 +1,6 @@
 """Reading files that others wrote: nothing is executed, and whatever is wrong is one clear error."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,33 @@ class Tensors:
             raise CheckpointError(
                 f"{self.where}: {sorted(self.values)} are unknown in this format; nothing is dropped silently"
             )
+
+
+class TensorFiles:
+    """Files of the same tensors, one per layer; a name with {} is filled with the layer's number."""
+
+    def __init__(self, files: Sequence[Tensors]) -> None:
+        self.files = files
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def take(self, name: str, ndim: int) -> list[Tensor]:
+        """This tensor of every layer."""
+        return [t.take(name.format(i), ndim) for i, t in enumerate(self.files)]
+
+    def maybe(self, name: str, ndim: int, where: str) -> list[Tensor] | None:
+        """This tensor of every layer, if they have it. Raises: CheckpointError when some only have it."""
+        values = [t.maybe(name.format(i), ndim) for i, t in enumerate(self.files)]
+        present = [value for value in values if value is not None]
+        if len(present) not in (0, len(values)):
+            raise CheckpointError(f"{where}: {name.format('i')} stands in some layers only")
+        return present or None
+
+    def done(self) -> None:
+        """Nothing may be left over in any."""
+        for t in self.files:
+            t.done()
 
 
 class Candidate:

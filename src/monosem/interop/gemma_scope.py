@@ -10,7 +10,7 @@ from monosem.core.activations import JumpReLU
 from monosem.core.model import SDL
 from monosem.core.pairs import CrossLayer
 from monosem.interop.build import assemble, block_diagonal, sae, transcoder
-from monosem.interop.files import Candidate, Tensors
+from monosem.interop.files import Candidate, TensorFiles, Tensors
 from monosem.interop.format import FORMATS, Format, Loaded
 
 _FIRST, _SECOND = {"W_enc", "W_dec", "b_enc", "b_dec", "threshold"}, {"w_enc", "w_dec", "b_enc", "b_dec", "threshold"}
@@ -93,37 +93,31 @@ def _read_second(candidate: Candidate) -> Loaded:
 def _cross_layer(candidate: Candidate, names: list[str]) -> SDL:
     """The files' order is their last number; each holds one source layer's latents and its decoders to all layers."""
     names = sorted(names, key=lambda name: [int(digits) for digits in re.findall(r"\d+", name)][-1:])
-    where, files = str(candidate.path), [candidate.tensors(name) for name in names]
-    W_D = [t.take("w_dec", 3) for t in files]
+    where, t = str(candidate.path), TensorFiles([candidate.tensors(name) for name in names])
+    W_D = t.take("w_dec", 3)
+    _refuse_backward(W_D, names, where)
+    W_E = [w.T for w in t.take("w_enc", 2)]
+    b_E, b_D = (torch.cat(t.take(name, 1)) for name in ("b_enc", "b_dec"))
+    theta = torch.cat(t.take("threshold", 1)).clamp(min=0.0)
+    skips = t.maybe("affine_skip_connection", 2, where)
+    t.done()
+    layers = len(t)
+    layout = CrossLayer().layout(layers * W_E[0].shape[0], (W_E[0].shape[1],) * layers, (W_D[0].shape[2],) * layers)
+    decoder = [w[:, i:].flatten(1) for i, w in enumerate(W_D)]
+    W_skip = None if skips is None else block_diagonal([skip.T for skip in skips])
+    return assemble(layout, JumpReLU(), W_E, decoder, b_E, b_D, where=where, W_skip=W_skip, act={"theta": theta})
+
+
+def _refuse_backward(W_D: list[Tensor], names: list[str], where: str) -> None:
+    """Every layer has its file, and none writes to layers before its own."""
     layers = W_D[0].shape[1]
-    if len(files) != layers:
+    if len(W_D) != layers:
         raise RefusedError(
-            f"{where}: {len(files)} file(s), but its latents write to {layers} layers; give the folder with all of them"
+            f"{where}: {len(W_D)} file(s), but its latents write to {layers} layers; give the folder with all of them"
         )
     for i, w in enumerate(W_D):
         if bool(w[:, :i].any()):
             raise RefusedError(f"{where}: {names[i]} writes to layers before its own, which no cross-layer layout has")
-    W_E = [t.take("w_enc", 2).T for t in files]
-    b_E, b_D = ([t.take(name, 1) for t in files] for name in ("b_enc", "b_dec"))
-    theta = torch.cat([t.take("threshold", 1) for t in files]).clamp(min=0.0)
-    skips = [t.maybe("affine_skip_connection", 2) for t in files]
-    for t in files:
-        t.done()
-    present = [skip.T for skip in skips if skip is not None]
-    if len(present) not in (0, layers):
-        raise CheckpointError(f"{where}: affine_skip_connection stands in some layers only")
-    layout = CrossLayer().layout(layers * W_E[0].shape[0], (W_E[0].shape[1],) * layers, (W_D[0].shape[2],) * layers)
-    return assemble(
-        layout,
-        JumpReLU(),
-        W_E,
-        [w[:, i:].flatten(1) for i, w in enumerate(W_D)],
-        torch.cat(b_E),
-        torch.cat(b_D),
-        where=where,
-        W_skip=block_diagonal(present) if present else None,
-        act={"theta": theta},
-    )
 
 
 FORMATS.add("gemma_scope", Format("Gemma Scope 1", "params.npz", _recognise_first, _read_first))

@@ -34,49 +34,51 @@ def read(candidate: Candidate) -> Loaded:
     config, name = candidate.json("config.json"), _weights(candidate)
     assert name is not None
     where, t = str(candidate.path), candidate.tensors(name)
-    if name.endswith(".pt"):
-        t = Tensors(t.values.get("sae", {}), t.where)
-    norms = {key.removeprefix(_NORM): t.take(key, 0) for key in list(t.values) if key.startswith(_NORM)}
+    t = Tensors(t.values.get("sae", {}), t.where) if name.endswith(".pt") else t
+    norms = _norms(t)
     if config.get("use_glu_encoder") or "W_E_glu" in t:
         raise RefusedError(f"{where}: a gated linear unit in the encoder multiplies two linear maps; SDL has one")
     hooks_in, hooks_out = _hooks(config)
-    kind = config["sae_type"]
-    if kind not in ("sae", "crosscoder", "clt"):
-        raise RefusedError(f"{where}: sae_type {kind!r} is no sparse dictionary of one encoder and one decoder")
-    how = config.get("norm_activation", "dataset-wise")
-    if how == "batch-wise" or (how == "token-wise" and (kind != "sae" or hooks_in != hooks_out)):
-        raise RefusedError(f"{where}: norm_activation={how!r} makes the answer depend on more than its own input row")
-    width = int(config["d_model"])
-    scale_in, scale_out = ([1.0] * len(hooks) for hooks in (hooks_in, hooks_out))
+    kind, how = config["sae_type"], _normalisation(config, hooks_in == hooks_out, where)
+    scale_in, scale_out = [1.0] * len(hooks_in), [1.0] * len(hooks_out)
     if how == "dataset-wise":
-        missing = [hook for hook in (*hooks_in, *hooks_out) if hook not in norms]
-        if missing:
-            raise CheckpointError(
-                f"{where}: no average norm for {missing[0]}, which norm_activation='dataset-wise' needs"
-            )
-        scale_in, scale_out = ([math.sqrt(width) / float(norms[hook]) for hook in hs] for hs in (hooks_in, hooks_out))
+        scale_in, scale_out = (_scales(hooks, norms, int(config["d_model"]), where) for hooks in (hooks_in, hooks_out))
     layout, W_E, W_D, b_E, b_D = _parts(kind, config, t, hooks_in == hooks_out)
     activation, act = _activation(config, t, layout, kind, W_D, where)
     t.done()
     if kind == "crosscoder" and isinstance(activation, JumpReLU):
         layout, W_E, W_D, b_E = _per_head(layout, W_E[0], W_D[0], b_E)
-    encoder = [_columns(w, block, layout.p_widths, scale_in, 1) for w, block in zip(W_E, layout.encoder, strict=True)]
-    decoder = [_columns(w, block, layout.r_widths, scale_out, -1) for w, block in zip(W_D, layout.decoder, strict=True)]
-    b_D = _columns(b_D[None], Block(0, 1, 0, layout.n_r), layout.r_widths, scale_out, -1)[0]
-    model = assemble(
-        layout,
-        activation,
-        encoder,
-        decoder,
-        b_E,
-        b_D,
-        where=where,
-        act=act,
-        norm=RowNorm("rms", 0.0) if how == "token-wise" else None,
-    )
+    W_E = _columns(W_E, layout.encoder, layout.p_widths, scale_in, 1)
+    W_D = _columns(W_D, layout.decoder, layout.r_widths, scale_out, -1)
+    (b_D,) = _columns([b_D[None]], (Block(0, 1, 0, layout.n_r),), layout.r_widths, scale_out, -1)
+    norm = RowNorm("rms", 0.0) if how == "token-wise" else None
+    model = assemble(layout, activation, W_E, W_D, b_E, b_D[0], where=where, act=act, norm=norm)
     notes = ("average norms folded into W_E, W_D and b_D",) if how == "dataset-wise" else ()
     metadata = {"hook_name": hooks_in[0], "hook_name_out": hooks_out[0]} if kind == "sae" else {}
     return Loaded(model, metadata | {"source": {"format": "llamascopium", "config": config}}, notes)
+
+
+def _norms(t: Tensors) -> dict[str, Tensor]:
+    """The average norms by hook."""
+    return {key.removeprefix(_NORM): t.take(key, 0) for key in list(t.values) if key.startswith(_NORM)}
+
+
+def _normalisation(config: dict[str, Any], same: bool, where: str) -> str:
+    """How inputs were normalised; refused with the kinds of dictionary that SDL cannot express."""
+    kind, how = config["sae_type"], str(config.get("norm_activation", "dataset-wise"))
+    if kind not in ("sae", "crosscoder", "clt"):
+        raise RefusedError(f"{where}: sae_type {kind!r} is no sparse dictionary of one encoder and one decoder")
+    if how == "batch-wise" or (how == "token-wise" and not (kind == "sae" and same)):
+        raise RefusedError(f"{where}: norm_activation={how!r} makes the answer depend on more than its own input row")
+    return how
+
+
+def _scales(hooks: list[str], norms: dict[str, Tensor], width: int, where: str) -> list[float]:
+    """sqrt(width) over the average norm at each hook."""
+    for hook in hooks:
+        if hook not in norms:
+            raise CheckpointError(f"{where}: no average norm for {hook}, which norm_activation='dataset-wise' needs")
+    return [math.sqrt(width) / float(norms[hook]) for hook in hooks]
 
 
 def _hooks(config: dict[str, Any]) -> tuple[list[str], list[str]]:
@@ -137,11 +139,13 @@ def _per_head(
     return split, [W_E.repeat(heads, 1)], list(W_D.chunk(heads, dim=1)), b_E.repeat(heads)
 
 
-def _columns(w: Tensor, block: Block, widths: tuple[int, ...], scales: list[float], power: int) -> Tensor:
-    """Multiply the columns of each source by scale^power."""
+def _columns(
+    parts: list[Tensor], blocks: tuple[Block, ...], widths: tuple[int, ...], scales: list[float], power: int
+) -> list[Tensor]:
+    """Multiply the columns of each source by scale^power, block by block."""
     factors = torch.cat([torch.full((n,), s, dtype=torch.float64) for n, s in zip(widths, scales, strict=True)])
-    factors = factors[block.columns]
-    return (w.double() * (factors if power > 0 else 1 / factors)).to(w.dtype)
+    factors = factors if power > 0 else 1 / factors
+    return [(w.double() * factors[block.columns]).to(w.dtype) for w, block in zip(parts, blocks, strict=True)]
 
 
 def _recognise_first(candidate: Candidate) -> bool:

@@ -18,23 +18,28 @@ Kind = Literal["sae", "transcoder", "crosscoder", "cross_layer", "transcoder_set
 
 def kind_of(model: SDL) -> Kind:
     """What a model is, from its blocks."""
-    layout, n_q, m = model.layout, model.n_q, len(model.layout.p_widths)
+    layout, sources = model.layout, len(model.layout.p_widths)
     if model.encoder.is_whole and model.decoder.is_whole:
         if layout.shared:
-            return "sae" if m == 1 else "crosscoder"
-        return "transcoder" if m == 1 and len(layout.r_widths) == 1 else "other"
+            return "sae" if sources == 1 else "crosscoder"
+        return "transcoder" if sources == 1 and len(layout.r_widths) == 1 else "other"
     if layout.shared:
         return "crosscoder" if layout.p_widths == layout.r_widths else "other"
+    return _kind_by_layer(model)
+
+
+def _kind_by_layer(model: SDL) -> Kind:
+    """Of a model with a block of latents for every source: across layers, or each layer for itself."""
+    layout, layers = model.layout, len(model.layout.p_widths)
+    even = model.n_q % layers == 0 and len(set(layout.p_widths)) == len(set(layout.r_widths)) == 1
+    if not even or len(layout.r_widths) != layers:
+        return "other"
     blocks = (layout.encoder, layout.decoder)
-    even = n_q % m == 0 and len(set(layout.p_widths)) == len(set(layout.r_widths)) == 1
-    if even and len(layout.r_widths) == m:
-        cross = CrossLayer().layout(n_q, layout.p_widths, layout.r_widths)
-        apart = layered(m, n_q // m, layout.p_widths[0], layout.r_widths[0])
-        if blocks == (cross.encoder, cross.decoder):
-            return "cross_layer"
-        if blocks == (apart.encoder, apart.decoder):
-            return "transcoder_set"
-    return "other"
+    cross = CrossLayer().layout(model.n_q, layout.p_widths, layout.r_widths)
+    apart = layered(layers, model.n_q // layers, layout.p_widths[0], layout.r_widths[0])
+    if blocks == (cross.encoder, cross.decoder):
+        return "cross_layer"
+    return "transcoder_set" if blocks == (apart.encoder, apart.decoder) else "other"
 
 
 def refuse(to: str, what: str, reason: str) -> NoReturn:
@@ -90,6 +95,12 @@ class Plain:
     def b_E(self, subtracted: bool) -> Tensor:
         """The encoder's bias in a format that takes b_D from the input first, or nothing."""
         return encoder_bias(self.model, self.model.b_D if subtracted else None)
+
+    def gate(self, subtracted: bool = True) -> tuple[Tensor, Tensor]:
+        """A gated encoder's two biases, of gate and magnitude, as `b_E` gives them."""
+        gate = self.b_E(subtracted)
+        shift = gate - self.model.b_E.detach()
+        return gate, self.act("b_mag") + (self.act("r_mag").exp() * shift if bool(shift.any()) else 0.0)
 
     def refuse_norm(self) -> None:
         """For formats that read the input as it is."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from monosem.base.errors import CheckpointError, RefusedError
 from monosem.base.files import write_json
-from monosem.core.activations import AbsTopK, BatchTopK, Gated, JumpReLU, ReLU, TopK
+from monosem.core.activations import AbsTopK, Activation, BatchTopK, Gated, JumpReLU, ReLU, TopK
 from monosem.core.model import SDL
 from monosem.core.rownorm import RowNorm
 from monosem.interop.build import assemble, sae, transcoder
@@ -75,41 +75,12 @@ def _model(
         W_E = (W_E.double() @ matrix.T).to(W_E.dtype)
         b_D = (b_D.double() @ inverse + mean).to(b_D.dtype)
         shift = None if subtract else (W_E.double() @ mean).to(W_E.dtype)
-
-    def bias(name: str) -> Tensor:
-        value = t.take(name, 1)
-        return value if shift is None else value - shift
-
-    act: dict[str, Tensor] = {}
-    state: dict[str, Tensor] = {}
-    if architecture in ("standard", "transcoder", "skip_transcoder"):
-        activation: Any = ReLU()
-        b_E = bias("b_enc")
-    elif architecture in ("topk", "abstopk"):
-        activation = (TopK if architecture == "topk" else AbsTopK)(int(config["k"]), _ranked(config))
-        b_E = bias("b_enc")
-    elif architecture in ("batchtopk", "matryoshka_batchtopk"):
-        activation = BatchTopK(float(config["k"]), _ranked(config), rate=float(config.get("topk_threshold_lr", 0.01)))
-        b_E = bias("b_enc")
-        state = {"threshold": t.take("topk_threshold", 0)}
-    elif architecture in ("jumprelu", "jumprelu_transcoder", "jumprelu_skip_transcoder"):
-        activation = JumpReLU(bandwidth=float(config.get("jumprelu_bandwidth", JumpReLU.bandwidth)))
-        b_E = bias("b_enc")
-        theta = t.take("log_threshold", 1).exp() if "log_threshold" in t else t.take("threshold", 1)
-        act = {"theta": theta.clamp(min=0.0)}  # ReLU comes with it: a negative threshold means 0
-    elif architecture == "gated":
-        activation = Gated()
-        b_E = bias("b_gate")
-        r_mag, b_mag = t.take("r_mag", 1), t.take("b_mag", 1)
-        act = {"r_mag": r_mag, "b_mag": b_mag if shift is None else b_mag - r_mag.exp() * shift}
-    else:
-        raise CheckpointError(f"{where}/{_CONFIG}: architecture {architecture!r} is unknown; update monosem")
-    layout = (transcoder if across else sae)(W_E, W_dec)
+    activation, b_E, act, state = _activation(architecture, config, t, shift, where)
     norm = _NORMS.get(str(config.get("normalize_activations", "none")))
     if norm is not None and across:
         norm = RowNorm(norm.kind, norm.eps, restore=False)
     return assemble(
-        layout,
+        (transcoder if across else sae)(W_E, W_dec),
         activation,
         [W_E],
         [W_dec],
@@ -122,6 +93,33 @@ def _model(
         state=state,
         norm=norm,
     )
+
+
+def _activation(
+    architecture: str, config: dict[str, Any], t: Tensors, shift: Tensor | None, where: str
+) -> tuple[Activation, Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    """(activation, b_E, its learned parameters, its state); `shift` is what whitening takes off the encoder's bias."""
+
+    def bias(name: str) -> Tensor:
+        value = t.take(name, 1)
+        return value if shift is None else value - shift
+
+    if architecture == "gated":
+        b_E, r_mag, b_mag = bias("b_gate"), t.take("r_mag", 1), t.take("b_mag", 1)
+        return Gated(), b_E, {"r_mag": r_mag, "b_mag": b_mag if shift is None else b_mag - r_mag.exp() * shift}, {}
+    if architecture in ("standard", "transcoder", "skip_transcoder"):
+        return ReLU(), bias("b_enc"), {}, {}
+    if architecture in ("topk", "abstopk"):
+        return (TopK if architecture == "topk" else AbsTopK)(int(config["k"]), _ranked(config)), bias("b_enc"), {}, {}
+    if architecture in ("batchtopk", "matryoshka_batchtopk"):
+        activation = BatchTopK(float(config["k"]), _ranked(config), rate=float(config.get("topk_threshold_lr", 0.01)))
+        return activation, bias("b_enc"), {}, {"threshold": t.take("topk_threshold", 0)}
+    if architecture in ("jumprelu", "jumprelu_transcoder", "jumprelu_skip_transcoder"):
+        jump = JumpReLU(bandwidth=float(config.get("jumprelu_bandwidth", JumpReLU.bandwidth)))
+        b_E = bias("b_enc")
+        theta = t.take("log_threshold", 1).exp() if "log_threshold" in t else t.take("threshold", 1)
+        return jump, b_E, {"theta": theta.clamp(min=0.0)}, {}  # ReLU comes with it: a negative threshold means 0
+    raise CheckpointError(f"{where}/{_CONFIG}: architecture {architecture!r} is unknown; update monosem")
 
 
 def _ranked(config: dict[str, Any]) -> bool:
@@ -182,30 +180,16 @@ def write(model: SDL, folder: Path, metadata: dict[str, Any]) -> None:
     plain = Plain(model, "SAELens")
     if plain.kind not in ("sae", "transcoder"):
         refuse("SAELens", f"a {plain.kind}", "it has SAEs and transcoders of one layer")
-    across, activation = plain.kind == "transcoder", model.activation
-    tied = model.pre_bias == "tied"
-    tensors = {"W_enc": plain.W_E.T, "W_dec": plain.W_D, "b_dec": plain.b_D}
+    across, tied = plain.kind == "transcoder", model.pre_bias == "tied"
+    architecture, tensors = _architecture(plain, tied)
+    tensors |= {"W_enc": plain.W_E.T, "W_dec": plain.W_D, "b_dec": plain.b_D}
     extra: dict[str, Any] = {}
-    bias = {"b_enc": plain.b_E(subtracted=tied)}
-    if isinstance(activation, JumpReLU | BatchTopK):
-        architecture = "jumprelu"
-        tensors["threshold"] = thresholds(model)
-    elif isinstance(activation, Gated):
-        architecture = "gated"
-        shift = bias["b_enc"] - model.b_E.detach()
-        b_mag = plain.act("b_mag") + (plain.act("r_mag").exp() * shift if bool(shift.any()) else 0.0)
-        bias = {"b_gate": bias["b_enc"], "r_mag": plain.act("r_mag"), "b_mag": b_mag}
-    elif isinstance(activation, TopK):
-        plain.refuse_ranking_by_norm()
-        architecture = "abstopk" if isinstance(activation, AbsTopK) else "topk"
-        extra = {"k": int(activation.k), "rescale_acts_by_decoder_norm": False}
-    elif isinstance(activation, ReLU):
-        architecture = "standard"
-    else:
-        refuse("SAELens", type(activation).__name__, "it has no such activation")
+    if isinstance(model.activation, TopK) and architecture != "jumprelu":
+        extra = {"k": int(model.activation.k), "rescale_acts_by_decoder_norm": False}
     if across:
         if architecture not in ("standard", "jumprelu"):
-            refuse("SAELens", f"a transcoder with {type(activation).__name__}", "its transcoders have ReLU or JumpReLU")
+            name = type(model.activation).__name__
+            refuse("SAELens", f"a transcoder with {name}", "its transcoders have ReLU or JumpReLU")
         skip = "skip_" if plain.W_skip is not None else ""
         architecture = ("jumprelu_" if architecture == "jumprelu" else "") + skip + "transcoder"
         extra["d_out"] = model.layout.n_r
@@ -225,8 +209,25 @@ def write(model: SDL, folder: Path, metadata: dict[str, Any]) -> None:
         "reshape_activations": before.get("reshape_activations", "none"),
         "metadata": _own_metadata(before) | generic_metadata(metadata) | {"sae_lens_version": "6.0.0"},
     }
-    write_tensors(folder / _WEIGHTS, tensors | bias)
+    write_tensors(folder / _WEIGHTS, tensors)
     write_json(folder / _CONFIG, config | extra)
+
+
+def _architecture(plain: Plain, tied: bool) -> tuple[str, dict[str, Tensor]]:
+    """What an SAE with this activation is called, and the encoder's biases and thresholds."""
+    activation = plain.model.activation
+    if isinstance(activation, JumpReLU | BatchTopK):
+        return "jumprelu", {"threshold": thresholds(plain.model), "b_enc": plain.b_E(subtracted=tied)}
+    if isinstance(activation, Gated):
+        gate, mag = plain.gate(tied)
+        return "gated", {"b_gate": gate, "r_mag": plain.act("r_mag"), "b_mag": mag}
+    bias = {"b_enc": plain.b_E(subtracted=tied)}
+    if isinstance(activation, TopK):
+        plain.refuse_ranking_by_norm()
+        return "abstopk" if isinstance(activation, AbsTopK) else "topk", bias
+    if isinstance(activation, ReLU):
+        return "standard", bias
+    return refuse("SAELens", type(activation).__name__, "it has no such activation")
 
 
 def _own_metadata(before: dict[str, Any]) -> dict[str, Any]:
@@ -285,6 +286,5 @@ def _upgrade(config: dict[str, Any]) -> dict[str, Any]:
         new["normalize_activations"] = "expected_average_only_in" if normalize else "none"
     if "hook_z" in str(new.get("hook_name", "")):
         new.setdefault("reshape_activations", "hook_z")
-    given = new.get("metadata") if isinstance(new.get("metadata"), dict) else {}
-    new["metadata"] = {**{name: new[name] for name in _DESCRIBING if new.get(name) is not None}, **(given or {})}
+    new["metadata"] = {name: new[name] for name in _DESCRIBING if new.get(name) is not None} | _own_metadata(new)
     return new
