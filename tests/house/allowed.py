@@ -47,6 +47,6 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "monosem.train",
         "studies",
     ),
-    "lonely_files": ("benchmarks", "monosem.train.log", "studies"),
+    "lonely_files": ("monosem.train.log", "studies"),
     "reports_train_nothing": ("monosem.report.world",),
 }
