@@ -18,9 +18,9 @@ from matplotlib.lines import Line2D
 
 from monosem.base.files import write_atomic
 from monosem.bench.defaults import fit_config, recipe
-from monosem.bench.evaluated import evaluate_model
 from monosem.bench.laws import Hierarchy
 from monosem.bench.records import environment, read_records
+from monosem.bench.task_scores import evaluate_model
 from monosem.bench.tasks import TaskSource, task
 from monosem.report.interval import Interval
 from monosem.report.style import GREY, INK, PALETTE, plain_axes, to_svg

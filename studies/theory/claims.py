@@ -20,14 +20,13 @@ from monosem.core.activations import AbsTopK, Activation, JumpReLU, ReLU, TopK
 from monosem.report.style import BLUE, GREEN, GREY, ORANGE, PALETTE, RED, panels, tidy, to_svg
 from monosem.theory.checks.optima import construction, construction_bounds
 from monosem.theory.checks.stationary import example_35
-from monosem.theory.descent import Plan, descend, starts
-from monosem.theory.geometry import walk
+from monosem.theory.descent import DescentConfig, descend, starts
 from monosem.theory.hierarchy import absorb, absorb_as_printed, hierarchical
 from monosem.theory.instances import draw_directions, draw_encoder, draw_problem, draw_weights, plane
 from monosem.theory.law import Magnitude, exact_atoms, independent
 from monosem.theory.loss import best_decoder, feature_losses, loss
 from monosem.theory.minima import groups_of, paper_point, positive_pair
-from monosem.theory.patterns import ActivationPattern, pattern_of, region
+from monosem.theory.patterns import ActivationPattern, pattern_of, region, walk
 from monosem.theory.problem import Problem, sigma
 from monosem.theory.zeroset import mirrored_pair, recovery, unrecovering, zero_set
 
@@ -413,7 +412,7 @@ def draw_dead_latents() -> Figure:
         silent = torch.linalg.pinv(W.T) @ torch.full((8,), -1.0, dtype=torch.float64)  # -1 on every feature
         W_E[:, 4:] = silent if place == 0 else W_E[:, 4:] * 1e-3  # top-1: outranked
         for way, name in enumerate(ways):
-            plan = Plan(steps=500, lr=0.03, anchors=4 if name == "anchors" else 0)
+            plan = DescentConfig(steps=500, lr=0.03, anchors=4 if name == "anchors" else 0)
             plan = replace(plan, revive="resample") if name == "resample" else plan
             plan = replace(plan, revive="auxk") if name == "auxk" else plan
             order = (W_D.flip(2), W_E.flip(1)) if name == "anchors" else (W_D, W_E)  # anchors take the dead ones

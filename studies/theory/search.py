@@ -25,8 +25,7 @@ from monosem.bench.records import environment
 from monosem.bench.tasks import TASKS, TaskSource, task
 from monosem.core.activations import Activation, JumpReLU, ReLU, TopK
 from monosem.report.style import BLUE, GREEN, GREY, ORANGE, PALETTE, RED, panels, tidy, to_svg
-from monosem.theory.basins import basins, matched
-from monosem.theory.descent import Descended, Plan, descend, starts
+from monosem.theory.descent import Descended, DescentConfig, basins, descend, matched, starts
 from monosem.theory.instances import draw_directions, draw_problem
 from monosem.theory.law import exact_atoms, independent
 from monosem.theory.loss import best_decoder, loss
@@ -70,7 +69,7 @@ def _certified() -> Runs:
         begin = time.process_time()
         optimum = certified_optimum(problem)
         seconds, zero = time.process_time() - begin, problem.zero_dictionary_loss
-        ended = descend(problem, Plan(steps=400, lr=0.03), 32, seed=1).W_E
+        ended = descend(problem, DescentConfig(steps=400, lr=0.03), 32, seed=1).W_E
         adam = min(float(loss(problem, best_decoder(problem, W_E), W_E)) for W_E in ended)
         row = {name: getattr(optimum, name) for name in ("gap", "complete", "how", "nodes", "columns")}
         return row | {
@@ -98,7 +97,7 @@ def _score(problem: Problem, W_D: Tensor, W_E: Tensor, atoms: Atoms, anchors: in
 
 
 def _interleaved(
-    problem: Problem, atoms: Atoms, start: tuple[Tensor, Tensor], plan: Plan, anchors: int, exact: bool
+    problem: Problem, atoms: Atoms, start: tuple[Tensor, Tensor], plan: DescentConfig, anchors: int, exact: bool
 ) -> dict[str, Row]:
     """ACS, Adam and anchored Adam from one start, one after the other."""
     rows: dict[str, Row] = {}
@@ -111,7 +110,12 @@ def _interleaved(
     for way, k in (("adam", 0), ("anchored", anchors)):
         begin = time.process_time()
         ended = descend(
-            problem, Plan(steps=plan.steps, lr=plan.lr, anchors=k), 1, 0, atoms, (start[0][None], start[1][None])
+            problem,
+            DescentConfig(steps=plan.steps, lr=plan.lr, anchors=k),
+            1,
+            0,
+            atoms,
+            (start[0][None], start[1][None]),
         )
         rows[way] = {"seconds": time.process_time() - begin, "steps": plan.steps}
         rows[way] |= _score(problem, ended.W_D[0], ended.W_E[0], atoms, anchors)
@@ -126,7 +130,7 @@ def _small() -> Runs:
             W_D, W_E = starts(problem, 5, world)
             for k in range(5):
                 begin = (W_D[k], W_E[k])
-                plan = Plan(steps=800, lr=0.02)
+                plan = DescentConfig(steps=800, lr=0.02)
                 yield (
                     f"{name} | L~ | {world}.{k}",
                     lambda p=problem, s=begin, plan=plan: _interleaved(p, p.atoms, s, plan, 1, True),  # type: ignore[misc]
@@ -146,11 +150,11 @@ def _bench(name: str, ks: tuple[int, int], rows: int, worlds: int, steps: int) -
                     order = source.task.anchor_order()
                     W_p, W_r = source.W_p[:, order].double(), source.W_r[:, order].double()
                     problem = Problem(W_p, W_r, torch.ones(n), TopK(k), TASKS[name].n_q)
-                    atoms, plan = problem.atoms, Plan(steps=steps, lr=lr)
+                    atoms, plan = problem.atoms, DescentConfig(steps=steps, lr=lr)
                     if label != "L~":
                         x_p, x_r = (x.double() for x in source.take(torch.arange(rows)))
                         atoms = Atoms(x_p, x_r, torch.full((rows,), 1 / rows, dtype=torch.float64))
-                        plan = Plan(steps=steps // 2, lr=lr)
+                        plan = DescentConfig(steps=steps // 2, lr=lr)
                     W_D, W_E = starts(problem, 1, world)
                     return _interleaved(problem, atoms, (W_D[0], W_E[0]), plan, anchors, False)
 
@@ -326,7 +330,7 @@ def basins_figure(runs: int = 64, steps: int = 400) -> Figure:
         for n_q, colour in zip((6, 8, 12, 16, 24), PALETTE, strict=False):
             problem = Problem(W, W, law.weights, TopK(1), n_q)
             some = [k for k in ks if k < n_q]
-            reached = basins(problem, some, plan=Plan(steps=steps, lr=0.03), runs=runs)
+            reached = basins(problem, some, plan=DescentConfig(steps=steps, lr=0.03), runs=runs)
             axis.plot(some, [b.features for b in reached], "o-", markersize=3, color=colour, label=f"n_q = {n_q}")
         tidy(axis, "anchored features k", "recovered share of the others", f"L~, top-1, cosines {cosine}")
         axis.set_ylim(-0.03, 1.03)
@@ -336,7 +340,7 @@ def basins_figure(runs: int = 64, steps: int = 400) -> Figure:
     ):
         for n_q, style in ((8, "o--"), (16, "o-")):
             problem = Problem(W, W, law.weights, activation, n_q)
-            plan = Plan(steps=steps + 200, lr=0.03, l1=l1)
+            plan = DescentConfig(steps=steps + 200, lr=0.03, l1=l1)
             reached = basins(problem, (0, 2, 4, 6), exact_atoms(problem, law), plan, runs // 2)
             values = [b.features for b in reached]
             axes[2].plot((0, 2, 4, 6), values, style, markersize=3, color=colour, label=f"{label}, n_q = {n_q}")

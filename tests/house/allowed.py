@@ -48,5 +48,4 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "studies",
     ),
     "lonely_files": ("monosem.train.log", "studies"),
-    "reports_train_nothing": ("monosem.report.world",),
 }

@@ -115,15 +115,6 @@ def library_alone(module: Source) -> list[str]:
     ]
 
 
-def reports_train_nothing(module: Source) -> list[str]:
-    """Reports and pages of latents show what was trained; they call no `fit`."""
-    if module.part not in {"inspect", "report"}:
-        return []
-    calls = [node for node in ast.walk(module.tree) if isinstance(node, ast.Call)]
-    called = [(node, ast.unparse(node.func).rpartition(".")[2]) for node in calls]
-    return [f"{_at(module, node)}: a report trains nothing; read a record" for node, name in called if name == "fit"]
-
-
 def docstrings(module: Source) -> list[str]:
     """A module begins with one sentence that says what it is; public functions and classes say what they do."""
     first = (ast.get_docstring(module.tree) or "").partition("\n\n")[0]
@@ -207,7 +198,6 @@ def no_training(module: Source) -> list[str]:
 RULES: tuple[Rule, ...] = (
     layer_order,
     library_alone,
-    reports_train_nothing,
     small_files,
     simple_functions,
     telling_names,
