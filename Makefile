@@ -1,73 +1,62 @@
-# make setup   a virtual environment with everything (done once; needs CPython >= 3.11 and pip)
-# make bench   train and score every method against known ground truth; ARGS="..." are passed on
-# make speed   whole training steps, ours and other libraries', in turns; needs a quiet machine; ARGS="..." are passed on
-# make test    the unmarked tests, on two cores
-# make check   format, lint, types, house rules
-# make test-slow | test-compile | test-gpu   the marked tests
-# make pages   every page and figure that is made from records, anew; nothing is run or measured
-# make real        fetch the real models and data that CI uses (REAL="..." for others); make test-real runs their tests
-# make peers       other libraries' released packages in side environments, and the proofs of the formats against them
-# make clean   remove the environment and every cache
+# make setup    a virtual environment with the packages of requirements.lock (once; needs CPython >= 3.11 and pip)
+# make bench    train and score every method against known ground truth; ARGS="..." are passed on, here and below
+# make test     the unmarked tests, on two cores; make test-slow, test-compile, test-gpu and test-real: the marked ones
+# make check    format, lint, types, house rules; make format: what ruff can mend by itself
+# make pages    every page and figure that is made from records, anew; nothing is run or measured
+# make speed    whole training steps, ours and other libraries', in turns; needs a quiet machine
+# make gpu-day  the tests and the measurements that need a GPU
+# make real     fetch the real models and data that `make test-real` reads (REAL="..." for others)
+# make peers    other libraries' released packages in side environments, and the proofs of the formats against them
+# make lock     requirements.lock anew, with what the registry has today; needs CPython 3.11
+# make test-newest  the unmarked tests with what the registry has today; NEWEST="torch==2.13.0" keeps a package back
+# make clean    remove the environments and every cache
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench speed test test-slow test-compile test-gpu pages check check-format check-lint check-types check-house format import-cost clean peers peers-ci peers-ci-install real test-real
+.PHONY: help setup bench test test-slow test-compile test-gpu test-real test-newest check check-format check-lint \
+	check-types check-house format pages speed gpu-day real peers peers-ci peers-ci-install lock clean
 
 SUITABLE := import sys, venv, pip; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14 python; do \
 	"$$p" -c '$(SUITABLE)' >/dev/null 2>&1 && { echo "$$p"; break; }; done)
-TORCH ?= torch==2.13.0
+PACKAGES ?= --requirement requirements.lock
+NEWEST ?= torch
 WORKERS ?= 2
 ARGS ?=
 REAL ?= stories15m minilm ada40 newsgroups
 
-VENV := .venv
+VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
-PIP = $(PYTHON) -m pip --disable-pip-version-check --python $(BIN)/python install --quiet
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+PIP = $(PYTHON) -m pip --disable-pip-version-check --quiet
+INTO = $(PIP) --python $(BIN)/python install
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
 help:
-	@sed -n 's/^# //p' Makefile
+	@sed -n '/^$$/q; s/^# //p' Makefile
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml
-	@test -n "$(PYTHON)" || { echo "no CPython >= 3.11 with pip found; name one: make setup PYTHON=/path/to/python3"; exit 1; }
-	@echo "setting up $(VENV) with $$($(PYTHON) --version) and $(TORCH)"
+# setuptools is among the packages, so that building needs nothing that is not in the lock.
+$(STAMP): pyproject.toml requirements.lock
+	@test -n "$(PYTHON)" || { echo "no CPython >= 3.11 with pip; name one: make setup PYTHON=/path/to/python3"; exit 1; }
+	@echo "setting up $(VENV) with $$($(PYTHON) --version) and $(PACKAGES)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv --without-pip $(VENV)
-	@$(PIP) "$(TORCH)"
-	@$(PIP) "$(TORCH)" --editable ".[dev]"
+	@$(INTO) $(PACKAGES)
+	@$(INTO) --no-build-isolation --no-deps --editable .
 	@touch $@
 
 bench: setup
 	$(BIN)/monosem bench $(ARGS)
 
-speed: setup
-	$(PYTHON) -m benchmarks.peers --speed
-	$(BIN)/python -m benchmarks speed --peers .peers --threads 1,2 --curves --sweep --record benchmarks/records/cpu.json $(ARGS)
-
 test: setup
-	$(PYTEST) -q -n $(WORKERS) --dist worksteal $(ARGS)
+	$(PYTEST) -n $(WORKERS) --dist worksteal $(ARGS)
 
-test-slow: setup
-	$(PYTEST) -q -m slow $(ARGS)
+test-compile: export MONOSEM_NO_TYPECHECK = 1
+test-slow test-compile test-gpu test-real: setup
+	$(PYTEST) -m $(@:test-%=%) $(ARGS)
 
-test-compile: setup
-	MONOSEM_NO_TYPECHECK=1 $(PYTEST) -q -m compile $(ARGS)
-
-test-gpu: setup
-	$(PYTEST) -q -m gpu $(ARGS)
-
-pages: setup
-	$(BIN)/python -m studies pages
-	$(BIN)/python -m benchmarks pages
-
-# A registry that does not answer (3) leaves tests to be skipped; a wrong hash (2) is a failure.
-real: setup
-	@$(BIN)/python -m studies fetch $(REAL) || { test $$? -eq 3 && echo "SKIPPED: not all of $(REAL) could be fetched"; }
-
-test-real: setup
-	$(PYTEST) -q -m real $(ARGS)
+test-newest:
+	$(MAKE) test VENV=.newest PACKAGES='--upgrade setuptools $(NEWEST) ".[dev]"'
 
 check: check-format check-lint check-types check-house
 
@@ -81,14 +70,26 @@ check-types: setup
 	$(BIN)/mypy
 
 check-house: setup
-	$(PYTEST) -q tests/house
+	$(PYTEST) tests/house
 
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-import-cost: setup
-	$(BIN)/python -m benchmarks imports
+pages: setup
+	$(BIN)/python -m studies pages
+	$(BIN)/python -m benchmarks pages
+
+speed: setup
+	$(PYTHON) -m benchmarks.peers --speed
+	$(BIN)/python -m benchmarks speed --peers .peers --threads 1,2 --curves --sweep --record benchmarks/records/cpu.json $(ARGS)
+
+gpu-day: setup
+	$(BIN)/python -m benchmarks gpu-day --out benchmarks/records/gpu.json $(ARGS)
+
+# A registry that does not answer (3) leaves tests to be skipped; a wrong hash (2) is a failure.
+real: setup
+	@$(BIN)/python -m studies fetch $(REAL) || { test $$? -eq 3 && echo "SKIPPED: not all of $(REAL) could be fetched"; }
 
 peers: setup
 	$(PYTHON) -m benchmarks.peers
@@ -98,8 +99,14 @@ peers-ci-install: setup
 	$(PYTHON) -m benchmarks.peers saelens dictionary_learning
 
 peers-ci: peers-ci-install
-	$(PYTEST) -q -m slow tests/interop/test_peers.py -k "by-saelens or by-dictionary_learning or saebench"
+	$(PYTEST) -m slow tests/interop/test_peers.py -k "by-saelens or by-dictionary_learning or saebench"
+
+# A dry run: nothing is installed. This triton is the one that CUDA builds of this torch insist on.
+lock: setup
+	$(PIP) install --dry-run --ignore-installed --report $(VENV)/lock.json torch==2.13.0 triton==3.7.1 ".[dev]"
+	$(BIN)/python .ci/lock.py < $(VENV)/lock.json > $(VENV)/requirements.lock
+	mv $(VENV)/requirements.lock requirements.lock
 
 clean:
-	rm -rf $(VENV) .peers build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .newest .peers build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -27,6 +27,11 @@ class Edit:
     amount: Amount
     at: Where = None
 
+    @property
+    def by_position(self) -> bool:
+        """Whether `at` counts over the whole sequence."""
+        return self.at is not None and not isinstance(self.at, Tensor)
+
     def mask(self, leading: Sequence[int], past: int = 0) -> Bool[Tensor, "..."] | None:
         """Where it applies, over the leading axes (the last of which is the position); None is everywhere.
 

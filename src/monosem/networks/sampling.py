@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 
-from monosem.base.errors import check
+from monosem.base.errors import RefusedError, check
 from monosem.base.seeds import torch_generator
+from monosem.networks.cache import is_cache
 
 
 @torch.inference_mode()
@@ -23,7 +24,7 @@ def sample_texts(
 
     `model` and `tokenizer` are transformers' (a causal language model). A text ends where the model ends it, or after
     `tokens` tokens. Text i depends on the seed and on the batch that it stands in, not on how many are drawn.
-    Raises: ArgumentError when the tokenizer has no token to begin with.
+    Raises: ArgumentError when the tokenizer has no token to begin with; RefusedError when the model returns no cache.
     """
     begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     check(begin is not None, "the tokenizer has neither a beginning nor an end token; sampling cannot start")
@@ -31,12 +32,17 @@ def sample_texts(
     stops = {begin, tokenizer.eos_token_id} - {None}
     for number in range(-(-documents // batch)):
         generator = torch_generator(seed, "sample", number)
-        newest, past = torch.full((batch, 1), begin), None
+        newest, past = torch.full((batch, 1), begin), dict[str, Any]()
         drawn: list[torch.Tensor] = []
         open_ = torch.ones(batch, dtype=torch.bool)
         while len(drawn) < tokens and bool(open_.any()):
-            out = model(input_ids=newest, past_key_values=past, use_cache=True)
-            past = out.past_key_values
+            out = model(input_ids=newest, use_cache=True, **past)
+            past = {name: value for name, value in out.items() if is_cache(value)}  # taken back by the name it is given
+            if not past:
+                raise RefusedError(
+                    f"{type(model).__name__} returns no cache of earlier tokens among {', '.join(out)}; sampling needs "
+                    "a causal language model with one"
+                )
             chances = torch.softmax(out.logits[:, -1].float().cpu() / temperature, -1)
             newest = torch.multinomial(chances, 1, generator=generator)
             drawn.append(newest[:, 0])

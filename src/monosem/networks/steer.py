@@ -13,6 +13,7 @@ from monosem.base.errors import RefusedError, ShapeError, check
 from monosem.core.activation import Context
 from monosem.core.model import SDL
 from monosem.core.rownorm import RowNormSDL
+from monosem.networks.cache import is_cache, tokens_before
 from monosem.networks.edits import Edit, change, edited_latents, latent_values
 from monosem.networks.rewrite import Places, Reading, Rewrite, places, rewriting
 from monosem.networks.sites import Site
@@ -33,13 +34,13 @@ def steer(
         x_r, which the code does not explain, stays. A row whose latents do not change keeps every bit, and when none
         changes the tensor itself goes on. dtype is kept.
     Gradient: that of the equation; through x_q into x_p, through an amount that is a tensor; W_D is a constant.
-    `at`, `to`: sites, as `places` reads them. `edits`: add, clamp, scale, zero; positions count over the whole
-    sequence, through `generate` too. A model that reads several sites has the values of its latents only when all of
-    them have been read: adding needs no values; else it needs latents that read no later site than they write
-    (a cross-layer transcoder with an activation that takes each latent for itself), or `rows`: x_p of the same input,
-    from a pass without edits.
+    `at`, `to`: sites, as `places` reads them. `edits`: add, clamp, scale, zero. Positions count over the whole
+    sequence, through `generate` too: a cache among the network's arguments says how many tokens went before. A model
+    that reads several sites has the values of its latents only when all of them have been read: adding needs no values;
+    else it needs latents that read no later site than they write (a cross-layer transcoder with an activation that
+    takes each latent for itself), or `rows`: x_p of the same input, from a pass without edits.
     Raises: ArgumentError for a latent that is not there; ShapeError for sites that do not fit; RefusedError (in the
-        pass) when values are not known.
+        pass) when values are not known, or positions are not: a cache that does not tell how many tokens it keeps.
 
     Example:
         >>> from monosem.methods import method
@@ -53,12 +54,8 @@ def steer(
     """
     where = places(sdl, model, at, to)
     steering = _Steering(sdl, where, edits, rows)
-    with rewriting(model, steering.changes() if edits else ()):
-        past = model.register_forward_pre_hook(steering.begin, with_kwargs=True)
-        try:
-            yield
-        finally:
-            past.remove()
+    with steering.watching(model), rewriting(model, steering.changes() if edits else ()):
+        yield
 
 
 class _Steering:
@@ -69,6 +66,7 @@ class _Steering:
         self.latents = edited_latents(edits, sdl.n_q)
         self.columns = _columns(sdl, self.latents)
         self.reading, self.past = Reading(sdl), 0
+        self.inside: nn.Module | None = None  # the module whose call began the pass
         self.needs_values = any(edit.kind != "add" for edit in edits)
         self.learned = any(isinstance(edit.amount, Tensor) and edit.amount.requires_grad for edit in edits)
         self.given = None if rows is None else rows.to(sdl.b_E)
@@ -79,12 +77,35 @@ class _Steering:
         reads = [(site, partial(self.read, number)) for number, site in enumerate(self.where.reads)]
         return [*reads, *((site, partial(self.write, number)) for number, site in enumerate(self.where.writes))]
 
-    def begin(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        """A pass begins: how many tokens went through before, by the network's cache."""
-        cache = kwargs.get("past_key_values")
-        count = getattr(cache, "get_seq_length", None)
-        self.past = int(count()) if count is not None else 0
+    @contextmanager
+    def watching(self, model: nn.Module) -> Iterator[None]:
+        """Every module that holds a site tells when it is called, as `generate` calls an encoder by itself."""
+        paths = {site.module for site in (*self.where.reads, *self.where.writes)}
+        above = {path[:end] for path in paths for end, sign in enumerate(path) if sign == "."}
+        handles = []
+        try:
+            for path in {"", *above, *paths} if self.edits else ():
+                module, begin = model.get_submodule(path), partial(self.begin, path == "")
+                handles.append(module.register_forward_pre_hook(begin, with_kwargs=True))
+                handles.append(module.register_forward_hook(self.end, always_call=True))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def begin(self, whole: bool, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        """The network or a part of it is called; unless it is inside another call, a pass begins."""
+        if self.inside is not None:
+            return
+        if any(edit.by_position for edit in self.edits):
+            self.past = _past(module, whole, [*args, *kwargs.values()])
         self.reading.seen = {}
+        self.inside = module
+
+    def end(self, module: nn.Module, *_: Any) -> None:
+        """The call that began the pass is over."""
+        if module is self.inside:
+            self.inside = None
 
     def read(self, source: int, x: Tensor) -> Tensor:
         """Keep what is read."""
@@ -160,6 +181,22 @@ class _Steering:
             unsettled = sorted(j for j in writes if block.first <= j < block.last)
             if reads and unsettled:
                 raise RefusedError(f"{where}, which latent {unsettled[0]} reads too; {remedy}")
+
+
+def _past(module: nn.Module, whole: bool, arguments: Sequence[Any]) -> int:
+    """How many tokens went through before a pass. Raises: RefusedError when that cannot be known."""
+    if whole:
+        past = tokens_before(arguments)
+        why = "no argument tells how many tokens went through before"
+    else:  # the parts before this one may have filled the cache
+        past = None if any(map(is_cache, arguments)) else 0
+        why = "it is only a part of the network and has a cache"
+    if past is None:
+        raise RefusedError(
+            f"positions of edits are unknown when {type(module).__name__} is called so: {why}; call the network that "
+            "was given, with no cache or one that has get_seq_length, or give edits without positions"
+        )
+    return past
 
 
 def _columns(sdl: SDL, latents: Int[Tensor, " touched"]) -> Float[Tensor, "n_r touched"]:
