@@ -85,7 +85,7 @@ speed: setup
 	$(BIN)/python -m benchmarks speed --peers .peers --threads 1,2 --curves --sweep --record benchmarks/records/cpu.json $(ARGS)
 
 gpu-day: setup
-	$(BIN)/python -m benchmarks gpu-day --out benchmarks/records/gpu.json $(ARGS)
+	$(BIN)/python -m benchmarks.gpu_day --out benchmarks/records/gpu.json $(ARGS)
 
 # A registry that does not answer (3) leaves tests to be skipped; a wrong hash (2) is a failure.
 real: setup
