@@ -1,23 +1,22 @@
-"""What benchmarks/gpu_day.py times: a whole TopK step from the Triton programs, its pieces, and torch's own ways."""
+"""What benchmarks/gpu_parts.py times beside `fit`: the pieces of a step, torch's own ways, and dense autograd."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from itertools import pairwise
+from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag, normalize
 
 from monosem.base.sparse import Positions
-from monosem.kernels.gpu.adam import DenseAdam
 from monosem.kernels.gpu.cells import bag, inner_full
 from monosem.kernels.gpu.rows import RowStep
-from monosem.kernels.gpu.select import TopCells, encode_top, top_index
+from monosem.kernels.gpu.select import encode_top, top_index
 from monosem.kernels.native.calls import Ordered
 from monosem.kernels.native.rows import CellSet
-
-Mode = Literal["fp32", "certified", "bf16"]
-"""fp32: all of it. certified: bf16 products pick candidates, float32 decides. bf16: weights too, with masters."""
 
 LR, BETAS, EPS, CLIP = 1e-3, (0.9, 0.999), 1e-8, 1.0
 
@@ -31,6 +30,9 @@ class Shape:
     k: int
     batch: int
 
+    def __str__(self) -> str:
+        return f"{self.n_p} x {self.n_q}, k {self.k}, batch {self.batch}"
+
     def start(self, device: str) -> tuple[Tensor, Tensor]:
         """W_E and W_D [n_q, n_p], tied, rows of unit norm."""
         generator = torch.Generator(device).manual_seed(0)
@@ -43,53 +45,6 @@ class Shape:
         truth = normalize(torch.randn(1000, self.n_p, generator=generator, device=device))
         chosen = torch.randint(1000, (self.batch, 16), generator=generator, device=device)
         return truth[chosen].mul(torch.rand(self.batch, 16, 1, generator=generator, device=device)).sum(1)
-
-
-class TopKStep:
-    """TopK SAE with biases, unit decoder rows, projection, clipping and Adam; no gradient of a weight exists."""
-
-    def __init__(self, shape: Shape, device: str, mode: Mode, fused: bool = False) -> None:
-        self.shape, self.mode, self.fused, self.steps = shape, mode, fused, 0
-        self.W_E, self.W_D = shape.start(device)
-        self.b_E, self.b_D = (torch.nn.Parameter(torch.zeros(n, device=device)) for n in (shape.n_q, shape.n_p))
-        self.moments = [torch.zeros_like(self.W_E) for _ in range(4)]
-        self.moved = [torch.zeros(shape.n_q, dtype=torch.bool, device=device) for _ in range(2)]
-        self.low_E, self.low_D = (w.bfloat16() if mode == "bf16" else None for w in (self.W_E, self.W_D))
-        self.biases = DenseAdam([self.b_E, self.b_D], LR, BETAS, EPS)
-        self.one = torch.ones(1, 1, device=device)
-
-    def encode(self, x: Tensor) -> TopCells:
-        """The k largest pre-activations."""
-        weight = self.W_E if self.low_E is None else self.low_E
-        return encode_top(x, weight, self.b_E.detach(), self.shape.k, low=self.mode != "fp32", fused=self.fused)
-
-    @torch.no_grad()
-    def __call__(self, x: Tensor) -> Tensor:
-        """One step; the loss before it: ||x_hat - x||^2, mean over rows."""
-        shape, decoder = self.shape, self.W_D if self.low_D is None else self.low_D
-        top = self.encode(x)
-        at, values = Positions.from_rows(top.index, shape.n_q), top.value.relu().flatten()
-        residual = bag(decoder, at.col, at.crow, values) + self.b_D - x
-        g_out = residual * (2 / shape.batch)
-        g_values = inner_full(at, g_out, decoder) * (values > 0)
-        order, offsets = at.latent_major
-        cells = Ordered(0, shape.batch, offsets, at.row[order], order)
-        bounds = (0, shape.n_p)
-        steps = [
-            RowStep(self.W_E, None, [CellSet(cells, g_values, x, 0)], bounds, False, False),
-            RowStep(self.W_D, None, [CellSet(cells, values, g_out, 0)], bounds, True, True),
-        ]
-        nothing = torch.zeros_like(order)
-        self.b_E.grad, self.b_D.grad = bag(self.one, nothing, offsets, g_values[order])[:, 0], g_out.sum(0)
-        square = sum((s.squared_norm() for s in steps), self.b_E.grad.square().sum() + self.b_D.grad.square().sum())
-        scale = (CLIP / (square.sqrt() + 1e-6)).clamp(max=1.0)
-        self.steps += 1
-        for i, (step, low) in enumerate(zip(steps, (self.low_E, self.low_D), strict=True)):
-            m, v = self.moments[2 * i : 2 * i + 2]
-            step.adam(m, v, self.moved[i], self.steps, LR, BETAS, EPS, scale, low)
-        self.biases.scale = scale
-        self.biases.step()
-        return residual.square().sum(1).mean()
 
 
 class DenseStep:
@@ -171,3 +126,37 @@ def pieces(shape: Shape, device: str) -> dict[str, Callable[[], object]]:
         "row norms": step.squared_norm,
         "row step": lambda: step.adam(moments[0], moments[1], None, 1, LR, BETAS, EPS, 1.0, low),
     }
+
+
+class Watch:
+    """Marks in time: events of the device, or the wall clock on a CPU."""
+
+    def __init__(self, device: str) -> None:
+        self.device, self.marks = device, list[Any]()
+
+    def __call__(self) -> None:
+        """A mark, now."""
+        if self.device == "cuda":
+            event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            event.record()
+            self.marks.append(event)
+        else:
+            self.marks.append(time.perf_counter())
+
+    def milliseconds(self) -> list[float]:
+        """From mark to mark."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+            return [a.elapsed_time(b) for a, b in pairwise(self.marks)]
+        return [1e3 * (b - a) for a, b in pairwise(self.marks)]
+
+
+def milliseconds(work: Callable[[], object], device: str, rounds: int, warm: int = 2) -> float:
+    """The median time of a call, after some that compile it and fill the allocator."""
+    watch = Watch(device)
+    for number in range(warm + rounds):
+        if number >= warm:
+            watch()
+        work()
+    watch()
+    return median(watch.milliseconds())

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.gpu_pieces import DenseStep, Mode, Shape, TopKStep
+from benchmarks.gpu_parts import SETTINGS, fits
+from benchmarks.gpu_pieces import Shape
 from monosem.base.sparse import Positions
 from monosem.kernels.gpu.cells import bag, inner_full
 from monosem.kernels.gpu.launch import serves
@@ -84,17 +85,6 @@ def test_sums_have_the_same_bits_every_time_and_the_right_value() -> None:
     torch.testing.assert_close(inner_full(at, x, weight).double(), wanted, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("mode", ["fp32", "certified"])
-def test_steps_follow_dense_autograd(mode: Mode) -> None:
-    x = SHAPE.rows("cuda")
-    ours, dense = TopKStep(SHAPE, "cuda", mode), DenseStep(SHAPE, "cuda")
-    for _ in range(3):
-        torch.testing.assert_close(ours(x), dense(x), rtol=1e-4, atol=1e-5)
-
-
-def test_bf16_weights_train() -> None:
-    x, step = SHAPE.rows("cuda"), TopKStep(SHAPE, "cuda", "bf16")
-    losses = [float(step(x)) for _ in range(50)]
-    assert losses[-1] < 0.8 * losses[0]
-    assert step.low_D is not None
-    assert step.low_D[step.moved[1]].equal(step.W_D[step.moved[1]].bfloat16())
+@pytest.mark.parametrize("case", ["topk", "topk_bf16", "batch_topk", "relu_l1"])
+def test_fit_follows_the_cpu(case: str) -> None:
+    assert fits(SETTINGS["cuda"])[case]()["ok"]

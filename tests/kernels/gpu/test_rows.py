@@ -11,7 +11,6 @@ from torch import Tensor
 
 from monosem.base.errors import DataError, ShapeError
 from monosem.base.sparse import Positions
-from monosem.kernels.gpu.adam import DenseAdam
 from monosem.kernels.gpu.rows import RowStep, narrowed
 from monosem.kernels.native.calls import Ordered
 from monosem.kernels.native.rows import CellSet
@@ -124,57 +123,6 @@ def test_narrowed_rows_come_with_their_norms() -> None:
     assert again.data_ptr() == low.data_ptr()
     torch.testing.assert_close(size, low.float().norm(dim=1))
     assert off.abs().sum() == 0
-
-
-def test_dense_adam_is_torch_adam() -> None:
-    """A matrix and a vector, rows of zero gradient among them, three steps."""
-    start = [torch.randn(4, 5).to(DEVICE), torch.randn(7).to(DEVICE)]
-    ours, theirs = ([torch.nn.Parameter(t.clone()) for t in start] for _ in range(2))
-    a, b = DenseAdam(ours, lr=LR, betas=BETAS), torch.optim.Adam(theirs, lr=LR, betas=BETAS)
-    for step in range(3):
-        for mine, other in zip(ours, theirs, strict=True):
-            g = torch.randn(mine.shape).to(DEVICE)
-            g[1:] *= step != 1
-            mine.grad, other.grad = g.clone(), g.clone()
-        a.step()
-        b.step()
-        for mine, other in zip(ours, theirs, strict=True):
-            torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
-            assert {"step", "exp_avg", "exp_avg_sq"} == set(a.state[mine]) == set(b.state[other])
-
-
-def test_bf16_parameters_follow_float32_masters() -> None:
-    """Steps too small for bf16 add up in the master, also across a save and a load."""
-    parameter = torch.nn.Parameter(torch.ones(2, 3, dtype=torch.bfloat16, device=DEVICE))
-    optimiser = DenseAdam([parameter], lr=1e-4)
-    for step in range(6):
-        parameter.grad = -torch.ones_like(parameter)
-        optimiser.step()
-        if step == 2:
-            assert (parameter == 1).all()
-            saved = optimiser.state_dict()
-            optimiser = DenseAdam([parameter], lr=1e-4)
-            optimiser.load_state_dict(saved)
-            assert {name: t.dtype for name, t in optimiser.state[parameter].items()} == {
-                "step": torch.float32, "exp_avg": torch.float32, "exp_avg_sq": torch.float32, "master": torch.float32
-            }  # fmt: skip
-    master = optimiser.state[parameter]["master"]
-    torch.testing.assert_close(master, torch.full_like(master, 1 + 6e-4), rtol=1e-5, atol=0)
-    assert parameter.equal(rounded(master))
-
-
-def test_dense_adam_keeps_unit_rows_and_scales() -> None:
-    parameter = torch.nn.Parameter(torch.nn.functional.normalize(torch.randn(3, 4)).to(DEVICE))
-    optimiser = DenseAdam([{"params": [parameter], "project": True, "unit": True}], lr=LR)
-    before = parameter.detach().clone()
-    optimiser.scale = torch.zeros((), device=DEVICE)
-    parameter.grad = torch.randn(3, 4).to(DEVICE)
-    optimiser.step()
-    torch.testing.assert_close(parameter.detach(), before)
-    optimiser.scale = 1.0
-    optimiser.step()
-    torch.testing.assert_close(parameter.detach().norm(dim=1), torch.ones(3, device=DEVICE))
-    assert (parameter.detach() - before).abs().max() > 1e-3
 
 
 @pytest.mark.usefixtures("as_in_production")
