@@ -1,233 +1,72 @@
-"""Harvest a language model, train every pairing on its store, and score each spliced into the network.
+"""From a language model to scored dictionaries: harvest it, train an SAE and a transcoder, splice each back into it.
 
-stories15M writes simple stories and knows no other text, so it is harvested on stories that it drew itself (cached, and
-not counted in the times). In one forward pass of layer 3 the rows of the residual stream and of the MLP's input and
-output are stored; then an SAE and a transcoder are trained, with input normalisation folded into the saved weights. The
-last stories are kept from training: FVU, L0, dead share and loss recovered are those of the network on them.
+    python -m studies fetch stories15m                            # once; any transformers folder does for --network
+    python examples/stories.py --rows 4000 --texts 64 --steps 30 --n-q 256     # a look, in half a minute
 
-    monosem fetch stories15m
-    python examples/stories.py                                            # 200k tokens, an SAE and a transcoder
-    python examples/stories.py --also skip,crosscoder,cross_layer         # a second store: all layers, fewer rows
-    python examples/stories.py --rows 4000 --stories 64 --steps 30 --n-q 256 --scored 2   # a look, in half a minute
-
-Called again, it goes on where it stopped. Times are of this process, wall and processor.
+stories15M writes simple stories and knows no other text, so it writes its own. One forward pass of a layer stores the
+rows of the residual stream and of the MLP's input and output. The last texts are kept from training: on them the scores
+say how much of the rows is explained, and what the network loses when it reads the reconstruction. Called again, it
+goes on where it stopped. `python -m studies stories` is the measured run of the documentation.
 """
 
 import argparse
 import json
-import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from monosem import FitConfig, fit, load_model, method
-from monosem.base.files import read_json, write_atomic, write_json
-from monosem.base.machine import cache_folder
-from monosem.base.spec import to_plain
-from monosem.bench.records import environment
-from monosem.data.batches import Batch, TokenFilter
+from monosem.base.files import write_atomic
+from monosem.data.batches import TokenFilter
 from monosem.data.source import StoreSource
-from monosem.data.store import is_store
-from monosem.data.texts import pieces, text_batches
+from monosem.data.texts import text_batches
 from monosem.networks.harvest import harvest
 from monosem.networks.models import open_network
 from monosem.networks.network import network_scores
 from monosem.networks.sampling import sample_texts
 
-MAIN = ("sae", "transcoder")
-ALL = {
-    "sae": ("topk(k={k})", "{layer}:out", None),
-    "transcoder": ("topk_transcoder(k={k})", "{layer}.mlp:in", "{layer}.mlp:out"),
-    "skip": ("topk_skip_transcoder(k={k})", "{layer}.mlp:in", "{layer}.mlp:out"),
-    "crosscoder": ("topk_crosscoder(k={k})", "model.layers.[234]:out", None),
-    "cross_layer": ("topk_cross_layer(k={k})", "model.layers.*.mlp:in", "model.layers.*.mlp:out"),
-}
-TITLES = {
-    "sae": "SAE, residual stream",
-    "transcoder": "transcoder, MLP",
-    "skip": "skip transcoder, MLP",
-    "crosscoder": "crosscoder, layers 2 to 4",
-    "cross_layer": "cross-layer transcoder, all MLPs",
-}
 
-
-@contextmanager
-def timed(folder: Path, name: str) -> Iterator[None]:
-    """Adds a stage's wall and processor time to what earlier calls needed for it, and notes the machine's load."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    yield
-    path = folder / "seconds.json"
-    spent = read_json(path) if path.exists() else {}
-    before = spent.get(name, {"wall": 0.0, "cpu": 0.0, "load_average": []})
-    spent[name] = {
-        "wall": before["wall"] + time.perf_counter() - wall,
-        "cpu": before["cpu"] + time.process_time() - cpu,
-        "load_average": [*before["load_average"], float(Path("/proc/loadavg").read_text().split()[0])],
-    }
-    write_json(path, spent)
-
-
-def stories(options: argparse.Namespace, network: Any, tokenizer: Any) -> list[str]:
-    """What the network wrote, drawn once and kept in the cache."""
-    path = options.text or cache_folder() / "texts" / f"stories15m-{options.stories}.jsonl"
+def written_texts(path: Path, network: Any, tokenizer: Any, count: int) -> list[str]:
+    """What the network writes from nothing, kept in a file."""
     if not path.exists():
-        lines = []
-        for text in sample_texts(network, tokenizer, options.stories):
-            lines.append(json.dumps({"text": text}))
-            print(f"\r{len(lines)} of {options.stories} stories drawn", end="", flush=True)
-        print()
+        lines = (json.dumps({"text": text}) for text in sample_texts(network, tokenizer, count))
         write_atomic(path, "\n".join(lines).encode())
     return [json.loads(line)["text"] for line in path.read_text().splitlines()]
 
 
-def store(
-    options: argparse.Namespace, network: Any, tokenizer: Any, texts: Iterable[str], sites: str, rows: int, name: str
-) -> None:
-    """Harvest some sites into a folder of `options.out`, unless it is there."""
-    folder = options.out / name
-    if is_store(folder) and read_json(folder / "manifest.json")["complete"]:
-        return
-    keep = TokenFilter(tuple(sorted(set(tokenizer.all_special_ids))))
-    batches = text_batches(tokenizer, texts, keep=keep, together=256)
-    began = time.perf_counter()
-
-    def told(done: int, tokens: int) -> None:
-        print(f"\r{done:,} rows, {tokens / (time.perf_counter() - began):,.0f} tokens/s", end="", flush=True)
-
-    with timed(options.out, name):
-        about = {"model": ["stories15m"], "text": "own samples, T = 1"}
-        words = pieces(tokenizer)
-        found = harvest(network, sites, batches, folder, rows=rows, vocabulary=words, about=about, progress=told)
-    print(f"\r{found.rows:,} rows of {', '.join(found.sites)} in {found.folder}")
-
-
-def one(options: argparse.Namespace, name: str, network: Any, scored: list[Batch]) -> dict[str, Any]:
-    """Train one model, or take the trained one, and score it on the network: its record."""
-    layer = f"model.layers.{options.layer}"
-    text, read, write = (part and part.format(k=options.k, layer=layer) for part in ALL[name])
-    folder = options.out / ("acts" if name in (*MAIN, "skip") else "acts-all")
-    source = StoreSource(folder, read, write)
-    steps = {"sae": 1.0, "transcoder": 3.0, "skip": 3.0}.get(name, 0.5)
-    n_q = options.n_q if name != "cross_layer" else options.n_q // 2 // 6 * 6
-    config = FitConfig(
-        steps=round(steps * options.steps), batch_size=options.batch, lr=options.lr, checkpoint_every=200
-    )
-    with timed(options.out / name, "train"):
-        result = fit(method(str(text)), source, n_q, config, out=options.out / name, progress=True)
-    write_json(options.out / name / "source.json", {"store": str(folder), "read": source.read, "write": source.write})
-    with timed(options.out / name, "score"):
-        scores = network_scores(network, load_model(options.out / name), str(read), scored, write)
-    seconds = read_json(options.out / name / "seconds.json") | {
-        "harvest": read_json(options.out / "seconds.json")[folder.name]
-    }
-    record = {
-        "schema": "monosem.stories/1",
-        "network": "stories15m",
-        "text": "own samples, T = 1; the last ones kept from training",
-        "pairing": name,
-        "method": text,
-        "read": source.read,
-        "write": source.write,
-        "n_q": n_q,
-        "rows": source.rows,
-        "data_digest": source.digest,
-        "config": to_plain(config),
-        "training": {key: [entry[key] for entry in result.log] for key in ("step", "fvu", "dead")},
-        "scores": scores.plain(),
-        "seconds": seconds,
-        "env": environment(),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    whole = scores.effects[-1]
-    told = f"FVU {scores.fvu:.3f}  L0 {scores.l0:.1f}  dead {scores.dead:.1%}"
-    shares = "  ".join(f"{by} {share:.3f}" for by in ("zero", "mean") if (share := whole.recovered(by)) is not None)
-    print(f"{TITLES[name]}: {told}  loss recovered against {shares}; {seconds['train']['cpu']:.0f} s of one core")
-    return record
-
-
-def draw(records: list[dict[str, Any]], path: Path) -> None:
-    """FVU over training by pairing, and where the processor time went."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    plt.rcParams.update(
-        {"svg.hashsalt": "monosem", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
-    )
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained", width_ratios=(3, 2))
-    colours = dict(zip(ALL, ("#1d4ed8", "#c2410c", "#e9a23b", "#0f766e", "#7c3aed"), strict=True))
-    for record in records:
-        name = record["pairing"]
-        step, fvu = record["training"]["step"], record["training"]["fvu"]
-        left.plot(step, fvu, color=colours[name], label=TITLES[name], linewidth=1.5)
-        left.scatter(step[-1:], [record["scores"]["fvu"]], color=colours[name], zorder=3, s=28)
-    left.axhline(0.2, color="#999999", linewidth=0.8, linestyle=":")
-    left.set(
-        xlabel="step", ylabel="FVU (line: batches of training,\ndot: held-out stories)", ylim=(0, 1), xlim=(0, None)
-    )
-    left.legend(frameon=False, fontsize=8)
-    spent = {"harvest": records[0]["seconds"]["harvest"]["cpu"]}
-    spent |= {f"train {TITLES[r['pairing']].partition(',')[0]}": r["seconds"]["train"]["cpu"] for r in records}
-    shades = ["#888888", *(colours[r["pairing"]] for r in records)]
-    right.barh(list(spent), list(spent.values()), color=shades)
-    for row, value in enumerate(spent.values()):
-        right.annotate(f"{value:.0f} s", (value, row), (3, 0), textcoords="offset points", va="center", fontsize=8)
-    right.invert_yaxis()
-    right.set_xlabel("seconds of one core")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=150)
-    plt.close(figure)
-
-
 def main() -> None:
-    """Stories, stores, models, records, figure."""
+    """Harvest, train, splice, score."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stories", type=int, default=1088, help="how many the network draws")
-    parser.add_argument("--text", type=Path, help="stories that it has drawn, .jsonl")
-    parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--network", default="stories15m", help="a name in the cache, or a transformers folder")
     parser.add_argument("--layer", type=int, default=3)
+    parser.add_argument("--text", type=Path, help="texts, .jsonl [default: the network writes them]")
+    parser.add_argument("--texts", type=int, default=1088, help="how many it writes")
+    parser.add_argument("--kept", type=int, default=40, help="texts kept from training")
+    parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--n-q", type=int, default=4096)
     parser.add_argument("--k", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=1500, help="of the SAE; a transcoder takes three times as many")
-    parser.add_argument("--batch", type=int, default=1024)
-    parser.add_argument("--lr", type=float, default=3e-3)
-    parser.add_argument("--only", default="sae,transcoder", help="of the two on the layer")
-    parser.add_argument("--also", default="", help="of skip, crosscoder, cross_layer")
-    parser.add_argument("--scored", type=int, default=40, help="stories kept from training")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--out", type=Path, default=Path("runs/stories"))
-    parser.add_argument("--records", type=Path, help="where records go [default: OUT/records]")
-    parser.add_argument("--figure", type=Path, help="where the figure goes [default: OUT/stories.svg]")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    wanted = [name for name in ALL if name in f"{options.only},{options.also}".split(",")]
-    network, tokenizer = open_network("stories15m")
-    texts = stories(options, network, tokenizer)
-    training, kept = texts[: -options.scored], texts[-options.scored :]
-    keep = TokenFilter(tuple(sorted(set(tokenizer.all_special_ids))))
-    scored = list(text_batches(tokenizer, kept, tokens=2048, keep=keep))
-    records_folder = options.records or options.out / "records"
 
+    network, tokenizer = open_network(options.network)
+    texts = written_texts(options.text or options.out / "texts.jsonl", network, tokenizer, options.texts)
+    keep = TokenFilter(tuple(sorted(set(tokenizer.all_special_ids))))  # special tokens are no rows
     layer = f"model.layers.{options.layer}"
-    store(options, network, tokenizer, training, f"{layer}.mlp:in,out; {layer}:out", options.rows, "acts")
-    if {"crosscoder", "cross_layer"} & set(wanted):
-        every = "model.layers.*.mlp:in,out; model.layers.[234]:out"
-        store(options, network, tokenizer, training, every, options.rows // 4, "acts-all")
-    for name in wanted:
-        path = records_folder / f"{name}.json"
-        if not path.exists():
-            write_json(path, one(options, name, network, scored))
-    records = [read_json(records_folder / f"{name}.json") for name in ALL if (records_folder / f"{name}.json").exists()]
-    total = records[0]["seconds"]["harvest"]["cpu"] + sum(
-        r["seconds"]["train"]["cpu"] for r in records if r["pairing"] in MAIN
-    )
-    print(f"harvest, SAE and transcoder: {total:.0f} s of one core")
-    draw(records, options.figure or options.out / "stories.svg")
+    batches = text_batches(tokenizer, texts[: -options.kept], keep=keep, together=256)
+    acts = harvest(network, f"{layer}.mlp:in,out; {layer}:out", batches, options.out / "acts", rows=options.rows)
+    print(f"{acts.rows:,} rows of {', '.join(acts.sites)}")
+
+    scored = list(text_batches(tokenizer, texts[-options.kept :], tokens=2048, keep=keep))
+    config = FitConfig(steps=options.steps, batch_size=min(1024, acts.rows), lr=3e-3, checkpoint_every=200)
+    pairings = {"topk": (f"{layer}:out", None), "topk_transcoder": (f"{layer}.mlp:in", f"{layer}.mlp:out")}
+    for name, (read, write) in pairings.items():
+        folder, source = options.out / name, StoreSource(acts, read, write)
+        fit(method(f"{name}(k={options.k})"), source, options.n_q, config, out=folder, progress=True)
+        scores = network_scores(network, load_model(folder), read, scored, write)
+        recovered = scores.effects[-1].recovered("zero")
+        print(
+            f"{name}: FVU {scores.fvu:.3f}, L0 {scores.l0:.1f}, dead {scores.dead:.1%}, loss recovered {recovered:.3f}"
+        )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,20 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from studies import absorption, anchoring, classical, discovery, paper, real_absorption, real_pages, results, world3d
+from studies import (
+    absorption,
+    anchoring,
+    classical,
+    discovery,
+    network,
+    paper,
+    real_absorption,
+    real_pages,
+    results,
+    steering,
+    stories,
+    world3d,
+)
 from studies.theory import claims, search
 
 PAGES: Mapping[str, Callable[[], None]] = {
@@ -23,13 +36,18 @@ PAGES: Mapping[str, Callable[[], None]] = {
     "real_absorption": real_absorption.page,
     "absorption": absorption.page,
     "search": search.page,
+    "network": network.page,
+    "stories": stories.page,
 }
 RUNS: Mapping[str, Callable[[Sequence[str]], None]] = {
     "absorption": absorption.main,
     "claims": claims.main,
     "classical": classical.main,
     "discovery": discovery.main,
+    "network": network.main,
     "real_absorption": real_absorption.main,
+    "steering": steering.main,
+    "stories": stories.main,
     "search": search.main,
     "world3d": world3d.main,
 }

@@ -235,7 +235,7 @@ REAL_STUDIES.add(
         _jobs,
         {
             "paper": "Llama-3.1-8B is in no package registry and n_q = 131072 wants a GPU; use mini, or "
-            "examples/real_resampling.py with the size that you can run",
+            "--scale mini, which takes a smaller one",
             "mini-hard": "it has one size on real rows; use mini",
         },
     ),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from monosem.inspect.data import unpack
-from studies.assets.catalog import ASSETS
+from tests.real import need
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,10 +35,10 @@ def test_digits(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not ASSETS["stories15m"].path.is_file(), reason="stories15m is not in the cache: monosem fetch")
 def test_stories(tmp_path: Path) -> None:
     """From texts to the page with the network's own commands; the page finds store, site and network by itself."""
     pytest.importorskip("transformers", reason="transformers is not installed (the extra `real`)")
+    need("stories15m")
     story = "Once upon a time there was a little girl named Lily. She loved to play in the park with her dog."
     (tmp_path / "s.jsonl").write_text("".join(json.dumps({"text": f"{story} {i}"}) + "\n" for i in range(30)))
     store, sae = tmp_path / "acts", tmp_path / "sae"

@@ -6,15 +6,16 @@ from typing import Any
 import pytest
 
 from benchmarks.peers import PEERS
+from studies.page import between
 from tests.interop.rows import ROWS
-from tests.interop.table import NOTES, PAGE, RECORD, page_with, table
+from tests.interop.table import NOTES, PAGE, RECORD, proved
 
 VERIFIED: dict[str, str] = json.loads(RECORD.read_text())
 
 
 def test_page_holds_the_generated_table() -> None:
     page = PAGE.read_text()
-    assert page_with(page, VERIFIED) == page, "run: python tests/interop/table.py --write"
+    assert between(page, "proved", proved(VERIFIED)) == page, "run: python tests/interop/table.py --write"
 
 
 def test_record_is_of_known_rows_and_pinned_versions() -> None:
@@ -33,4 +34,4 @@ def test_what_nobody_verified_says_so(format: str) -> None:
 
 def test_table_says_notes_for_what_is_not_recorded() -> None:
     empty: dict[str, Any] = {}
-    assert all(line.endswith(f"{NOTES} |") for line in table(empty).splitlines()[2:])
+    assert all(line.endswith(f"{NOTES} |") for line in proved(empty).splitlines()[2:])

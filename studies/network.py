@@ -4,14 +4,14 @@ Harvests one layer of a language model, trains TopK models on it (an SAE on the 
 transcoder from the input of its MLP to its output), splices each into the network, and scores text that no model was
 trained on: FVU, L0, dead share, cosine, cross-entropy and KL, loss recovered against zero and mean ablation.
 
-    monosem fetch smollm2 complaints
-    python examples/evaluate_network.py --rows 20000 --steps 300                       # some minutes on one core
-    python examples/evaluate_network.py --rows 60000 --batch 512 --steps 800 --out records/network
+    python -m studies fetch smollm2 complaints
+    python -m studies network --rows 20000 --steps 300                       # some minutes on one core
+    python -m studies network --rows 60000 --batch 512 --steps 800 --scored 3000 --out records/network
 
-    monosem fetch stories15m
-    python examples/evaluate_network.py --network stories15m --layer 3 --n-q 4096      # on stories of its own
+    python -m studies fetch stories15m
+    python -m studies network --network stories15m --layer 3 --n-q 4096      # on stories of its own
 
-Called again, it goes on where it stopped; --draw only draws what the records hold. The first two tokens of a window
+Called again, it goes on where it stopped. The first two tokens of a window
 are neither harvested, replaced nor counted: in SmolLM2's residual stream they may be a hundred times longer.
 """
 
@@ -19,12 +19,13 @@ import argparse
 import copy
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 
 from monosem import FitConfig, method
 from monosem.base.files import read_json, write_atomic, write_json
@@ -40,8 +41,11 @@ from monosem.networks.harvest import harvest
 from monosem.networks.models import open_network
 from monosem.networks.network import network_scores
 from monosem.networks.sampling import sample_texts
+from monosem.report.style import GREY, RED, plain_axes, to_svg
 from monosem.train.loop import fit
 from studies.assets.data import complaints
+from studies.page import fill, table
+from studies.stored import stored_below
 
 STUDY = "network"
 LENGTH = 256
@@ -51,17 +55,17 @@ TEXTS = {"smollm2": "consumer complaints", "stories15m": "own samples, T = 1"}
 METHODS = ("topk", "topk_transcoder", "topk_skip_transcoder")
 TITLES = {"topk": "SAE, layer output", "topk_transcoder": "transcoder, MLP", "topk_skip_transcoder": "skip transcoder"}
 LINES = {
-    "spliced": ("reconstruction", "#c2410c"),
-    "mean": ("mean ablation", "#7a7a7a"),
+    "spliced": ("reconstruction", RED),
+    "mean": ("mean ablation", GREY),
     "zero": ("zero ablation", "#b8b8b8"),
 }
 
 
-def texts(options: argparse.Namespace, network: Any, tokenizer: Any) -> tuple[list[str], list[str]]:
+def _texts(options: argparse.Namespace, network: Any, tokenizer: Any) -> tuple[list[str], list[str]]:
     """(to train on, to score on); no text is in both."""
     if options.network == "smollm2":
-        found = complaints().texts
-        return found[:10000], found[10000:]
+        every = complaints().texts
+        return every[:10000], every[10000:]
     path = options.text or cache_folder() / "texts" / f"{options.network}-{options.stories}.jsonl"
     if not path.exists():
         lines = (json.dumps({"text": text}) for text in sample_texts(network, tokenizer, options.stories))
@@ -70,7 +74,7 @@ def texts(options: argparse.Namespace, network: Any, tokenizer: Any) -> tuple[li
     return own[: len(own) * 9 // 10], own[len(own) * 9 // 10 :]
 
 
-def limited(batches: Iterator[Batch], tokens: int) -> Iterator[Batch]:
+def _limited(batches: Iterator[Batch], tokens: int) -> Iterator[Batch]:
     """Batches until so many tokens are counted."""
     count = 0
     for batch in batches:
@@ -81,22 +85,22 @@ def limited(batches: Iterator[Batch], tokens: int) -> Iterator[Batch]:
             return
 
 
-def activations(options: argparse.Namespace, network: Any, tokenizer: Any, sites: str, keep: TokenFilter) -> Store:
+def _activations(options: argparse.Namespace, network: Any, tokenizer: Any, sites: str, keep: TokenFilter) -> Store:
     """The store of the layer, harvested once: the network in bfloat16 (it is scored in float32), rows in float16."""
     folder = cache_folder() / "stores" / f"network-{options.network}-{options.layer}-{options.rows}"
-    batches = text_batches(tokenizer, texts(options, network, tokenizer)[0], length=LENGTH, tokens=2048, keep=keep)
+    batches = text_batches(tokenizer, _texts(options, network, tokenizer)[0], length=LENGTH, tokens=2048, keep=keep)
     began = time.perf_counter()
 
-    def told(rows: int, _: int) -> None:
+    def report(rows: int, _: int) -> None:
         print(f"\rharvested {rows:,} rows, {rows / (time.perf_counter() - began):,.0f} a second", end="", flush=True)
 
     network.to(torch.bfloat16)
-    store = harvest(network, sites, batches, folder, keep=keep, dtype="float16", rows=options.rows, progress=told)
+    store = harvest(network, sites, batches, folder, keep=keep, dtype="float16", rows=options.rows, progress=report)
     print(f"\r{store.rows:,} rows of {', '.join(store.sites)} in {folder}")
     return store
 
 
-def run(options: argparse.Namespace, name: str, network: Any, store: Store, scored: list[Batch]) -> dict[str, Any]:
+def _run(options: argparse.Namespace, name: str, network: Any, store: Store, scored: list[Batch]) -> dict[str, Any]:
     """Train one model, or take the trained one, and score it: its record."""
     mlp, out = f"model.layers.{options.layer}.mlp", f"model.layers.{options.layer}:out"
     at = f"{mlp}:in,out" if "transcoder" in name else out
@@ -127,8 +131,8 @@ def run(options: argparse.Namespace, name: str, network: Any, store: Store, scor
     }
 
 
-def table(records: list[dict[str, Any]]) -> str:
-    """The records as a Markdown table."""
+def _scores(records: list[dict[str, Any]]) -> str:
+    """The records as a table."""
     head = [
         "network, place",
         "method",
@@ -142,25 +146,21 @@ def table(records: list[dict[str, Any]]) -> str:
         "rec. zero",
         "mean",
     ]
-    rows = ["| " + " | ".join(head) + " |", "|---|---" + "|---:" * (len(head) - 2) + "|"]
+    rows = [head]
     for record in records:
         scores, effect = record["scores"], record["scores"]["effects"][0]
         ce = f"{effect['ce']['clean']:.3f} -> {effect['ce']['spliced']:.3f}"
         shares = [effect["recovered"][name] for name in ("zero", "mean")]
         numbers = [f"{scores['fvu']:.4f}", f"{scores['l0']:.1f}", f"{scores['dead']:.1%}", f"{scores['cosine']:.4f}"]
         place = f"{record['network']}, `{record['at']}`"
-        wins = ["-" if share is None else f"{share:.4f}" for share in shares]
+        recovered = ["-" if share is None else f"{share:.4f}" for share in shares]
         line = [place, TITLES[record["method"]["name"]], str(record["n_q"]), *numbers, ce]
-        rows.append("| " + " | ".join([*line, f"{effect['kl']['spliced']:.3f}", *wins]) + " |")
-    return "\n".join(rows)
+        rows.append([*line, f"{effect['kl']['spliced']:.3f}", *recovered])
+    return table(rows, numbers=True)
 
 
-def draw(records: list[dict[str, Any]], path: Path) -> None:
+def _figure(records: list[dict[str, Any]]) -> Figure:
     """What each replacement adds to the cross-entropy, on a logarithmic scale."""
-    from matplotlib.figure import Figure
-
-    from monosem.report.style import plain_axes, to_svg
-
     figure = Figure(figsize=(7.6, 1.1 + 0.55 * len(records)), layout="constrained")
     axes = figure.subplots()
     for row, record in enumerate(records):
@@ -176,13 +176,28 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
     axes.set(xscale="log", ylim=(len(records) - 0.5, -0.7), xlabel="added to the cross-entropy of the next token, nats")
     plain_axes(axes)
     figure.legend(ncols=3, loc="outside upper left", frameon=False, fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(to_svg(figure, "Cross-entropy added by the reconstruction and by ablation"))
+    return figure
 
 
-def main() -> None:
+def _ordered(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(records, key=lambda record: (record["network"], METHODS.index(record["method"]["name"])))
+
+
+def _draw(records: list[dict[str, Any]], path: Path) -> None:
+    svg = to_svg(_figure(records), "Cross-entropy added by the reconstruction and by ablation")
+    write_atomic(path, svg.encode())
+
+
+def page() -> None:
+    """Fill the table of docs/network.md and draw its figure."""
+    records = _ordered(stored_below("network"))
+    fill("docs/network.md", {"scores": _scores(records)})
+    _draw(records, Path("docs/figures/network.svg"))
+
+
+def main(words: Sequence[str] = ()) -> None:
     """Harvest, train, splice, score, record, draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(prog="python -m studies network")
     parser.add_argument("--network", choices=TEXTS, default="smollm2")
     parser.add_argument("--layer", type=int, default=15)
     parser.add_argument("--methods", default=",".join(METHODS), help="separated by commas")
@@ -198,28 +213,19 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--models", type=Path, default=Path("runs/network"), help="where trained models are kept")
     parser.add_argument("--out", type=Path, default=Path("runs/network/records"), help="where records go")
-    parser.add_argument("--figure", type=Path, help="where the figure goes [default: beside the records]")
-    parser.add_argument("--draw", action="store_true", help="only draw what the records hold")
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     torch.set_num_threads(options.threads)
-    if not options.draw:
-        network, tokenizer = open_network(options.network)  # float32
-        keep = TokenFilter(tuple(sorted(set(tokenizer.all_special_ids))), FIRST)
-        sites = f"model.layers.{options.layer}.mlp:in,out; model.layers.{options.layer}:out"
-        store = activations(options, copy.deepcopy(network), tokenizer, sites, keep)
-        windows = text_batches(tokenizer, texts(options, network, tokenizer)[1], length=LENGTH, tokens=1024, keep=keep)
-        scored = list(limited(windows, options.scored))
-        for name in options.methods.split(","):
-            record = run(options, name, network, store, scored)
-            path = options.out / f"{options.network}-{options.layer}-{name}-{options.n_q}-{options.k}.json"
-            write_json(path, record)
-            print(table([record]))
-    order = {name: place for place, name in enumerate(METHODS)}
-    records = [read_json(path) for path in options.out.glob("*.json")]
-    records.sort(key=lambda record: (record["network"], order[record["method"]["name"]]))
-    print(table(records))
-    draw(records, options.figure or options.out / "network.svg")
-
-
-if __name__ == "__main__":
-    main()
+    network, tokenizer = open_network(options.network)  # float32
+    keep = TokenFilter(tuple(sorted(set(tokenizer.all_special_ids))), FIRST)
+    sites = f"model.layers.{options.layer}.mlp:in,out; model.layers.{options.layer}:out"
+    store = _activations(options, copy.deepcopy(network), tokenizer, sites, keep)
+    windows = text_batches(tokenizer, _texts(options, network, tokenizer)[1], length=LENGTH, tokens=1024, keep=keep)
+    scored = list(_limited(windows, options.scored))
+    for name in options.methods.split(","):
+        record = _run(options, name, network, store, scored)
+        path = options.out / f"{options.network}-{options.layer}-{name}-{options.n_q}-{options.k}.json"
+        write_json(path, record)
+        print(_scores([record]))
+    records = _ordered([read_json(path) for path in options.out.glob("*.json")])
+    print(_scores(records))
+    _draw(records, options.out / "network.svg")
