@@ -1,4 +1,4 @@
-"""`python -m studies table5 --scale paper`: run a study; `fetch` and `pages` are commands of their own."""
+"""`python -m studies table5 --scale paper` runs a study; fetch, pages, pack and rerun are commands of their own."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 import typer
 
 from monosem.cli.console import Commands
-from studies import command, fetch
+from studies import command, fetch, pack
 
 
 def _app(run: object) -> typer.Typer:
@@ -30,6 +30,12 @@ def main() -> None:
         from studies import pages
 
         pages.main(words[1:])
+    elif words[:1] == ["pack"]:
+        _app(pack.pack)(words[1:], prog_name="python -m studies pack")
+    elif words[:1] == ["rerun"]:
+        from studies import rerun
+
+        _app(rerun.rerun)(words[1:], prog_name="python -m studies rerun")
     elif words and words[0] in _runs():
         _runs()[words[0]](words[1:])
     else:

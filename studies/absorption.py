@@ -1,9 +1,9 @@
 """Absorption on lrb/hierarchy, and when a parent is absorbed: runs, half of docs/theory/absorption.md, its figures.
 
-`python -m studies absorption` trains the study of sizes (a run already in records/absorption-sizes.json is kept): the
+`python -m studies absorption` trains the study of sizes (a run already in the record `absorption-sizes` is kept): the
 hierarchy with sizes 1 - beta + Exp(beta), of mean 1 and standard deviation beta; beta = 1 is the law of the other
 tasks, 0.5 that of lrb/hierarchy. Everything else, recipes and length too, is lrb/hierarchy. One thread, plain
-training, seeds 100 and 101, all ten families. The runs of records/hierarchy are those of `monosem bench`.
+training, seeds 100 and 101, all ten families. The runs in a hierarchy are those of `monosem bench`.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from monosem.report.style import GREY, INK, PALETTE, plain_axes, to_svg
 from monosem.report.summary import Arm, Line, Section, sections
 from monosem.train.loop import fit
 from studies.page import fill, provenance, table
-from studies.stored import RECORDS, store, stored
+from studies.stored import packed, store, stored
 
 PAGE, FIGURES, SIZES = Path("docs/theory/absorption.md"), Path("docs/theory/figures"), "absorption-sizes"
 TASK, SEEDS = "lrb/hierarchy", (100, 101)
@@ -78,7 +78,7 @@ def arms(line: Line) -> list[Arm]:
 
 def read() -> Section:
     """The records of the study."""
-    (section,) = sections(read_records(RECORDS / "hierarchy"))
+    (section,) = sections(read_records(packed("bench-hierarchy")))
     return section
 
 
@@ -93,7 +93,7 @@ def _facts(section: Section) -> str:
     seeds = sorted({record["seed"]["world"] for record in section.records})
     minutes = sum(record["wall_time_s"] for record in section.records) / 60
     return (
-        f"{len(section.records)} runs in `records/hierarchy` by `monosem bench --task lrb/hierarchy --among parents "
+        f"{len(section.records)} runs by `monosem bench --task lrb/hierarchy --among parents "
         f"--among children --seeds {len(seeds)}`: version {section.version} ({first['task']['hash'][:12]}), "
         f"worlds and trainings {seeds[0]} to {seeds[-1]}, {config['steps']} steps of {config['batch_size']} rows, "
         f"lr {config['lr']}; {minutes:.0f} minutes of run time in all, one thread a run on a busy machine; "

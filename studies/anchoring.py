@@ -24,8 +24,9 @@ from studies.bench.base import SCALES
 from studies.bench.catalog import STUDIES
 from studies.bench.queue import Outcome, outcomes
 from studies.report.study import cells, facts
+from studies.stored import packed
 
-RECORDS, LONGER, CHOSEN = Path("records/studies/mini-hard"), Path("records/mini-hard"), Path("records/sweep-anchoring")
+LONGER, CHOSEN = packed("bench-mini-hard"), packed("sweep-anchoring")
 PAGE = Path("docs/paper/anchoring.md")
 TURNED = (("topk", "plain"), ("topk, form", "decoder, start"), ("topk, form", "both, no start"), ("relu_l1", "plain"))
 ASKED = {
@@ -170,7 +171,7 @@ class Found:
     """The runs of a study, and the gains in words."""
 
     def __init__(self, study: str) -> None:
-        self.outcomes: list[Outcome] = outcomes(STUDIES[study], SCALES["mini-hard"], RECORDS)
+        self.outcomes: list[Outcome] = outcomes(STUDIES[study], SCALES["mini-hard"], packed("study-mini-hard"))
         self.cells: Cells = {(c.row, c.arm): c for c in cells(STUDIES[study], self.outcomes) if c.found}
 
     def gain(self, row: str, arm: str) -> Interval | None:

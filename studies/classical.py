@@ -4,7 +4,7 @@ python -m studies classical                 worlds 0 to 2 with the settings belo
 python -m studies classical sweep           the settings' sweep, on worlds 100 and 101
 python -m studies classical paper NAME ...  one run per learner at the paper's size, 20000 rows
 
-A run that is already in a record of records/classical is kept. One thread.
+A run that is already in a record `classical/...` is kept. One thread.
 """
 
 import json
@@ -35,7 +35,7 @@ from monosem.report.interval import Interval, interval
 from monosem.report.style import BLUE, GREY, INK, RED, plain_axes, to_svg
 from monosem.train.loop import fit
 from studies.page import provenance, table, write_generated
-from studies.stored import RECORDS, store, stored
+from studies.stored import packed, store, stored
 
 SEEDS, TUNING = (0, 1, 2), (100, 101)
 SQUARE = Task("classical/square", 1, WorldSpec(64, (96,), 0.1, Independent(0.95), rows=10_000), n_q=128, anchors=0)
@@ -71,7 +71,7 @@ CHOSEN: dict[str, dict[str, dict[str, Any]]] = {
         "fast_ica": {},
     },
 }
-"""Of GRID, what recovered most on worlds 100 and 101 (records/classical/sweep.json), sizes n and 2 n together."""
+"""Of GRID, what recovered most on worlds 100 and 101 (record `classical/sweep`), sizes n and 2 n together."""
 
 
 def _world(name: str, seed: int) -> TaskSource:
@@ -114,7 +114,7 @@ def _learned(source: TaskSource, learner: str, n_atoms: int, setting: dict[str, 
 
 
 def _run_missing(name: str, command: str, about: dict[str, Any], runs: Iterator[tuple[str, Callable[[], Any]]]) -> None:
-    """Run what `records/classical/NAME.json` lacks, one run after the other; every run has its environment."""
+    """Run what the record `classical/NAME` lacks, one run after the other; every run has its environment."""
     record: dict[str, Any] = (stored(f"classical/{name}") or {"runs": {}}) | about
     record |= {"command": f"python -m studies classical {command}".strip()}
     for key, run in runs:
@@ -223,7 +223,7 @@ mind:
 
 - *told*: n atoms, which a user would not know. With 2 n the extra atoms are wrong or copies, so the share of atoms that
   are features ("atoms right") is about a half: these learners find features but do not say which atoms are features.
-- k and l1 were chosen, like the SAE recipes, by recovery on worlds 100 and 101 (`records/classical/sweep.json`), with
+- k and l1 were chosen, like the SAE recipes, by recovery on worlds 100 and 101 (record `classical/sweep`), with
   the truth at hand; two SAE recipes on `lrb/mini-hard`, Matryoshka and BatchTopK, were chosen below their best
   ([defaults](defaults.md)), and a Matryoshka with k = 3 did reach about as much on those worlds.
 - SAEs have 2000 latents and an encoder that codes new rows in one product; these have none.
@@ -273,9 +273,9 @@ def _classical_rows(name: str) -> list[_Row]:
 
 def _sdl_rows(name: str) -> list[_Row]:
     """Plain runs of SAEs in the same worlds, from the bench's own records."""
-    folder = RECORDS / name
+    path = packed(f"bench-{name}")
     groups: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
-    for record in read_records(folder) if folder.is_dir() else []:
+    for record in read_records(path) if path.is_file() else []:
         if record["anchors"] is None and record["task"]["pairing"] == "sae" and record["seed"]["world"] < 3:
             flat = {key: entry["value"] for key, entry in record["metrics"].items()}
             key = record["method"]["name"], record["task"]["spec"]["n_q"]
@@ -284,7 +284,7 @@ def _sdl_rows(name: str) -> list[_Row]:
 
 
 def _record(name: str) -> dict[str, Any]:
-    """A record of records/classical, without runs where there is none."""
+    """A record `classical/NAME`, without runs where there is none."""
     return stored(f"classical/{name}") or {"runs": {}}
 
 

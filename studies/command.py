@@ -7,6 +7,7 @@ import typer
 
 from monosem.cli.console import err, fail, out, say
 from studies.command_real import run_real, save_figure, show_real
+from studies.stored import packed
 
 if TYPE_CHECKING:
     from monosem.bench.run import Job
@@ -37,6 +38,9 @@ def study(
         Path | None, typer.Option(help="Also draw each study's figure into this folder.", show_default=False)
     ] = None,
     only_show: Annotated[bool, typer.Option("--show", help="Run nothing: the tables of what is there.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Leave the committed records out: run their cells too.")
+    ] = False,
 ) -> None:
     """Run a table or figure of the paper and show it beside the printed numbers; goes on where it stopped."""
     from dataclasses import replace
@@ -53,6 +57,7 @@ def study(
         return
     size = SCALES[scale]
     folder = out_folder or Path("runs/studies") / scale
+    known = () if fresh else (packed(f"study-{scale}"),)
     if workers is not None and workers < 1:
         fail(f"--workers {workers}; use at least one")
     if seeds is not None and seeds < 1:
@@ -70,10 +75,10 @@ def study(
         replace(job, config=replace(job.config, device=device)) for entry, job in every if not arm or entry.arm in arm
     ]
     on_real = [(name, _on(job, device)) for name, job in on_real if not arm or job.arm in arm]
-    failed = 0 if only_show or not jobs else _run(jobs, folder, workers, scale)
+    failed = 0 if only_show or not jobs else _run(jobs, folder, workers, scale, known)
     failed += 0 if only_show else run_real(on_real, folder, workers, scale)
     for one in chosen:
-        found = outcomes(one, size, folder, worlds)
+        found = outcomes(one, size, folder, *known, seeds=worlds)
         out().print(study_text(one, found), soft_wrap=True, markup=False, highlight=False)
         if figures is not None:
             _draw(one, found, figures)
@@ -120,7 +125,7 @@ def _kind(name: str) -> str:
     return known[name]
 
 
-def _run(jobs: "list[Job]", folder: Path, workers: int | None, scale: str) -> int:
+def _run(jobs: "list[Job]", folder: Path, workers: int | None, scale: str, known: tuple[Path, ...]) -> int:
     """Run what has no record yet, with bars; returns how many runs failed."""
     from monosem.cli.live import LiveRuns
     from studies.bench.queue import run_study
@@ -132,7 +137,7 @@ def _run(jobs: "list[Job]", folder: Path, workers: int | None, scale: str) -> in
         say(f"anchors found in {done} of {count} worlds", "dim")
 
     with live:
-        there = run_study(jobs, folder, workers, live.callbacks, discovery)
+        there = run_study(jobs, folder, workers, live.callbacks, discovery, known)
     if there:
         say(f"{there} of {len(jobs)} runs were there already, or stand in several rows", "dim")
     for number, why in live.failed.items():

@@ -1,4 +1,4 @@
-"""Every page and figure that is made from records/: `python -m studies pages [NAME ...]`, or `make pages`.
+"""Every page and figure that is made from records: `python -m studies pages [NAME ...]`, or `make pages`.
 
 Nothing is run or measured: what no record holds stays as it is, or says that it was not run. RUNS are the studies that
 are no table of the paper: `python -m studies classical sweep` hands `sweep` to the function of that name.

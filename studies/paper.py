@@ -5,7 +5,6 @@ from functools import cache
 from pathlib import Path
 
 from monosem.base.errors import DataError
-from monosem.base.files import read_json
 from monosem.report.style import to_svg
 from studies import untrained
 from studies.bench.base import ARMS, SCALES, Study
@@ -18,9 +17,9 @@ from studies.report.study import MEANING, cells, facts, study_table
 from studies.report.study_drawn import DRAWN
 from studies.report.study_figures import study_figure
 from studies.report.study_real import real_records
+from studies.stored import packed, stored
 
-RECORDS, DOCS, FIGURES = Path("records/studies"), Path("docs/paper"), Path("docs/figures")
-DRAWINGS = RECORDS / "drawn"
+DOCS, FIGURES = Path("docs/paper"), Path("docs/figures")
 NOTE = "<!-- Generated from records by `python -m studies.paper`; do not edit. -->\n\n"
 PAGES = ("table1", "table4", "table5", "table6", "table7", "figure6", "samples", "convergence")
 
@@ -32,7 +31,7 @@ def found_at(study: Study, scale: str) -> list[Outcome]:
 
 @cache
 def _read(name: str, scale: str) -> list[Outcome]:
-    return outcomes(STUDIES[name], SCALES[scale], RECORDS / scale)
+    return outcomes(STUDIES[name], SCALES[scale], packed(f"study-{scale}"))
 
 
 def section(study: Study, scale: str, figures: bool = True) -> str:
@@ -67,7 +66,7 @@ def heat_maps_page(name: str = "figure9") -> str:
     """Figure 9 as far as it can be: drawn here from table 1's records."""
     one = DRAWN[name]
     try:
-        figure, _, text = one.make(RECORDS / "paper", SCALES["paper"])
+        figure, _, text = one.make(packed("study-paper"), SCALES["paper"])
     except DataError:
         return f"{NOTE}# {one.title}\n\n{DRAWN_ABOUT[name]}\n\nNot run.\n"
     (FIGURES / f"paper-{name}.svg").write_text(to_svg(figure, one.title))
@@ -78,13 +77,11 @@ def heat_maps_page(name: str = "figure9") -> str:
 
 def drawn_page(name: str, about: str) -> str:
     """Figure 4 or 5: what its record says, and its picture."""
-    path = DRAWINGS / f"{name}.json"
+    record = stored(f"drawn/{name}")
     title = DRAWN[name].title
     command = f"    monosem study {name} --out records/studies/drawn"
-    if not path.is_file():
+    if record is None:
         return f"{NOTE}# {title}\n\n{about}\n\n{command}\n\nNot run.\n"
-    record = read_json(path)
-    (FIGURES / f"paper-{name}.svg").write_text((DRAWINGS / f"{name}.svg").read_text())
     lines = [
         f"| `{check}` | {one['claim']} | {'yes' if one['verdict']['holds'] else 'NO'} | {one['verdict']['trials']} | "
         f"{sum(case['caught'] for case in one['counter_cases'].values())} of {len(one['counter_cases'])} |"
@@ -116,8 +113,8 @@ DRAWN_ABOUT = {
     "figure10": _EXAMPLES,
     "figure11": _EXAMPLES,
 }
-REAL = {"table2": ("classes", "real-classes"), "figure7": ("resampling", "resampling")}
-"""Studies on real rows: the page in docs/real and the folder of the records."""
+REAL = {"table2": ("classes", "real-classes"), "figure7": ("resampling", "real-resampling")}
+"""Studies on real rows: the page in docs/real and the packed file of the records."""
 
 
 _INTRO = (
@@ -156,7 +153,7 @@ def index() -> str:
     )
     for name, (where, folder) in REAL.items():
         jobs = REAL_STUDIES[name].at("mini")
-        there = len(real_records(jobs, RECORDS.parent / folder))
+        there = len(real_records(jobs, packed(folder)))
         rows.append(f"| [{name}](../real/{where}.md) | {REAL_STUDIES[name].title} | - | {there} of {len(jobs)} |")
     more = [f"- [{path.stem}]({path.name})" for path in sorted(DOCS.glob("*.md")) if path.stem not in _known()]
     arms = "\n".join(f"- `{arm}`: {what}." for arm, what in ARMS.items())

@@ -35,7 +35,7 @@ from monosem.report.interval import interval
 from monosem.report.style import BLUE, GREY, plain_axes, to_svg
 from studies.assets.data import Texts, text_vectors
 from studies.page import fill, table
-from studies.stored import RECORDS
+from studies.stored import packed
 
 STUDY = "real-absorption"
 PAGE, FIGURES = Path("docs/real/absorption.md"), Path("docs/figures")
@@ -115,9 +115,9 @@ def _value(record: Record, name: str) -> float:
     return float(record["metrics"][name]["value"])
 
 
-def _arms(folder: Path, data: str) -> dict[str, list[Record]]:
+def _arms(runs: Path, data: str) -> dict[str, list[Record]]:
     """The runs on a set of texts by arm."""
-    own = [r for r in read_records(folder) if r["study"] == STUDY and r["task"]["name"] == f"real/{data}"]
+    own = [r for r in read_records(runs) if r["study"] == STUDY and r["task"]["name"] == f"real/{data}"]
     return {arm: [record for record in own if _arm(record) == arm] for arm in ARMS}
 
 
@@ -210,7 +210,7 @@ def main(words: Sequence[str] = ()) -> None:
 
 def page() -> None:
     """Fill the page and draw its figures."""
-    every = {data: _arms(RECORDS / STUDY, data) for data in ("reuters", "newsgroups")}
+    every = {data: _arms(packed("real-absorption"), data) for data in ("reuters", "newsgroups")}
     fill(PAGE, {data: _tables(arms) for data, arms in every.items()})
     for data, arms in every.items():
         _draw(arms, FIGURES / f"absorption-{data}.svg")

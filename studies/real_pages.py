@@ -7,20 +7,20 @@ from monosem.bench.records import read_records
 from monosem.report.style import to_svg
 from studies.page import fill
 from studies.report.study_real import real_figure, real_markdown
-from studies.stored import RECORDS
+from studies.stored import packed
 
 DOCS, FIGURES = Path("docs/real"), Path("docs/figures")
 PAGES = (
     ("classes", "table2", "real-classes", "Class means found by plain and anchored dictionaries, held out and all"),
-    ("resampling", "figure7", "resampling", "Dead latents and error over training, with no remedy and with four"),
+    ("resampling", "figure7", "real-resampling", "Dead latents and error over training, with no remedy and with four"),
 )
-"""(page and marker, study, folder of its records, title of its figure)."""
+"""(page and marker, study, packed file of its records, title of its figure)."""
 
 
 def page() -> None:
     """Fill both pages, draw both figures."""
-    for name, study, folder, title in PAGES:
-        records = read_records(RECORDS / folder)
+    for name, study, runs, title in PAGES:
+        records = read_records(packed(runs))
         fill(DOCS / f"{name}.md", {name: real_markdown(study, records)})
         figure = real_figure(study, records)
         assert figure is not None

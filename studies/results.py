@@ -16,7 +16,7 @@ from studies.bench.base import SCALES
 from studies.bench.catalog import STUDIES
 from studies.bench.queue import outcomes
 from studies.page import fill, provenance, table, write_generated
-from studies.stored import RECORDS, stored
+from studies.stored import packed, stored
 
 FIGURES = Path("docs/figures")
 COLUMNS = (
@@ -93,10 +93,10 @@ def _facts(records: list[dict[str, Any]]) -> str:
     )
 
 
-def _section(title: str, folder: str, note: str = "") -> str:
-    """A heading, the facts and the table of one folder of records; says so where it has not been run."""
-    path = RECORDS / folder
-    records = read_records(path) if path.is_dir() else []
+def _section(title: str, name: str, note: str = "") -> str:
+    """A heading, the facts and the table of one packed file; says so where it has not been run."""
+    path = packed(name)
+    records = read_records(path) if path.is_file() else []
     body = f"{_facts(records)}\n\n{_scores(records)}" if records else "Not run."
     return "\n\n".join(part for part in (f"## {title}", note, body) if part) + "\n"
 
@@ -113,7 +113,7 @@ def _search() -> str:
 
 def _recovered() -> str:
     """Recovery of features that were not anchored, plain and anchored."""
-    (section,) = sections(read_records(RECORDS / "mini-hard"))
+    (section,) = sections(read_records(packed("bench-mini-hard")))
     records = section.lines[0].anchored[0].records
     world = records[0]["task"]["spec"]["world"]
     rows = [["method", "plain", "anchored", "gain, world by world"]]
@@ -137,7 +137,7 @@ def _discovered() -> str:
     """Table 1 at the paper's size: its best number, and ours over all features, plain and with discovered anchors."""
     study, scale = STUDIES["table1"], SCALES["paper"]
     runs: dict[str, dict[str, list[tuple[float, float, float]]]] = defaultdict(lambda: defaultdict(list))
-    for entry, _, record in outcomes(study, scale, RECORDS / "studies" / "paper"):
+    for entry, _, record in outcomes(study, scale, packed("study-paper")):
         if record is not None and entry.arm in ("ours", "ours+discovered"):
             recovered, similar = (record["metrics"][f"all.decoder_cosine.{name}"] for name in ("M_GT@0.95", "M_IP"))
             alone = recovered.get("anchors_alone", float("nan"))
@@ -189,14 +189,14 @@ def benchmarks_page() -> None:
     parts = [
         _section(
             "lrb/mini-hard: seven methods, plain and anchored",
-            "mini-hard",
+            "bench-mini-hard",
             "Command: `monosem bench --seeds 6`; its first three worlds are what `make bench` runs.",
         ),
-        _section("lrb/mini: seven methods, plain", "mini", f"{command} lrb/mini --plain --anchors 0`."),
-        _section("lrb/paper: TopK, plain", "paper", f"{command} lrb/paper --methods topk --plain --seeds 1`."),
+        _section("lrb/mini: seven methods, plain", "bench-mini", f"{command} lrb/mini --plain --anchors 0`."),
+        _section("lrb/paper: TopK, plain", "bench-paper", f"{command} lrb/paper --methods topk --plain --seeds 1`."),
     ]
     fill("BENCHMARKS.md", {"recovery": "\n".join(parts)})
-    (section,) = sections(read_records(RECORDS / "mini-hard"))
+    (section,) = sections(read_records(packed("bench-mini-hard")))
     recovery = "Recovery of features that were not anchored, per method, plain and anchored"
     figures = {
         "recovery": (recovery_figure(section), recovery),

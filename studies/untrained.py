@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monosem.base.files import read_json, write_json
 from monosem.bench.anchor_sets import discovered_anchors
 from monosem.bench.records import environment
 from monosem.bench.run import Job
@@ -28,8 +27,9 @@ from monosem.train.loop import fit
 from studies.bench.base import SCALES, jobs_of
 from studies.bench.catalog import STUDIES
 from studies.bench.queue import outcomes
+from studies.stored import packed, store, stored
 
-RECORD = Path("records/studies/untrained.json")
+NAME = "untrained"
 ARM = "ours+discovered"
 _STILL = 1e-30
 """A learning rate at which float32 weights keep their bits; only BatchTopK's threshold, which is counted, moves."""
@@ -69,11 +69,12 @@ def _solved(source: TaskSource, p: Tensor, r: Tensor) -> dict[str, float]:
     }
 
 
-def section(scale: str = "paper", record: Path = RECORD) -> str:
+def section(scale: str = "paper") -> str:
     """The table for the page of table 1; empty where there is no record."""
-    if not record.is_file():
+    record = stored(NAME)
+    if record is None:
         return ""
-    untrained = {(row["method"], row["world"]): row for row in read_json(record)["runs"]}
+    untrained = {(row["method"], row["world"]): row for row in record["runs"]}
     lines = [
         "| method | anchors alone: FVU | L0 | after training: FVU | L0 | FVU, change | a solver: FVU | L0 |",
         "|" + "---|" * 8,
@@ -110,7 +111,7 @@ def section(scale: str = "paper", record: Path = RECORD) -> str:
 def _trained(scale: str) -> Mapping[str, Mapping[tuple[str, int], Mapping[str, float]]]:
     """FVU and L0 of table 1's runs with discovered anchors, by row, method and world."""
     found: dict[str, dict[tuple[str, int], dict[str, float]]] = {}
-    for entry, world, record in outcomes(STUDIES["table1"], SCALES[scale], RECORD.parent / scale):
+    for entry, world, record in outcomes(STUDIES["table1"], SCALES[scale], packed(f"study-{scale}")):
         if entry.arm == ARM and record is not None:
             values = {name: record["metrics"][name]["value"] for name in ("fvu", "l0")}
             found.setdefault(entry.row, {})[entry.job.method, world] = values
@@ -134,7 +135,7 @@ def main(arguments: Sequence[str] = ()) -> None:
         "env": environment(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    write_json(RECORD, record)
+    store(NAME, record)
 
 
 if __name__ == "__main__":

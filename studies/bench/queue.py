@@ -37,9 +37,9 @@ def run_key(head: Mapping[str, Any]) -> str:
     )
 
 
-def outcomes(study: Study, scale: Scale, folder: str | Path, seeds: Iterable[int] | None = None) -> list[Outcome]:
-    """Every run of a study with its record from a folder, None where it has not been run."""
-    found = _found(Path(folder))
+def outcomes(study: Study, scale: Scale, *places: str | Path, seeds: Iterable[int] | None = None) -> list[Outcome]:
+    """Every run of a study with its record from folders or packed files, None where it has not been run."""
+    found = _found(*places)
     return [(entry, job.seed, found.get(_key(job))) for entry, job in jobs_of(study, scale, seeds)]
 
 
@@ -49,14 +49,17 @@ def run_study(
     workers: int | None = None,
     callbacks: JobCallbacks = NO_CALLBACKS,
     on_discovery: Callable[[int, int], None] | None = None,
+    known: Sequence[str | Path] = (),
 ) -> int:
     """Run the jobs that have no record yet; first, once per world, discover the anchors that some of them need.
+
+    Records are looked for in `folder`, where new ones go, and in the `known` packed files.
 
     Returns how many were there already. `callbacks` as in `run_jobs`; `on_discovery(done, all)` hears of the
     worlds. A job whose discovery failed tries it again, and says why it fails.
     """
     folder = Path(folder)
-    there = _found(folder)
+    there = _found(folder, *known)
     todo = [i for i, job in enumerate(jobs) if _key(job) not in there]
     unique = {_key(jobs[i]): i for i in reversed(todo)}
     todo = sorted(unique.values())
@@ -84,9 +87,9 @@ def _key(job: Job) -> str:
     return run_key(job_head(job, None)) + (_WATCHED if job.watch else "")
 
 
-def _found(folder: Path) -> dict[str, Mapping[str, Any]]:
-    """Records of a folder by key; of two runs of the same cell the later one. A watched run serves either way."""
-    records = read_records(folder) if folder.is_dir() else []
+def _found(*places: str | Path) -> dict[str, Mapping[str, Any]]:
+    """Records by key; of two runs of the same cell the later one. A watched run serves either way."""
+    records = [record for place in places if Path(place).exists() for record in read_records(place)]
     found: dict[str, Mapping[str, Any]] = {}
     for record in sorted(records, key=lambda record: str(record["created"])):
         found[run_key(record)] = record

@@ -62,8 +62,8 @@ SHOWN.add(
 
 
 def real_records(jobs: Sequence[RealJob], folder: str | Path) -> list[Mapping[str, Any]]:
-    """The records of these jobs in a folder, in the order of the jobs."""
-    there = read_records(folder) if Path(folder).is_dir() else []
+    """The records of these jobs in a folder or a packed file, in the order of the jobs."""
+    there = read_records(folder) if Path(folder).exists() else []
     found = (record_of(job, there) for job in jobs)
     return [record for record in found if record is not None]
 

@@ -1,7 +1,7 @@
 """Alternating search beside Adam and anchored Adam, and certified optima: runs, docs/theory/search.md and its figures.
 
-`python -m studies search [certified | small | nano | mini | atlas]` runs what records/search lacks (a run already there
-is kept) and draws the atlas and the basins of anchoring anew. One thread, float64. Seconds are processor time; the
+`python -m studies search [certified | small | nano | mini | atlas]` runs what the records `search/...` lack
+and draws the atlas and the basins of anchoring anew. One thread, float64. Seconds are processor time; the
 methods are interleaved in one process, start by start. Loss is over the zero dictionary's; recovery is the share of
 features, without the first `anchors`, that a live decoder column has at cosine .95.
 """

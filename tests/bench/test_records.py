@@ -1,6 +1,7 @@
 """Records: a schema that is checked, documented and stable, and files that name themselves."""
 
 import copy
+import gzip
 import json
 import math
 import subprocess
@@ -9,24 +10,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from monosem.base.errors import CheckpointError, DataError, MonosemError
 from monosem.base.spec import to_plain
-from monosem.bench import records
+from monosem.bench import packed, records
 from monosem.bench.metrics import flatten
 from monosem.bench.records import (
     FIELDS,
+    NEW_IN_2,
     SCHEMA,
     environment,
     identity,
     metrics_table,
+    pack_records,
     read_records,
     record_name,
+    results_digest,
     validate,
     write_record,
 )
 from monosem.bench.task_scores import chance
 from monosem.bench.tasks import TaskSource, task
+
+MAP = {"feature": [0], "latent": [1], "cosine": [[0.5]]}
 
 
 def example(seed: int = 0, *, anchored: bool = True) -> dict[str, Any]:
@@ -225,3 +232,122 @@ def test_the_commit_is_that_of_the_tracking_checkout_only(tmp_path: Path) -> Non
     assert len(clean) == 40
     file.write_text("x = 2\n", encoding="utf-8")
     assert records._commit(file) == f"{clean}+dirty"
+
+
+# Packed files ----------------------------------------------------------------------------------------------
+
+
+def test_a_packed_record_is_read_as_it_was_written(tmp_path: Path) -> None:
+    records = [example(seed) | {"similarity": MAP} for seed in (1, 0, 2)]
+    path = tmp_path / "a.jsonl.gz"
+    packed = pack_records(path, records)
+    wanted = [json.loads(json.dumps(example(seed))) for seed in range(3)]
+    assert read_records(path) == packed == wanted  # to the last bit; heat maps were not asked for
+
+
+def test_packing_gives_the_same_bytes_in_any_order_and_when_repeated(tmp_path: Path) -> None:
+    records = [example(seed) for seed in range(3)]
+    one, other = tmp_path / "one.jsonl.gz", tmp_path / "other.jsonl.gz"
+    pack_records(one, records)
+    for record in reversed(records):  # one after the other, as a queue grows
+        pack_records(other, [record])
+    assert one.read_bytes() == other.read_bytes()
+    pack_records(one, records[1:])
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_one_heat_map_an_arm_is_kept_of_the_studies_that_ask_for_it(tmp_path: Path) -> None:
+    both = [example(seed, anchored=anchored) | {"similarity": MAP} for seed in range(2) for anchored in (False, True)]
+    path = tmp_path / "a.jsonl.gz"
+    pack_records(path, both, ["test"])
+    pack_records(path, both)  # the file remembers
+    kept = [(r["anchors"] is None, r["seed"]["train"]) for r in read_records(path) if r["similarity"] == MAP]
+    assert sorted(kept) == [(False, 0), (True, 0)]
+    pack_records(tmp_path / "b.jsonl.gz", both, ["another"])
+    assert all(record["similarity"] is None for record in read_records(tmp_path / "b.jsonl.gz"))
+
+
+def test_the_record_made_last_counts_wherever_it_lies(tmp_path: Path) -> None:
+    old, new = example() | {"created": "2026-01-01"}, example() | {"created": "2026-01-02"}
+    for first, loose in ((old, new), (new, old)):
+        folder = tmp_path / first["created"]
+        pack_records(folder / "a.jsonl.gz", [first])
+        write_record(folder, loose)
+        write_record(folder, example(1))
+        assert [record["created"] for record in read_records(folder)] == ["2026-01-02", "2026-01-01T00:00:00+00:00"]
+        pack_records(folder / "a.jsonl.gz", read_records(folder))
+        assert read_records(folder / "a.jsonl.gz")[0]["created"] == "2026-01-02"
+
+
+def test_a_record_of_schema_1_keeps_its_digest(tmp_path: Path) -> None:
+    old = {name: value for name, value in example().items() if name not in NEW_IN_2} | {"schema": 1}
+    old["env"] = {name: value for name, value in old["env"].items() if f"env.{name}" not in NEW_IN_2}
+    (record,) = pack_records(tmp_path / "a.jsonl.gz", [old])
+    assert record["digest"] == results_digest(old)
+    assert read_records(tmp_path / "a.jsonl.gz") == [record]
+
+
+def test_a_digest_sees_every_number_and_every_weight() -> None:
+    record, model = example(), torch.nn.Linear(3, 2)
+    digests = {results_digest(record), results_digest(record, model)}
+    for path, value in (
+        ("metrics/l0/value", 4.000000000000001),
+        ("curves/decoder_cosine", [0.5] * 101),
+        ("training/loss", [2.0, 1.0000000000000002]),
+    ):
+        other = copy.deepcopy(record)
+        change(path, value)(other)
+        digests.add(results_digest(other, model))
+    with torch.no_grad():
+        model.bias[0] = torch.nextafter(model.bias[0], torch.tensor(9.0))
+    digests.add(results_digest(record, model))
+    assert len(digests) == 6
+    assert results_digest(record | {"wall_time_s": 9.0}, model) in digests
+
+
+def _changed(line: int, old: bytes, new: bytes) -> Callable[[Path], object]:
+    """Replaces `old`, or all of it where it is empty, on one line of a packed file."""
+
+    def apply(path: Path) -> None:
+        lines = gzip.decompress(path.read_bytes()).splitlines()
+        assert old in lines[line - 1]
+        lines[line - 1] = lines[line - 1].replace(old, new) if old else new
+        path.write_bytes(gzip.compress(b"\n".join(lines)))
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:-20]), "ended"),
+        (lambda path: path.write_bytes(b"no gzip"), "line 1"),
+        (lambda path: path.write_bytes(b""), "line 1"),
+        (_changed(3, b"", b"{"), "line 3"),
+        (_changed(3, b"", b"[]"), "line 3"),
+        (_changed(3, b"", b"\xff"), "line 3"),
+        (_changed(1, b'"count":3', b'"count":4'), "3 objects of 4"),
+        (_changed(1, b'"runs"', b'"walks"'), "'walks', not 'runs'"),
+        (_changed(1, b'"version":1}', b'"version":2}'), "line 1"),
+        (_changed(2, b'"task":0', b'"task":7'), "entry 7"),
+        (_changed(2, b'"task":0', b'"task":null'), "entry None"),
+        (_changed(4, b'"schema":2', b'"schema":9'), "schema 9"),
+    ],
+)
+def test_a_damaged_packed_file_is_named_with_its_line(
+    tmp_path: Path, damage: Callable[[Path], object], says: str
+) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    pack_records(path, [example(seed) for seed in range(3)])
+    damage(path)
+    with pytest.raises(CheckpointError, match=r"a\.jsonl\.gz, line \d") as error:
+        read_records(tmp_path)
+    assert says in str(error.value)
+
+
+def test_a_file_that_expands_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    pack_records(path, [example(seed) for seed in range(3)])
+    monkeypatch.setattr(packed, "_LARGEST", 1000)
+    with pytest.raises(CheckpointError, match="expands beyond"):
+        read_records(path)

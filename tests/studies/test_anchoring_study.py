@@ -113,7 +113,7 @@ def test_runs_of_the_study_become_gains_on_held_out_features(tmp_path: Path) -> 
     usual, most = scale.base.anchors, 2 * scale.base.anchors
     wanted = [("topk", "plain"), (f"topk, k = {usual}", "default"), ("topk, wrong 0.5", "default")]
     records = [json.loads(run_job(jobs[name], tmp_path).read_text()) for name in wanted]
-    found = {(c.row, c.arm): c for c in cells(STUDY, outcomes(STUDY, scale, tmp_path, [0])) if c.found}
+    found = {(c.row, c.arm): c for c in cells(STUDY, outcomes(STUDY, scale, tmp_path, seeds=[0])) if c.found}
     gain = found[wanted[1]].gain()
     assert gain is not None
     score = "decoder_cosine.M_GT@0.95"

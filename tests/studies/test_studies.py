@@ -43,14 +43,14 @@ def test_a_study_is_completed_after_an_interrupt_and_then_runs_nothing(tmp_path:
     assert run_study(jobs, tmp_path, 1, JobCallbacks(started.append)) == 4
     assert started == [1, 2]
 
-    found = {(entry.row, entry.arm): record for entry, _, record in outcomes(STUDY, NANO, tmp_path, [0])}
+    found = {(entry.row, entry.arm): record for entry, _, record in outcomes(STUDY, NANO, tmp_path, seeds=[0])}
     ran = [key for key, record in found.items() if record is not None]
     assert ran == [("k = 32", "paper"), ("k = 32", "paper+anchors"), ("k = 64", "paper")]
     assert found["k = 32", "paper"]["metrics"]["decoder_cosine.M_IP"]["value"] > 0
     assert found["k = 32", "paper+anchors"]["anchors"]["k"] == NANO.count(100)
 
     _forget(tmp_path, "log_every")
-    again = [record for _, _, record in outcomes(STUDY, NANO, tmp_path, [0]) if record is not None]
+    again = [record for _, _, record in outcomes(STUDY, NANO, tmp_path, seeds=[0]) if record is not None]
     assert len(again) == 3
     assert run_study(jobs, tmp_path, 1, JobCallbacks(started.append)) == 4
 
@@ -71,7 +71,7 @@ def test_a_run_whose_recovery_is_to_be_watched_needs_a_record_that_holds_it(tmp_
     plain, follow = STUDIES["table1"], STUDIES["convergence"]
 
     def there(study: Study) -> bool:
-        return any(found is not None for _, _, found in outcomes(study, NANO, tmp_path, [0]))
+        return any(found is not None for _, _, found in outcomes(study, NANO, tmp_path, seeds=[0]))
 
     assert entry.job.watch
     assert (there(plain), there(follow)) == (True, False)

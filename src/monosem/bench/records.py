@@ -6,7 +6,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from monosem.base.files import read_json, write_json
 from monosem.base.machine import cpu_features, cpu_name, package_version
 from monosem.base.spec import canonical
 from monosem.bench.metrics import flatten
+from monosem.bench.packed import PACKED, read_packed, write_packed
 from monosem.kernels.native.build import kernel_hash
 
 SCHEMA = 2
@@ -84,6 +85,9 @@ FIELDS: Mapping[str, type | tuple[type, ...]] = {
 NEW_IN_2 = ("numerics", "env.features", "env.kernels", "digest")
 """Fields that version 1 did not require."""
 
+_KIND = "runs"
+_SHARED = ("task", "method", "anchors", "config", "env", "curves.tau", "training.step")
+"""Parts that many runs of a packed file have in common."""
 _BESIDE = {"value", "chance", "oracle", "anchors_alone"}
 _IDENTITY = ("study", "task.name", "task.version", "task.hash", "task.pairing", "method", "anchors", "seed", "config")
 
@@ -191,26 +195,84 @@ def write_record(folder: str | Path, record: Mapping[str, Any]) -> Path:
     return write_json(Path(folder) / record_name(record), record)
 
 
-def read_records(folder: str | Path) -> list[dict[str, Any]]:
-    """Every record below a folder, sorted by path.
+def read_records(path: str | Path) -> list[dict[str, Any]]:
+    """Every run of a packed file, or of a folder with loose records, packed files or both below it; sorted by name.
+
+    Of several records of one run the last made counts.
 
     Raises:
-        CheckpointError: a file is damaged or of another schema.
-        DataError: the folder does not exist, or a record breaks the schema; the message names the file.
+        CheckpointError: a file is damaged or of another schema; the message names it, its line and the remedy.
+        DataError: there is no such file or folder, or a record breaks the schema.
     """
-    check(Path(folder).is_dir(), f"{folder} is not a folder; give the one that holds the records", DataError)
-    return [read_record(path) for path in sorted(Path(folder).rglob(f"*{SUFFIX}"))]
+    path = Path(path)
+    check(path.exists(), f"{path} is neither a folder of records nor a packed file of them", DataError)
+    packed = sorted(path.rglob(f"*{PACKED}")) if path.is_dir() else [path]
+    loose = sorted(path.rglob(f"*{SUFFIX}")) if path.is_dir() else []
+    every = [record for file in packed for record in _read_packed(file)] + [read_record(file) for file in loose]
+    return merged(every)
+
+
+def merged(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records sorted by name, one a run: the last made, and of two made together the last in order."""
+    runs: dict[str, dict[str, Any]] = {}
+    for record in records:
+        name = record_name(record)
+        if name not in runs or record["created"] >= runs[name]["created"]:
+            runs[name] = record
+    return [runs[name] for name in sorted(runs)]
 
 
 def read_record(path: str | Path) -> dict[str, Any]:
-    """One record. Raises: as `read_records`."""
+    """One loose record. Raises: as `read_records`."""
     record = read_json(path)
     check(isinstance(record, dict), f"{path} is not a record; restore it or delete it", CheckpointError)
+    return _valid(record, str(path))
+
+
+def pack_records(
+    path: str | Path, records: Iterable[Mapping[str, Any]], maps: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Write runs as one packed file, beside those it holds already; returns all of them as they will be read.
+
+    Numbers keep their full precision. A heat map is kept for the first run of every arm of the studies in `maps` and
+    of those that the file names already. Records of schema 1 get the digest of their results, without weights.
+    """
+    path = Path(path)
+    before = read_packed(path, _KIND).header if path.exists() else {}
+    maps = sorted({*maps, *before.get("maps", ())})
+    kept = merged([*(_read_packed(path) if path.exists() else ()), *map(dict, records)])
+    drawn: set[str] = set()
+    for record in kept:
+        record.setdefault("digest", results_digest(record))
+        arm = arm_key(record)
+        if record["study"] not in maps or arm in drawn:
+            record["similarity"] = None
+        elif record["similarity"] is not None:
+            drawn.add(arm)
+    write_packed(path, _KIND, kept, _SHARED, "metrics", maps=maps)
+    return kept
+
+
+def arm_key(record: Mapping[str, Any]) -> str:
+    """What runs of one arm have in common: study, task, method, anchors and configuration, all but their seeds."""
+    task, config = record["task"], {name: value for name, value in record["config"].items() if name != "seed"}
+    spec = dict(task["spec"])
+    if isinstance(spec.get("world"), Mapping):
+        spec["world"] = {name: value for name, value in spec["world"].items() if name != "seed"}
+    one = [record["study"], task["name"], task["version"], task["pairing"], spec]
+    return canonical([*one, record["method"], record["anchors"], config])
+
+
+def _read_packed(path: Path) -> list[dict[str, Any]]:
+    return [_valid(record, f"{path}, line {line}") for line, record in read_packed(path, _KIND).lines]
+
+
+def _valid(record: dict[str, Any], where: str) -> dict[str, Any]:
     try:
         validate(record)
     except (CheckpointError, DataError) as error:
-        raise type(error)(f"{path}: {error}") from None
-    return dict(record)
+        raise type(error)(f"{where}: {error}") from None
+    return record
 
 
 def _get(record: Mapping[str, Any], path: str) -> Any:
