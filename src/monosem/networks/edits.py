@@ -144,7 +144,7 @@ def _amount(edit: Edit, leading: Sequence[int], like: Tensor) -> Tensor:
 
 def _numbers(latents: int | Sequence[int]) -> tuple[int, ...]:
     """Latents as a tuple of distinct numbers."""
-    found = (latents,) if isinstance(latents, int) else tuple(int(j) for j in latents)
-    if not found or len(set(found)) != len(found):
-        raise ArgumentError(f"latents={found}; name at least one latent, and each once")
-    return found
+    numbers = (latents,) if isinstance(latents, int) else tuple(int(j) for j in latents)
+    if not numbers or len(set(numbers)) != len(numbers):
+        raise ArgumentError(f"latents={numbers}; name at least one latent, and each once")
+    return numbers

@@ -113,9 +113,9 @@ def _log_probabilities(
         out = model(**batch.inputs) if isinstance(batch.inputs, Mapping) else model(batch.inputs)
     logits = out if isinstance(out, Tensor) else getattr(out, "logits", None)
     if logits is None or logits.ndim != 3 or logits.shape[1] != pairs.shape[1] + 1:
-        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(out).__name__
+        given = tuple(logits.shape) if isinstance(logits, Tensor) else type(out).__name__
         raise RefusedError(
-            f"{type(model).__name__} gives {found}, not logits [batch, {pairs.shape[1] + 1}, vocabulary]; losses need "
+            f"{type(model).__name__} gives {given}, not logits [batch, {pairs.shape[1] + 1}, vocabulary]; losses need "
             "a language model"
         )
     kept: Tensor = logits[:, :-1][pairs.to(logits.device)]

@@ -36,29 +36,29 @@ def places(sdl: SDL, model: nn.Module, at: str, to: str | None = None) -> Places
     Example:
         >>> from monosem.methods import method
         >>> sdl, _ = method("topk_transcoder(k=2)").build(6, (4,), (3,))
-        >>> found = places(sdl, nn.Sequential(nn.Linear(4, 3)), "0:in,out")
-        >>> str(found.reads[0]), str(found.writes[0])
+        >>> where = places(sdl, nn.Sequential(nn.Linear(4, 3)), "0:in,out")
+        >>> str(where.reads[0]), str(where.writes[0])
         ('0:in', '0:out')
     """
     n, m, shared = len(sdl.layout.p_widths), len(sdl.layout.r_widths), sdl.layout.shared
     sites = find_sites({"": model}, at)
     if to is not None:
-        found = Places(sites, find_sites({"": model}, to))
+        where = Places(sites, find_sites({"": model}, to))
     elif shared:
-        found = Places(sites, sites)
+        where = Places(sites, sites)
     else:
         inputs = tuple(site for site in sites if site.side == "in")
         outputs = tuple(site for site in sites if site.side == "out")
         by_side = (len(inputs), len(outputs)) == (n, m)
-        found = Places(inputs, outputs) if by_side else Places(sites[:n], sites[n:])
-    have = (len(found.reads), len(found.writes))
+        where = Places(inputs, outputs) if by_side else Places(sites[:n], sites[n:])
+    have = (len(where.reads), len(where.writes))
     check(
         have == (n, m),
         f"{at!r}{'' if to is None else f' to {to!r}'} means {have[0]} sites to read and {have[1]} to write; this model "
         f"reads {n} and writes {m} (widths {sdl.layout.p_widths} and {sdl.layout.r_widths}); name so many",
         ShapeError,
     )
-    return found
+    return where
 
 
 @contextmanager

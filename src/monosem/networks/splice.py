@@ -78,10 +78,10 @@ class _Splicing:
     def read(self, x: Tensor) -> Tensor:
         """Encode and decode what is read."""
         self.reading.see(0, x)
-        found = self.sdl.forward(self.reading.rows(), context=Context())
-        self.left.code, self.x_r_hat = found.code, found.x_r_hat
-        if found.code.values.requires_grad:
-            found.code.values.retain_grad()
+        out = self.sdl.forward(self.reading.rows(), context=Context())
+        self.left.code, self.x_r_hat = out.code, out.x_r_hat
+        if out.code.values.requires_grad:
+            out.code.values.retain_grad()
         return x
 
     def write(self, target: int, x: Tensor) -> Tensor:

@@ -145,14 +145,14 @@ class _Steering:
         """The rows that the values come from; None where nothing asks for them."""
         if not self.needs_values and not isinstance(self.sdl, RowNormSDL):
             return None
-        found = self.reading.rows() if self.given is None else self.given
+        x_p = self.reading.rows() if self.given is None else self.given
         check(
-            found.shape[0] == x[..., 0].numel(),
-            f"the values come from {found.shape[0]} rows, the pass writes {x[..., 0].numel()}; rows must be of this "
+            x_p.shape[0] == x[..., 0].numel(),
+            f"the values come from {x_p.shape[0]} rows, the pass writes {x[..., 0].numel()}; rows must be of this "
             "very input",
             ShapeError,
         )
-        return found
+        return x_p
 
     def _encode(self, x_p: Tensor) -> Tensor:
         return latent_values(self.sdl.forward(x_p, context=Context()).code, self.latents)
@@ -173,14 +173,21 @@ class _Steering:
         where = f"{self.where.writes[target]} is written before {self.where.reads[later[0]]} is read"
         if sdl.activation.pattern_kind != "independent":
             raise RefusedError(f"{where}, and the activation ranks latents of all sites together; {remedy}")
-        edges = [sum(sdl.layout.p_widths[:number]) for number in range(len(sdl.layout.p_widths) + 1)]
         here = self.columns[sdl.layout.r_slices[target]]
         writes = {j for i, j in enumerate(self.latents.tolist()) if bool((here[:, i] != 0).any())}
-        for block in sdl.layout.encoder:
-            reads = [s for s in later if block.left < edges[s + 1] and edges[s] < block.right]
-            unsettled = sorted(j for j in writes if block.first <= j < block.last)
-            if reads and unsettled:
-                raise RefusedError(f"{where}, which latent {unsettled[0]} reads too; {remedy}")
+        unsettled = sorted(writes & _readers(sdl, later))
+        if unsettled:
+            raise RefusedError(f"{where}, which latent {unsettled[0]} reads too; {remedy}")
+
+
+def _readers(sdl: SDL, sources: Sequence[int]) -> set[int]:
+    """The latents that read any of some sources."""
+    edges = [sum(sdl.layout.p_widths[:number]) for number in range(len(sdl.layout.p_widths) + 1)]
+    readers: set[int] = set()
+    for block in sdl.layout.encoder:
+        if any(block.left < edges[s + 1] and edges[s] < block.right for s in sources):
+            readers |= set(range(block.first, block.last))
+    return readers
 
 
 def _past(module: nn.Module, whole: bool, arguments: Sequence[Any]) -> int:
