@@ -37,7 +37,6 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "studies",
     ),
     "telling_names": (
-        "benchmarks",
         "monosem.bench",
         "monosem.cli",
         "monosem.core",
