@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from monosem.anchors.directions import Anchors
-from monosem.anchors.term import Anchoring, AnchorPenalty, anchor_slots
+from monosem.anchors.term import Anchoring, AnchorPenalty, AnchorSlots, anchor_slots
 from monosem.base.errors import ArgumentError, RefusedError
 from monosem.base.literature import (
     AMEISEN_2025,
@@ -82,16 +82,21 @@ class Method:
         x_p, x_r = sample if sample is not None else (model.b_D, model.b_D)
         init(model, x_p, x_r, seed)
         if anchors is not None:
-            penalty = AnchorPenalty(
-                self.anchoring.weight, anchors=anchors, slots=anchor_slots(model, anchors.k), plan=self.anchoring
-            )
+            slots = anchor_slots(model, anchors.k)
+            penalty = AnchorPenalty(self.anchoring.weight, anchors=anchors, slots=slots, plan=self.anchoring)
             penalty.start(model)
             terms = (*terms, penalty)
-        for constraint in self.constraints:
+        for constraint in self.constraints_of(model, anchors):
             constraint.start(model)
         objective = Objective(terms)
         objective.check(self.activation, layout)
         return model, objective
+
+    def constraints_of(self, model: SDL, anchors: Anchors | None) -> tuple[Constraint, ...]:
+        """What holds the weights of a run: the method's constraints and, last, the slots of its anchors."""
+        if anchors is None:
+            return self.constraints
+        return (*self.constraints, AnchorSlots(anchors, anchor_slots(model, anchors.k), self.anchoring))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from monosem.anchors.directions import Anchors
-from monosem.anchors.term import Anchoring, AnchorPenalty, anchor_slots
+from monosem.anchors.term import Anchoring, AnchorPenalty, AnchorSlots, anchor_slots
 from monosem.base.errors import ArgumentError, ShapeError
 from monosem.base.schedule import Ramp
 from monosem.core.activations import Context, ReLU, TopK
@@ -35,6 +35,11 @@ def anchored(pair: str, plan: Anchoring, k: int = 3, **options: object) -> tuple
     penalty = objective.terms[-1]
     assert isinstance(penalty, AnchorPenalty)
     return model, objective, penalty
+
+
+def slots_of(penalty: AnchorPenalty) -> AnchorSlots:
+    """The constraint that goes with a penalty."""
+    return AnchorSlots(penalty.anchors, penalty.slots, penalty.plan)
 
 
 def masks(model: SDL) -> tuple[Tensor, Tensor]:
@@ -120,7 +125,8 @@ def test_hard_slots_stay(pair: str, sides: str) -> None:
     plan = Anchoring(hard=True, init=False, sides=sides)  # type: ignore[arg-type]
     model, objective, penalty = anchored(pair, plan)
     start_E, start_D = model.W_E.detach().clone(), model.W_D.detach().T.clone()
-    optimiser, constraint = torch.optim.Adam(model.parameters(), lr=1e-2), UnitNorm()
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
+    constraints = (UnitNorm(), slots_of(penalty))
     generator = torch.Generator().manual_seed(0)
     for _ in range(10):
         step = make_step(model, objective, batch(pair, generator), None, CONTEXT)
@@ -128,10 +134,11 @@ def test_hard_slots_stay(pair: str, sides: str) -> None:
         assert float(loss.parts["anchoring"]) == 0.0
         optimiser.zero_grad()
         loss.total.backward()
-        constraint.project_gradient(model)
-        penalty.freeze_gradient(model)
+        for constraint in constraints:
+            constraint.project_gradient(model)
         optimiser.step()
-        constraint.after_step(model)
+        for constraint in constraints:
+            constraint.after_step(model)
     slot = torch.zeros(16, dtype=torch.bool)
     slot[penalty.slots] = True
     a = anchors_for(pair)
@@ -172,11 +179,24 @@ def test_what_does_not_fit_is_one_clear_error() -> None:
         replace(penalty, slots=torch.arange(2))
 
 
+def test_the_slots_of_anchors_are_the_last_constraint_of_a_run() -> None:
+    """Hard or soft: resampling must leave them; only hard ones stand in the way of a step row by row."""
+    for hard in (False, True):
+        method = Method(TopK(4), anchoring=Anchoring(hard=hard))
+        model, _ = method.build(16, (6,), (6,), anchors=anchors_for("sae"))
+        assert method.constraints_of(model, None) == method.constraints
+        *own, slots = method.constraints_of(model, anchors_for("sae"))
+        assert tuple(own) == method.constraints
+        assert slots.fixed_latents(model).tolist() == [0, 1, 2]
+        assert (slots.row_pieces(model) is None) is hard
+        assert own[0].fixed_latents(model).tolist() == []
+
+
 def test_a_hard_decoder_lets_the_encoder_start_at_the_anchors_and_go() -> None:
     model, _, penalty = anchored("sae", Anchoring(hard=True, sides="decoder"))
     torch.testing.assert_close(model.W_E[:3], anchors_for("sae").p.T)
     model.encoder.scale_rows(torch.full((16,), 2.0))
     model.decoder.scale_rows(torch.full((16,), 2.0))
-    penalty.hold(model)
+    slots_of(penalty).after_step(model)
     torch.testing.assert_close(model.W_E[:3], 2 * anchors_for("sae").p.T)
     torch.testing.assert_close(model.W_D[:, :3], anchors_for("sae").r)

@@ -2,19 +2,24 @@
 
 import json
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 
 from monosem.base.errors import ArgumentError, CheckpointError, DataError
+from monosem.core.activations import TopK
 from monosem.core.io import load_model
-from monosem.core.pairs import PAIRINGS
+from monosem.core.pairs import PAIRINGS, Rows, TensorSource
 from monosem.data.class_means import class_anchors
 from monosem.data.source import StoreSource, sites_for
 from monosem.data.store import Sharded, Store, open_store
+from monosem.losses.fidelity import Reconstruction
+from monosem.losses.objective import State, Step, Term
+from monosem.methods import Method
 from monosem.networks.harvest import harvest
-from monosem.train.config import FitConfig
+from monosem.train.config import FitConfig, Order
 from monosem.train.loop import fit
 from tests.networks.networks import Tiny, masked_batches
 
@@ -75,6 +80,41 @@ def test_contexts_stay_in_their_document(store: Store) -> None:
     assert store.text(slice(0, 2)) == [f" w{int(t)}" if t < 39 else f"<{int(t)}>" for t in store.tokens[0:2]]
     ranges = list(store.chunks(30))
     assert [row for part in ranges for row in part] == list(range(store.rows))
+
+
+class Witness(Term):
+    """Notes where the rows of each step come from."""
+
+    seen: ClassVar[list[Rows | None]] = []
+
+    def apply(self, step: Step, state: State) -> torch.Tensor:
+        self.seen.append(step.rows)
+        return step.x_r.new_zeros(())
+
+
+def test_a_step_knows_which_tokens_its_rows_are(store: Store) -> None:
+    """Rows of a store say their token, document and place; those of a tensor do not."""
+    source = StoreSource(store, "layers.1:out")
+    config = FitConfig(steps=3, batch_size=16, seed=4)
+    method = Method(TopK(2), (Reconstruction(), Witness()))
+    Witness.seen.clear()
+    fit(method, source, 12, config)
+    order = Order(source.rows, 16, 4)
+    assert len(Witness.seen) == 3
+    for number, rows in enumerate(Witness.seen):
+        assert rows is not None
+        index = order.index(number)
+        assert torch.equal(rows.index, index)
+        for column, stored in (
+            (rows.token, store.tokens),
+            (rows.document, store.documents),
+            (rows.position, store.positions),
+        ):
+            assert column is not None
+            assert column.tolist() == [int(stored[int(i)]) for i in index]
+    Witness.seen.clear()
+    fit(method, TensorSource(source.take(torch.arange(20))[0]), 12, config)
+    assert Witness.seen == [None] * 3
 
 
 def test_sources_of_every_pairing(store: Store) -> None:

@@ -33,7 +33,6 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "monosem.report.page",
         "monosem.theory.checks.stationary:_measure_repaired",
         "monosem.theory.descent:descend",
-        "monosem.train",
         "studies",
     ),
     "telling_names": (
@@ -43,8 +42,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "monosem.kernels",
         "monosem.networks",
         "monosem.report",
-        "monosem.train",
         "studies",
     ),
-    "lonely_files": ("monosem.train.log", "studies"),
+    "lonely_files": ("studies",),
 }

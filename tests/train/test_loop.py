@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -295,10 +296,49 @@ def test_train_step_returns_what_the_step_saw_before_the_weights_moved() -> None
     x = rows(16, 10)
     with torch.no_grad():
         before = model.train()(x).x_r_hat
-    step, loss = train_step(run, Update(run, made, QUICK), x, x)
+    step, loss = train_step(run, Update(run, made.constraints, QUICK), x, x)
     assert torch.equal(step.x_r_hat, before)
     assert float(loss.parts["reconstruction"]) == pytest.approx(float((x - before).pow(2).sum(1).mean()), rel=1e-6)
     assert run.step == 1
     assert not torch.equal(model(x).x_r_hat, before)
     torch.testing.assert_close(model.W_D.norm(dim=0), torch.ones(16))
     assert UnitNorm() in made.constraints
+
+
+def test_fit_leaves_the_hosts_number_of_threads() -> None:
+    """Its own holds inside; the host's is back afterwards, also where training ends in an error."""
+    before, inside = torch.get_num_threads(), []
+
+    def look(run: Run, entry: dict[str, float]) -> None:
+        inside.append(torch.get_num_threads())
+        if run.step == 2:
+            raise KeyboardInterrupt
+
+    config = replace(QUICK, threads=before + 1, log_every=1)
+    with pytest.raises(KeyboardInterrupt):
+        fit("topk(k=2)", TensorSource(rows(64, 8)), 16, config, callbacks=[look])
+    assert inside == [before + 1] * 2
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the allocator is glibc's")
+def test_what_is_freed_after_fit_leaves_the_process() -> None:
+    """While it trains a large block that is freed stays; before and afterwards it goes back to the system."""
+
+    def stays() -> bool:
+        block = torch.ones(2**24)  # 64 MB
+        filled = _resident()
+        del block
+        return filled - _resident() < 2**25
+
+    inside: list[bool] = []
+    assert not stays()
+    fit("topk(k=2)", TensorSource(rows(64, 8)), 16, QUICK, callbacks=[lambda run, entry: inside.append(stays())])
+    assert inside
+    assert all(inside)
+    assert not stays()
+
+
+def _resident() -> int:
+    """Bytes of this process that lie in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096

@@ -34,7 +34,7 @@ def _run(made: Method, n_q: int, p: tuple[int, ...], r: tuple[int, ...], steps: 
     model, objective = made.build(n_q, p, r, (x_p, x_r))
     run = Run.start(model.train(), objective, 1e-2, (0.9, 0.999), 1e-8, 60, "")
     for _ in range(steps):
-        train_step(run, Update(run, made, CONFIG), x_p, x_r)
+        train_step(run, Update(run, made.constraints, CONFIG), x_p, x_r)
     return run
 
 

@@ -19,7 +19,8 @@ from safetensors import safe_open
 from monosem.base import files
 from monosem.bench import records, run
 from monosem.bench.run import Job, run_job
-from monosem.train import log, state
+from monosem.train import folder as folder_module
+from monosem.train import state
 from monosem.train.config import FitConfig
 from monosem.train.loop import fit
 from tests.train.scenes import SCENES
@@ -53,7 +54,7 @@ def _arm(death: Death) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     real_make, real_save, real_replace, real_add = (
-        files.tempfile.mkstemp, state.save_file, files.os.replace, log.Log.add,
+        files.tempfile.mkstemp, state.save_file, files.os.replace, folder_module.RunFolder.log,
     )  # fmt: skip
 
     def make(**where: Any) -> tuple[int, str]:
@@ -74,12 +75,13 @@ def _arm(death: Death) -> None:
         if stage == "rename":
             real_replace(part, path)
 
-    def add(self: log.Log, entry: dict[str, float]) -> None:
-        before = self.path.stat().st_size if self.path else 0
+    def add(self: folder_module.RunFolder, entry: dict[str, float]) -> None:
+        path = None if self.path is None else self.path / "log.jsonl"
+        before = path.stat().st_size if path else 0
         real_add(self, entry)
         if now():
-            if stage == "line" and self.path:
-                os.truncate(self.path, (before + self.path.stat().st_size) // 2)
+            if stage == "line" and path:
+                os.truncate(path, (before + path.stat().st_size) // 2)
             die()
 
     match stage:
@@ -90,7 +92,7 @@ def _arm(death: Death) -> None:
         case "rename" | "renamed":
             files.os.replace = replace  # type: ignore[assignment]
         case "line" | "logged":
-            log.Log.add = add  # type: ignore[method-assign]
+            folder_module.RunFolder.log = add  # type: ignore[method-assign]
         case _:
             raise ValueError(stage)
 

@@ -11,6 +11,7 @@ from monosem.anchors.directions import Anchors
 from monosem.base.errors import ShapeError, check
 from monosem.base.schedule import Schedule
 from monosem.core.blockmap import BlockMap
+from monosem.core.constraints import Constraint
 from monosem.core.model import SDL
 from monosem.kernels.weights import rows_of
 from monosem.losses.objective import State, Step, Term
@@ -89,36 +90,15 @@ class AnchorPenalty(Term):
         check(self.slots.numel() == self.anchors.k, f"{self.slots.numel()} slots for {self.anchors.k} anchors")
 
     def start(self, model: SDL) -> None:
-        """Put the slots at the anchors: both sides with `init`, the held sides with `hard`."""
+        """With `init`: put both sides of the slots at the anchors."""
         for side, rows, width in (("n_p", self.anchors.p, model.layout.n_p), ("n_r", self.anchors.r, model.layout.n_r)):
             check(rows.shape[0] == width, f"anchors have {rows.shape[0]} rows, the model {side}={width}", ShapeError)
         if self.plan.init:
             model.encoder.set_rows(self.slots, self.anchors.p.T)
             model.decoder.set_rows(self.slots, self.anchors.r.T)
-        self.hold(model)
-
-    def hold(self, model: SDL) -> None:
-        """With `hard`: put the held sides of the slots back at the anchors, to the bit."""
-        if not self.plan.hard:
-            return
-        if self.plan.sides != "decoder":
-            model.encoder.set_rows(self.slots, self.anchors.p.T)
-        if self.plan.sides != "encoder":
-            model.decoder.set_rows(self.slots, self.anchors.r.T)
-
-    @torch.no_grad()
-    def freeze_gradient(self, model: SDL) -> None:
-        """With `hard`: the slots' gradients are zero, on the sides that are held."""
-        for side, weight in (("encoder", model.encoder), ("decoder", model.decoder)):
-            if not self.plan.hard or self.plan.sides not in ("both", side):
-                continue
-            for block, part in zip(weight.blocks, weight.weights, strict=True):
-                if part.grad is not None:
-                    inside = (self.slots >= block.first) & (self.slots < block.last)
-                    part.grad[self.slots[inside] - block.first] = 0
 
     def apply(self, step: Step, state: State) -> Tensor:
-        """Sum over slots and coordinates."""
+        """Sum over slots and coordinates; 0 with `hard`."""
         total = torch.zeros_like(step.x_r[0, 0])
         if self.plan.hard:
             return total
@@ -126,4 +106,47 @@ class AnchorPenalty(Term):
             total = total + _distance(step.model.encoder, self.anchors.p.T, self.slots, self.plan.form)
         if self.plan.sides != "encoder":
             total = total + _distance(step.model.decoder, self.anchors.r.T, self.slots, self.plan.form)
-        return total
+        return step.group.sum(total)
+
+
+@dataclass(frozen=True, eq=False)
+class AnchorSlots(Constraint):
+    """The latents that hold anchors keep them: resampling leaves them alone and, with `hard`, so does everything else.
+
+    The last of a run's constraints: it puts the held sides back at the anchors, to the bit, after the others.
+    """
+
+    anchors: Anchors
+    slots: Int[Tensor, " k"]
+    plan: Anchoring
+    name: ClassVar[str] = "anchor_slots"
+
+    def start(self, model: SDL) -> None:
+        """As after a step."""
+        self.after_step(model)
+
+    @torch.no_grad()
+    def project_gradient(self, model: SDL) -> None:
+        """With `hard`: zero for the slots, on the sides that are held."""
+        for weight, _ in self._hard_sides(model):
+            for block, part in zip(weight.blocks, weight.weights, strict=True):
+                if part.grad is not None:
+                    inside = (self.slots >= block.first) & (self.slots < block.last)
+                    part.grad[self.slots[inside] - block.first] = 0
+
+    def after_step(self, model: SDL) -> None:
+        """With `hard`: the anchors, on the sides that are held."""
+        for weight, columns in self._hard_sides(model):
+            weight.set_rows(self.slots, columns.T.to(model.b_E.device))
+
+    def row_pieces(self, model: SDL) -> dict[int, tuple[int, ...]] | None:
+        """Rows that stay are no matter of pieces."""
+        return None if self.plan.hard else {}
+
+    def fixed_latents(self, model: SDL) -> Int[Tensor, " k"]:
+        """The slots."""
+        return self.slots
+
+    def _hard_sides(self, model: SDL) -> list[tuple[BlockMap, Tensor]]:
+        sides = {"encoder": (model.encoder, self.anchors.p), "decoder": (model.decoder, self.anchors.r)}
+        return [given for side, given in sides.items() if self.plan.hard and self.plan.sides in ("both", side)]

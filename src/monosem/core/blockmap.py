@@ -38,7 +38,10 @@ class BlockMap(nn.Module):
         """||W[j]||, per latent; differentiable (0 at a row of zeros)."""
         if self.is_whole:
             return row_norms(self.weights[0])
-        return self.squared_norms().clamp(min=1e-30).sqrt()
+        frames = [(block.first, self.n_q - block.last) for block in self.blocks]
+        parts = [nn.functional.pad(row_norms(w), frame) for w, frame in zip(self.weights, frames, strict=True)]
+        norms: Tensor = torch.linalg.vector_norm(torch.stack(parts), dim=0)
+        return norms
 
     def squared_norms(self, columns: slice | None = None) -> Float[Tensor, " n_q"]:
         """sum over (some) columns of W[j]^2, per latent; differentiable."""

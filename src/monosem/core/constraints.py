@@ -1,10 +1,12 @@
 """Constraints on the weights: applied at the start, to gradients, and after every optimiser step."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar, Literal
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from monosem.base.errors import RefusedError, check
@@ -33,6 +35,10 @@ class Constraint:
         Empty: the constraint does nothing at a step. None: it does something else than that.
         """
         return {}
+
+    def fixed_latents(self, model: SDL) -> Int[Tensor, " k"]:
+        """Latents that resampling leaves alone, dead or not."""
+        return torch.zeros(0, dtype=torch.int64)
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ class UnitNorm(Constraint):
         if not any(weight.requires_grad for weight in model.decoder.weights):
             return
         if self.per == "latent":
-            model.decoder.scale_rows(1.0 / model.decoder_norm())
+            model.decoder.scale_rows(1.0 / model.decoder_norm().clamp(min=1e-15))  # a zero column stays one
             return
         for columns in self._groups(model):
             norms = model.decoder.squared_norms(columns).clamp(min=1e-30).sqrt()
@@ -86,12 +92,16 @@ class UnitNorm(Constraint):
                 weight[:, inside] /= norms[block.latents, None]
 
     def row_pieces(self, model: SDL) -> dict[int, tuple[int, ...]] | None:
-        """The whole row, or the columns of each target source, where one weight holds them."""
-        if not model.decoder.is_whole:
-            return None
-        weight = model.decoder.weights[0]
-        groups = self._groups(model)
-        return {id(weight): (*(columns.start for columns in groups), groups[-1].stop)} if weight.requires_grad else {}
+        """The whole row, or the columns of each target source, where no latent's lie in several weights."""
+        bounds: dict[int, list[int]] = {}
+        for columns in self._groups(model):
+            parts = list(self._parts(model, columns))
+            if _share_latents([block for block, _, _ in parts]):
+                return None
+            for _, weight, inside in parts:
+                if weight.requires_grad:
+                    bounds.setdefault(id(weight), [inside.start]).append(inside.stop)
+        return {weight: tuple(cuts) for weight, cuts in bounds.items()}
 
     def _groups(self, model: SDL) -> tuple[slice, ...]:
         return (slice(0, model.layout.n_r),) if self.per == "latent" else model.layout.r_slices
@@ -101,6 +111,11 @@ class UnitNorm(Constraint):
             left, right = max(columns.start, block.left), min(columns.stop, block.right)
             if left < right:
                 yield block, weight, slice(left - block.left, right - block.left)
+
+
+def _share_latents(blocks: Sequence[Block]) -> bool:
+    spans = sorted((block.first, block.last) for block in blocks)
+    return any(last > first for (_, last), (first, _) in pairwise(spans))
 
 
 @dataclass(frozen=True)

@@ -172,6 +172,29 @@ class Source(Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Where the rows of a batch come from.
+
+    `index`: their numbers in the source. `token`, `document`, `position`: what token each row is, of which document
+    and at which place in it; None where the source does not know. Neighbours are rows of one document.
+    """
+
+    index: Int[Tensor, " batch"]
+    token: Int[Tensor, " batch"] | None = None
+    document: Int[Tensor, " batch"] | None = None
+    position: Int[Tensor, " batch"] | None = None
+
+
+@runtime_checkable
+class LocatedSource(Source, Protocol):
+    """A source that knows where its rows come from."""
+
+    def where(self, index: Int[Tensor, " batch"]) -> Rows:
+        """The provenance of rows by number."""
+        ...
+
+
 class TensorSource:
     """Rows of one or two tensors in memory (or mapped from disk).
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from monosem.base.errors import ArgumentError, DataError, check
 from monosem.base.spec import digest
-from monosem.core.pairs import SAE, Crosscoder, CrossLayer, Pairing
+from monosem.core.pairs import SAE, Crosscoder, CrossLayer, Pairing, Rows
 from monosem.core.units import Units
 from monosem.data.store import Sharded, Store, open_store
 from monosem.data.table import Table, read_table
@@ -155,6 +155,11 @@ class StoreSource(FileSource):
         super().__init__(x_p, x_r, p_widths, r_widths, digest=digest([self.read, self.write, hashes]))
         if normalise:
             self.normalised()
+
+    def where(self, index: Int[Tensor, " batch"]) -> Rows:
+        """The token, document and place of rows by number."""
+        columns = (self.store.tokens, self.store.documents, self.store.positions)
+        return Rows(index, *(torch.from_numpy(column[index.numpy()].astype(np.int64)) for column in columns))
 
 
 def sites_for(

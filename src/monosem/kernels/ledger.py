@@ -5,6 +5,7 @@ reading it back for projection, clipping and Adam, costs as much memory traffic 
 open, the two sparse operations note the cells of the weights that it names instead, and return no gradient for them.
 """
 
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -50,20 +51,27 @@ class Ledger:
         return self._parts[weight.data_ptr()]
 
 
-_open: list[Ledger] = []
+class _Open(threading.local):
+    """The ledgers that this thread has open: another thread's passes are another run's."""
+
+    def __init__(self) -> None:
+        self.ledgers: list[Ledger] = []
+
+
+_open = _Open()
 
 
 def the_ledger() -> Ledger | None:
     """The open ledger, if any."""
-    return _open[-1] if _open else None
+    return _open.ledgers[-1] if _open.ledgers else None
 
 
 @contextmanager
 def open_ledger(weights: Iterable[Tensor], projected: Iterable[Tensor] = ()) -> Iterator[Ledger]:
     """Note the gradients of these weights for the forward passes made inside."""
     ledger = Ledger(weights, projected)
-    _open.append(ledger)
+    _open.ledgers.append(ledger)
     try:
         yield ledger
     finally:
-        _open.remove(ledger)
+        _open.ledgers.remove(ledger)

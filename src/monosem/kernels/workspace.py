@@ -9,6 +9,8 @@ import os
 import sys
 import threading
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from math import prod
 
@@ -92,18 +94,45 @@ def huge_pages(tensor: Tensor) -> None:
             libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), advice)
 
 
-@cache
-def keep_freed_memory() -> bool:
-    """Let glibc keep large blocks that are freed, for this process, instead of handing them back; whether it does.
+_OURS = (2**30, 2**31 - 1)
+_GLIBC = (2**25, 2**26)
+"""Bytes above which a block is mapped alone, and of free memory above which the heap shrinks: ours, and how far glibc
+raises its own by itself (it cannot be asked where they stand)."""
 
-    A dense step frees and asks for some 65 MB arrays by the dozen; fetched afresh, each costs a page fault per 4 KB.
+
+class _Keepers:
+    """How many `kept_memory` are open in this process; the first sets glibc's thresholds, the last resets them."""
+
+    lock, number = threading.Lock(), 0
+
+
+@contextmanager
+def kept_memory() -> Iterator[None]:
+    """Let glibc keep large blocks that are freed inside, for this process, instead of handing them back.
+
+    A step that makes whole gradients or dense codes frees and asks for some 65 MB arrays by the dozen; fetched afresh,
+    each costs a page fault per 4 KB. Afterwards what is free goes back to the system, as before.
     MONOSEM_KEEP_MEMORY=0 leaves the allocator as it is.
     """
     libc = _libc()
-    if sys.platform != "linux" or libc is None or os.environ.get("MONOSEM_KEEP_MEMORY", "1") == "0":
-        return False
+    if sys.platform != "linux" or not hasattr(libc, "mallopt") or os.environ.get("MONOSEM_KEEP_MEMORY", "1") == "0":
+        yield
+        return
+    assert libc is not None
+    with _Keepers.lock:
+        _Keepers.number += 1
+        if _Keepers.number == 1:
+            _set_thresholds(libc, *_OURS)
     try:
-        mmap_threshold, trim_threshold = -3, -1
-        return bool(libc.mallopt(mmap_threshold, 2**30)) and bool(libc.mallopt(trim_threshold, 2**31 - 1))
-    except AttributeError:  # not glibc
-        return False
+        yield
+    finally:
+        with _Keepers.lock:
+            _Keepers.number -= 1
+            if not _Keepers.number:
+                _set_thresholds(libc, *_GLIBC)
+                libc.malloc_trim(0)
+
+
+def _set_thresholds(libc: ctypes.CDLL, mapped: int, trimmed: int) -> None:
+    libc.mallopt(-3, mapped)  # M_MMAP_THRESHOLD
+    libc.mallopt(-1, trimmed)  # M_TRIM_THRESHOLD

@@ -111,7 +111,7 @@ class Matryoshka(Term):
         """Running residuals over groups: no latent is decoded twice."""
         weights = self.weights or (1.0,) * len(self.fractions)
         target = step.x_r - step.model.offset(step.x_p)
-        groups = self._write_groups(step, state["level"])
+        groups = step.group.sum(self._write_groups(step, state["level"]))
         unit = _unit(step.x_r, self.reduction)
         if not self.detach_inner:
             total, error = nested_squares(target, groups, weights)
@@ -201,7 +201,7 @@ class MultiK(Term):
         """One decode per k."""
         total, offset = torch.zeros_like(step.x_r[0, 0]), step.model.offset(step.x_p)
         for request, weight in zip(self.requests(step.model.layout, step.context), self.weights, strict=True):
-            x_r_hat = offset + step.model.write(step.activate(step.extra[request]))
+            x_r_hat = offset + step.write(step.activate(step.extra[request]))
             total = total + weight * distance(step.x_r - x_r_hat, step.x_r, self.reduction)
         return total
 
@@ -230,4 +230,4 @@ class GatedAux(Term):
         offset = step.model.offset(step.x_p)
         if self.detach_decoder:
             weights, offset = [w.detach() for w in weights], offset.detach()
-        return distance(step.x_r - offset - step.model.write(gate, weights), step.x_r, self.reduction)
+        return distance(step.x_r - offset - step.write(gate, weights), step.x_r, self.reduction)

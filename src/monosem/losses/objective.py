@@ -1,30 +1,51 @@
 """Step, Term, Objective: terms read one record and are summed in one place."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from monosem.base.errors import RefusedError
+from monosem.base.group import ALONE, Group
 from monosem.base.registry import Registry
 from monosem.base.schedule import Schedule, at_step
 from monosem.base.sparse import Code
 from monosem.core.activations import Activation, Context
 from monosem.core.model import SDL, Forward
-from monosem.core.pairs import Layout
+from monosem.core.pairs import Layout, Rows
 from monosem.core.selection import Request
 
 State = dict[str, Tensor]
+T = TypeVar("T")
+
+
+class _Once(Generic[T]):
+    """A property that is computed once per instance, as functools.cached_property without a lock.
+
+    Python 3.11 has one lock for all instances: a thread that waits in a sum for the others would keep them out.
+    """
+
+    def __init__(self, make: Callable[[Any], T]) -> None:
+        self.make, self.__doc__ = make, make.__doc__
+
+    def __get__(self, instance: Any, owner: Any = None) -> T:
+        value = self.make(instance)
+        instance.__dict__[self.make.__name__] = value
+        return value
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """What one training step offers to the loss terms."""
+    """What one training step offers to the loss terms.
+
+    `rows`: where the rows come from, if their source knows. `group`: the processes that share the model's latents;
+    `model`, `dead`, `code`, `cells` and `extra` are then of this process's latents, while rows, `x_r_hat`, `error` and
+    every value that a term returns are of all.
+    """
 
     model: SDL
     x_p: Float[Tensor, "batch n_p"]
@@ -32,6 +53,8 @@ class Step:
     out: Forward
     dead: Bool[Tensor, " n_q"] | None
     context: Context
+    rows: Rows | None = None
+    group: Group = ALONE
 
     @property
     def code(self) -> Code:
@@ -48,12 +71,12 @@ class Step:
         """z of what terms requested."""
         return self.out.extra
 
-    @property
+    @_Once
     def x_r_hat(self) -> Float[Tensor, "batch n_r"]:
         """The reconstruction, differentiable."""
-        return self.out.x_r_hat
+        return self.write(self.code).add_(self.model.offset(self.x_p))
 
-    @cached_property
+    @_Once
     def error(self) -> Float[Tensor, "batch n_r"]:
         """e as a constant; a term that comes by it on its own way hands it in with `know`."""
         return self.residual.detach()
@@ -62,12 +85,12 @@ class Step:
         """e, from a term that needed no decode of the whole code to get it."""
         self.__dict__.setdefault("error", error.detach())
 
-    @cached_property
+    @_Once
     def residual(self) -> Float[Tensor, "batch n_r"]:
         """e = x_r - x_r_hat."""
         return self.x_r - self.x_r_hat
 
-    @cached_property
+    @_Once
     def norms(self) -> Float[Tensor, " n_q"]:
         """Decoder norms over all targets."""
         return self.model.decoder_norm()
@@ -75,7 +98,11 @@ class Step:
     @property
     def count_dead(self) -> int:
         """How many latents are dead."""
-        return 0 if self.dead is None else int(self.dead.sum())
+        return 0 if self.dead is None else int(self.group.sum(self.dead.sum()))
+
+    def write(self, code: Code, weights: Sequence[Tensor] | None = None) -> Float[Tensor, "batch n_r"]:
+        """W_D x_q over all latents, without bias or skip; with other decoder weights where given."""
+        return self.group.sum(self.model.write(code, weights))
 
     def activate(self, cells: Code) -> Code:
         """sigma's value on pre-activations that a request brought."""
@@ -86,12 +113,15 @@ class Step:
 
     def mean(self, entries: Tensor, code: Code) -> Float[Tensor, ""]:
         """Sum over latents, mean over the batch."""
-        return entries.sum() / max(code.batch, 1)
+        return self.group.sum(entries.sum() / max(code.batch, 1))
 
 
 @dataclass(frozen=True)
 class Term(ABC):
     """One summand of the objective, times its weight (a number or a Ramp over the run).
+
+    A value is of all latents: what `apply` sums over latents goes through `step.mean` or `step.group.sum`, what it
+    decodes through `step.write`, before anything that is not linear; tests/losses/test_shards.py tries every term.
 
     A term that keeps state (p-annealing, say) returns it from `init_state` and changes it in `apply`;
     it is saved with the run.
@@ -122,10 +152,14 @@ TERMS: Registry[type[Term]] = Registry("term")
 
 @dataclass(frozen=True, eq=False)
 class Loss:
-    """total = sum of parts; each part is weighted already. Parts are detached."""
+    """total = sum of parts; each part is weighted already. Parts are detached.
+
+    `error`: e = x_r - x_r_hat of the weights that the loss is of, a constant.
+    """
 
     total: Float[Tensor, ""]
     parts: dict[str, Float[Tensor, ""]]
+    error: Float[Tensor, "batch n_r"]
 
 
 @dataclass(frozen=True)
@@ -159,17 +193,13 @@ class Objective:
         """Every term's state, by label."""
         return {label: term.init_state(model) for label, term in zip(self.labels, self.terms, strict=True)}
 
-    def __call__(
-        self, step: Step, state: dict[str, State], weights: Mapping[str, float | Tensor] | None = None
-    ) -> Loss:
-        """The loss of one step; `weights` by label stand in for the terms' own."""
+    def __call__(self, step: Step, state: dict[str, State]) -> Loss:
+        """The loss of one step."""
         total: Tensor | None = None
         parts: dict[str, Tensor] = {}
         for label, term in zip(self.labels, self.terms, strict=True):
-            context = step.context
-            weight = weights[label] if weights else at_step(term.weight, context.step, context.steps)
-            part = weight * term.apply(step, state[label])
+            part = at_step(term.weight, step.context.step, step.context.steps) * term.apply(step, state[label])
             parts[label] = part.detach()
             total = part if total is None else total + part
         assert total is not None
-        return Loss(total, parts)
+        return Loss(total, parts, step.error)

@@ -43,12 +43,12 @@ class AuxK(Term):
         """Mean over the batch."""
         zero = torch.zeros_like(step.x_r[0, 0])
         dead = step.count_dead
-        if isinstance(dead, int) and dead == 0:
+        if dead == 0:
             return zero
         (request,) = self.requests(step.model.layout, step.context)
         cells = step.extra[request]
         signed = step.model.activation.pattern_kind == "signed"
-        e_hat = step.model.write(cells.with_values(cells.values.relu() if self.relu and not signed else cells.values))
+        e_hat = step.write(cells.with_values(cells.values.relu() if self.relu and not signed else cells.values))
         e = step.error if self.detach else step.residual
         total = (e - e_hat).pow(2).sum()
         if self.over != "none":
@@ -57,9 +57,6 @@ class AuxK(Term):
             value = torch.where(spread > 0, total / spread.clamp(min=1e-30), zero)
         else:
             value = total / e.shape[0] / (e.shape[1] if self.reduction == "mean" else 1)
-        if isinstance(dead, Tensor):
-            share = (dead.to(value.dtype) / max(step.model.layout.n_r // 2, 1)).clamp(max=1.0)
-            return torch.where(dead > 0, value * share if self.scale_by_dead else value, zero)
         return value * min(dead / max(step.model.layout.n_r // 2, 1), 1.0) if self.scale_by_dead else value
 
 
@@ -94,16 +91,14 @@ class GhostGrads(Term):
 
     def apply(self, step: Step, state: State) -> Tensor:
         """Mean over the batch; 0 without dead latents."""
-        dead = step.count_dead
-        if step.dead is None or (isinstance(dead, int) and dead == 0):
+        if step.dead is None or step.count_dead == 0:
             return torch.zeros_like(step.x_r[0, 0])
         z = step.extra[Every()]
-        ghost = step.model.write(z.with_values(torch.where(step.dead, z.values, -torch.inf).exp()))
+        ghost = step.write(z.with_values(torch.where(step.dead, z.values, -torch.inf).exp()))
         e = step.error
         factor = e.norm(dim=1, keepdim=True) / (2 * ghost.norm(dim=1, keepdim=True)).clamp(min=1e-12)
         loss: Tensor = (e - ghost * factor.detach()).pow(2).sum(1).mean()
-        value = loss * (e.pow(2).sum(1).mean() / loss.clamp(min=1e-12)).detach()
-        return torch.where(dead > 0, value, torch.zeros_like(value)) if isinstance(dead, Tensor) else value
+        return loss * (e.pow(2).sum(1).mean() / loss.clamp(min=1e-12)).detach()
 
 
 @TERMS.register("pre_activation")

@@ -55,7 +55,7 @@ class L1(Term):
         if self.on == "code" and step.model.activation.pattern_kind == "signed":
             size = size.abs()
         per_latent = code.latent_sum(size)  # summed over rows first: one pass where the code is dense
-        return (per_latent * _norms(step, self.norm)).sum() / max(code.batch, 1)
+        return step.group.sum((per_latent * _norms(step, self.norm)).sum() / max(code.batch, 1))
 
 
 @TERMS.register("l0")
@@ -93,7 +93,7 @@ class L0(Term):
         activation, at = step.model.activation, step.model.along(step.cells)
         total = activation.hard_sum(z, at)
         assert total is not None
-        count = total / max(step.cells.batch, 1)
+        count = step.group.sum(total / max(step.cells.batch, 1))
         return count if self.target is None else (count / self.target - 1).pow(2)
 
 

@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,25 +11,24 @@ import torch
 from torch import Tensor
 
 from monosem.anchors.directions import Anchors
-from monosem.anchors.term import AnchorPenalty
 from monosem.base.errors import DataError, RefusedError, check
 from monosem.base.seeds import torch_generator
 from monosem.base.spec import digest
 from monosem.core.activations import Context
-from monosem.core.io import save_model
+from monosem.core.constraints import Constraint
 from monosem.core.model import SDL
-from monosem.core.pairs import Source
+from monosem.core.pairs import LocatedSource, Rows, Source
 from monosem.core.units import Units
-from monosem.kernels.native.dense import count
-from monosem.kernels.workspace import keep_freed_memory
+from monosem.kernels.workspace import kept_memory
 from monosem.losses.fidelity import distance
-from monosem.losses.objective import Loss, Objective, Step
+from monosem.losses.objective import Loss, Step
+from monosem.losses.resample import Resample
 from monosem.methods import Method
 from monosem.methods import method as read_method
 from monosem.train.config import FitConfig, Order
-from monosem.train.log import Log
+from monosem.train.folder import RunFolder
 from monosem.train.progress import progress_bar
-from monosem.train.state import Run, load_run, save_run
+from monosem.train.state import Run
 from monosem.train.update import Update
 
 Callback = Callable[[Run, dict[str, float]], None]
@@ -47,18 +47,11 @@ class Result:
 def identity_of(method: Method, source: Source, n_q: int, config: FitConfig, anchors: Anchors | None) -> str:
     """What makes a run the same run: method, data, sizes, configuration (not its logging), anchors."""
     plain = replace(config, checkpoint_every=None)
-    held = None if anchors is None else [anchors.kind, digest(anchors.p.tolist()), digest(anchors.r.tolist())]
-    return digest({"method": method, "data": source.digest, "n_q": n_q, "config": plain, "anchors": held})
+    directions = None if anchors is None else [anchors.kind, digest(anchors.p.tolist()), digest(anchors.r.tolist())]
+    return digest({"method": method, "data": source.digest, "n_q": n_q, "config": plain, "anchors": directions})
 
 
-def hold_anchors(model: SDL, objective: Objective) -> None:
-    """Put hard anchors back, to the bit, after what normalises or resamples."""
-    for term in objective.terms:
-        if isinstance(term, AnchorPenalty):
-            term.hold(model)
-
-
-def train_step(run: Run, update: Update, x_p: Tensor, x_r: Tensor) -> tuple[Step, Loss]:
+def train_step(run: Run, update: Update, x_p: Tensor, x_r: Tensor, rows: Rows | None = None) -> tuple[Step, Loss]:
     """One step, in order: forward, backward, project, clip, optimise, renormalise, count the dead.
 
     Returns what the step saw (before the weights moved) and its loss.
@@ -69,13 +62,11 @@ def train_step(run: Run, update: Update, x_p: Tensor, x_r: Tensor) -> tuple[Step
     run.optimiser.zero_grad(set_to_none=True)
     with update.collecting() as ledger:
         out = model(x_p, objective.requests(model.layout, context), dead, context)
-        step = Step(model, x_p, x_r, out, dead, context)
+        step = Step(model, x_p, x_r, out, dead, context, rows)
         loss = objective(step, run.terms)
-        step.error  # noqa: B018  # read while the weights are those of this step
         torch.autograd.backward(loss.total)
     update.apply(ledger)
     with torch.no_grad():
-        hold_anchors(model, objective)
         model.activation.project(dict(model.act.items()))
         run.tracker.update(out.code)
     run.step += 1
@@ -85,14 +76,13 @@ def train_step(run: Run, update: Update, x_p: Tensor, x_r: Tensor) -> tuple[Step
 def log_entry(run: Run, config: FitConfig, step: Step, loss: Loss) -> dict[str, float]:
     """What is logged of a step: the loss that was trained, part by part."""
     with torch.no_grad():
-        active = (count(step.code.values.detach()) if not step.code.is_sparse else step.code.count()) / step.code.batch
-        fvu = float(distance(step.error, step.x_r, "fvu"))
+        fvu = float(distance(loss.error, step.x_r, "fvu"))
     return {
         "step": run.step,
         "loss": float(loss.total.detach()),
         **{f"loss/{name}": float(part) for name, part in loss.parts.items()},
         "fvu": fvu,
-        "l0": active,
+        "l0": step.code.count() / step.code.batch,
         "dead": float(run.tracker.dead.float().mean()),
         "lr": config.lr * config.schedule.at(run.step - 1, config.steps),
         **({"fell_back": run.model.fell_back} if run.model.selection == "bf16" else {}),
@@ -111,22 +101,21 @@ def check_finite(run: Run, config: FitConfig, step: Step, loss: Loss) -> None:
     raise DataError(f"the loss is {total} at step {run.step}; lower lr={config.lr} or set clip")
 
 
-def resample(run: Run, method: Method, config: FitConfig, source: Source) -> None:
-    """Draw dead latents anew where the method does so at this step."""
-    plan = method.resample
+def resample(
+    run: Run, plan: Resample | None, constraints: Sequence[Constraint], config: FitConfig, source: Source
+) -> None:
+    """Draw dead latents anew where the plan does so at this step."""
     if plan is None or not plan.due(run.step, config.steps):
         return
     generator = torch_generator(config.seed, "resample", run.step)
     order = Order(source.rows, plan.rows if source.rows is None else min(plan.rows, source.rows), config.seed)
     x_p, x_r = (x.to(run.model.b_E.device) for x in source.take(order.index(run.step // plan.every)))
     dead = run.tracker.dead
-    for term in run.objective.terms:
-        if isinstance(term, AnchorPenalty):  # a dead anchored latent keeps its direction
-            dead[term.slots] = False
+    for constraint in constraints:
+        dead[constraint.fixed_latents(run.model)] = False
     plan.apply(run.model, x_p, x_r, dead, generator)
-    for constraint in method.constraints:
+    for constraint in constraints:
         constraint.after_step(run.model)
-    hold_anchors(run.model, run.objective)
     run.forget(dead)
     run.tracker.since[dead] = 0
 
@@ -134,8 +123,8 @@ def resample(run: Run, method: Method, config: FitConfig, source: Source) -> Non
 def _device(config: FitConfig) -> torch.device:
     """Raises: ArgumentError for a device that this torch does not have."""
     device = torch.device(config.device)
-    found = device.type != "cuda" or torch.cuda.is_available()
-    check(found, f"device={config.device!r}, but torch {torch.__version__} sees no GPU; use 'cpu'")
+    present = device.type != "cuda" or torch.cuda.is_available()
+    check(present, f"device={config.device!r}, but torch {torch.__version__} sees no GPU; use 'cpu'")
     return device
 
 
@@ -149,13 +138,34 @@ def start_run(method: Method, source: Source, n_q: int, config: FitConfig, ancho
     resampled = method.resample is not None
     check(not (resampled and fixed), f"resampling draws {fixed} anew, but they are fixed; drop one", RefusedError)
     model.selection = config.selection
-    model.to(_device(config))
-    hold_anchors(model, objective)
+    model.to(_device(config)).train()
     identity = identity_of(method, source, n_q, config, anchors)
     return Run.start(model, objective, config.lr, config.betas, config.eps, config.window, identity)
 
 
-def finished(model: SDL, source: Source) -> SDL:
+def _batches(run: Run, source: Source, config: FitConfig) -> Iterator[tuple[Tensor, Tensor, Rows | None]]:
+    """The rows of each step that is left, on the model's device, and where they come from."""
+    order, device = Order(source.rows, config.batch_size, config.seed), run.model.b_E.device
+    while run.step < config.steps:
+        index = order.index(run.step)
+        x_p, x_r = (x.to(device) for x in source.take(index))
+        yield x_p, x_r, source.where(index) if isinstance(source, LocatedSource) else None
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """Torch's number of threads inside; the host's own again afterwards."""
+    before = torch.get_num_threads()
+    if number is not None:
+        torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        if number is not None:
+            torch.set_num_threads(before)
+
+
+def _finished(model: SDL, source: Source) -> SDL:
     """A trained model in evaluation mode, the units of its source folded in."""
     units: Units | None = getattr(source, "units", None)
     return (model if units is None else units.fold(model)).eval()
@@ -191,41 +201,23 @@ def fit(
         torch.Size([8, 16])
     """
     method, config = read_method(method) if isinstance(method, str) else method, config or FitConfig()
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
     started = time.perf_counter()
-    keep_freed_memory()
-    run = start_run(method, source, n_q, config, anchors)
-    model, device, identity = run.model, run.model.b_E.device, run.identity
-    order = Order(source.rows, config.batch_size, config.seed)
-    folder = Path(out) if out is not None else None
-    checkpoint = folder / "checkpoint.safetensors" if folder else None
-    if folder and checkpoint:
-        folder.mkdir(parents=True, exist_ok=True)
-        for stale in (*folder.glob(".*.part"), *folder.glob(".tmp??????")):  # a kill inside our or safetensors' write
-            stale.unlink()
-        if checkpoint.exists():
-            load_run(run, checkpoint, allow_other_machine)
-    log = Log(folder / "log.jsonl" if folder else None, run.step)
-    model.train()
-    update = Update(run, method, config)
-    with progress_bar(config.steps, run.step, method.spec, progress) as advance:
-        while run.step < config.steps:
-            x_p, x_r = (x.to(device) for x in source.take(order.index(run.step)))
-            step, loss = train_step(run, update, x_p, x_r)
-            check_finite(run, config, step, loss)
-            resample(run, method, config, source)
-            if run.step % config.log_every == 0 or run.step in (1, config.steps):
-                entry = log_entry(run, config, step, loss)
-                for callback in callbacks:
-                    callback(run, entry)
-                log.add(entry)
-                advance(run.step, entry, config.batch_size)
-            if checkpoint and (
-                run.step == config.steps or (config.checkpoint_every and run.step % config.checkpoint_every == 0)
-            ):
-                save_run(run, checkpoint)
-    model = finished(model, source)
-    if folder:
-        save_model(model, folder, {"method": method.spec, "steps": config.steps, "identity": identity})
-    return Result(model, log.entries, time.perf_counter() - started, identity)
+    with _threads(config.threads), kept_memory():
+        run = start_run(method, source, n_q, config, anchors)
+        constraints = method.constraints_of(run.model, anchors)
+        update, folder = Update(run, constraints, config), RunFolder(out, run, allow_other_machine)
+        with progress_bar(config.steps, run.step, method.spec, progress) as advance:
+            for x_p, x_r, rows in _batches(run, source, config):
+                step, loss = train_step(run, update, x_p, x_r, rows)
+                check_finite(run, config, step, loss)
+                resample(run, method.resample, constraints, config, source)
+                if run.step % config.log_every == 0 or run.step in (1, config.steps):
+                    entry = log_entry(run, config, step, loss)
+                    for callback in callbacks:
+                        callback(run, entry)
+                    folder.log(entry)
+                    advance(run.step, entry, config.batch_size)
+                folder.save(run, config)
+        model = _finished(run.model, source)
+        folder.finish(model, {"method": method.spec, "steps": config.steps, "identity": run.identity})
+    return Result(model, folder.entries, time.perf_counter() - started, run.identity)

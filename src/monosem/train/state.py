@@ -121,6 +121,23 @@ def load_run(run: Run, path: Path, allow_other_machine: bool = False) -> None:
     Raises: CheckpointError when the file is damaged, belongs to another run (method, data, configuration), or
         was written under other conditions (processor, threads, versions) and `allow_other_machine` is not set.
     """
+    metadata, tensors = _read(path)
+    _check_same_run(run, path, metadata)
+    if not allow_other_machine:
+        _check_conditions(path, metadata)
+    set_model_tensors(run.model, _below(tensors, "model."), str(path))
+    for number, parameter in enumerate(_trained(run)):
+        state = _below(tensors, f"adam.{number}.")
+        if state:
+            run.optimiser.state[parameter] = {name: t.to(parameter.device) for name, t in state.items()}
+    for label, values in run.terms.items():
+        for name, value in values.items():
+            value.copy_(tensors[f"term.{label}.{name}"])
+    run.tracker.since.copy_(tensors["dead.since"])
+    run.step = int(metadata["step"])
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
@@ -131,32 +148,26 @@ def load_run(run: Run, path: Path, allow_other_machine: bool = False) -> None:
         raise CheckpointError(
             f"{path} has format {metadata.get('format')!r}, expected {FORMAT!r}; delete it to start again"
         )
+    return metadata, tensors
+
+
+def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def _check_same_run(run: Run, path: Path, metadata: dict[str, str]) -> None:
     if metadata["identity"] != run.identity:
         raise CheckpointError(
             f"{path} belongs to another run (identity {metadata['identity'][:12]}, this one is {run.identity[:12]}): "
             "method, data or configuration differ; choose another output folder"
         )
+
+
+def _check_conditions(path: Path, metadata: dict[str, str]) -> None:
     there, here = json.loads(metadata["machine"]), _conditions()
-    if there != here and not allow_other_machine:
-        changed = ", ".join(
-            f"{name}: {there.get(name)} then, {here.get(name)} now"
-            for name in here
-            if there.get(name) != here.get(name)
-        )
+    if there != here:
+        changes = [f"{name}: {there.get(name)} then, {now} now" for name, now in here.items() if there.get(name) != now]
         raise CheckpointError(
-            f"{path} was written under other conditions ({changed}); bits would differ. "
+            f"{path} was written under other conditions ({', '.join(changes)}); bits would differ. "
             "Set allow_other_machine to resume"
         )
-    set_model_tensors(
-        run.model, {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}, str(path)
-    )
-    for number, parameter in enumerate(_trained(run)):
-        prefix = f"adam.{number}."
-        state = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-        if state:
-            run.optimiser.state[parameter] = state
-    for label, values in run.terms.items():
-        for name in values:
-            values[name].copy_(tensors[f"term.{label}.{name}"])
-    run.tracker.since.copy_(tensors["dead.since"])
-    run.step = int(metadata["step"])

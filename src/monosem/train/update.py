@@ -4,13 +4,13 @@ Equation: g <- projected g; g <- g min(1, clip / (||g|| + 1e-6)), the norm over 
     norm. The fused way computes the same from cells (kernels.ledger), row by row, without a gradient in memory.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from monosem.anchors.term import AnchorPenalty
+from monosem.core.constraints import Constraint
 from monosem.kernels.gpu import rows as gpu
 from monosem.kernels.gpu.launch import serves
 from monosem.kernels.ledger import Ledger, open_ledger
@@ -18,7 +18,6 @@ from monosem.kernels.native.calls import usable
 from monosem.kernels.native.rows import RowStep
 from monosem.kernels.precision import dense_products
 from monosem.kernels.workspace import huge_pages
-from monosem.methods import Method
 from monosem.train.config import FitConfig
 from monosem.train.state import Run
 
@@ -26,23 +25,21 @@ from monosem.train.state import Run
 class Update:
     """The second half of a training step, for one run.
 
-    The fused way is taken for float32 weights on the CPU where the compiled kernels exist, every constraint works
-    row by row on one weight, and no anchors are held hard; else the plain one. `path="reference"` on the model
-    forces the plain way.
+    The fused way is taken for float32 weights where compiled kernels serve them and every constraint works row by
+    row of one weight; else the plain one. `path="reference"` on the model forces the plain way.
     """
 
-    def __init__(self, run: Run, method: Method, config: FitConfig) -> None:
-        self.run, self.method, self.config = run, method, config
+    def __init__(self, run: Run, constraints: Sequence[Constraint], config: FitConfig) -> None:
+        self.run, self.constraints, self.config = run, constraints, config
         self.pieces: dict[int, tuple[int, ...]] = {}
         self.weights: list[Tensor] = self._fusable()
 
     def _fusable(self) -> list[Tensor]:
         model = self.run.model
         weights = {id(w): w for side in (model.encoder, model.decoder) for w in side.weights if w.requires_grad}
-        hard = any(isinstance(term, AnchorPenalty) and term.plan.hard for term in self.run.objective.terms)
-        if model.path == "reference" or hard or not (usable(*weights.values()) or serves(*weights.values())):
+        if model.path == "reference" or not (usable(*weights.values()) or serves(*weights.values())):
             return []
-        for constraint in self.method.constraints:
+        for constraint in self.constraints:
             pieces = constraint.row_pieces(model)
             if pieces is None:
                 return []
@@ -74,26 +71,8 @@ class Update:
     @torch.no_grad()
     def _fused(self, ledger: Ledger, lr: float) -> None:
         config, optimiser = self.config, self.run.optimiser
-        steps = []
-        for weight in self.weights:
-            base, sets = weight.grad, ledger.parts(weight)
-            weight.grad = None
-            if base is None and not sets:
-                continue
-            pieces = self.pieces.get(id(weight))
-            bounds = pieces or (0, weight.shape[1])
-            base = None if base is None else base.contiguous()
-            row_step = gpu.RowStep if serves(weight) else RowStep
-            steps.append(row_step(weight, base, sets, bounds, pieces is not None, pieces is not None))
-        scale = 1.0
-        if config.clip is not None:
-            others = [p.grad for p in self.run.model.parameters() if p.grad is not None]
-            squares = sum((float(g.double().pow(2).sum()) for g in others), 0.0) + sum(
-                float(s.squared_norm()) for s in steps
-            )
-            scale = min(1.0, config.clip / (squares**0.5 + 1e-6))
-            for g in others:
-                g.mul_(scale)
+        steps = [step for weight in self.weights if (step := self._row_step(ledger, weight)) is not None]
+        scale = 1.0 if config.clip is None else self._clip(steps, config.clip)
         for step in steps:
             state = self._moments(step.weight)
             state["step"] += 1
@@ -102,6 +81,28 @@ class Update:
                 config.eps, scale,
             )  # fmt: skip
         optimiser.step()
+
+    def _row_step(self, ledger: Ledger, weight: Tensor) -> RowStep | gpu.RowStep | None:
+        """The step of a weight from its cells and what dense gradient it has; None where it has no gradient."""
+        base, sets = weight.grad, ledger.parts(weight)
+        weight.grad = None
+        if base is None and not sets:
+            return None
+        pieces = self.pieces.get(id(weight))
+        bounds, unit = pieces or (0, weight.shape[1]), pieces is not None
+        row_step = gpu.RowStep if serves(weight) else RowStep
+        return row_step(weight, None if base is None else base.contiguous(), sets, bounds, unit, unit)
+
+    def _clip(self, steps: Sequence[RowStep | gpu.RowStep], most: float) -> float:
+        """The factor that brings the norm over all parameters down to `most`; gradients in memory have it already."""
+        others = [p.grad for p in self.run.model.parameters() if p.grad is not None]
+        squares = sum((float(g.double().pow(2).sum()) for g in others), 0.0) + sum(
+            float(step.squared_norm()) for step in steps
+        )
+        scale: float = min(1.0, most / (squares**0.5 + 1e-6))
+        for g in others:
+            g.mul_(scale)
+        return scale
 
     def _moments(self, weight: Tensor) -> dict[str, Tensor]:
         """The optimiser's state of a weight, in the optimiser's own form; started here where it is not there yet."""
@@ -117,14 +118,11 @@ class Update:
 
     def _plain(self) -> None:
         run, model = self.run, self.run.model
-        for constraint in self.method.constraints:
+        for constraint in self.constraints:
             constraint.project_gradient(model)
-        for term in run.objective.terms:
-            if isinstance(term, AnchorPenalty):
-                term.freeze_gradient(model)
         if self.config.clip is not None:
             torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], self.config.clip)
         run.optimiser.step()
         with torch.no_grad():
-            for constraint in self.method.constraints:
+            for constraint in self.constraints:
                 constraint.after_step(model)

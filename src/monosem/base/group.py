@@ -1,0 +1,78 @@
+"""Group: the processes that share the latents of one model, as losses see them; ALONE for one process."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Group(ABC):
+    """Processes that hold disjoint latents of one model and see the same rows.
+
+    Every process calls the same operations in the same order, with tensors of the same shape (`gather` alone lets the
+    first dimension differ), and every one gets the same result. A number that is not linear in the latents (a square
+    of a count, a ratio, a branch on the number of dead latents) is taken after the sum.
+    """
+
+    rank: int
+    size: int
+
+    def sum(self, x: Tensor) -> Tensor:
+        """x summed over the processes, in the order of their ranks.
+
+        Gradient: each process keeps that of its own summand, d total / d x = 1: what follows the sum is computed by
+            all of them alike.
+        """
+        return _Sum.apply(self, x)  # type: ignore[no-any-return, no-untyped-call]
+
+    @abstractmethod
+    def total(self, x: Tensor) -> Tensor:
+        """`sum` without a gradient."""
+
+    @abstractmethod
+    def max(self, x: Tensor) -> Tensor:
+        """The largest of the processes' x, entry by entry; without a gradient."""
+
+    @abstractmethod
+    def any(self, x: Tensor) -> Tensor:
+        """Whether a boolean x holds in any process, entry by entry."""
+
+    @abstractmethod
+    def gather(self, x: Tensor) -> Tensor:
+        """All processes' x below each other along the first dimension, in the order of their ranks."""
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, group: Group, x: Tensor) -> Tensor:
+        return group.total(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
+        return None, gradients[0]
+
+
+class _Alone(Group):
+    """One process: every operation returns its argument."""
+
+    rank, size = 0, 1
+
+    def sum(self, x: Tensor) -> Tensor:
+        return x
+
+    def total(self, x: Tensor) -> Tensor:
+        return x
+
+    def max(self, x: Tensor) -> Tensor:
+        return x
+
+    def any(self, x: Tensor) -> Tensor:
+        return x
+
+    def gather(self, x: Tensor) -> Tensor:
+        return x
+
+
+ALONE: Group = _Alone()
+"""The group of one process."""
