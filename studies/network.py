@@ -6,7 +6,7 @@ trained on: FVU, L0, dead share, cosine, cross-entropy and KL, loss recovered ag
 
     python -m studies fetch smollm2 complaints
     python -m studies network --rows 20000 --steps 300                       # some minutes on one core
-    python -m studies network --rows 60000 --batch 512 --steps 800 --scored 3000 --out records/network
+    python -m studies network --rows 60000 --batch 512 --steps 800 --scored 3000 --out runs/records/network
 
     python -m studies fetch stories15m
     python -m studies network --network stories15m --layer 3 --n-q 4096      # on stories of its own

@@ -1,7 +1,7 @@
 """The bench's results: README's tables, BENCHMARKS.md, docs/defaults.md and the figures of both, from records alone."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -136,31 +136,31 @@ def _recovered() -> str:
 def _discovered() -> str:
     """Table 1 at the paper's size: its best number, and ours over all features, plain and with discovered anchors."""
     study, scale = STUDIES["table1"], SCALES["paper"]
-    runs: dict[str, dict[str, list[tuple[float, float, float]]]] = defaultdict(lambda: defaultdict(list))
+    arms: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
     for entry, _, record in outcomes(study, scale, packed("study-paper")):
         if record is not None and entry.arm in ("ours", "ours+discovered"):
-            recovered, similar = (record["metrics"][f"all.decoder_cosine.{name}"] for name in ("M_GT@0.95", "M_IP"))
-            alone = recovered.get("anchors_alone", float("nan"))
-            runs[entry.row][entry.arm].append((recovered["value"], similar["value"], alone))
+            arms[entry.row, entry.arm].append(record["metrics"])
     rows = [["method", "paper, best", "plain, ours", "discovered anchors, ours", "the anchors alone"]]
-    for row, arms in runs.items():
-        best, similar = max(
-            (study.printed[row, arm] for arm in ("paper", "paper+anchors")),
-            key=lambda pair: (pair[0] or 0.0, pair[1] or 0.0),
-        )
-        ours = [_pair(arms[arm]) for arm in ("ours", "ours+discovered")]
-        alone = [value for *_, value in arms["ours+discovered"]]
-        start = f"{interval(alone).mean:.3f}" if alone else "not run"
-        rows.append([f"`{row}`", f"{(best or 0.0) / 100:.3f} / {similar:.3f}", *ours, start])
+    for row in dict.fromkeys(row for row, _ in arms):
+        printed = [study.printed[row, arm] for arm in ("paper", "paper+anchors")]
+        best, similar = max(tuple(value or 0.0 for value in pair) for pair in printed)
+        plain, anchored = arms[row, "ours"], arms[row, "ours+discovered"]
+        start = _mean(anchored, "M_GT@0.95", "anchors_alone")
+        rows.append([f"`{row}`", f"{best / 100:.3f} / {similar:.3f}", _pair(plain), _pair(anchored), start])
     return table(rows)
 
 
-def _pair(values: list[tuple[float, float, float]]) -> str:
+def _mean(runs: Sequence[Mapping[str, Any]], metric: str, which: str = "value", digits: int = 3) -> str:
+    values = [run[f"all.decoder_cosine.{metric}"][which] for run in runs]
+    return f"{interval(values).mean:.{digits}f}" if values else "not run"
+
+
+def _pair(runs: Sequence[Mapping[str, Any]]) -> str:
     """M_GT with its interval, and the mean M_IP."""
-    if not values:
+    if not runs:
         return "not run"
-    recovered, similar, _ = zip(*values, strict=True)
-    return f"{interval(recovered).text()} / {interval(similar).mean:.4f}"
+    recovered = interval(run["all.decoder_cosine.M_GT@0.95"]["value"] for run in runs)
+    return f"{recovered.text()} / {_mean(runs, 'M_IP', digits=4)}"
 
 
 def readme_page() -> None:

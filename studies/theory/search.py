@@ -295,20 +295,18 @@ def _equiangular(n: int, cosine: float) -> Float[Tensor, "n n"]:
     return root
 
 
-def atlas_figure(problem: Problem | None = None, runs: int = 64, anchors: int = 1) -> Figure:
+def atlas_figure(runs: int = 64, anchors: int = 1) -> Figure:
     """Loss by pattern, traps marked, with the share of starts that each method sends there."""
-    problem = problem or _similar_features()
+    problem = _similar_features()
     shown = [e for e in atlas(problem, runs, anchors) if e.loss == e.loss][:24]
     figure, (top, bottom) = panels(2, 4.6)
     place = np.arange(len(shown))
     zero = problem.zero_dictionary_loss
     colours = {"trap": RED, "saddle": ORANGE}
-    for verdict in ("trap", "saddle", "other"):
-        rows = [i for i, e in enumerate(shown) if (e.verdict if e.verdict in colours else "other") == verdict]
-        if not rows:
-            continue
-        losses = [shown[i].loss / zero for i in rows]
-        top.barh(rows, losses, color=colours.get(verdict, BLUE), label=verdict)
+    verdicts = [entry.verdict if entry.verdict in colours else "other" for entry in shown]
+    for verdict in dict.fromkeys(verdicts):
+        rows = [i for i, one in enumerate(verdicts) if one == verdict]
+        top.barh(rows, [shown[i].loss / zero for i in rows], color=colours.get(verdict, BLUE), label=verdict)
     for k, (way, colour) in enumerate((("adam", BLUE), ("acs", ORANGE), ("anchored", GREEN))):
         bottom.barh(place + 0.27 * (k - 1), [getattr(e, way) for e in shown], 0.26, color=colour, label=way)
     top.set_yticks(place, [e.pattern for e in shown], fontsize=7)

@@ -1,6 +1,7 @@
 """Documents from files, windows of tokens, the texts of tokens, and networks from folders."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -157,13 +158,21 @@ def test_a_network_from_a_folder(folder: Path, tmp_path: Path) -> None:
     assert type(model).__name__ == "LlamaForCausalLM"
     assert not model.training
     assert tokenizer("a b")["input_ids"] == [1, 2, 3]
-    with pytest.raises(DataError, match=r"neither a folder nor a known network .*stories15m"):
+    with pytest.raises(DataError, match=r"none is neither a folder nor a known network"):
         open_network(tmp_path / "none")
     with pytest.raises(DataError, match=r"has no config.json"):
         open_network(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "no such thing"}')
     with pytest.raises(CheckpointError, match="cannot be read by transformers"):
         open_network(tmp_path)
+
+
+def test_a_network_by_name(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MONOSEM_CACHE", str(tmp_path))
+    shutil.copytree(folder, tmp_path / "networks" / "mine")
+    assert type(open_network("mine")[0]).__name__ == "LlamaForCausalLM"
+    with pytest.raises(DataError, match=r"known network \(mine\); check the path, or put its transformers folder"):
+        open_network("yours")
 
 
 def test_the_command_from_texts_to_a_model(folder: Path, tmp_path: Path) -> None:

@@ -39,7 +39,12 @@ def open_network(name: str | Path) -> tuple[Any, Any]:
     named = named_networks()
     folder = named.get(str(name), Path(name))
     known = ", ".join(named) or "none in the cache"
-    check(folder.is_dir(), f"{folder} is neither a folder nor a known network ({known}); check the path", DataError)
+    check(
+        folder.is_dir(),
+        f"{folder} is neither a folder nor a known network ({known}); check the path, or put its transformers folder "
+        f"into {cache_folder() / 'networks'} (the repository's `python -m studies fetch NAME` does so for pinned ones)",
+        DataError,
+    )
     from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
     ggufs = sorted(path.name for path in folder.glob("*.gguf"))

@@ -23,6 +23,7 @@ from monosem.report.figures import (
     tau_figure,
     training_figure,
 )
+from monosem.report.interval import Interval
 from monosem.report.style import to_svg
 from monosem.report.summary import HEADLINE, Record, Section, sections
 from monosem.report.tables import environment_table, meaning, run_table, score_table
@@ -103,19 +104,22 @@ def _world_words(section: Section) -> str:
 
 def _finding(section: Section) -> str:
     """What anchoring did here, in a sentence that the table supports."""
-    gains = [gain for line in section.lines for arm in line.anchored if (gain := line.gain(arm)) is not None]
     scores = [value.mean for arm in section.arms if (value := arm.interval(HEADLINE)) is not None]
     reached = f"M_GT(0.95) lies between {min(scores):.3f} and {max(scores):.3f}." if scores else ""
-    if not gains:
-        return reached
+    gains = [gain for line in section.lines for arm in line.anchored if (gain := line.gain(arm)) is not None]
+    return f"{reached} {_gained(section, gains)}" if gains else reached
+
+
+def _gained(section: Section, gains: Sequence[Interval]) -> str:
+    """By how much anchoring changes the features that are not anchored, and in how many methods surely."""
     anchored = next(arm.records[0]["anchors"] for arm in section.arms if arm.anchored)
-    low, high = min(gain.mean for gain in gains), max(gain.mean for gain in gains)
-    told = f"Anchoring {anchored['k']} features changes it on the others by {low:+.3f} to {high:+.3f}"
+    means = [gain.mean for gain in gains]
+    change = f"Anchoring {anchored['k']} features changes it on the others by {min(means):+.3f} to {max(means):+.3f}"
     if all(gain.half is None for gain in gains):
-        return f"{reached} {told} (one world, so without intervals)."
-    up = sum(gain.half is not None and gain.mean > gain.half for gain in gains)
-    down = sum(gain.half is not None and -gain.mean > gain.half for gain in gains)
-    return f"{reached} {told}; the interval lies above 0 in {up} of {len(gains)} methods, below 0 in {down}."
+        return f"{change} (one world, so without intervals)."
+    sure = [gain.mean for gain in gains if gain.half is not None and abs(gain.mean) > gain.half]
+    up = sum(mean > 0 for mean in sure)
+    return f"{change}; the interval lies above 0 in {up} of {len(gains)} methods, below 0 in {len(sure) - up}."
 
 
 def _tabs(names: dict[str, str], draw: Callable[[str], Figure]) -> str:
