@@ -6,6 +6,7 @@ from typing import Any
 
 from monosem.base.errors import DataError, check
 from monosem.base.files import write_atomic
+from monosem.bench.records import outdated
 
 
 def between(text: str, name: str, new: str) -> str:
@@ -70,7 +71,9 @@ def provenance(records: Iterable[Mapping[str, Any]], packages: Sequence[str] = (
         present = sorted({str(record["env"][package]) for record in records if package in record["env"]})
         versions += [f"{package.replace('_', '-')} {', '.join(present)}"] if present else []
     commits = sorted({_short(record["env"]["commit"]) for record in records})
-    return "; ".join([machines, ", ".join(versions), f"commit{'s' * (len(commits) > 1)} {', '.join(commits)}"])
+    words = [machines, ", ".join(versions), f"commit{'s' * (len(commits) > 1)} {', '.join(commits)}"]
+    older = outdated(record for record in records if "method" in record and "seed" in record)
+    return "; ".join([*words, *([f"older bits: {older}"] if older else [])])
 
 
 def _short(commit: str | None) -> str:

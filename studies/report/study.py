@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from monosem.base.spec import parse_call
+from monosem.bench.records import outdated
 from monosem.report.interval import Interval, interval_of
 from monosem.report.summary import HEADLINE, Arm, Record
 from studies.bench.base import ARMS, Study
@@ -177,10 +178,13 @@ def facts(outcomes: Iterable[Outcome]) -> str:
     worlds = sorted({record["seed"]["world"] for record in runs})
     minutes = sum(record["wall_time_s"] / record["env"].get("stacked", 1) for record in runs) / 60
     there = sum(record is not None for record in every)
+    older = outdated(runs)
     return (
         f"{there} of {len(every)} cells run, {len(runs)} runs of {', '.join(f'`{name}`' for name in tasks)}, "
         f"worlds {', '.join(map(str, worlds))}; {'; '.join(steps)}; {minutes:.0f} minutes of run time in all; "
         f"{', '.join(machines)}; torch {', '.join(torches)}; commit {', '.join(commits)}."
+        + f" Older bits: {older}."
+        * bool(older)
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from monosem.base.errors import ArgumentError
 from monosem.bench.pool import JobCallbacks
-from monosem.bench.records import read_records, write_record
+from monosem.bench.records import pack_records, read_records, write_record
 from monosem.bench.run import Job, job_head
 from monosem.bench.world import Independent
 from studies.bench.base import SCALES, Study, jobs_of
@@ -53,6 +53,17 @@ def test_a_study_is_completed_after_an_interrupt_and_then_runs_nothing(tmp_path:
     again = [record for _, _, record in outcomes(STUDY, NANO, tmp_path, seeds=[0]) if record is not None]
     assert len(again) == 3
     assert run_study(jobs, tmp_path, 1, JobCallbacks(started.append)) == 4
+
+
+def test_a_study_resumes_from_a_packed_file(tmp_path: Path) -> None:
+    jobs, started = _jobs(), list[int]()
+    run_study(jobs[:1], tmp_path / "first", 1)
+    packed = tmp_path / "known.jsonl.gz"
+    pack_records(packed, read_records(tmp_path / "first"))
+    assert run_study(jobs[:2], tmp_path / "second", 1, JobCallbacks(started.append), known=[packed]) == 1
+    assert started == [1]
+    both = outcomes(STUDY, NANO, tmp_path / "second", packed, seeds=[0])
+    assert sum(record is not None for _, _, record in both) == 2
 
 
 def _forget(folder: Path, field: str) -> None:

@@ -20,6 +20,7 @@ from monosem.base.spec import canonical
 from monosem.bench.metrics import flatten
 from monosem.bench.packed import PACKED, read_packed, write_packed
 from monosem.kernels.native.build import kernel_hash
+from monosem.methods import numerics
 
 SCHEMA = 2
 """The version that this code writes."""
@@ -179,6 +180,21 @@ def results_digest(record: Mapping[str, Any], model: torch.nn.Module | None = No
         digest.update(f"{name} {weights.dtype} {tuple(weights.shape)}".encode())
         digest.update(weights.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def outdated(records: Iterable[Mapping[str, Any]]) -> str:
+    """Which methods' records are of an older numerics than today's, in words; empty where none is.
+
+    Records of schema 1 count as numerics 1.
+    """
+    versions: dict[tuple[str, int, int], int] = {}
+    for record in records:
+        spec = record["method"]["spec"]
+        made, now = record.get("numerics", 1), numerics(spec if isinstance(spec, str) else str(spec.get("spec", "")))
+        if made != now:
+            key = (record["method"]["name"], made, now)
+            versions[key] = versions.get(key, 0) + 1
+    return ", ".join(f"{n} of {name} with numerics {made}, now {now}" for (name, made, now), n in versions.items())
 
 
 def record_name(record: Mapping[str, Any]) -> str:

@@ -9,16 +9,20 @@ from monosem.cli.console import err, fail, out, say
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="Folder of records, from `monosem bench`.", show_default=False)],
+    records: Annotated[
+        Path,
+        typer.Argument(help="Folder of records, as `monosem bench` writes, or a packed file.", show_default=False),
+    ],
     out_file: Annotated[
-        Path | None, typer.Option("--out", help="The page. [default: FOLDER/report.html]", show_default=False)
+        Path | None,
+        typer.Option("--out", help="The page. [default: report.html in the folder, or beside the file]"),
     ] = None,
 ) -> None:
     """Turn records into one self-contained HTML page: tables, curves, maps, and a world in three dimensions."""
     from monosem.report.page import write_report
 
-    with err().status(f"reading {folder}"):
-        page = write_report(folder, out_file or folder / "report.html")
+    with err().status(f"reading {records}"):
+        page = write_report(records, out_file or (records if records.is_dir() else records.parent) / "report.html")
     say(f"report   {page}")
 
 

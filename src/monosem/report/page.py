@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from monosem.base.files import write_atomic
 from monosem.base.literature import TANG_2025
-from monosem.bench.records import read_records
+from monosem.bench.records import outdated, read_records
 from monosem.methods import recipe_of
 from monosem.report.figures import (
     SERIES,
@@ -29,12 +29,12 @@ from monosem.report.summary import HEADLINE, Record, Section, sections
 from monosem.report.tables import environment_table, meaning, run_table, score_table
 
 
-def write_report(folder: str | Path, path: str | Path) -> Path:
-    """Read every record below a folder and write the page, whole or not at all.
+def write_report(records: str | Path, path: str | Path) -> Path:
+    """Read every record of a folder or a packed file and write the page, whole or not at all.
 
     Raises: DataError when there are no records; CheckpointError when one is damaged, naming it.
     """
-    return write_atomic(path, page(read_records(folder)).encode())
+    return write_atomic(path, page(read_records(records)).encode())
 
 
 def page(records: Sequence[Record]) -> str:
@@ -59,7 +59,8 @@ def _lead(records: Sequence[Record], parts: Sequence[Section]) -> str:
     methods = len({line.spec for part in parts for line in part.lines})
     tasks = ", ".join(dict.fromkeys(part.task for part in parts))
     words = f"{_count(len(records), 'run')} of {_count(methods, 'method')} on {tasks}"
-    return escape(f"{words}, scored against the features that made the data.")
+    older = outdated(records)
+    return escape(f"{words}, scored against the features that made the data." + f" Older bits: {older}." * bool(older))
 
 
 def _section(number: int, section: Section) -> str:
