@@ -11,13 +11,14 @@ from typing import Any
 import torch
 
 from monosem.base.errors import MonosemError
-from monosem.base.spec import canonical
+from monosem.base.spec import canonical, to_plain
 from monosem.bench.anchor_sets import discovered_anchors
 from monosem.bench.jobs import run_jobs
 from monosem.bench.pool import NO_CALLBACKS, Event, JobCallbacks, run_all
 from monosem.bench.records import read_records
 from monosem.bench.run import Job, job_head
 from monosem.bench.tasks import Task, TaskSource
+from monosem.train.config import FitConfig
 from studies.bench.base import Entry, Scale, Study, jobs_of
 
 _TRAINED = ("steps", "batch_size", "lr", "selection", "dense", "held_out")
@@ -31,7 +32,8 @@ Outcome = tuple[Entry, int, Mapping[str, Any] | None]
 
 def run_key(head: Mapping[str, Any]) -> str:
     """What makes two runs the same cell of a study: task, method, anchors, seeds and how it was trained."""
-    task, method, config = head["task"], head["method"]["spec"], head["config"]
+    task, method = head["task"], head["method"]["spec"]
+    config = to_plain(FitConfig()) | head["config"]  # an older record lacks what then was the only way
     return canonical(
         [task["hash"], task["pairing"], method, head["anchors"], head["seed"], [config[name] for name in _TRAINED]]
     )
