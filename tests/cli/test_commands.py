@@ -154,8 +154,8 @@ def test_train_every_pairing(method: str, more: tuple[str, str], shape: tuple[in
 def test_train_goes_on_from_its_checkpoint_and_refuses_another_run(data: Path) -> None:
     first = _train(data, "--method", "topk(k=2)")
     again = _train(data, "--method", "topk(k=2)")
-    assert "going on from there" not in first.stderr
-    assert "going on from there" in again.stderr
+    assert "resuming from there" not in first.stderr
+    assert "resuming from there" in again.stderr
     assert again.exit_code == 0
     other = _train(data, "--method", "topk(k=3)")
     assert other.exit_code == 2

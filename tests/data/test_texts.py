@@ -202,7 +202,7 @@ def test_the_command_from_texts_to_a_model(folder: Path, tmp_path: Path) -> None
     assert len((tmp_path / "s.jsonl").read_text().splitlines()) == 3
     for wrong, says in (
         ([*train, "--method", "topk(k=2)", "--out", tmp_path / "w"], "an SAE reads one site; say which"),
-        ([*train, *sites[:2], "--method", "topk(k=2)", "--out", tmp_path / "w", "--widths", "8"], "leave out --widths"),
+        ([*train, *sites[:2], "--method", "topk(k=2)", "--out", tmp_path / "w", "--widths", "8"], "leave out widths"),
         (["harvest", *options, "--at", "model.layer.0:out", "--out", tmp_path / "w"], "no module is called"),
         (["harvest", *options[:4], *at, "--out", tmp_path / "w"], "--length 256 is more than the network's 16"),
         (["harvest", "--model", folder, *options, *at, "--out", tmp_path / "w"], "several models need names"),

@@ -12,8 +12,9 @@ from torch import nn
 from monosem import Anchors, load_model, method, save_model
 from monosem.base.errors import ArgumentError, DataError
 from monosem.base.files import write_json
+from monosem.data.trained import anchors_of
 from monosem.inspect.data import unpack
-from monosem.inspect.rows import anchors_beside, read_images, read_texts, rows_from
+from monosem.inspect.rows import read_images, read_texts, rows_from
 from monosem.networks import models
 from monosem.networks.harvest import harvest
 from tests.cli.calls import call
@@ -137,11 +138,11 @@ def test_images(tmp_path: Path) -> None:
         read_images(folder, 3)(1)
 
 
-def test_anchors_beside_a_model(tmp_path: Path) -> None:
-    assert anchors_beside(tmp_path) == (None, ())
+def test_anchors_of_a_model(tmp_path: Path) -> None:
+    assert anchors_of(tmp_path) == (None, ())
     Anchors(torch.eye(6)[:, :2], torch.eye(6)[:, :2]).save(tmp_path / "anchors.safetensors")
     (tmp_path / "anchors.json").write_text(json.dumps({"classes": ["x", "y"]}))
-    anchors, names = anchors_beside(tmp_path)
+    anchors, names = anchors_of(tmp_path)
     assert anchors is not None
     assert (anchors.k, names) == (2, ("x", "y"))
 

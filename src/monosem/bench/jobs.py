@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from monosem.anchors.term import Anchoring
-from monosem.base.errors import ArgumentError, MonosemError, check
+from monosem.base.errors import MonosemError, check
 from monosem.bench.defaults import PAPER_ROWS, fit_config, recipe
 from monosem.bench.pool import NO_CALLBACKS, Event, JobCallbacks, run_all
 from monosem.bench.run import Job, job_record_name, run_job
@@ -43,11 +43,9 @@ def plan(
     `checkpoint_every` override the task's, `anchoring` the usual form. Each of `among` is an anchored run of its own
     that takes only those features: a hierarchy has "parents" and "children".
     """
-    usual = TASKS[task].anchors
-    count = usual if anchors is None else anchors
+    count = TASKS[task].anchors if anchors is None else anchors
     check(seeds >= 1, f"seeds = {seeds}; run at least one")
-    if not plain and not anchored:
-        raise ArgumentError("neither plain nor anchored runs are wanted; ask for one of them")
+    check(plain or anchored, "neither plain nor anchored runs are wanted; ask for one of them")
     check(not anchored or count >= 1, f"anchors = {count}; anchored runs need at least one, or ask for plain runs only")
     TASKS[task].scored(count)
     for group in among:
@@ -56,12 +54,11 @@ def plan(
     jobs = []
     for seed in range(seeds):
         config = fit_config(task, seed, steps)
-        if checkpoint_every is not None:
-            config = replace(config, checkpoint_every=checkpoint_every)
+        config = config if checkpoint_every is None else replace(config, checkpoint_every=checkpoint_every)
         for spec in specs:
             bare = Job(task, spec, seed, config, held_out=count, anchoring=anchoring or Anchoring())
             jobs += [bare] * plain
-            jobs += [replace(bare, anchors=count, among=group) for group in among if anchored]
+            jobs += [replace(bare, anchors=count, among=group) for group in among] * anchored
     return jobs
 
 

@@ -84,20 +84,26 @@ def run_all(work: Work, items: Sequence[Any], workers: int) -> Generator[Event, 
             while waiting and len(pool) < workers:
                 pool.append(_Worker.start(work))
                 yield _give(pool[-1], waiting.pop(), items)
-            for ready in wait([worker.link for worker in pool]):
-                worker = next(w for w in pool if w.link is ready)
+            for worker in _ready(pool):
                 event = _hear(worker)
                 yield event
-                if event.kind in ("done", "error"):
-                    worker.job = None
-                    if waiting and worker.process.is_alive():
-                        yield _give(worker, waiting.pop(), items)
-                    else:
-                        pool.remove(worker)
-                        _end(worker)
+                if event.kind not in ("done", "error"):
+                    continue
+                worker.job = None
+                if waiting and worker.process.is_alive():
+                    yield _give(worker, waiting.pop(), items)
+                else:
+                    pool.remove(worker)
+                    _end(worker)
     finally:
         for worker in pool:
             _end(worker)
+
+
+def _ready(pool: Sequence[_Worker]) -> list[_Worker]:
+    """Wait until some workers have something to say."""
+    links = wait([worker.link for worker in pool])
+    return [worker for worker in pool if worker.link in links]
 
 
 def _give(worker: _Worker, job: int, items: Sequence[Any]) -> Event:

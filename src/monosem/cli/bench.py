@@ -1,11 +1,14 @@
 """`monosem bench` and `monosem report`: train and score methods, and turn the records into one page."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from monosem.cli.console import err, fail, out, say
+
+if TYPE_CHECKING:
+    from monosem.bench.run import Job
 
 
 def report(
@@ -46,49 +49,61 @@ def split_methods(texts: list[str]) -> list[str]:
     return [word for word in methods if word]
 
 
+_Task = Annotated[str, typer.Option(help="Task; `monosem list tasks` names them.")]
+_Methods = Annotated[
+    list[str] | None,
+    typer.Option(
+        help='Methods, separated by commas or repeated: a name takes the task\'s defaults, "topk(k=8)" its own. '
+        "[default: the seven of the paper's table 1]",
+        show_default=False,
+    ),
+]
+_Anchors = Annotated[
+    int | None, typer.Option(help="Number of features to anchor. [default: the task's]", show_default=False)
+]
+_Plain = Annotated[bool, typer.Option("--plain", help="Only plain runs.")]
+_Anchored = Annotated[bool, typer.Option("--anchored", help="Only anchored runs.")]
+_Both = Annotated[bool, typer.Option("--both", help="Plain and anchored runs (the default).")]
+_Printed = Annotated[
+    bool, typer.Option("--printed", help="Anchor as the paper prints it: both sides, no start at the anchors.")
+]
+_Among = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="In a hierarchy: anchor only parents, or only children; repeat it for one anchored run of each. "
+        "[default: all]",
+        show_default=False,
+    ),
+]
+_Seeds = Annotated[int, typer.Option(help="Number of worlds: seeds 0, 1, ...")]
+_Steps = Annotated[int | None, typer.Option(help="Training steps. [default: the task's]", show_default=False)]
+_Workers = Annotated[
+    int | None, typer.Option(help="Processes, one thread each. [default: one per core]", show_default=False)
+]
+_CheckpointEvery = Annotated[
+    int | None, typer.Option(help="Steps between checkpoints, kept with the model below OUT/runs. [default: none kept]")
+]
+
+
 def bench(
-    task: Annotated[str, typer.Option(help="Task; `monosem list tasks` names them.")] = "lrb/mini-hard",
-    methods: Annotated[
-        list[str] | None,
-        typer.Option(
-            help='Methods, separated by commas or repeated: a name takes the task\'s defaults, "topk(k=8)" its own. '
-            "[default: the seven of the paper's table 1]",
-            show_default=False,
-        ),
-    ] = None,
-    anchors: Annotated[
-        int | None, typer.Option(help="How many features to anchor. [default: the task's]", show_default=False)
-    ] = None,
-    plain: Annotated[bool, typer.Option("--plain", help="Only plain runs.")] = False,
-    anchored: Annotated[bool, typer.Option("--anchored", help="Only anchored runs.")] = False,
-    both: Annotated[bool, typer.Option("--both", help="Plain and anchored runs (the default).")] = False,
-    printed: Annotated[
-        bool, typer.Option("--printed", help="Anchor as the paper prints it: both sides, no start at the anchors.")
-    ] = False,
-    among: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="In a hierarchy: anchor only parents, or only children; repeat it for one anchored run of each. "
-            "[default: all]",
-            show_default=False,
-        ),
-    ] = None,
-    seeds: Annotated[int, typer.Option(help="How many worlds: seeds 0, 1, ...")] = 3,
-    steps: Annotated[int | None, typer.Option(help="Training steps. [default: the task's]", show_default=False)] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes, one thread each. [default: one per core]", show_default=False)
-    ] = None,
-    checkpoint_every: Annotated[
-        int | None,
-        typer.Option(help="Keep every run's checkpoints and model below OUT/runs, written every so many steps."),
-    ] = None,
+    task: _Task = "lrb/mini-hard",
+    methods: _Methods = None,
+    anchors: _Anchors = None,
+    plain: _Plain = False,
+    anchored: _Anchored = False,
+    both: _Both = False,
+    printed: _Printed = False,
+    among: _Among = None,
+    seeds: _Seeds = 3,
+    steps: _Steps = None,
+    workers: _Workers = None,
+    checkpoint_every: _CheckpointEvery = None,
     out_folder: Annotated[Path, typer.Option("--out", help="Folder for records and the report.")] = Path("runs/bench"),
     page: Annotated[bool, typer.Option("--report/--no-report", help="Write OUT/report.html at the end.")] = True,
 ) -> None:
-    """Train and score methods, plain and anchored, against known features; go on where an earlier call stopped."""
+    """Train and score methods, plain and anchored, against known features; resumes where an earlier call stopped."""
     from monosem.anchors.term import PRINTED
-    from monosem.bench.jobs import plan, run_jobs
-    from monosem.cli.live import LiveRuns
+    from monosem.bench.jobs import plan
 
     only = plain != anchored and not both
     jobs = plan(
@@ -106,21 +121,28 @@ def bench(
     if workers is not None and workers < 1:
         fail(f"--workers {workers}; use at least one")
     say(f"{len(jobs)} runs on {task}, {jobs[0].config.steps} steps each; records go to {out_folder}", "dim")
-    live = LiveRuns(jobs, err())
-    with live:
+    failed = _run(jobs, out_folder, workers, page)
+    say(f"records  {out_folder}  ({len(jobs) - len(failed)} of {len(jobs)} runs)")
+    for number, why in failed.items():
+        say(f"failed: {jobs[number].title}: {why}", "red")
+    if failed:
+        fail(f"{len(failed)} of {len(jobs)} runs failed; call the same command again to try them again", code=1)
+
+
+def _run(jobs: "list[Job]", out_folder: Path, workers: int | None, page: bool) -> dict[int, str]:
+    """Run the jobs, show their scores, write the page; why runs failed, by job."""
+    from monosem.bench.jobs import run_jobs
+    from monosem.cli.live import LiveRuns
+    from monosem.report.page import write_report
+
+    with LiveRuns(jobs, err()) as live:
         paths = run_jobs(jobs, out_folder, workers, live.callbacks)
     if live.already:
         say(f"{live.already} of {len(jobs)} runs were there already from an earlier call", "dim")
     _show([path for path in paths if path.exists()])
     if page and len(live.failed) < len(jobs):
-        from monosem.report.page import write_report
-
         say(f"report   {write_report(out_folder, out_folder / 'report.html')}")
-    say(f"records  {out_folder}  ({len(jobs) - len(live.failed)} of {len(jobs)} runs)")
-    for number, why in live.failed.items():
-        say(f"failed: {jobs[number].title}: {why}", "red")
-    if live.failed:
-        fail(f"{len(live.failed)} of {len(jobs)} runs failed; call the same command again to try them again", code=1)
+    return live.failed
 
 
 def _show(paths: list[Path]) -> None:

@@ -3,17 +3,19 @@
 import json as json_module
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.status import Status
 from rich.table import Table
 
-from monosem.theory.checks.base import Report, Verdict, examine, on_problem
+from monosem.theory.checks.base import Check, Report, Verdict, examine, on_problem
 from monosem.theory.checks.registry import CHECKS, SUITE
-from monosem.theory.problem import load_problem
+from monosem.theory.problem import Problem, load_problem
 
 
 def _plain(verdict: Verdict) -> dict[str, Any]:
@@ -62,62 +64,75 @@ def _claims_table(reports: list[Report]) -> Table:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command to an application."""
-
-    @app.command("check")
-    def check(
-        names: Annotated[list[str] | None, typer.Argument(help="Checks to run; all by default.")] = None,
-        json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
-        problem: Annotated[Path | None, typer.Option(help="Also check a problem of your own (JSON).")] = None,
-        seed: Annotated[int, typer.Option(help="Root of every random stream.")] = 0,
-        trials: Annotated[int | None, typer.Option(help="Random cases per check.")] = None,
-    ) -> None:
-        """Run the theory's checks; exit status 0 says that all is as documented."""
-        begin, console = time.perf_counter(), Console()
-        chosen = [CHECKS[name] for name in names or CHECKS]
-        reports = []
-        with console.status("checking") as status:
-            for one in chosen:
-                status.update(f"checking {one.claim}: {one.name}")
-                reports.append(examine(one, seed, trials))
-            problems = dict(SUITE) if problem is None else {str(problem): load_problem(problem)}
-            own = {
-                label: {one.name: on_problem(one, instance, seed) for one in chosen if one.applies}
-                for label, instance in problems.items()
-            }
-        agreed = all(r.as_documented for r in reports)
-        sound = all(v.holds and v.agrees for table in own.values() for v in table.values() if isinstance(v, Verdict))
-        seconds = time.perf_counter() - begin
-        if json:
-            plain_own = {
-                label: {name: v if isinstance(v, str) else _plain(v) for name, v in table.items()}
-                for label, table in own.items()
-            }
-            record = {
-                "schema": "monosem.check/1",
-                "as_documented": agreed and sound,
-                "seed": seed,
-                "seconds": round(seconds, 1),
-                "checks": [_record(r) for r in reports],
-                "problems": plain_own,
-            }
-            typer.echo(json_module.dumps(record, indent=1))
-        else:
-            console.print(_claims_table(reports))
-            _problems(console, own)
-            word = "all is as documented" if agreed and sound else "NOT as documented"
-            console.print(f"{word}: {len(reports)} checks in {seconds:.0f} s")
-        if not (agreed and sound):
-            raise typer.Exit(1)
+    """Add the command."""
+    app.command("check")(_check)
 
 
-def _problems(console: Console, own: dict[str, dict[str, Verdict | str]]) -> None:
+def _check(
+    names: Annotated[list[str] | None, typer.Argument(help="Checks to run; all by default.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+    problem: Annotated[Path | None, typer.Option(help="Problem of your own to check as well (JSON).")] = None,
+    seed: Annotated[int, typer.Option(help="Root of every random stream.")] = 0,
+    trials: Annotated[int | None, typer.Option(help="Random cases per check.")] = None,
+) -> None:
+    """Run the theory's checks; exit status 0 says that all is as documented."""
+    begin, console = time.perf_counter(), Console()
+    chosen = [CHECKS[name] for name in names or CHECKS]
+    problems = dict(SUITE) if problem is None else {str(problem): load_problem(problem)}
+    with console.status("checking") as status:
+        reports = list(_examined(chosen, seed, trials, status))
+        own = {label: _applied(chosen, instance, seed) for label, instance in problems.items()}
+    good = all([*(r.as_documented for r in reports), *(_is_sound(rows) for rows in own.values())])
+    seconds = time.perf_counter() - begin
+    if json:
+        record = {
+            "schema": "monosem.check/1",
+            "as_documented": good,
+            "seed": seed,
+            "seconds": round(seconds, 1),
+            "checks": [_record(r) for r in reports],
+            "problems": {label: _plain_rows(rows) for label, rows in own.items()},
+        }
+        typer.echo(json_module.dumps(record, indent=1))
+    else:
+        console.print(_claims_table(reports))
+        _show_problems(console, own)
+        word = "all is as documented" if good else "NOT as documented"
+        console.print(f"{word}: {len(reports)} checks in {seconds:.0f} s")
+    if not good:
+        raise typer.Exit(1)
+
+
+def _examined(checks: list[Check], seed: int, trials: int | None, status: Status) -> Iterator[Report]:
+    for one in checks:
+        status.update(f"checking {one.claim}: {one.name}")
+        yield examine(one, seed, trials)
+
+
+_Rows = dict[str, Verdict | str]
+"""By check: its verdict on one problem, or why it does not apply."""
+
+
+def _applied(checks: list[Check], problem: Problem, seed: int) -> _Rows:
+    return {one.name: on_problem(one, problem, seed) for one in checks if one.applies}
+
+
+def _is_sound(rows: _Rows) -> bool:
+    return all(v.holds and v.agrees for v in rows.values() if isinstance(v, Verdict))
+
+
+def _plain_rows(rows: _Rows) -> dict[str, Any]:
+    return {name: v if isinstance(v, str) else _plain(v) for name, v in rows.items()}
+
+
+def _show_problems(console: Console, own: dict[str, _Rows]) -> None:
     for label, rows in own.items():
-        passed = [name for name, v in rows.items() if isinstance(v, Verdict) and v.holds and v.agrees]
-        failed = [name for name, v in rows.items() if isinstance(v, Verdict) and name not in passed]
-        outside = [f"{name} ({v})" for name, v in rows.items() if isinstance(v, str)]
-        console.print(f"[bold]{escape(label)}[/]: holds: {', '.join(passed) or 'none'}")
-        if failed:
-            console.print(f"  [bold red]fails: {', '.join(failed)}[/]")
-        if outside:
-            console.print(escape(f"  does not apply: {'; '.join(outside)}"))
+        kinds: dict[str, list[str]] = {"holds": [], "fails": [], "outside": []}
+        for name, v in rows.items():
+            kind = "outside" if isinstance(v, str) else "holds" if v.holds and v.agrees else "fails"
+            kinds[kind].append(f"{name} ({v})" if isinstance(v, str) else name)
+        console.print(f"[bold]{escape(label)}[/]: holds: {', '.join(kinds['holds']) or 'none'}")
+        if kinds["fails"]:
+            console.print(f"  [bold red]fails: {', '.join(kinds['fails'])}[/]")
+        if kinds["outside"]:
+            console.print(escape(f"  does not apply: {'; '.join(kinds['outside'])}"))

@@ -41,6 +41,19 @@ def say(text: str, style: str = "") -> None:
     err().print(Text(text, style=style), soft_wrap=True)
 
 
+def set_threads(threads: int | None) -> None:
+    """Torch threads, where a number is given."""
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def split_names(text: str | None) -> list[str] | None:
+    """The names in "cat,dog"; None without a text."""
+    return None if text is None else [name.strip() for name in text.split(",")]
+
+
 def fail(message: str, code: int = 2) -> NoReturn:
     """Say what is wrong on one line and stop with an exit code."""
     line = Text.assemble(("error: ", "bold red"), (" ".join(message.split()), "red"))

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from monosem.cli.console import err, fail, out, say
+from monosem.cli.console import err, fail, out, say, set_threads
 
 if TYPE_CHECKING:
-    from monosem.data.texts import Document
+    from monosem.data.batches import Batch
     from monosem.networks.harvest import Progress
 
 
@@ -49,64 +49,51 @@ def sample(
     out().print(f"{len(lines):,} texts in {out_file}", soft_wrap=True)
 
 
-_Texts = typer.Option("--text", help="Texts: .txt, .jsonl or .parquet; may be given several times.", show_default=False)
+_Models = Annotated[
+    list[str],
+    typer.Option(help="A transformers folder or a known network; NAME=PATH, twice, for two.", show_default=False),
+]
+_At = Annotated[str, typer.Option(help='Sites, as "model.layers.5.mlp:in,out"; * matches.', show_default=False)]
+_Text = Annotated[
+    list[Path], typer.Option("--text", help="Texts: .txt, .jsonl or .parquet; may be repeated.", show_default=False)
+]
+_Out = Annotated[Path, typer.Option("--out", help="Folder of the store.", show_default=False)]
+_Rows = Annotated[int | None, typer.Option(help="Number of rows to stop after. [default: all]", show_default=False)]
+_Each = Annotated[str, typer.Option(help="One document of a .txt file: line, paragraph or file.")]
+_Field = Annotated[str, typer.Option(help="Field or column that holds the text.")]
+_Label = Annotated[str | None, typer.Option(help="Field or column that holds a document's class.", show_default=False)]
 
 
 def harvest(
-    model: Annotated[
-        list[str],
-        typer.Option(help="A transformers folder or a known network; NAME=PATH, twice, for two.", show_default=False),
-    ],
-    at: Annotated[str, typer.Option(help='Sites, as "model.layers.5.mlp:in,out"; * matches.', show_default=False)],
-    text: Annotated[list[Path], _Texts],
-    out_folder: Annotated[Path, typer.Option("--out", help="Folder of the store.", show_default=False)],
-    rows: Annotated[
-        int | None, typer.Option(help="Stop after so many rows. [default: all]", show_default=False)
-    ] = None,
-    each: Annotated[str, typer.Option(help="One document of a .txt file: line, paragraph or file.")] = "line",
-    field: Annotated[str, typer.Option(help="Field or column that holds the text.")] = "text",
-    labels: Annotated[
-        str | None, typer.Option(help="Field or column that holds a document's class.", show_default=False)
-    ] = None,
+    model: _Models,
+    at: _At,
+    text: _Text,
+    out_folder: _Out,
+    rows: _Rows = None,
+    each: _Each = "line",
+    field: _Field = "text",
+    labels: _Label = None,
     length: Annotated[int, typer.Option(help="Most tokens of one window.")] = 256,
     batch: Annotated[int, typer.Option(help="Tokens of one forward pass.")] = 4096,
     special: Annotated[bool, typer.Option(help="Keep special tokens as rows.")] = False,
-    first: Annotated[int, typer.Option(help="Leave out the first so many tokens of a window.")] = 0,
-    pool: Annotated[str, typer.Option(help="One row a document: mean, first or last; or none.")] = "none",
+    first: Annotated[int, typer.Option(help="Number of tokens to skip at the start of a window.")] = 0,
+    pool: Annotated[str, typer.Option(help="One row per document: mean, first or last; or none.")] = "none",
     dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
     shard_rows: Annotated[int, typer.Option(help="Rows of one shard.")] = 65536,
     threads: Annotated[int | None, typer.Option(help="Torch threads.")] = None,
 ) -> None:
-    """Store what passes some sites of a network; called again after an interruption, it goes on with the same bytes."""
-    import torch
-
-    from monosem.data.batches import TokenFilter
-    from monosem.data.texts import pieces, text_batches
+    """Store a network's activations at some sites; called again after an interruption, it ends with the same bytes."""
+    from monosem.data.texts import pieces
     from monosem.networks.harvest import harvest as run
 
-    if threads is not None:
-        torch.set_num_threads(threads)
-    documents = list(_documents(text, each, field, labels))
-    names = sorted({str(document.label) for document in documents}) if labels else None
-    codes = [names.index(str(document.label)) for document in documents] if names else None
+    set_threads(threads)
     with err().status("reading the network"):
         models, tokenizer = _models(model)
-    for one in models.values():
-        most = getattr(one.config, "max_position_embeddings", length)
-        if length > most:
-            fail(f"--length {length} is more than the network's {most} positions; lower it")
+    _check_length(models, length)
     drop = () if special or pool != "none" else tuple(sorted(set(tokenizer.all_special_ids)))
-    keep = TokenFilter(drop, first)
-    batches = text_batches(tokenizer, (d.text for d in documents), length=length, tokens=batch, keep=keep, labels=codes)
-    about = {
-        "model": model,
-        "text": [{"path": str(path), "bytes": path.stat().st_size} for path in text],
-        "each": each,
-        "length": length,
-        "batch": batch,
-        "drop": list(drop),
-        "first": first,
-    }
+    batches, names = _batches(tokenizer, (text, each, field, labels), length, batch, drop, first)
+    sizes = [{"path": str(path), "bytes": path.stat().st_size} for path in text]
+    about = {"model": model, "text": sizes, "each": each, "length": length, "batch": batch}
     with rate_bar(rows) as progress:
         store = run(
             models if len(models) > 1 else next(iter(models.values())),
@@ -119,38 +106,63 @@ def harvest(
             shard_rows=shard_rows,
             labels=names,
             vocabulary=pieces(tokenizer),
-            about=about,
+            about=about | {"drop": list(drop), "first": first},
             progress=progress,
         )
     sites = ", ".join(f"{site} ({width})" for site, width in zip(store.sites, store.widths, strict=True))
-    out().print(
-        f"{store.rows:,} rows of {sites} in {out_folder}, {len(store.manifest['shards'])} shards", soft_wrap=True
-    )
+    shards = len(store.manifest["shards"])
+    out().print(f"{store.rows:,} rows of {sites} in {out_folder}, {shards} shards", soft_wrap=True)
     say(f'next: monosem train --data {out_folder} --method "topk(k=32)" --n-q 4096 --out MODEL', "dim")
 
 
-def _documents(paths: list[Path], each: str, field: str, labels: str | None) -> "Iterator[Document]":
-    from monosem.data.texts import read_documents
+def _check_length(models: dict[str, Any], length: int) -> None:
+    for one in models.values():
+        most = getattr(one.config, "max_position_embeddings", length)
+        if length > most:
+            fail(f"--length {length} is more than the network's {most} positions; lower it")
 
-    return read_documents(paths, each, field, labels)  # type: ignore[arg-type]
+
+def _batches(
+    tokenizer: Any,
+    texts: tuple[list[Path], str, str, str | None],
+    length: int,
+    tokens: int,
+    drop: tuple[int, ...],
+    first: int,
+) -> "tuple[Iterator[Batch], list[str] | None]":
+    """Batches of the texts' tokens, and the names of their classes where they have labels."""
+    from monosem.data.batches import TokenFilter
+    from monosem.data.texts import read_documents, text_batches
+
+    documents, names, codes = list(read_documents(*texts)), None, None  # type: ignore[arg-type]
+    if texts[3]:
+        names = sorted({str(document.label) for document in documents})
+        codes = [names.index(str(document.label)) for document in documents]
+    keep, words = TokenFilter(drop, first), (document.text for document in documents)
+    return text_batches(tokenizer, words, length=length, tokens=tokens, keep=keep, labels=codes), names
 
 
 def _models(given: list[str]) -> tuple[dict[str, Any], Any]:
     """Models by name ("" for one), and the tokenizer of the first."""
     from monosem.networks.models import open_network
 
-    named = [text.partition("=") for text in given]
-    if len(given) > 1 and not all(equals for _, equals, _ in named):
-        fail("several models need names: --model base=PATH --model tuned=PATH")
-    names = [name if equals and len(given) > 1 else "" for name, equals, _ in named]
-    if len(set(names)) < len(names):
-        fail(f"two models are called {names[0]!r}; give each a name of its own")
-    paths = [path if name else text for name, (_, _, path), text in zip(names, named, given, strict=True)]
-    opened = [open_network(path) for path in paths]
-    sizes = {len(tokenizer) for _, tokenizer in opened}
+    opened = {name: open_network(path) for name, path in _named(given)}
+    sizes = {len(tokenizer) for _, tokenizer in opened.values()}
     if len(sizes) > 1:
         fail(f"the models' tokenizers differ ({sorted(sizes)} tokens); two models must read the same batches")
-    return {name: network for name, (network, _) in zip(names, opened, strict=True)}, opened[0][1]
+    return {name: network for name, (network, _) in opened.items()}, next(iter(opened.values()))[1]
+
+
+def _named(given: list[str]) -> list[tuple[str, str]]:
+    """(name, path) of every model; one alone has no name."""
+    if len(given) == 1:
+        return [("", given[0])]
+    pairs = [(name, path) for name, equals, path in (text.partition("=") for text in given) if equals]
+    if len(pairs) < len(given):
+        fail("several models need names: --model base=PATH --model tuned=PATH")
+    if len(dict(pairs)) < len(pairs):
+        fail(f"two models are called {pairs[0][0]!r}; give each a name of its own")
+    return pairs
 
 
 @contextmanager

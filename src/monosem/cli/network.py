@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -30,21 +30,19 @@ class _Place:
 def find_place(folder: Path, network: str | None, at: str | None, to: str | None) -> _Place:
     """What is given, and else what `monosem train` noted beside the model about its store."""
     from monosem.data.store import is_store, open_store
-    from monosem.inspect.rows import trained_on
+    from monosem.data.trained import trained_on
 
-    noted = trained_on(folder)
-    if noted is not None and at is None:
-        at, to = noted.read, to or noted.write
-    drop, first = None, 0
-    if noted is not None and is_store(noted.store):
-        about = open_store(noted.store).manifest["about"]
-        named = about.get("model") or []
-        network = network or (named[0] if len(named) == 1 else None)
-        drop, first = tuple(about["drop"]) if "drop" in about else None, int(about.get("first", 0))
+    trained = trained_on(folder)
+    about: dict[str, Any] = {}
+    if trained is not None:
+        at, to = (trained.read, to or trained.write) if at is None else (at, to)
+        about = open_store(trained.store).manifest["about"] if is_store(trained.store) else {}
+    named = about.get("model") or []
+    network = network or (named[0] if len(named) == 1 else None)
     if network is None or at is None:
-        missing = " and ".join(name for name, value in (("--network", network), ("--at", at)) if value is None)
+        missing = " and ".join([*(["--network"] * (network is None)), *(["--at"] * (at is None))])
         fail(f"{folder} does not say where it belongs; give {missing}, as --network smollm2 --at model.layers.15:out")
-    return _Place(network, at, to, drop, first)
+    return _Place(network, at, to, tuple(about["drop"]) if "drop" in about else None, int(about.get("first", 0)))
 
 
 def score_on_network(

@@ -2,11 +2,11 @@
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from monosem.cli.console import err, fail, out
+from monosem.cli.console import err, fail, out, set_threads
 
 if TYPE_CHECKING:
     from monosem.networks.edits import Edit
@@ -34,24 +34,34 @@ def _parse_edits(**given: list[str] | None) -> "list[Edit]":
     return parsed
 
 
+_Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A trained model.", show_default=False)]
+_Add = Annotated[list[str] | None, typer.Option(help="Add to latents: 12=8, or 12,40=8.", show_default=False)]
+_Clamp = Annotated[list[str] | None, typer.Option(help="Set latents: 12=8.", show_default=False)]
+_Scale = Annotated[list[str] | None, typer.Option(help="Multiply latents: 12=0.5.", show_default=False)]
+_Zero = Annotated[list[str] | None, typer.Option(help="Ablate latents: 12 or 12,40.", show_default=False)]
+_Network = Annotated[
+    str | None, typer.Option(help="Language model. [default: that of the model's store]", show_default=False)
+]
+_At = Annotated[str | None, typer.Option(help="Sites to read. [default: those of its store]", show_default=False)]
+_To = Annotated[str | None, typer.Option(help="Sites to write, where they are others.", show_default=False)]
+
+
 def steer(
-    folder: Annotated[Path, typer.Argument(metavar="MODEL", help="A trained model.", show_default=False)],
-    prompt: Annotated[str, typer.Option(help="What the network goes on from.")] = "",
-    add: Annotated[list[str] | None, typer.Option(help="Add to latents: 12=8, or 12,40=8.", show_default=False)] = None,
-    clamp: Annotated[list[str] | None, typer.Option(help="Set latents: 12=8.", show_default=False)] = None,
-    scale: Annotated[list[str] | None, typer.Option(help="Multiply latents: 12=0.5.", show_default=False)] = None,
-    zero: Annotated[list[str] | None, typer.Option(help="Ablate latents: 12 or 12,40.", show_default=False)] = None,
-    network: Annotated[
-        str | None, typer.Option(help="The language model. [default: that of its store]", show_default=False)
-    ] = None,
-    at: Annotated[str | None, typer.Option(help="Sites. [default: those of its store]", show_default=False)] = None,
-    to: Annotated[str | None, typer.Option(help="Sites that are written.", show_default=False)] = None,
-    tokens: Annotated[int, typer.Option(help="How many to write.")] = 60,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Seed, the same with and without.")] = 0,
+    folder: _Model,
+    prompt: Annotated[str, typer.Option(help="Text that the network continues.")] = "",
+    add: _Add = None,
+    clamp: _Clamp = None,
+    scale: _Scale = None,
+    zero: _Zero = None,
+    network: _Network = None,
+    at: _At = None,
+    to: _To = None,
+    tokens: Annotated[int, typer.Option(help="Number of tokens to write.")] = 60,
+    temperature: Annotated[float, typer.Option(help="Sampling temperature; 0 takes the likeliest token.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed, the same with and without the edits.")] = 0,
     threads: Annotated[int | None, typer.Option(help="Torch threads.", show_default=False)] = None,
 ) -> None:
-    """Let a language model go on from a prompt, as it is and with latents added to, clamped, scaled or zeroed."""
+    """Continue a prompt with a language model, as it is and with latents added to, clamped, scaled or zeroed."""
     import torch
 
     from monosem.cli.network import find_place
@@ -64,31 +74,33 @@ def steer(
         fail("no edit is given; write one as --add 12=8, --clamp 12=8, --scale 12=0.5 or --zero 12")
     if temperature < 0 or tokens < 1:
         fail(f"--temperature {temperature} and --tokens {tokens}; a temperature is at least 0, tokens at least 1")
-    if threads is not None:
-        torch.set_num_threads(threads)
+    set_threads(threads)
     place, model = find_place(folder, network, at, to), load(folder)
     with err().status("reading the network"):
         language, tokenizer = open_network(place.network)
     if not hasattr(language, "generate"):
         fail(f"{place.network} is no language model; it cannot write")
-    text = prompt or (tokenizer.bos_token or "")
-    ids = tokenizer(text, return_tensors="pt")
-    sampled = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
-    shown = {}
+    written = {}
     for name, chosen in (("as it is", []), ("steered", edits)):
         torch.manual_seed(seed)
         with torch.no_grad(), steering(language, model, place.at, *chosen, to=place.to):
-            output = language.generate(
-                ids["input_ids"],
-                attention_mask=ids["attention_mask"],
-                max_new_tokens=tokens,
-                pad_token_id=tokenizer.pad_token_id or 0,
-                **sampled,
-            )
-        shown[name] = tokenizer.decode(output[0], skip_special_tokens=True)
-    for name, written in shown.items():
+            written[name] = _continued(language, tokenizer, prompt, tokens, temperature)
+    for name, text in written.items():
         out().print(f"[bold]{name}[/bold]")
-        out().print(written, markup=False, soft_wrap=True)
+        out().print(text, markup=False, soft_wrap=True)
+
+
+def _continued(language: Any, tokenizer: Any, prompt: str, tokens: int, temperature: float) -> str:
+    ids = tokenizer(prompt or (tokenizer.bos_token or ""), return_tensors="pt")
+    sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+    output = language.generate(
+        ids["input_ids"],
+        attention_mask=ids["attention_mask"],
+        max_new_tokens=tokens,
+        pad_token_id=tokenizer.pad_token_id or 0,
+        **sampling,
+    )
+    return str(tokenizer.decode(output[0], skip_special_tokens=True))
 
 
 def register(app: typer.Typer) -> None:

@@ -104,8 +104,12 @@ def _legend(section: Section) -> Table:
 
 
 def score_table(metrics: Mapping[str, Mapping[str, Any]], title: str) -> RenderableType:
-    """One model's scores: every similarity by threshold, then the others; chance and oracle beside them."""
+    """One model's scores: every similarity by threshold, then the other metrics, with chance and oracle."""
     kinds = list(dict.fromkeys(name.removesuffix(".M_IP") for name in metrics if name.endswith(".M_IP")))
+    return Group(_recovery(metrics, kinds, title), _others(metrics, kinds))
+
+
+def _recovery(metrics: Mapping[str, Mapping[str, Any]], kinds: list[str], title: str) -> Table:
     thresholds = [name.partition("@")[2] for name in metrics if name.startswith(f"{kinds[0]}.M_GT@")]
     recovery = _table(title)
     recovery.columns[0].header = "similarity"
@@ -116,14 +120,19 @@ def score_table(metrics: Mapping[str, Mapping[str, Any]], title: str) -> Rendera
         cells = [_cell(metrics[name], "value") for name in names]
         style = "bold" if HEADLINE.startswith(f"{kind}.") else ""
         recovery.add_row(kind, *cells, _cell(metrics[names[-1]], "chance"), style=style)
+    return recovery
+
+
+def _others(metrics: Mapping[str, Mapping[str, Any]], kinds: list[str]) -> Table:
     others = _table("")
     others.columns[0].header = ""
-    for column in ("value", "chance", "oracle"):
+    columns = ("value", "chance", "oracle")
+    for column in columns:
         others.add_column(column, justify="right")
     for name, row in metrics.items():
         if not name.startswith(tuple(f"{kind}." for kind in kinds)):
-            others.add_row(name, *(_cell(row, which) for which in ("value", "chance", "oracle")))
-    return Group(recovery, others)
+            others.add_row(name, *(_cell(row, column) for column in columns))
+    return others
 
 
 def _cell(row: Mapping[str, Any], which: str) -> str:

@@ -102,25 +102,27 @@ def _as_batch(raw: Any, first: int = 0, keep: TokenFilter | None = None) -> Batc
     """
     if isinstance(raw, Batch):
         return raw
-    label = None
-    if isinstance(raw, Mapping):
-        inputs: Any = {name: value for name, value in raw.items() if name != "labels"}
-        label = raw.get("labels")
-        token = inputs.get("input_ids")
-        leading = token if token is not None else next(iter(inputs.values()), None)
-    else:
-        inputs = leading = raw
-        token = raw if isinstance(raw, Tensor) and not raw.is_floating_point() and raw.ndim == 2 else None
+    inputs, leading, token, label, mask = _parts(raw)
     if not isinstance(leading, Tensor) or leading.ndim == 0 or leading.shape[0] == 0:
         kind = tuple(leading.shape) if isinstance(leading, Tensor) else type(leading).__name__
         raise DataError(f"a batch is a tensor [batch, ...] or a mapping of such, with rows, not {kind}")
     document = torch.arange(first, first + leading.shape[0])
     if token is None:
         return Batch(inputs, document, label=label)
-    mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
     mask = torch.ones_like(token, dtype=torch.bool) if mask is None else mask.bool()
     position = (mask.cumsum(1) - 1).clamp(min=0)
     return Batch(inputs, document, (keep or TokenFilter())(token.cpu(), mask.cpu()), token.cpu(), position.cpu(), label)
+
+
+def _parts(raw: Any) -> tuple[Any, Any, Any, Any, Any]:
+    """(the module's inputs, the one whose length counts rows, tokens, labels, attention mask); None: absent."""
+    if isinstance(raw, Mapping):
+        inputs = {name: value for name, value in raw.items() if name != "labels"}
+        token = inputs.get("input_ids")
+        leading = token if token is not None else next(iter(inputs.values()), None)
+        return inputs, leading, token, raw.get("labels"), inputs.get("attention_mask")
+    tokens = isinstance(raw, Tensor) and not raw.is_floating_point() and raw.ndim == 2
+    return raw, raw, raw if tokens else None, None, None
 
 
 def number_documents(batches: Iterable[Any], keep: TokenFilter | None = None) -> Iterator[Batch]:

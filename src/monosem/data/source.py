@@ -1,7 +1,7 @@
 """Training sources of rows on disk: tables, checked once from end to end, and stores, for every pairing."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,15 @@ from monosem.base.errors import ArgumentError, DataError, check
 from monosem.base.spec import digest
 from monosem.core.pairs import SAE, Crosscoder, CrossLayer, Pairing, Rows
 from monosem.core.units import Units
-from monosem.data.store import Sharded, Store, open_store
-from monosem.data.table import Table, read_table
+from monosem.data.store import Sharded, Store, is_store, open_store
+from monosem.data.table import Labels, Table, read_labels, read_table
 
 
 class FileSource:
     """Rows (x_p, x_r) of one or two tables; what the format keeps on disk is read row by row as it is used.
 
     `x_r` None means x_r = x_p. Several sources lie side by side; `p_widths` and `r_widths` are their widths.
+    `labels` holds one class per row where labels were asked for.
     `take` gives the rows that training sees, in `units` if these are set (`normalised` sets them); `sample` and the
     tables give raw ones. `digest` is that of the data where it is known; otherwise all rows are read for it.
     Raises: DataError when a number is NaN or infinite (naming its row and column) or the tables' rows differ in number.
@@ -48,6 +49,7 @@ class FileSource:
             if sum(widths) != table.width:
                 raise ArgumentError(f"{name} {widths} sum to {sum(widths)}, {table.path} has {table.width} columns")
         self.units: Units | None = None
+        self.labels: Labels | None = None
         self._digest = digest or "+".join(_check_through(table) for table in (x_p, x_r) if table is not None)
 
     @property
@@ -72,6 +74,60 @@ class FileSource:
     def sample(self, rows: int) -> tuple[Float[Tensor, "rows n_p"], Float[Tensor, "rows n_r"]]:
         """Up to `rows` raw rows, spread evenly over the table: what a trained model takes."""
         return self._raw(torch.linspace(0, self.rows - 1, min(rows, self.rows), dtype=torch.float64).round().long())
+
+
+def open_rows(
+    data: str | Path,
+    target: str | Path | None = None,
+    *,
+    pairing: Pairing | None = None,
+    read: str | None = None,
+    write: str | None = None,
+    key: str | None = None,
+    target_key: str | None = None,
+    widths: tuple[int, ...] | None = None,
+    target_widths: tuple[int, ...] | None = None,
+    labels: str | Path | None = None,
+    labels_key: str | None = None,
+) -> FileSource:
+    """Raw rows of a store or of tables: the one door to training, anchors and the page of latents.
+
+    Of a store, `read` and `write` name the sites, and `pairing` fills in what it leaves no choice of. Of tables, `data`
+    holds x_p and `target` x_r; keys and widths are those of `open_source`. `labels`: a file with one class per row, or
+    a store that has labels; they are kept in `source.labels`.
+    Raises: ArgumentError for arguments that the other kind takes, or sites that leave a choice; DataError, naming the
+        file, for what cannot be read or is not one per row.
+    """
+    source: FileSource
+    if is_store(data):
+        tables = {"target": target, "key": key, "target_key": target_key, "widths": widths}
+        _leave_out(f"{data} is a store and knows its sites", tables | {"target_widths": target_widths})
+        store = open_store(data)
+        sites = (read, write) if pairing is None else sites_for(pairing, store, read, write)
+        source = StoreSource(store, *sites, normalise=False)
+    else:
+        _leave_out(f"{data} is no store", {"read": read, "write": write})
+        source = open_source(data, target, key=key, target_key=target_key, widths=widths, target_widths=target_widths)
+    if labels is not None:
+        source.labels = _open_labels(labels, source.rows, labels_key)
+    return source
+
+
+def _leave_out(why: str, arguments: Mapping[str, object]) -> None:
+    given = [name for name, value in arguments.items() if value is not None]
+    check(not given, f"{why}; leave out {', '.join(given)}")
+
+
+def _open_labels(path: str | Path, rows: int, key: str | None) -> Labels:
+    """Labels of a file, or those of a store."""
+    if not is_store(path):
+        return read_labels(path, rows, key)
+    labels = open_store(path).labels
+    if labels is None:
+        raise DataError(f"{path} holds no labels; harvest it again with labels, or give them as a file")
+    have = labels.codes.numel()
+    check(have == rows, f"{path} labels {have:,} rows, the data have {rows:,}; give one label per row", DataError)
+    return labels
 
 
 def open_source(
@@ -176,11 +232,16 @@ def sites_for(
         reads = store.match(read) if read else store.sites
         check(isinstance(pairing, Crosscoder) or len(reads) == 1, f"an SAE reads one site; say which of: {known}")
         return reads, None
-    reads = store.match(read) if read else tuple(site for site in store.sites if site.endswith(":in"))
-    writes = store.match(write) if write else tuple(site for site in store.sites if site.endswith(":out"))
-    settled = isinstance(pairing, CrossLayer) or ((len(reads) == 1 or read) and (len(writes) == 1 or write))
-    check(bool(reads and writes and settled), f"a transcoder reads some sites and writes others; say which of: {known}")
-    return reads, writes
+    sides = [(_sites(store, text, side), text) for text, side in ((read, ":in"), (write, ":out"))]
+    several = isinstance(pairing, CrossLayer)
+    settled = all(sites and (several or text or len(sites) == 1) for sites, text in sides)
+    check(settled, f"a transcoder reads some sites and writes others; say which of: {known}")
+    return sides[0][0], sides[1][0]
+
+
+def _sites(store: Store, text: str | None, side: str) -> tuple[str, ...]:
+    """The sites that a text names; without one, all of a side."""
+    return store.match(text) if text else tuple(site for site in store.sites if site.endswith(side))
 
 
 def _chosen(store: Store, sites: str | Sequence[str]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -175,12 +176,18 @@ def pieces(tokenizer: Any) -> list[str]:
     special = set(tokenizer.all_special_tokens)
     marks = {mark: sum(name.startswith(mark) for name in names) for mark in ("▁", "Ġ", "##")}
     family = max(marks, key=lambda mark: marks[mark])  # a few tokens of any family begin with another's mark
-    if family == "##":
-        return [name if name in special else name[2:] if name.startswith("##") else f" {name}" for name in names]
-    if family == "Ġ":
-        byte = _byte_of_letter()
-        return [name if name in special or any(c not in byte for c in name) else _decoded(name, byte) for name in names]
-    return [name.replace("▁", " ") for name in names]
+    if family == "▁":
+        return [name.replace("▁", " ") for name in names]
+    written = _wordpiece if family == "##" else partial(_bytes, _byte_of_letter())
+    return [name if name in special else written(name) for name in names]
+
+
+def _wordpiece(name: str) -> str:
+    return name[2:] if name.startswith("##") else f" {name}"
+
+
+def _bytes(byte: dict[str, int], name: str) -> str:
+    return name if any(c not in byte for c in name) else _decoded(name, byte)
 
 
 def _decoded(name: str, byte: dict[str, int]) -> str:

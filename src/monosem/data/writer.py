@@ -45,21 +45,15 @@ class Writer:
             "shards": [],
             "complete": False,
         }
-        widths = [site["width"] for site in header["sites"]]
-        self._kinds: dict[str, tuple[tuple[int, ...], Any]] = {
-            f"x{i}": ((width,), STORED[header["dtype"]]) for i, width in enumerate(widths)
-        }
-        names = (*COLUMNS, "label") if header["labels"] is not None else COLUMNS
-        self._kinds |= dict.fromkeys(names, ((), np.int32))
+        self._kinds = _kinds(header)
         self._open: dict[str, np.ndarray] = {}
         self._filled = 0
         self._pool = ThreadPoolExecutor(1)
         self._pending: Future[None] | None = None
         if is_store(folder):
             self._resume(read_json(folder / "manifest.json"), allow_other_machine)
-        else:
-            others = [path.name for path in folder.iterdir()] if folder.exists() else []
-            others = [name for name in others if not name.startswith(".")]
+        elif folder.exists():
+            others = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
             check(not others, f"{folder} holds other files ({', '.join(others[:3])}); give an empty folder")
         self._clean()
         if not self.complete:
@@ -78,21 +72,19 @@ class Writer:
         return bool(self.manifest["complete"])
 
     def _resume(self, begun: Mapping[str, Any], allow_other_machine: bool) -> None:
-        ours = {name: value for name, value in self.manifest.items() if name not in _OF_THE_RUN}
-        theirs = {name: value for name, value in begun.items() if name not in _OF_THE_RUN}
-        other = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
-        if other:
-            name = other[0]
+        """Go on with what another call began, if it is the same harvest on the same machine."""
+        ours, theirs = ({n: v for n, v in m.items() if n not in _OF_THE_RUN} for m in (self.manifest, begun))
+        if (name := _first_difference(ours, theirs)) is not None:
             raise CheckpointError(
                 f"{self.folder} holds another harvest: {name} is {_short(theirs.get(name))} there, "
                 f"{_short(ours.get(name))} now; choose another folder"
             )
-        changed = [name for name, value in begun["machine"].items() if self.manifest["machine"].get(name) != value]
-        if changed and not (allow_other_machine or begun["complete"]):
-            name = changed[0]
+        here, there = self.manifest["machine"], begun["machine"]
+        name = next((name for name, value in there.items() if here.get(name) != value), None)
+        if name is not None and not (allow_other_machine or begun["complete"]):
             raise CheckpointError(
-                f"{self.folder} was begun with {name} {begun['machine'][name]}, this is {name} "
-                f"{self.manifest['machine'].get(name)}; the bits would differ. Pass allow_other_machine=True to go on"
+                f"{self.folder} was begun with {name} {there[name]}, this is {name} {here.get(name)}; "
+                "the bits would differ. Pass allow_other_machine=True to go on"
             )
         self.manifest |= {name: begun[name] for name in _OF_THE_RUN}
 
@@ -180,6 +172,17 @@ class Writer:
 
 
 _OF_THE_RUN = ("machine", "shards", "complete")
+
+
+def _kinds(header: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """(shape of a row, type) of every array of a shard."""
+    sites = {f"x{i}": ((site["width"],), STORED[header["dtype"]]) for i, site in enumerate(header["sites"])}
+    names = (*COLUMNS, "label") if header["labels"] is not None else COLUMNS
+    return sites | dict.fromkeys(names, ((), np.int32))
+
+
+def _first_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
+    return min((name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)), default=None)
 
 
 def _words(vocabulary: Sequence[str]) -> bytes:

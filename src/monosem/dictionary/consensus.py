@@ -41,11 +41,7 @@ def consensus(runs: Sequence[Discovery], *, share: float = 0.6, same: float = 0.
         >>> consensus([discover(x, seed=seed) for seed in range(2)]).anchors.k
         4
     """
-    check(len(runs) > 0, "no runs are given; give one discovery or more", DataError)
-    for name, value in (("share", share), ("same", same)):
-        check(0.0 <= value <= 1.0, f"{name} = {value} must lie in [0, 1]")
-    widths = sorted({(run.anchors.p.shape[0], run.anchors.r.shape[0]) for run in runs})
-    check(len(widths) == 1, f"runs have (n_p, n_r) of {widths}; give runs on the same representations", ShapeError)
+    _check_runs(runs, share, same)
     if len(runs) == 1:
         return runs[0]
     runs = sorted(runs, key=lambda run: (run.anchors.k, run.confidence.tolist(), run.rates.tolist()))
@@ -60,6 +56,14 @@ def consensus(runs: Sequence[Discovery], *, share: float = 0.6, same: float = 0.
     offset = torch.stack([run.offset for run in runs]).mean(0)
     log = [entry | {"run": i} for i, run in enumerate(runs) for entry in run.log]
     return Discovery(Anchors(p, r, "discovered"), confidence[by], rates[by], float(rates.sum()), offset, log)
+
+
+def _check_runs(runs: Sequence[Discovery], share: float, same: float) -> None:
+    check(len(runs) > 0, "no runs are given; give one discovery or more", DataError)
+    for name, value in (("share", share), ("same", same)):
+        check(0.0 <= value <= 1.0, f"{name} = {value} must lie in [0, 1]")
+    widths = sorted({(run.anchors.p.shape[0], run.anchors.r.shape[0]) for run in runs})
+    check(len(widths) == 1, f"runs have (n_p, n_r) of {widths}; give runs on the same representations", ShapeError)
 
 
 def discover_often(

@@ -9,14 +9,13 @@ import numpy as np
 from jaxtyping import Int
 from torch import Tensor
 
-from monosem.anchors.directions import Anchors, load_anchors
 from monosem.base.errors import DataError, ShapeError, check
 from monosem.base.files import read_json
 from monosem.core.model import SDL
 from monosem.core.pairs import SAE, Crosscoder, CrossLayer, Pairing, Source, Transcoder
-from monosem.data.source import StoreSource, open_source, sites_for
-from monosem.data.store import Store, is_store, open_store
-from monosem.data.table import Labels, read_array, read_labels
+from monosem.data.source import StoreSource, open_rows
+from monosem.data.store import Store
+from monosem.data.table import Labels, read_array
 
 PASSAGE = 128
 """Tokens of a passage: a document is cut every so many, and a latent's contexts are of different passages."""
@@ -92,24 +91,6 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".ppm")
 """Files of a folder that are taken for images."""
 
 
-@dataclass(frozen=True)
-class TrainedOn:
-    """The store, and its sites, that `monosem train` notes beside a model."""
-
-    store: Path
-    read: str
-    write: str | None
-
-
-def trained_on(folder: str | Path) -> TrainedOn | None:
-    """What a model's folder says it was trained on; None for a model of tables, or from elsewhere."""
-    path = Path(folder) / "source.json"
-    if not path.is_file():
-        return None
-    note = read_json(path)
-    return TrainedOn(Path(note["store"]), "; ".join(note["read"]), "; ".join(note["write"]) if note["write"] else None)
-
-
 def rows_from(
     data: str | Path,
     model: SDL,
@@ -133,22 +114,23 @@ def rows_from(
     `images` what a person sees of one.
     Raises: DataError, naming the file, for what cannot be read or is not one per row.
     """
-    layout = model.layout
-    if is_store(data):
-        check(target is None, f"{data} is a store; choose the site that is written by its name, not by {target}")
-        store = open_store(data)
-        several = len(layout.p_widths) > 1
-        own: Pairing = (
-            (Crosscoder() if several else SAE()) if layout.shared else CrossLayer() if several else Transcoder()
-        )
-        reads, writes = sites_for(own, store, read, write)
-        seen = _store_rows(store, StoreSource(store, reads, writes, normalise=False))
-    else:
-        check(not (read or write), f"{data} is no store; sites are chosen in a folder that `monosem harvest` wrote")
-        source = open_source(data, target, key=key, target_key=target_key)
-        seen = Rows(source, title=str(data))
-    if labels is not None:
-        seen = replace(seen, labels=read_labels(labels, seen.count, labels_key))
+    layout, several = model.layout, len(model.layout.p_widths) > 1
+    shared: Pairing = Crosscoder() if several else SAE()
+    pairing = shared if layout.shared else CrossLayer() if several else Transcoder()
+    source = open_rows(
+        data,
+        target,
+        pairing=pairing,
+        read=read,
+        write=write,
+        key=key,
+        target_key=target_key,
+        labels=labels,
+        labels_key=labels_key,
+    )
+    seen = _store_rows(source.store, source) if isinstance(source, StoreSource) else Rows(source, title=str(data))
+    if source.labels is not None:
+        seen = replace(seen, labels=source.labels)
     if texts is not None:
         seen = replace(seen, texts=read_texts(texts, seen.count, texts_key))
     if images is not None:
@@ -244,12 +226,3 @@ def _opened(path: Path) -> np.ndarray:
             return np.asarray(picture.convert("RGB"))
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} is not a whole image ({error}); replace it") from None
-
-
-def anchors_beside(folder: str | Path) -> tuple[Anchors | None, tuple[str, ...]]:
-    """The anchors that `monosem train` kept in a model's folder, and the names of their classes; (None, ()) if none."""
-    path, names = Path(folder) / "anchors.safetensors", Path(folder) / "anchors.json"
-    if not path.is_file():
-        return None, ()
-    classes = read_json(names).get("classes", []) if names.is_file() else []
-    return load_anchors(path), tuple(str(name) for name in classes)

@@ -1,6 +1,7 @@
 """harvest: run a network over batches and keep what passes some of its sites, in a store."""
 
 import hashlib
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
@@ -40,6 +41,11 @@ class Runner:
         models = {"": module} if isinstance(module, nn.Module) else dict(module)
         check(bool(models), "no model is given; pass a module, or several by name")
         return Runner(models, find_sites(models, sites), pool, stop)
+
+    def check_evaluating(self) -> None:
+        """Raises: ArgumentError when a model is in training mode."""
+        training = [model for model in self.models.values() if model.training]
+        check(not training, "the model is in training mode (dropout acts); call model.eval() first")
 
     def raw(self, batch: Batch) -> dict[Site, Tensor]:
         """What each site gives for a batch, as the modules gave it."""
@@ -131,8 +137,7 @@ def harvest(
     check(dtype in STORED, f"dtype={dtype!r}; known: {', '.join(STORED)}")
     check(rows is None or rows >= 1, f"rows={rows}; it must be at least 1, or None")
     runner = Runner.of(module, sites, pool, stop)
-    training = [model for model in runner.models.values() if model.training]
-    check(not training, "the model is in training mode (dropout acts); call model.eval() first")
+    runner.check_evaluating()
     stream = number_documents(batches, keep)
     first = next(stream, None)
     if first is None:
@@ -154,7 +159,8 @@ def harvest(
     }
     writer = Writer(Path(out), header, vocabulary, allow_other_machine)
     try:
-        _fill(runner, writer, chain([(first, probe)], zip(stream, repeat(None), strict=False)), time, rows, progress)
+        work = chain([(first, probe)], zip(stream, repeat(None), strict=False))
+        _fill(runner, writer, work, time, sys.maxsize if rows is None else rows, progress)
     except BaseException:
         writer.stop()
         raise
@@ -167,36 +173,42 @@ def _fill(
     writer: Writer,
     batches: Iterable[tuple[Batch, Mapping[Site, Tensor] | None]],
     time: int,
-    wanted: int | None,
+    wanted: int,
     progress: Progress | None,
 ) -> None:
     """Skip the batches whose rows are all stored, then harvest; the first rows of the one between are dropped."""
     safe, done, new, tokens = writer.rows, 0, 0, 0
     stored = open_store(writer.folder, partial=True) if safe else None
-    dtype = getattr(torch, writer.manifest["dtype"])
     for batch, outputs in batches:
-        if wanted is not None and done >= wanted:
+        if done >= wanted:
             break
         check((batch.label is not None) == (writer.manifest["labels"] is not None), _LABELS, DataError)
         count = batch.count(time, runner.pool)
         if stored is not None and done < safe:
-            _same_batch(
-                batch.columns(time if batch.keep is None else batch.keep.shape[1], runner.pool)[1], stored, done
-            )
+            times = time if batch.keep is None else batch.keep.shape[1]
+            _same_batch(batch.columns(times, runner.pool)[1], stored, done)
         if done + count > safe and not writer.complete:
-            xs, columns = runner.rows(batch, outputs)
-            if len(columns["token"]) != count:
-                raise ShapeError(f"a site has other places per document than at first ({time}); pad the batches")
-            start, stop = max(0, safe - done), count if wanted is None else min(count, wanted - done)
-            converted = [_converted(x, dtype, site)[start:stop] for x, site in zip(xs, runner.sites, strict=True)]
-            writer.append(converted, {name: values[start:stop].numpy() for name, values in columns.items()})
-            new, tokens = new + stop - start, tokens + batch.tokens
+            part = slice(max(0, safe - done), min(count, wanted - done))
+            _append(runner, writer, batch, outputs, count, part)
+            new, tokens = new + part.stop - part.start, tokens + batch.tokens
             if progress is not None:
                 progress(new, tokens)
         done += count
-    if min(done, wanted or done) < safe:
+    if min(done, wanted) < safe:
         raise CheckpointError(f"{writer.folder} holds {safe} rows, the batches give {done}; {_OTHER}")
     check(done > 0, "the batches hold no row that is kept; loosen the token filter", DataError)
+
+
+def _append(
+    runner: Runner, writer: Writer, batch: Batch, outputs: Mapping[Site, Tensor] | None, count: int, part: slice
+) -> None:
+    """Write some of a batch's rows, in the files' type."""
+    dtype = getattr(torch, writer.manifest["dtype"])
+    xs, columns = runner.rows(batch, outputs)
+    if len(columns["token"]) != count:
+        raise ShapeError("a site has other places per document than at first; pad the batches")
+    converted = [_converted(x, dtype, site)[part] for x, site in zip(xs, runner.sites, strict=True)]
+    writer.append(converted, {name: values[part].numpy() for name, values in columns.items()})
 
 
 _OTHER = "give the batches that the harvest was begun with, or another folder"

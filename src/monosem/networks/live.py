@@ -1,7 +1,7 @@
 """Training rows straight from a network, never stored: shuffled in a large buffer, and the same rows at every call."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from monosem.base.spec import digest
 from monosem.core.units import Units
 from monosem.data.batches import Batch, Pool, TokenFilter, number_documents
 from monosem.networks.harvest import Runner, fingerprint
+from monosem.networks.sites import Site
 
 BUFFER_ROWS = 65536
 """Rows that are shuffled together, unless said otherwise."""
@@ -51,8 +52,7 @@ class LiveSource:
         reads = Runner.of(module, read, pool, stop).sites
         writes = reads if write is None else Runner.of(module, write, pool, stop).sites
         self._read, self._write = ([self.runner.sites.index(s) for s in side] for side in (reads, writes))
-        training = [model for model in self.runner.models.values() if model.training]
-        check(not training, "the model is in training mode (dropout acts); call model.eval() first")
+        self.runner.check_evaluating()
         self.batches = tuple(number_documents(batches, keep))
         check(bool(self.batches), "no batches to read; give at least one", DataError)
         time, widths = self.runner.shape(self.runner.raw(self.batches[0]), self.batches[0])
@@ -64,18 +64,21 @@ class LiveSource:
         self.buffer, self.seed = min(buffer, self.epoch_rows), seed
         self._blocks: dict[tuple[int, int], list[Tensor]] = {}
         self.units: Units | None = None
-        self._digest = digest(
+        self._digest = self._digest_of(reads, writes, buffer)
+        if normalise:
+            self.units = Units.of(*self._raw(torch.arange(self.buffer)), self.p_widths, self.r_widths)
+
+    def _digest_of(self, reads: Sequence[Site], writes: Sequence[Site], buffer: int) -> str:
+        return digest(
             {
                 "models": {name: fingerprint(model) for name, model in self.runner.models.items()},
                 "sites": [[str(site) for site in side] for side in (reads, writes)],
                 "batches": [_contents(batch) for batch in self.batches],
-                "pool": pool,
+                "pool": self.runner.pool,
                 "buffer": buffer,
-                "seed": seed,
+                "seed": self.seed,
             }
         )
-        if normalise:
-            self.units = Units.of(*self._raw(torch.arange(self.buffer)), self.p_widths, self.r_widths)
 
     @property
     def digest(self) -> str:

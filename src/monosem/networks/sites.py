@@ -32,19 +32,24 @@ def find_sites(models: Mapping[str, nn.Module], text: str) -> tuple[Site, ...]:
     """
     chosen: dict[Site, None] = {}
     for path, side in parse_sites(text):
-        named = path.partition("/")
-        within = [named[0]] if named[1] and named[0] in models else list(models)
-        pattern = named[2] if named[1] and named[0] in models else path
-        for model in within:
-            names = [name for name, _ in models[model].named_modules()]
-            matches = [pattern] if pattern in names else [name for name in names if fits(name, pattern)]
-            if not matches:
-                tail = pattern.rpartition(".")[2]
-                like = [name for name in names if name.endswith(tail)] or names[1:]
-                of = f" of model {model!r}" if model else ""
-                raise ArgumentError(f"no module{of} is called {pattern!r}; there are {few(like)}")
-            chosen |= dict.fromkeys(Site(name, side, model) for name in matches)
+        name, slash, rest = path.partition("/")
+        one = bool(slash) and name in models
+        for model in [name] if one else models:
+            modules = [module for module, _ in models[model].named_modules()]
+            matches = _matching(modules, rest if one else path, model)
+            chosen |= dict.fromkeys(Site(module, side, model) for module in matches)
     return tuple(chosen)
+
+
+def _matching(modules: Sequence[str], pattern: str, model: str) -> list[str]:
+    """The modules that a pattern means. Raises: ArgumentError, with modules of similar name."""
+    matches = [pattern] if pattern in modules else [name for name in modules if fits(name, pattern)]
+    if not matches:
+        tail = pattern.rpartition(".")[2]
+        like = [name for name in modules if name.endswith(tail)] or modules[1:]
+        of = f" of model {model!r}" if model else ""
+        raise ArgumentError(f"no module{of} is called {pattern!r}; there are {few(like)}")
+    return matches
 
 
 class _Enough(Exception):

@@ -29,6 +29,10 @@ class DescentConfig:
     alpha: float = 1 / 32
     l1: float = 0.0
 
+    def resamples(self, step: int) -> bool:
+        """Whether dead latents start again after this step."""
+        return self.revive == "resample" and step > 0 and step % self.every == 0 and step < 0.6 * self.steps
+
 
 @dataclass(frozen=True, eq=False)
 class Descended:
@@ -86,25 +90,29 @@ def descend(
     for step in range(plan.steps):
         optimiser.zero_grad()
         H = codes(problem, W_E, atoms)
-        error = atoms.x_r - H @ W_D.transpose(1, 2)
+        error, dead = atoms.x_r - H @ W_D.transpose(1, 2), (H == 0).all(1)
         total = (error.square().sum(2) @ atoms.weight).sum()
         if k:
             total = total + plan.weight * ((W_E[:, :k] - A_p).square().sum() + (W_D[:, :, :k] - A_r).square().sum())
         if plan.l1:
             total = total + plan.l1 * ((H * W_D.norm(dim=1)[:, None]).sum(2) @ atoms.weight).sum()
-        dead = (H == 0).all(1)
         if plan.revive == "auxk":
-            z = (atoms.x_p @ W_E.transpose(1, 2)).relu() * dead[:, None]
-            aux = (error.detach() - z @ W_D.transpose(1, 2)).square().sum(2) @ atoms.weight
-            total = total + plan.alpha * aux[dead.any(1)].sum()
+            total = total + plan.alpha * _auxiliary(W_D, W_E, dead, error.detach(), atoms)
         total.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
-        if plan.revive == "resample" and step and step % plan.every == 0 and step < 0.6 * plan.steps:
+        if plan.resamples(step):
             _resample(W_D, W_E, dead, error.detach(), atoms, optimiser, generator)
     with torch.no_grad():
         H = codes(problem, W_E, atoms)
         return Descended(W_D.detach(), W_E.detach(), run_losses(problem, W_D, W_E, atoms), (H == 0).all(1))
+
+
+def _auxiliary(W_D: Tensor, W_E: Tensor, dead: Tensor, error: Tensor, atoms: Atoms) -> Tensor:
+    """AuxK over the runs that have dead latents: what these leave of the residual."""
+    z = (atoms.x_p @ W_E.transpose(1, 2)).relu() * dead[:, None]
+    aux = (error - z @ W_D.transpose(1, 2)).square().sum(2) @ atoms.weight
+    return aux[dead.any(1)].sum()
 
 
 @torch.no_grad()

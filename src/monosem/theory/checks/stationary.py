@@ -9,7 +9,7 @@ from monosem.theory.checks.base import Case, Check, Measurement
 from monosem.theory.checks.convexity import has_convex_regions
 from monosem.theory.instances import draw_directions, draw_partition, draw_problem, draw_weights
 from monosem.theory.loss import best_decoder, gradients, joint_hessian, loss
-from monosem.theory.minima import groups_of, paper_point, positive_pair, trichotomy, valley
+from monosem.theory.minima import Stationary, groups_of, paper_point, positive_pair, trichotomy, valley
 from monosem.theory.patterns import ActivationPattern, pattern_of, region, walk
 from monosem.theory.problem import Problem
 
@@ -137,13 +137,8 @@ def _measure_repaired(case: Case, rng: np.random.Generator) -> Measurement:
     wrong = max(float(g.abs().max()) for g in autograd(problem, W_D, W_E)) / size
     if not point.interior or pattern_of(problem, W_E) != pattern:
         return Measurement(np.inf, second, text + " not in its region")
-    if point.verdict == "trap":  # least on the whole region, so also a local minimum
-        where = region(problem, pattern)
-        spectrum = torch.linalg.eigvalsh(joint_hessian(problem, W_D, W_E))
-        bottom = float(spectrum[0] / spectrum.abs().max())
-        others = (walk(where, W_E, rng) for _ in range(10))
-        best = min(float(loss(problem, best_decoder(problem, E), E)) for E in others)
-        wrong = max(wrong, -bottom, (point.loss - best) / problem.zero_dictionary_loss)
+    if point.verdict == "trap":
+        wrong = max(wrong, _trap_violation(problem, pattern, point, rng))
     else:
         lower = valley(problem, pattern, point)
         if lower is None:
@@ -151,6 +146,17 @@ def _measure_repaired(case: Case, rng: np.random.Generator) -> Measurement:
         drop = point.loss - float(loss(problem, best_decoder(problem, lower[0]), lower[0]))
         wrong = max(wrong, abs(drop - lower[1]) / problem.zero_dictionary_loss, 0.5 - drop / lower[1])
     return Measurement(wrong, second, f"{text}, loss {point.loss:.4g}")
+
+
+def _trap_violation(problem: Problem, pattern: ActivationPattern, point: Stationary, rng: np.random.Generator) -> float:
+    """How far a trap is from being least on its whole region, and so a local minimum."""
+    assert point.W_D is not None
+    assert point.W_E is not None
+    where, spectrum = region(problem, pattern), torch.linalg.eigvalsh(joint_hessian(problem, point.W_D, point.W_E))
+    bottom = float(spectrum[0] / spectrum.abs().max())
+    others = (walk(where, point.W_E, rng) for _ in range(10))
+    best = min(float(loss(problem, best_decoder(problem, E), E)) for E in others)
+    return max(-bottom, (point.loss - best) / problem.zero_dictionary_loss)
 
 
 def _overlapping(problem: Problem, rng: np.random.Generator) -> Measurement:
