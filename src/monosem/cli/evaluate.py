@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from monosem.cli.console import err, fail, out
+from monosem.cli.console import err, fail, out, set_threads
 
 _on_task = partial(typer.Option, rich_help_panel="On a task, whose true features are known", show_default=False)
 _on_network = partial(typer.Option, rich_help_panel="On a language model", show_default=False)
@@ -21,18 +21,16 @@ def evaluate(
     ] = None,
     world: Annotated[int, _on_task(help="Seed of the world. [default: 0]")] = 0,
     held_out: Annotated[
-        int | None, _on_task(help="Leave out the first so many features of the anchoring order. [default: the task's]")
+        int | None, _on_task(help="Number of anchored features to leave out. [default: the task's]")
     ] = None,
-    text: Annotated[
-        list[Path] | None, _on_network("--text", help="Texts that it was not trained on: .txt, .jsonl or .parquet.")
-    ] = None,
+    text: Annotated[list[Path] | None, _on_network("--text", help="Held-out texts: .txt, .jsonl or .parquet.")] = None,
     network: Annotated[
-        str | None, _on_network(help="A transformers folder or a known network. [default: that of its store]")
+        str | None, _on_network(help="Language model: a folder or a known network. [default: that of its store]")
     ] = None,
     at: Annotated[
         str | None, _on_network(help='Sites, as "model.layers.5.mlp:in,out". [default: those of its store]')
     ] = None,
-    to: Annotated[str | None, _on_network(help="Sites that are written, where --at is only read.")] = None,
+    to: Annotated[str | None, _on_network(help="Sites to write, where --at is only read.")] = None,
     each: Annotated[str, _on_network(help="One document of a .txt file: line, paragraph or file. [default: line]")] = (
         "line"
     ),
@@ -42,15 +40,12 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     threads: Annotated[int | None, typer.Option(help="Torch threads.", show_default=False)] = None,
 ) -> None:
-    """Score a model against the true features of a task, or by what its network loses with the reconstruction in place.
+    """Score a model against a task's true features, or by what its network loses with the reconstruction in place.
 
     On a task: four similarities, matching, codes, chance and oracle. On a network: FVU, L0, dead latents, cosine;
     cross-entropy and KL of the next token with x_r_hat in the place of x_r; loss recovered against ablation.
     """
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
+    set_threads(threads)
     on_network = bool(text) or network is not None or at is not None
     if (task is None) != on_network:
         fail("say on what: either --task TASK, or --text FILES with the network's --network and --at")

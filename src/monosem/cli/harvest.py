@@ -16,23 +16,20 @@ if TYPE_CHECKING:
 
 
 def sample(
-    model: Annotated[str, typer.Option(help="A transformers folder or a known network.", show_default=False)],
+    model: Annotated[str, typer.Option(help="Language model: a folder or a known network.", show_default=False)],
     out_file: Annotated[Path, typer.Option("--out", help="A .jsonl file.", show_default=False)],
-    documents: Annotated[int, typer.Option(help="How many texts.")] = 1200,
-    tokens: Annotated[int, typer.Option(help="Most tokens of one.")] = 255,
-    temperature: Annotated[float, typer.Option(help="Of the distribution that tokens are drawn from.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+    documents: Annotated[int, typer.Option(help="Number of texts.")] = 1200,
+    tokens: Annotated[int, typer.Option(help="Most tokens of one text.")] = 255,
+    temperature: Annotated[float, typer.Option(help="Sampling temperature.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed for the sampled tokens.")] = 0,
     threads: Annotated[int | None, typer.Option(help="Torch threads.")] = None,
 ) -> None:
-    """Draw texts from a language model itself, for one that knows no other text (stories15m)."""
-    import torch
-
+    """Sample texts from a language model, for one whose training texts are not at hand (stories15m)."""
     from monosem.base.files import write_atomic
     from monosem.networks.models import open_network
     from monosem.networks.sampling import sample_texts
 
-    if threads is not None:
-        torch.set_num_threads(threads)
+    set_threads(threads)
     if out_file.suffix != ".jsonl":
         fail(f"--out {out_file} is no .jsonl file; name it so")
     if out_file.exists():

@@ -159,7 +159,7 @@ class Store:
 
     @cached_property
     def vocabulary(self) -> tuple[str, ...] | None:
-        """The text of every token by its number, with its leading space; None if the harvest was not told."""
+        """The text of every token by its number, with its leading space; None where the harvest had no vocabulary."""
         path = self.folder / "vocabulary.json"
         return tuple(read_json(path)) if self.manifest["vocabulary"] else None
 

@@ -1,4 +1,4 @@
-"""Stagewise nonnegative pursuit: sparse codes of many rows, without being told how many atoms a row has."""
+"""Stagewise nonnegative pursuit: sparse codes of many rows whose numbers of atoms are not known."""
 
 import math
 
