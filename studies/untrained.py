@@ -21,7 +21,7 @@ from monosem.bench.run import Job
 from monosem.bench.task_scores import EVAL_ROWS, evaluate_model
 from monosem.bench.tasks import TaskSource
 from monosem.dictionary.coded import reconstruct
-from monosem.dictionary.stagewise import stagewise_pursuit
+from monosem.dictionary.coding import stagewise_pursuit
 from monosem.report.interval import interval
 from monosem.train.loop import fit
 from studies.bench.base import SCALES, jobs_of

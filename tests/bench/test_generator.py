@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from monosem.base.errors import ArgumentError, GeneratorError
-from monosem.bench import generator
-from monosem.bench.generator import feature_directions, rankin_bound, signed_interference, welch_bound
+from monosem.bench import world as generator
+from monosem.bench.world import feature_directions, rankin_bound, signed_interference, welch_bound
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from monosem import Anchors, load_model, method, save_model
 from monosem.base.errors import ArgumentError, DataError
 from monosem.base.files import write_json
 from monosem.data.trained import anchors_of
-from monosem.inspect.data import unpack
+from monosem.inspect.page import unpack
 from monosem.inspect.rows import read_images, read_texts, rows_from
 from monosem.networks import models
 from monosem.networks.harvest import harvest

@@ -9,10 +9,9 @@ import torch
 
 from monosem import Anchors, TensorSource, method
 from monosem.base.errors import ArgumentError, ShapeError
-from monosem.inspect import data as inspect_data
+from monosem.inspect import page as inspect_data
 from monosem.inspect.collect import Inspection, Options, collect
-from monosem.inspect.data import anchored, pack, page_data, quantised, small, unpack
-from monosem.inspect.page import inspect_page, write_inspect_page
+from monosem.inspect.page import anchored, inspect_page, pack, page_data, quantised, small, unpack, write_inspect_page
 from monosem.inspect.rows import Rows
 from monosem.networks.logits import logit_effect
 from tests.inspect.samples import EVIL, N_Q, model, token_rows

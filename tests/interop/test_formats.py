@@ -14,7 +14,7 @@ from monosem import interop
 from monosem.base.errors import CheckpointError, MonosemError, RefusedError
 from monosem.core.activations import AbsTopK, ReLU, TopK
 from monosem.core.pairs import SAE, Transcoder
-from monosem.interop.plain import kind_of
+from monosem.interop.build import kind_of
 from tests.interop.models import (
     LAYERS,
     SAE_LAYOUT,

@@ -13,8 +13,8 @@ from monosem.cli import convert
 from monosem.cli.console import Commands
 from monosem.core.activations import BatchTopK, Gated, ReLU, TopK
 from monosem.core.rownorm import RowNorm
+from monosem.interop.build import kind_of
 from monosem.interop.circuit_tracer import read_yaml, write_yaml
-from monosem.interop.plain import kind_of
 from tests.interop.models import ACROSS, CROSS, SAE_LAYOUT, D, F, inputs, ours, random_model, values
 
 typer = pytest.importorskip("typer", reason="the command line needs typer")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from monosem.base.errors import ShapeError, check
 from monosem.base.sparse import Positions, SparseCode
-from monosem.dictionary.stagewise import stagewise_pursuit
+from monosem.dictionary.coding import stagewise_pursuit
 
 
 def reconstruct(code: SparseCode, D: Float[Tensor, "d m"]) -> Float[Tensor, "rows d"]:

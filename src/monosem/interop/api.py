@@ -22,10 +22,10 @@ from monosem.interop import (  # each file adds its formats to FORMATS
     saelens,
     sparsify,
 )
+from monosem.interop.build import kind_of
 from monosem.interop.files import Candidate
 from monosem.interop.folding import fold_input_scale
 from monosem.interop.format import FORMATS, Format, Loaded
-from monosem.interop.plain import kind_of
 
 _ = (circuit_tracer, crosscoder, dictionary_learning, gemma_scope, llamascopium, openai, saelens, sparsify)
 

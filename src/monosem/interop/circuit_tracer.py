@@ -17,11 +17,19 @@ from monosem.core.activations import Activation, BatchTopK, JumpReLU, ReLU
 from monosem.core.model import SDL
 from monosem.core.pairs import CrossLayer
 from monosem.core.rownorm import RowNormSDL
-from monosem.interop.build import assemble, block_diagonal, layered
+from monosem.interop.build import (
+    Kind,
+    assemble,
+    block_diagonal,
+    generic_metadata,
+    kind_of,
+    layered,
+    refuse,
+    source_config,
+)
 from monosem.interop.files import Candidate, TensorFiles, write_tensors
 from monosem.interop.folding import encoder_bias, thresholds
 from monosem.interop.format import FORMATS, Format, Loaded
-from monosem.interop.plain import Kind, generic_metadata, kind_of, refuse, source_config
 
 _NAME = "circuit_tracer"
 _LARGEST_SKIP = 2**28

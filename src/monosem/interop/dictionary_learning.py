@@ -11,11 +11,10 @@ from monosem.base.errors import CheckpointError
 from monosem.base.files import write_atomic, write_json
 from monosem.core.activations import AbsTopK, Activation, BatchTopK, Gated, JumpReLU, ReLU, TopK
 from monosem.core.model import SDL, PreBias
-from monosem.interop.build import assemble, sae
+from monosem.interop.build import Plain, assemble, generic_metadata, refuse, sae, source_config
 from monosem.interop.files import Candidate, Tensors
 from monosem.interop.folding import thresholds
 from monosem.interop.format import FORMATS, Format, Loaded
-from monosem.interop.plain import Plain, generic_metadata, refuse, source_config
 
 _NAME = "dictionary_learning"
 _LINEAR = {"encoder.weight", "encoder.bias", "decoder.weight"}

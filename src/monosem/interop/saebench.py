@@ -11,7 +11,7 @@ from monosem.base.sparse import DenseCode
 from monosem.core.io import activation_to_text
 from monosem.core.model import SDL
 from monosem.core.rownorm import RowNormSDL
-from monosem.interop.plain import kind_of
+from monosem.interop.build import kind_of
 
 
 @dataclass

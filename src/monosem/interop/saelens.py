@@ -10,11 +10,10 @@ from monosem.base.files import write_json
 from monosem.core.activations import AbsTopK, Activation, BatchTopK, Gated, JumpReLU, ReLU, TopK
 from monosem.core.model import SDL
 from monosem.core.rownorm import RowNorm
-from monosem.interop.build import assemble, sae, transcoder
+from monosem.interop.build import Plain, assemble, generic_metadata, refuse, sae, source_config, transcoder
 from monosem.interop.files import Candidate, Tensors, write_tensors
 from monosem.interop.folding import fold_decoder_norm, fold_input_scale, thresholds
 from monosem.interop.format import FORMATS, Format, Loaded
-from monosem.interop.plain import Plain, generic_metadata, refuse, source_config
 
 _WEIGHTS, _CONFIG = "sae_weights.safetensors", "cfg.json"
 _REFUSED = {
