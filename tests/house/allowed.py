@@ -7,7 +7,6 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "monosem.bench.records:validate",
         "monosem.core",
         "monosem.kernels",
-        "monosem.report.page",
         "studies",
     ),
     "telling_names": (
