@@ -4,14 +4,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from monosem.base import selection
+from monosem.base.blocks import Block
 from monosem.base.errors import ArgumentError, RefusedError, ShapeError
+from monosem.base.selection import Every
 from monosem.core.activations import JumpReLU, ReLU, TopK
 from monosem.core.blockmap import BlockMap
 from monosem.core.constraints import Tied, UnitNorm
 from monosem.core.model import SDL
 from monosem.core.pairs import SAE, Crosscoder, CrossLayer, TensorSource, Transcoder
-from monosem.core.selection import Every, Top
-from monosem.kernels.blocks import Block
 from monosem.losses.fidelity import Reconstruction
 from tests.losses.trials import batch, trial
 from tests.refused import PAIRS
@@ -50,7 +51,7 @@ def test_forward_is_the_equation(pair: str, path: str) -> None:
     run = trial(TopK(3), (Reconstruction(),), pair)
     model, (x_p, _) = run.model.eval(), batch(pair, run.generator)
     model.path = path
-    out = model(x_p, requests=(Every(), Top(2)))
+    out = model(x_p, requests=(Every(), selection.TopK(2)))
     z = (x_p - model.b_in) @ model.W_E.T + model.b_E
     keep = torch.zeros_like(z).scatter(1, z.topk(3, dim=1).indices, 1.0)
     code = z.relu() * keep
@@ -61,7 +62,7 @@ def test_forward_is_the_equation(pair: str, path: str) -> None:
     torch.testing.assert_close(model.decode(model.encode(x_p), x_p), out.x_r_hat)
     torch.testing.assert_close(out.extra[Every()].to_dense(), z)
     two = torch.zeros_like(z).scatter(1, z.topk(2, dim=1).indices, 1.0)
-    torch.testing.assert_close(out.extra[Top(2)].to_dense(), z * two)
+    torch.testing.assert_close(out.extra[selection.TopK(2)].to_dense(), z * two)
 
 
 def test_pre_biases() -> None:

@@ -7,11 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from monosem.base import selection
 from monosem.base.errors import ArgumentError
+from monosem.base.selection import Above
+from monosem.base.sparse import Positions
 from monosem.core.activations import AbsTopK, BatchTopK, Context, GroupMax, TopK
 from monosem.core.model import SDL
 from monosem.core.pairs import SAE
-from monosem.core.selection import top_of_batch, top_of_row
+from monosem.kernels.ops import pick
 from tests.core.sigma import parameters, selected, sigma
 
 TRAIN, INFER = Context(True), Context(False)
@@ -25,30 +28,35 @@ def scores(draw: st.DrawFn) -> Tensor:
     return torch.tensor(cells, dtype=torch.float32).view(rows, n_q) / 2
 
 
+def mask_of(rule: selection.Rule, score: Tensor) -> Tensor:
+    chosen = pick(rule, score)
+    return chosen.mask() if isinstance(chosen, Positions) else chosen
+
+
 def best(row: Tensor, k: int) -> list[float]:
     return np.sort(row.numpy())[::-1][:k].tolist()
 
 
 @given(scores(), st.integers(1, 9))
-def test_top_of_row_takes_the_largest(score: Tensor, k: int) -> None:
-    mask = top_of_row(score, k).mask()
+def test_top_k_takes_the_largest(score: Tensor, k: int) -> None:
+    mask = mask_of(selection.TopK(k), score)
     for row, chosen in zip(score, mask, strict=True):
         assert sorted(row[chosen].tolist(), reverse=True) == best(row, k)
 
 
 @given(scores(), st.integers(1, 9), st.data())
-def test_top_of_row_among_some_latents(score: Tensor, k: int, data: st.DataObject) -> None:
+def test_top_k_among_some_latents(score: Tensor, k: int, data: st.DataObject) -> None:
     n_q = score.shape[1]
     among = torch.tensor(data.draw(st.lists(st.booleans(), min_size=n_q, max_size=n_q)), dtype=torch.bool)
-    mask = top_of_row(score, k, among).mask()
+    mask = mask_of(selection.TopK(k, among), score)
     assert not bool(mask[:, ~among].any())
     for row, chosen in zip(score, mask, strict=True):
         assert sorted(row[chosen].tolist(), reverse=True) == best(row[among], k)
 
 
 @given(scores(), st.integers(0, 50))
-def test_top_of_batch_takes_the_largest_positive_ones(score: Tensor, count: int) -> None:
-    chosen = score[top_of_batch(score, count).mask()]
+def test_the_most_of_a_batch_takes_the_largest_positive_ones(score: Tensor, count: int) -> None:
+    chosen = score[mask_of(Above(0.0, most=count), score)]
     assert sorted(chosen.tolist(), reverse=True) == [v for v in best(score.reshape(-1), count) if v > 0]
 
 
@@ -64,10 +72,11 @@ def test_a_sample_that_misleads_changes_nothing(trap: str, count: int) -> None:
         flat[1::2] += 5.0
     elif trap == "ties at the floor":
         flat = (flat * 2).round()
-    found = top_of_batch(flat.view(300, 500), count)
+    picked = pick(Above(0.0, most=count), flat.view(300, 500))
+    assert isinstance(picked, Positions)
     wanted = np.sort(flat.numpy())[::-1][:count]
-    np.testing.assert_array_equal(np.sort(flat.view(300, 500)[found.mask()].numpy())[::-1], wanted[wanted > 0])
-    assert bool((found.crow.diff() >= 0).all())
+    np.testing.assert_array_equal(np.sort(flat.view(300, 500)[picked.mask()].numpy())[::-1], wanted[wanted > 0])
+    assert bool((picked.crow.diff() >= 0).all())
 
 
 def test_top_k_of_relu() -> None:

@@ -149,6 +149,18 @@ def light_imports(module: Source) -> list[str]:
     ]
 
 
+def one_door_to_kernels(module: Source) -> list[str]:
+    """Outside kernels nothing imports from them but `kernels.ops`, where the back end is chosen."""
+    if module.part == "kernels":
+        return []
+    door = "monosem.kernels.ops"
+    return [
+        f"{_at(module, node)}: import from {door}, not {name}; what the library needs has a name there"
+        for node, name in module.imports()
+        if name.startswith("monosem.kernels") and name != door and not name.startswith(f"{door}.")
+    ]
+
+
 def named_silences(module: Source) -> list[str]:
     """`type: ignore` and `noqa` name the code that they silence."""
     bare = re.compile(r"#.*(type:\s*ignore(?!\[)|noqa(?!:\s*[A-Z]))")
@@ -204,6 +216,7 @@ RULES: tuple[Rule, ...] = (
     docstrings,
     plain_imports,
     light_imports,
+    one_door_to_kernels,
     named_silences,
     safe_loading,
     no_training,

@@ -6,8 +6,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from monosem.base.blocks import Block
 from monosem.base.sparse import Positions
-from monosem.kernels.blocks import Block
 
 
 @dataclass(frozen=True)

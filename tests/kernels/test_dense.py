@@ -9,10 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from monosem.kernels import dense as dense_codes
 from monosem.kernels.native import dense
 from monosem.kernels.native.build import library, why_absent
-from monosem.kernels.straight_through import heaviside, heaviside_sum, jump
+from monosem.kernels.straight_through import column_sums, heaviside, heaviside_sum, jump, jump_and_sums
 
 compiled = pytest.mark.skipif(library() is None, reason=f"no compiled kernels: {why_absent()}")
 
@@ -29,8 +28,8 @@ def test_jump_its_sums_and_count_are_their_definitions(rows: int, n: int, at_zer
     z, theta, g, of_sums = numbers(seed, rows, n), numbers(seed + 1, 1, n), numbers(seed + 2, rows, n), numbers(seed, n)
     theta = torch.zeros_like(theta) if at_zero else theta
     a, b = z.clone().requires_grad_(), theta.clone().requires_grad_()
-    found = dense_codes.jump(a, None if at_zero else b, 0.5)
-    assert found is not None
+    found = jump_and_sums(a, None if at_zero else b, 0.5)
+    assert found[1] is not None
     of_a, of_b = torch.autograd.grad((found[0] * g).sum() + (found[1] * of_sums).sum(), (a, b), allow_unused=at_zero)
     c, d = z.double().requires_grad_(), theta.double().requires_grad_()
     plain = jump(c, d, 0.5)
@@ -51,8 +50,8 @@ def test_sums_alone_and_values_alone_have_gradients() -> None:
     z = numbers(3, 5, 7)
     for part, of in ((0, torch.ones(5, 7)), (1, torch.ones(7))):
         a = z.clone().requires_grad_()
-        found = dense_codes.jump(a, None)
-        assert found is not None
+        found = jump_and_sums(a, None)
+        assert found[1] is not None
         (of_a,) = torch.autograd.grad((found[part] * of).sum(), a)
         assert torch.equal(of_a, (z > 0).float())
 
@@ -61,8 +60,8 @@ def test_sums_alone_and_values_alone_have_gradients() -> None:
 def test_nan_stays_nan() -> None:
     z = torch.tensor([[1.0, torch.nan, -1.0]])
     for theta in (None, torch.zeros(1, 3)):
-        found = dense_codes.jump(z, theta)
-        assert found is not None
+        found = jump_and_sums(z, theta)
+        assert found[1] is not None
         assert found[0].isnan().tolist() == [[False, True, False]]
         assert found[1].isnan().tolist() == [False, True, False]
 
@@ -82,12 +81,12 @@ def test_the_sums_of_a_gradient_are_those_of_what_arrives(more: bool, changed: b
         def backward(ctx: Any, *gradients: Tensor) -> Tensor:
             if changed:
                 gradients[0].add_(1.0)
-            seen.append((dense_codes.column_sums(gradients[0]), gradients[0].sum(0)))
+            seen.append((column_sums(gradients[0]), gradients[0].sum(0)))
             return gradients[0]
 
     read = Watch.apply(z)  # type: ignore[no-untyped-call]
-    found = dense_codes.jump(read, None)
-    assert found is not None
+    found = jump_and_sums(read, None)
+    assert found[1] is not None
     loss = (found[0] * g).sum() + ((read * 3.0).sum() if more else 0.0)  # another reader adds to what is on its way
     loss.backward()  # type: ignore[no-untyped-call]
     torch.testing.assert_close(*seen[0])
@@ -98,7 +97,7 @@ def test_other_cases_go_the_plain_way() -> None:
     assert not dense.fits(z.T, theta)
     assert not dense.fits(z, theta[0])
     assert not dense.fits(z, theta, z.T.contiguous().T)
-    assert dense_codes.jump(z.double(), None) is None
+    assert jump_and_sums(z.double(), None)[1] is None
     z.requires_grad_()
     (of_z,) = torch.autograd.grad(heaviside_sum(z, theta, 0.5), z)
     assert torch.equal(of_z, torch.autograd.grad(heaviside(z, theta, 0.5).sum(), z)[0])

@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import gradcheck
 
+from monosem.base.blocks import Block
 from monosem.base.sparse import Positions, SparseCode
 from monosem.kernels import reference
-from monosem.kernels.blocks import Block
 from monosem.kernels.ledger import open_ledger
 from monosem.kernels.sparse import inner, read_cells, scatter, write_cells
 from monosem.kernels.weights import row_norms, rows_of

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from monosem.base import selection
 from monosem.core.activations import Activation, BatchTopK, Context, Gated, JumpReLU, ReLU, TopK
 from monosem.core.model import SDL
-from monosem.core.selection import Top
 from monosem.losses.fidelity import GatedAux, MultiK, Reconstruction
 from monosem.losses.objective import Term
 from monosem.losses.revival import AUXK_PUBLISHED, AuxK, PreActivation
@@ -115,8 +115,8 @@ def test_auxk_shrinks_with_the_number_of_dead_latents() -> None:
 def test_auxk_takes_its_number_from_the_width_of_the_representation() -> None:
     """Elsewhere k_aux came from the number of latents."""
     run = trial(TopK(1), (AuxK(),), "transcoder")
-    assert AuxK().requests(run.model.layout, CONTEXT) == (Top(7 // 2, dead=True),)
-    assert AuxK(k_aux=99).requests(run.model.layout, CONTEXT) == (Top(16, dead=True),)
+    assert AuxK().requests(run.model.layout, CONTEXT) == (selection.TopK(7 // 2, "dead"),)
+    assert AuxK(k_aux=99).requests(run.model.layout, CONTEXT) == (selection.TopK(16, "dead"),)
 
 
 def test_auxk_ranks_dead_latents_only() -> None:

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from monosem.anchors.directions import Anchors
 from monosem.anchors.term import Anchoring, AnchorPenalty
+from monosem.base.blocks import Block
 from monosem.base.group import ALONE, Group
 from monosem.base.sparse import DenseCode
 from monosem.core.activations import Context
 from monosem.core.blockmap import BlockMap
 from monosem.core.model import SDL, Forward
-from monosem.kernels.blocks import Block
 from monosem.losses.fidelity import Reconstruction
 from monosem.losses.objective import TERMS, State, Step, Term
 from tests.group import together

@@ -7,9 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import monosem.core.encoding as encoding_module
-import monosem.core.model as model_module
-import monosem.core.selection as selection_module
 from monosem.core.activations import Activation, Context
 from monosem.core.model import SDL, PreBias
 from monosem.losses.objective import Loss, Objective, State, Step, Term
@@ -88,8 +85,7 @@ def gradients(
     twin = Trial(model, run.objective, state, run.pair)
     with pytest.MonkeyPatch.context() as patch:
         if dense_above is not None:
-            for module in (encoding_module, model_module, selection_module):
-                patch.setattr(module, "DENSE_ABOVE", dense_above)
+            patch.setattr("monosem.kernels.density.DENSE_ABOVE", dense_above)
         loss = loss_of(twin, (x[0].to(dtype), x[1].to(dtype)), dead, context)
     loss.total.backward()
     return loss.total.detach(), {

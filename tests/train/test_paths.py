@@ -27,7 +27,7 @@ def _score(name: str, path: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> 
     config = replace(fit_config("lrb/nano", seed), selection="bf16" if path == "bf16" else "fp32")
     with monkeypatch.context() as patch:
         patch.setattr(SDL, "__init__", on_path)
-        patch.setattr("monosem.core.model.has_bfloat16", lambda: True)
+        patch.setattr("monosem.kernels.select.has_bfloat16", lambda: True)
         if path == "plain":
             patch.setattr("monosem.kernels.native.calls.library", lambda: None)
             patch.setattr(Update, "_fusable", lambda self: [])

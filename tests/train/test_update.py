@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from monosem.base.blocks import Block
 from monosem.core.activations import Context, TopK
 from monosem.core.constraints import UnitNorm
 from monosem.core.model import SDL
 from monosem.core.pairs import Crosscoder, CrossLayer, Layout
-from monosem.kernels.blocks import Block
 from monosem.kernels.native.build import library, why_absent
 from monosem.losses.fidelity import Reconstruction
 from monosem.losses.objective import Objective, Step

@@ -13,7 +13,7 @@ from monosem.base.schedule import Schedule
 from monosem.core.blockmap import BlockMap
 from monosem.core.constraints import Constraint
 from monosem.core.model import SDL
-from monosem.kernels.weights import rows_of
+from monosem.kernels.ops import rows_of
 from monosem.losses.objective import State, Step, Term
 
 

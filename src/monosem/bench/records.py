@@ -19,7 +19,7 @@ from monosem.base.machine import cpu_features, cpu_name, package_version
 from monosem.base.spec import canonical
 from monosem.bench.metrics import flatten
 from monosem.bench.packed import PACKED, read_packed, write_packed
-from monosem.kernels.native.build import kernel_hash
+from monosem.kernels.ops import kernel_hash
 from monosem.methods import numerics
 
 SCHEMA = 2

@@ -1,7 +1,7 @@
-"""What an activation sigma is: a value with three steps, score, select, value.
+"""What an activation sigma is: a score, a rule on scores, and a value.
 
     score   what is ranked or thresholded, one number per latent
-    select  which cells pass (and, in training, which cells a straight-through gradient needs)
+    rule    which scores pass (and, in training, which cells a straight-through gradient needs)
     value   what passes, differentiable
 
 `at(name)` lays a per-latent parameter (theta, r_mag, b_mag, b_E, decoder_norm) along z, so that
@@ -11,16 +11,17 @@ one definition of `score` and `value` serves dense and sparse codes. Eq 10 of th
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
+from monosem.base import selection
+from monosem.base.selection import Rule
 from monosem.base.sparse import Positions
-from monosem.core.selection import Above, Largest, Rule, cells_above, top_of_row
+from monosem.kernels.ops import Mask, pick
 
 At = Callable[[str], Tensor]
-Selected = Positions | Bool[Tensor, "batch n_q"]
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,8 @@ class Activation:
     homogeneous: ClassVar[bool] = True
     eq10: ClassVar[str] = "yes"
     pattern_kind: ClassVar[str] = "independent"
-    has_rule: ClassVar[bool] = True
-    """Whether selection is by a rule: the k largest of a row (or batch), or all above a floor."""
     vanishes: ClassVar[bool] = True
-    """Whether `value` and its gradient are zero by themselves wherever `select` does not choose."""
+    """Whether `value` and its gradient are zero by themselves wherever the rule does not select."""
 
     def parameters(self, n_q: int) -> dict[str, Tensor]:
         """Learned per-latent parameters at their start."""
@@ -56,23 +55,17 @@ class Activation:
         """What is ranked or thresholded; z itself unless said otherwise."""
         return z
 
-    def rule(self, at: At, context: Context) -> Rule | None:
-        """How `select` chooses, where that is the k largest of a row or all above a floor."""
-        return Above(0.0)
+    def rule(self, at: At, context: Context, rows: int) -> Rule:
+        """Which scores of a batch of so many rows are selected; a superset of the cells with a nonzero value."""
+        return selection.Above(0.0)
 
-    def select(self, score: Float[Tensor, "batch n_q"], at: At, context: Context) -> Selected:
-        """Which cells are carried; a superset of the cells with a nonzero value."""
-        rule = self.rule(at, context)
-        assert rule is not None
-        return top_of_row(score, rule.k) if isinstance(rule, Largest) else cells_above(score, rule.floor)
+    def select(self, score: Float[Tensor, "batch n_q"], at: At, context: Context) -> Positions | Mask:
+        """The cells that `rule` selects of scores that are all there."""
+        return pick(self.rule(at, context, score.shape[0]), score)
 
     def scores_z(self) -> bool:
         """Whether `score` is z itself."""
         return True
-
-    def fold(self, context: Context, batch: int) -> "Fold":
-        """`select`, tile by tile of a batch's rows."""
-        return Fold(self, context)
 
     def value(self, z: Tensor, at: At) -> Tensor:
         """The latents at the selected cells."""
@@ -100,25 +93,3 @@ class Activation:
     def needs_decoder_norm(self) -> bool:
         """Whether `score` reads the decoder norms."""
         return False
-
-
-class Fold:
-    """Selection of a batch that comes in tiles of rows. As it stands: each row is selected by itself."""
-
-    def __init__(self, activation: Activation, context: Context) -> None:
-        self.activation, self.context = activation, context
-
-    def update(self, score: Float[Tensor, "rows n_q"], at: At) -> Selected:
-        """The cells of a tile that the whole batch may select."""
-        return self.activation.select(score, at, self.context)
-
-    def rule(self, at: At) -> Rule | None:
-        """How `update` chooses from the next tile, where that is a rule and known by now."""
-        return self.activation.rule(at, self.context)
-
-    def look(self, sample: Float[Tensor, " some"], rows: int, cells: int, slack: float = 1.3) -> None:
-        """Near scores of some of the first rows' cells, for folds whose rule depends on them."""
-
-    def finish(self, score: Float[Tensor, " nnz"]) -> Tensor | Literal["all", "again"]:
-        """Which of all tiles' cells are selected, or "all"; "again" where too few were kept: it asks for less now."""
-        return "all"

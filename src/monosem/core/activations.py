@@ -1,7 +1,7 @@
 """Sparsifying activations by name; see activation.py for what each of them is made of."""
 
 from monosem.base.registry import Registry
-from monosem.core.activation import Activation, At, Context, Selected
+from monosem.core.activation import Activation, At, Context
 from monosem.core.elementwise import Binary, Gated, JumpReLU, ReLU
 from monosem.core.ranked import AbsTopK, BatchTopK, GroupMax, TopK
 
@@ -17,7 +17,6 @@ __all__ = [
     "GroupMax",
     "JumpReLU",
     "ReLU",
-    "Selected",
     "TopK",
 ]
 

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from monosem.kernels.blocks import Block
-from monosem.kernels.weights import row_norms
+from monosem.base.blocks import Block
+from monosem.kernels.ops import row_norms
 
 
 class BlockMap(nn.Module):

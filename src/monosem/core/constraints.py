@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from monosem.base.blocks import Block
 from monosem.base.errors import RefusedError, check
 from monosem.core.model import SDL
-from monosem.kernels.blocks import Block
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from monosem.base import selection
 from monosem.base.errors import check
+from monosem.base.selection import Rule
 from monosem.core.activation import Activation, At, Context
-from monosem.core.selection import Above, Rule
-from monosem.kernels import dense
-from monosem.kernels.straight_through import heaviside, heaviside_sum, jump
+from monosem.kernels.ops import heaviside, heaviside_sum, jump, jump_and_sums
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class ReLU(Activation):
 
     def summed(self, z: Tensor, at: At) -> tuple[Tensor, Tensor | None]:
         """relu(z) and its sums over rows, in one pass."""
-        return dense.jump(z, None) or (self.value(z, at), None)
+        return jump_and_sums(z, None)
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,10 @@ class JumpReLU(Activation):
         """theta, whichever way it is stored."""
         return at("log_theta").exp() if self.log_threshold else at("theta")
 
-    def rule(self, at: At, context: Context) -> Rule | None:
+    def rule(self, at: At, context: Context, rows: int) -> Rule:
         """z > theta; in training everything above theta - bandwidth / 2, where theta still has a gradient."""
         margin = self.bandwidth / 2 if context.training else 0.0
-        return Above(self.threshold(at) - margin)
+        return selection.Above(self.threshold(at) - margin)
 
     def value(self, z: Tensor, at: At) -> Tensor:
         """z H(z - theta)."""
@@ -64,7 +64,7 @@ class JumpReLU(Activation):
 
     def summed(self, z: Tensor, at: At) -> tuple[Tensor, Tensor | None]:
         """z H(z - theta) and its sums over rows, in one pass."""
-        return dense.jump(z, self.threshold(at), self.bandwidth) or (self.value(z, at), None)
+        return jump_and_sums(z, self.threshold(at), self.bandwidth)
 
     def hard(self, z: Tensor, at: At) -> Tensor:
         """H(z - theta); gradient -(1 / bandwidth) K to theta, +(1 / bandwidth) K to z (detach z to leave that out)."""
@@ -117,9 +117,9 @@ class Binary(Activation):
     def __post_init__(self) -> None:
         check(self.bandwidth > 0, f"bandwidth={self.bandwidth}; it must be positive")
 
-    def rule(self, at: At, context: Context) -> Rule | None:
+    def rule(self, at: At, context: Context, rows: int) -> Rule:
         """z > 0; in training everything above -bandwidth / 2, where there is still a gradient."""
-        return Above(-self.bandwidth / 2 if context.training else 0.0)
+        return selection.Above(-self.bandwidth / 2 if context.training else 0.0)
 
     def value(self, z: Tensor, at: At) -> Tensor:
         """H(z) with its straight-through gradient."""

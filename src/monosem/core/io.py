@@ -1,29 +1,35 @@
 """The own format: a folder with model.safetensors and config.json; nothing in it is ever executed.
 
 config.json holds `format` ("monosem.model/1"), `activation` (a call as text), `pre_bias`, `layout`
-(n_q, p_widths, r_widths, encoder and decoder blocks as [first, last, left, right], shared, skip) and free
-`metadata`. Tensors, latent-major: encoder.0 [latents, columns] per block, decoder.0 likewise, b_E, b_D, b_in,
-W_skip, act.<name> (learned by the activation), state.<name> (its buffers). `row_norm` is null or the fields
-of a RowNorm. docs/format.md says it at length.
+(n_q, p_widths, r_widths, encoder and decoder blocks as [first, last, left, right], shared, skip), free `metadata` and,
+where they are not affine and free, `encoder` and `dictionary` (calls as text). Tensors, latent-major: encoder.0
+[latents, columns] per block, decoder.0 likewise, b_E, b_D, b_in, W_skip, encoder.<name> and act.<name> (learned by the
+encoder beside W_E, and by the activation), state.<name> (its buffers). `row_norm` is null or the fields of a RowNorm.
+docs/format.md says it at length.
 """
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from monosem.base.blocks import Block
 from monosem.base.errors import ArgumentError, CheckpointError, check
 from monosem.base.files import read_json, write_atomic, write_json
+from monosem.base.registry import Registry
 from monosem.base.spec import format_call, parse_call
 from monosem.core.activations import ACTIVATIONS, Activation
-from monosem.core.model import SDL
+from monosem.core.dictionaries import DICTIONARIES
+from monosem.core.encoders import ENCODERS
+from monosem.core.model import AFFINE, FREE, SDL
 from monosem.core.pairs import Layout
 from monosem.core.rownorm import RowNorm, RowNormSDL
-from monosem.kernels.blocks import Block
+
+Part = TypeVar("Part")
 
 FORMAT = "monosem.model/1"
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat16", "float16")}
@@ -31,19 +37,30 @@ DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat1
 
 def activation_to_text(activation: Activation) -> str:
     """An activation as a call: "topk(k=32, ...)"; the inverse of `activation_from_text`."""
-    for name, kind in ACTIVATIONS.items():
-        if type(activation) is kind:
-            return format_call(name, {f.name: getattr(activation, f.name) for f in dataclasses.fields(activation)})
-    raise ArgumentError(f"{type(activation).__name__} is not registered; add it to ACTIVATIONS to save it")
+    return part_to_text(activation, ACTIVATIONS)
 
 
 def activation_from_text(text: str) -> Activation:
     """An activation from its call."""
+    return part_from_text(text, ACTIVATIONS)
+
+
+def part_to_text(part: Part, registry: Registry[type[Part]]) -> str:
+    """A registered value (activation, encoder, dictionary) as a call; the inverse of `part_from_text`."""
+    for name, kind in registry.items():
+        if type(part) is kind:
+            fields = dataclasses.fields(part)  # type: ignore[arg-type]  # all of them are dataclasses
+            return format_call(name, {f.name: getattr(part, f.name) for f in fields})
+    raise ArgumentError(f"{type(part).__name__} is no registered {registry.kind}; register it to save it")
+
+
+def part_from_text(text: str, registry: Registry[type[Part]]) -> Part:
+    """A registered value from its call."""
     name, arguments = parse_call(text)
     try:
-        return ACTIVATIONS[name](**arguments)
+        return registry[name](**arguments)
     except TypeError as error:
-        raise ArgumentError(f"cannot build the activation {text!r}: {error}") from None
+        raise ArgumentError(f"cannot build the {registry.kind} {text!r}: {error}") from None
 
 
 def layout_to_plain(layout: Layout) -> dict[str, Any]:
@@ -91,6 +108,7 @@ def model_tensors(model: SDL) -> dict[str, Tensor]:
         tensors["b_in"] = model._b_in
     if model.W_skip is not None:
         tensors["W_skip"] = model.W_skip
+    tensors |= {f"encoder.{name}": p for name, p in model.enc.items()}
     tensors |= {f"act.{name}": p for name, p in model.act.items()}
     tensors |= {f"state.{name}": b for name, b in model.activation_state().items()}
     return {name: t.detach() for name, t in tensors.items()}
@@ -133,6 +151,10 @@ def save_model(model: SDL, folder: str | Path, metadata: dict[str, Any] | None =
         "row_norm": dataclasses.asdict(model.norm) if isinstance(model, RowNormSDL) else None,
         "metadata": metadata or {},
     }
+    if model.encoder_kind != AFFINE:
+        config["encoder"] = part_to_text(model.encoder_kind, ENCODERS)
+    if model.dictionary != FREE:
+        config["dictionary"] = part_to_text(model.dictionary, DICTIONARIES)
     write_json(folder / "config.json", config)
     return folder
 
@@ -157,8 +179,10 @@ def load_model(folder: str | Path) -> SDL:
         activation, pre_bias = activation_from_text(str(config["activation"])), config["pre_bias"]
         check(pre_bias in ("none", "free", "tied"), f"pre_bias={pre_bias!r}; known: none, free, tied")
         norm = config.get("row_norm")
+        encoder = part_from_text(str(config.get("encoder", "affine()")), ENCODERS)
+        dictionary = part_from_text(str(config.get("dictionary", "free()")), DICTIONARIES)
         model = (
-            SDL(layout, activation, pre_bias)
+            SDL(layout, activation, pre_bias, encoder, dictionary)
             if norm is None
             else RowNormSDL(layout, activation, pre_bias, RowNorm(**norm))
         )

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from monosem.base.blocks import Block
 from monosem.base.errors import ArgumentError, DataError, ShapeError, check
 from monosem.base.registry import Registry
-from monosem.kernels.blocks import Block
 
 
 @dataclass(frozen=True)

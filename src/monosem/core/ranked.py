@@ -1,16 +1,16 @@
 """Activations that rank latents against each other: TopK, BatchTopK, AbsTopK, GroupMax."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from monosem.base import selection
 from monosem.base.errors import check
-from monosem.base.sparse import Positions
-from monosem.core.activation import Activation, At, Context, Fold, Selected
-from monosem.core.selection import Above, BatchFloor, Largest, Rule, top_of_batch
+from monosem.base.selection import Rule
+from monosem.core.activation import Activation, At, Context
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class TopK(Activation):
         """z, or z times the decoder norm."""
         return z * at("decoder_norm") if self.rank_by_norm else z
 
-    def rule(self, at: At, context: Context) -> Rule | None:
+    def rule(self, at: At, context: Context, rows: int) -> Rule:
         """The k largest scores of each row."""
-        return Largest(round(self.k_at(context)))
+        return selection.TopK(round(self.k_at(context)))
 
     def scores_z(self) -> bool:
         """Unless norms count."""
@@ -86,19 +86,11 @@ class BatchTopK(TopK):
         """The threshold; negative until the first training batch."""
         return {"threshold": torch.tensor(-1.0, dtype=torch.float64)}
 
-    def select(self, score: Float[Tensor, "batch n_q"], at: At, context: Context) -> Selected:
+    def rule(self, at: At, context: Context, rows: int) -> Rule:
         """Training: the batch's largest positive scores. Inference: above the threshold."""
         if context.training:
-            return top_of_batch(score, int(self.k_at(context) * score.shape[0]))
-        return super().select(score, at, context)
-
-    def rule(self, at: At, context: Context) -> Rule | None:
-        """Inference only: above the threshold."""
-        return None if context.training else Above(float(at("threshold").clamp(min=0.0)))
-
-    def fold(self, context: Context, batch: int) -> Fold:
-        """The same for tiles of rows: what may be among the batch's largest is kept until the last tile."""
-        return _BatchFold(self, context, batch) if context.training else Fold(self, context)
+            return selection.Above(0.0, most=int(self.k_at(context) * rows))
+        return selection.Above(float(at("threshold").clamp(min=0.0)))
 
     def observe(self, score: Float[Tensor, " nnz"], state: dict[str, Tensor]) -> None:
         """Move the threshold towards the smallest score that passed."""
@@ -106,24 +98,6 @@ class BatchTopK(TopK):
         if positive.numel():
             least, threshold = positive.min().double(), state["threshold"]
             threshold.copy_(torch.where(threshold < 0, least, threshold + self.rate * (least - threshold)))
-
-
-class _BatchFold(Fold):
-    def __init__(self, activation: BatchTopK, context: Context, batch: int) -> None:
-        super().__init__(activation, context)
-        self.floor = BatchFloor(int(activation.k_at(context) * batch), batch)
-
-    def update(self, score: Float[Tensor, "rows n_q"], at: At) -> Selected:
-        return self.floor.update(score)
-
-    def rule(self, at: At) -> Rule | None:
-        return Above(self.floor.floor, self.floor.count) if self.floor.guessed else None
-
-    def look(self, sample: Float[Tensor, " some"], rows: int, cells: int, slack: float = 1.3) -> None:
-        self.floor.look(sample, rows, cells, slack)
-
-    def finish(self, score: Float[Tensor, " nnz"]) -> Tensor | Literal["all", "again"]:
-        return self.floor.finish(score)
 
 
 @dataclass(frozen=True)
@@ -156,22 +130,12 @@ class GroupMax(Activation):
     """
 
     k: int
-    has_rule: ClassVar[bool] = False
     pattern_kind: ClassVar[str] = "ranked"
     vanishes: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check(self.k >= 1, f"k={self.k}; at least one group is needed")
 
-    def rule(self, at: At, context: Context) -> Rule | None:
-        """Neither the largest nor all above a floor."""
-        return None
-
-    def select(self, score: Float[Tensor, "batch n_q"], at: At, context: Context) -> Selected:
-        """One latent per group."""
-        batch, n_q = score.shape
-        check(
-            n_q % self.k == 0, f"n_q={n_q} latents do not split into k={self.k} equal groups; make n_q a multiple of k"
-        )
-        best = score.view(batch, self.k, -1).argmax(2)
-        return Positions.from_rows(best + torch.arange(self.k, device=score.device) * (n_q // self.k), n_q)
+    def rule(self, at: At, context: Context, rows: int) -> Rule:
+        """The largest score of each group."""
+        return selection.TopK(1, groups=self.k)

@@ -4,7 +4,6 @@ Normalising per row is not linear, so it cannot be folded into the weights; a mo
 carries it here.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,10 +12,9 @@ from torch import Tensor
 
 from monosem.base.errors import RefusedError, check
 from monosem.base.sparse import Code
-from monosem.core.activation import Activation, Context
+from monosem.core.activation import Activation
 from monosem.core.model import SDL, PreBias
 from monosem.core.pairs import Layout
-from monosem.core.selection import Request
 
 
 @dataclass(frozen=True)
@@ -71,15 +69,9 @@ class RowNormSDL(SDL):
         super().train(mode)
         return self
 
-    def _encode_reference(
-        self, x_p: Tensor, requests: Sequence[Request], dead: Tensor | None, context: Context
-    ) -> tuple[Code, Code, dict[Request, Code]]:
-        return super()._encode_reference(self.norm(x_p), requests, dead, context)
-
-    def _encode(
-        self, x_p: Tensor, requests: Sequence[Request], dead: Tensor | None, context: Context
-    ) -> tuple[Code, Code, dict[Request, Code]]:
-        return super()._encode(self.norm(x_p), requests, dead, context)
+    def inputs(self, x_p: Float[Tensor, "batch n_p"]) -> Float[Tensor, "batch n_p"]:
+        """The rows in standard units."""
+        return self.norm(x_p)
 
     def decode(self, code: Code, x_p: Float[Tensor, "batch n_p"] | None = None) -> Float[Tensor, "batch n_r"]:
         """x_r_hat of a code; the rows x_p give the units."""

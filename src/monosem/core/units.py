@@ -66,10 +66,13 @@ class Units:
         Equation: f(x) = r_mean + f'(p_scale (x - p_mean)) / r_scale, by W_E = W_E' p_scale, W_D = W_D' / r_scale,
             b_in = p_mean + b_in' / p_scale, W_skip = W_skip' p_scale / r_scale,
             b_D = r_mean + (b_D' - W_skip' p_scale p_mean) / r_scale. Without b_in it gets one, unless p_mean = 0.
-        Raises: RefusedError for per-row normalisation, and where decoder norms rank latents but change unevenly.
+        Raises: RefusedError for per-row normalisation, for encoders and dictionaries of other kinds, and where decoder
+            norms rank latents but change unevenly.
         """
         if isinstance(model, RowNormSDL):
             raise RefusedError("a model with per-row normalisation does not see the scale of its input; leave it out")
+        if not (model.encoder_kind.affine and model.dictionary.free):
+            raise RefusedError("units fold into an affine encoder and a dictionary of its own only; train on raw rows")
         tied = model.pre_bias == "tied"
         if tied and not (torch.equal(self.p_mean, self.r_mean) and torch.equal(self.p_scale, self.r_scale)):
             raise RefusedError("b_in is tied to b_D, but x_p and x_r have different units; train with pre_bias='free'")

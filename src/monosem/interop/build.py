@@ -7,6 +7,7 @@ from typing import Any, Literal, NoReturn
 
 from torch import Tensor
 
+from monosem.base.blocks import Block
 from monosem.base.errors import RefusedError
 from monosem.core.activations import Activation
 from monosem.core.io import cast_parameters, set_model_tensors
@@ -14,7 +15,6 @@ from monosem.core.model import SDL, PreBias
 from monosem.core.pairs import SAE, CrossLayer, Layout, Transcoder
 from monosem.core.rownorm import RowNorm, RowNormSDL
 from monosem.interop.folding import encoder_bias
-from monosem.kernels.blocks import Block
 
 
 def assemble(

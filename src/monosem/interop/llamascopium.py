@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from monosem.base.blocks import Block
 from monosem.base.errors import CheckpointError, RefusedError
 from monosem.core.activations import Activation, JumpReLU, ReLU, TopK
 from monosem.core.pairs import Crosscoder, CrossLayer, Layout
@@ -14,7 +15,6 @@ from monosem.interop.build import assemble, sae, transcoder
 from monosem.interop.files import Candidate, Tensors
 from monosem.interop.folding import fold_input_scale
 from monosem.interop.format import FORMATS, Format, Loaded
-from monosem.kernels.blocks import Block
 
 _NORM = "dataset_average_activation_norm."
 _THRESHOLD = "activation_function.log_jumprelu_threshold"

@@ -4,8 +4,10 @@ Equation: a @ b ~ bf16(a) @ bf16(b), rounded to bfloat16 once more and returned 
     about 2^-8 of |a| |b|. Gradients of such a product are products of the same kind.
 """
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,27 +15,35 @@ from torch import Tensor
 
 from monosem.kernels.workspace import recycled, workspace
 
-_open: list[bool] = []
+
+class _Open(threading.local):
+    """The precision of a thread: models that train side by side have their own."""
+
+    def __init__(self) -> None:
+        self.low = False
+
+
+_open = _Open()
 
 
 def in_bfloat16() -> bool:
-    """Whether dense products are to be made in bfloat16 just now."""
-    return bool(_open) and _open[-1]
+    """Whether this thread makes dense products in bfloat16 just now; backward passes keep to their forward pass."""
+    return _open.low
 
 
 @contextmanager
 def dense_products(low: bool) -> Iterator[None]:
     """Make the dense products inside in bfloat16, if `low`."""
-    _open.append(low)
+    before, _open.low = _open.low, low
     try:
         yield
     finally:
-        _open.pop()
+        _open.low = before
 
 
-def product(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b, in the precision of the moment; no gradient of its own in bfloat16."""
-    if in_bfloat16():
+def product(a: Tensor, b: Tensor, low: bool | None = None) -> Tensor:
+    """a @ b, in bfloat16 if `low` (None: in the precision of the moment); no gradient of its own in bfloat16."""
+    if in_bfloat16() if low is None else low:
         return _low_product(_low(a), _low(b))
     if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad):
         return a @ b
@@ -57,13 +67,13 @@ class _Multiply(torch.autograd.Function):
         if ctx.low:
             a, b = _low(a), _low(b)
         ctx.save_for_backward(a, b)
-        return _low_product(a, b) if ctx.low else product(a, b)
+        return _low_product(a, b) if ctx.low else product(a, b, low=False)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (a, b), g = ctx.saved_tensors, gradients[0]
-        times = _low_product if ctx.low else product
         g = _low(g) if ctx.low else g
+        times = _low_product if ctx.low else partial(product, low=False)
         of_a = times(g, b.T) if ctx.needs_input_grad[0] else None
         return of_a, times(a.T, g) if ctx.needs_input_grad[1] else None
 

@@ -17,12 +17,12 @@ STRIDE = 16
 def top_index(
     score: Float[Tensor, "batch n"], k: int, among: Int[Tensor, " m"] | None = None
 ) -> Int[Tensor, "batch k"]:
-    """Columns of the k largest entries of each row; their order within a row, and between ties, is not defined.
+    """Columns of the k largest entries of each row, ties to the lower column; their order within a row is not defined.
 
     `among`: only these columns are ranked. Compiled where the kernels are at hand; else three exact ways on the CPU,
     chosen by shape alone. Small k: the k groups of largest maximum hold the k largest entries, so only those are
     ranked. Large k: the k-th value by partition, then everything at or above it (rows with ties there go the plain
-    way). Else, and on other devices: torch.topk.
+    way). Else, and on other devices, torch.topk. (On a GPU it is not defined which of equal entries are taken.)
     """
     if k and usable(score):
         found = top(score, k, among)
@@ -36,10 +36,20 @@ def top_index(
     if score.is_cuda or k == 0 or k == n or score.shape[0] == 0:
         return score.topk(k, dim=1, sorted=False).indices
     if 128 * k >= n and score.dtype in (torch.float32, torch.float64):
-        return _by_partition(score, k)
+        return _lower_of_ties(score, _by_partition(score, k))
     if n % STRIDE == 0 and k * STRIDE * 4 <= n:
-        return _by_groups(score, k)
-    return score.topk(k, dim=1, sorted=False).indices
+        return _lower_of_ties(score, _by_groups(score, k))
+    return _lower_of_ties(score, score.topk(k, dim=1, sorted=False).indices)
+
+
+def _lower_of_ties(score: Tensor, index: Tensor) -> Tensor:
+    """The same, where entries equal to a row's k-th were left out: then by a stable sort."""
+    best = score.gather(1, index)
+    least = best.amin(1, keepdim=True)
+    cut = ((score == least).sum(1) > (best == least).sum(1)).nonzero().squeeze(1)
+    if cut.numel():
+        index[cut] = score[cut].sort(dim=1, descending=True, stable=True).indices[:, : index.shape[1]]
+    return index
 
 
 def _by_groups(score: Tensor, k: int) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from monosem.kernels.blocks import Block
+from monosem.base.blocks import Block
 from monosem.kernels.precision import multiply
 
 

@@ -14,15 +14,15 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from monosem.base.blocks import Block
 from monosem.base.sparse import Positions
-from monosem.kernels.blocks import Block
-from monosem.kernels.dense import column_sums
 from monosem.kernels.gpu import cells as gpu
 from monosem.kernels.gpu.launch import serves
 from monosem.kernels.ledger import Ledger, the_ledger
 from monosem.kernels.native import calls as native
 from monosem.kernels.native.rows import CellSet, inner_alone
-from monosem.kernels.precision import product
+from monosem.kernels.precision import in_bfloat16, product
+from monosem.kernels.straight_through import column_sums
 from monosem.kernels.workspace import recycled
 
 
@@ -163,6 +163,7 @@ class _WriteCells(torch.autograd.Function):
         return scatter(at, values, width, blocks, weights)
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         values, *weights = ctx.saved_tensors
         g_out = gradients[0].contiguous()
@@ -191,7 +192,7 @@ class _ReadCells(torch.autograd.Function):
         bias: Tensor,
         *weights: Tensor,
     ) -> tuple[Tensor, ...]:
-        ctx.ats, ctx.blocks, ctx.dense, ctx.ledger = ats, blocks, z is not None, the_ledger()
+        ctx.ats, ctx.blocks, ctx.dense, ctx.ledger, ctx.low = ats, blocks, z is not None, the_ledger(), in_bfloat16()
         ctx.save_for_backward(x, *weights)
         copies = tuple(v.clone() for v in values)
         if z is None:
@@ -200,40 +201,60 @@ class _ReadCells(torch.autograd.Function):
         return (*copies, z)
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, *weights = ctx.saved_tensors
-        blocks, sparse = ctx.blocks, gradients[: len(ctx.ats)]
-        n_q = ctx.ats[0].n_q if ctx.ats else gradients[-1].shape[1]
-        needs_x, needs_b_in, needs_bias, *needs_weight = ctx.needs_input_grad[4:]
-        needs_weights = any(needs_weight)
-        g_x = torch.zeros_like(x) if needs_x else None
-        g_bias = x.new_zeros(n_q) if needs_bias or needs_b_in else None
-        g_weights: list[Tensor] = []
-        for at, g in zip(ctx.ats, sparse, strict=True):
-            if g_bias is not None:
-                g_bias.index_add_(0, at.col, g)
-            if g_x is not None:
-                g_x += scatter(at, g.contiguous(), x.shape[1], blocks, weights)
-            if needs_weights and not note(ctx.ledger, at, g, x, blocks, weights):
-                parts = _weight_gradients(at, g, x, blocks)
-                g_weights = [a.add_(b) for a, b in zip(g_weights, parts, strict=True)] if g_weights else parts
+        back = _ReadBack(ctx, x, weights, ctx.ats[0].n_q if ctx.ats else gradients[-1].shape[1])
+        for at, g in zip(ctx.ats, gradients[: len(ctx.ats)], strict=True):
+            back.cells(at, g)
         if ctx.dense:
-            g = gradients[-1]
-            if g_bias is not None:
-                g_bias += column_sums(g)
-            if g_x is not None:
-                for block, weight in zip(blocks, weights, strict=True):
-                    g_x[:, block.columns] += product(g[:, block.latents], weight)
-            if needs_weights:
-                parts = [product(g[:, b.latents].T, x[:, b.columns]) for b in blocks]
-                g_weights = [a.add_(b) for a, b in zip(g_weights, parts, strict=True)] if g_weights else parts
-        g_b_in = None
-        if needs_b_in and g_bias is not None:  # summed over rows first: a vector times W, not one more product
-            g_b_in = torch.zeros_like(x[0])
-            for block, weight in zip(blocks, weights, strict=True):
-                g_b_in[block.columns] -= g_bias[block.latents] @ weight
-        out: list[Tensor | None] = [*g_weights] if g_weights else [None] * len(weights)
-        return None, None, None, None, g_x, g_b_in, g_bias, *out
+            back.every(gradients[-1])
+        out: list[Tensor | None] = [*back.weights] if back.weights else [None] * len(weights)
+        return None, None, None, None, back.x, back.b_in() if ctx.needs_input_grad[5] else None, back.bias, *out
+
+
+class _ReadBack:
+    """The gradients of what a read used, summed over its sets of cells."""
+
+    def __init__(self, ctx: Any, x: Tensor, weights: Sequence[Tensor], n_q: int) -> None:
+        self._ctx, self._x, self._W, self._needs_weights = ctx, x, weights, any(ctx.needs_input_grad[7:])
+        needs_x, needs_b_in, needs_bias = ctx.needs_input_grad[4:7]
+        self.x = torch.zeros_like(x) if needs_x else None
+        self.bias = x.new_zeros(n_q) if needs_bias or needs_b_in else None
+        self.weights: list[Tensor] = []
+
+    def cells(self, at: Positions, g: Tensor) -> None:
+        """From z at some cells."""
+        blocks = self._ctx.blocks
+        if self.bias is not None:
+            self.bias.index_add_(0, at.col, g)
+        if self.x is not None:
+            self.x += scatter(at, g.contiguous(), self._x.shape[1], blocks, self._W)
+        if self._needs_weights and not note(self._ctx.ledger, at, g, self._x, blocks, self._W):
+            self._add(_weight_gradients(at, g, self._x, blocks))
+
+    def every(self, g: Tensor) -> None:
+        """From z of every cell."""
+        blocks, low = self._ctx.blocks, self._ctx.low
+        if self.bias is not None:
+            self.bias += column_sums(g)
+        if self.x is not None:
+            for block, weight in zip(blocks, self._W, strict=True):
+                self.x[:, block.columns] += product(g[:, block.latents], weight, low)
+        if self._needs_weights:
+            self._add([product(g[:, b.latents].T, self._x[:, b.columns], low) for b in blocks])
+
+    def _add(self, parts: list[Tensor]) -> None:
+        self.weights = [a.add_(b) for a, b in zip(self.weights, parts, strict=True)] if self.weights else parts
+
+    def b_in(self) -> Tensor | None:
+        """Summed over rows first: a vector times W, not one more product."""
+        if self.bias is None:
+            return None
+        total = torch.zeros_like(self._x[0])
+        for block, weight in zip(self._ctx.blocks, self._W, strict=True):
+            total[block.columns] -= self.bias[block.latents] @ weight
+        return total
 
 
 def write_cells(

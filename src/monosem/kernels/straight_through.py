@@ -1,11 +1,24 @@
-"""Straight-through estimators: steps whose gradient is a rectangle kernel, in as few passes as it takes."""
+"""Thresholds and their straight-through gradients: steps whose gradient is a rectangle kernel, in few passes."""
 
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from monosem.kernels.native import dense
+
+_known = WeakTensorKeyDictionary()
+"""Sums over rows of gradients on their way, and the version of the tensor that they belong to."""
+
+
+def column_sums(g: Float[Tensor, "batch n_q"]) -> Float[Tensor, " n_q"]:
+    """g.sum(0); taken over from the pass that made g where that added them up."""
+    if g not in _known:
+        return g.sum(0)
+    sums, version = _known[g]
+    return sums if version == g._version else g.sum(0)
 
 
 def _above(z: Tensor, theta: Tensor) -> Tensor:
@@ -18,53 +31,41 @@ def _inside(z: Tensor, theta: Tensor, bandwidth: float) -> Tensor:
     return (z - theta).abs_().lt_(bandwidth / 2)
 
 
-def _aligned(z: Tensor, of_z: int | None, theta: Tensor, of_theta: int | None, runs: int) -> tuple[Tensor, Tensor]:
-    """z and theta of several runs (vmap's axes), the runs first and the rest laid along each other."""
-    z = z.expand(runs, *z.shape) if of_z is None else z.movedim(of_z, 0)
-    if of_theta is None:
-        return z, theta
-    theta = theta.movedim(of_theta, 0)
-    return z, theta.reshape(runs, *(1,) * (z.ndim - theta.ndim), *theta.shape[1:])
-
-
-class _OfThresholds(torch.autograd.Function):
-    """What both estimators keep: z, theta and the bandwidth."""
+class _Jump(torch.autograd.Function):
+    """z H(z - theta), with its sums over rows where the compiled kernels make both in one pass; theta None: 0."""
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: Tensor) -> None:
-        z, theta, ctx.bandwidth = inputs
+    def forward(ctx: Any, z: Tensor, theta: Tensor | None, bandwidth: float, compiled: bool) -> Any:
+        ctx.set_materialize_grads(False)
+        ctx.bandwidth, ctx.compiled = bandwidth, compiled
+        if compiled:
+            value, sums = dense.jump(z, theta)
+            ctx.save_for_backward(value if theta is None else z, theta)
+            return value, sums
+        assert theta is not None
         ctx.save_for_backward(z, theta)
-
-
-class _Jump(_OfThresholds):
-    @staticmethod
-    def forward(z: Tensor, theta: Tensor, bandwidth: float) -> Tensor:
         return _above(z, theta).mul_(z)
 
     @staticmethod
-    def vmap(info: Any, dims: tuple[int | None, ...], z: Tensor, theta: Tensor, bandwidth: float) -> tuple[Tensor, int]:
-        return jump(*_aligned(z, dims[0], theta, dims[1], info.batch_size), bandwidth), 0
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        z, theta = ctx.saved_tensors
+        g = torch.zeros_like(z) if gradients[0] is None else gradients[0]
+        if ctx.compiled:
+            of_z, total, pull = dense.jump_back(z, theta, g.contiguous(), gradients[1], ctx.bandwidth)
+            _known[of_z] = (total, of_z._version)
+        else:
+            of_z = g * _above(z, theta)
+            pull = (g * _inside(z, theta, ctx.bandwidth)).sum_to_size(theta.shape)
+        return of_z, (pull * theta).mul_(-1 / ctx.bandwidth) if ctx.needs_input_grad[1] else None, None, None
 
+
+class _Heaviside(torch.autograd.Function):
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (z, theta), (g,) = ctx.saved_tensors, gradients
-        g_z = g * _above(z, theta) if ctx.needs_input_grad[0] else None
-        if not ctx.needs_input_grad[1]:
-            return g_z, None, None
-        pull = g * _inside(z, theta, ctx.bandwidth)  # out of place: g may carry a vmap axis
-        if theta.shape == z.shape:  # one theta per cell: nothing to sum
-            return g_z, pull.mul_(theta).mul_(-1 / ctx.bandwidth), None
-        return g_z, pull.sum_to_size(theta.shape) * theta * (-1 / ctx.bandwidth), None
-
-
-class _Heaviside(_OfThresholds):
-    @staticmethod
-    def forward(z: Tensor, theta: Tensor, bandwidth: float) -> Tensor:
+    def forward(ctx: Any, z: Tensor, theta: Tensor, bandwidth: float) -> Tensor:
+        ctx.bandwidth = bandwidth
+        ctx.save_for_backward(z, theta)
         return _above(z, theta)
-
-    @staticmethod
-    def vmap(info: Any, dims: tuple[int | None, ...], z: Tensor, theta: Tensor, bandwidth: float) -> tuple[Tensor, int]:
-        return heaviside(*_aligned(z, dims[0], theta, dims[1], info.batch_size), bandwidth), 0
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -92,7 +93,16 @@ def jump(z: Tensor, theta: Tensor, bandwidth: float) -> Tensor:
     Gradient: d/dz = H(z - theta), d/dtheta = -(theta / bandwidth) K((z - theta) / bandwidth).
     Source: Rajamanoharan et al. 2024b, eq 11.
     """
-    return _Jump.apply(z, theta, bandwidth)  # type: ignore[no-any-return, no-untyped-call]
+    return _Jump.apply(z, theta, bandwidth, False)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def jump_and_sums(
+    z: Float[Tensor, "batch n_q"], theta: Float[Tensor, "1 n_q"] | None, bandwidth: float = 1.0
+) -> tuple[Float[Tensor, "batch n_q"], Float[Tensor, " n_q"] | None]:
+    """`jump` (theta None: at 0) and, where that costs no further pass, its sums over rows."""
+    if dense.fits(z, theta):
+        return _Jump.apply(z, theta, bandwidth, True)  # type: ignore[no-any-return, no-untyped-call]
+    return z.relu() if theta is None else jump(z, theta, bandwidth), None
 
 
 def heaviside(z: Tensor, theta: Tensor, bandwidth: float) -> Tensor:

@@ -6,27 +6,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from monosem.base.blocks import Block
 from monosem.base.sparse import Positions
-from monosem.kernels.blocks import Block
 from monosem.kernels.ledger import the_ledger
 from monosem.kernels.sparse import note
 
 
 class _RowsOf(torch.autograd.Function):
     @staticmethod
-    def forward(latents: Tensor, weight: Tensor) -> Tensor:
-        return weight[latents]
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.latents, weight = inputs
-        ctx.ledger = the_ledger()
+    def forward(ctx: Any, latents: Tensor, weight: Tensor) -> Tensor:
+        ctx.latents, ctx.ledger = latents, the_ledger()
         ctx.save_for_backward(weight)
-
-    @staticmethod
-    def vmap(info: Any, dims: tuple[int | None, ...], latents: Tensor, weight: Tensor) -> tuple[Tensor, int]:
-        assert dims[0] is None, "all runs have the same latents"
-        return weight.movedim(dims[1] or 0, 0)[:, latents], 0
+        return weight[latents]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -40,18 +31,11 @@ class _RowsOf(torch.autograd.Function):
 
 class _RowNorms(torch.autograd.Function):
     @staticmethod
-    def forward(weight: Tensor) -> Tensor:
+    def forward(ctx: Any, weight: Tensor) -> Tensor:
         norms: Tensor = torch.linalg.vector_norm(weight, dim=1)
-        return norms
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
         ctx.ledger = the_ledger()
-        ctx.save_for_backward(*inputs, output)
-
-    @staticmethod
-    def vmap(info: Any, dims: tuple[int], weight: Tensor) -> tuple[Tensor, int]:
-        return torch.linalg.vector_norm(weight.movedim(dims[0], 0), dim=2), 0
+        ctx.save_for_backward(weight, norms)
+        return norms
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor | None:

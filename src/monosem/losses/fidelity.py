@@ -10,14 +10,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
+from monosem.base import selection
 from monosem.base.errors import check
+from monosem.base.selection import Request
 from monosem.base.sparse import Code, SparseCode
 from monosem.core.activations import Activation, Context, Gated
 from monosem.core.model import SDL
 from monosem.core.pairs import Layout
-from monosem.core.selection import Request, Top
-from monosem.kernels.precision import multiply
-from monosem.kernels.workspace import recycled
+from monosem.kernels.ops import multiply, recycled
 from monosem.losses.objective import TERMS, State, Step, Term
 
 Reduction = Literal["sum", "mean", "fvu"]
@@ -195,7 +195,7 @@ class MultiK(Term):
 
     def requests(self, layout: Layout, context: Context) -> tuple[Request, ...]:
         """The k largest of each row, for each k."""
-        return tuple(Top(min(k, layout.n_q)) for k in self.ks)
+        return tuple(selection.TopK(min(k, layout.n_q)) for k in self.ks)
 
     def apply(self, step: Step, state: State) -> Tensor:
         """One decode per k."""

@@ -13,11 +13,11 @@ from monosem.base.errors import RefusedError
 from monosem.base.group import ALONE, Group
 from monosem.base.registry import Registry
 from monosem.base.schedule import Schedule, at_step
+from monosem.base.selection import Request
 from monosem.base.sparse import Code
 from monosem.core.activations import Activation, Context
 from monosem.core.model import SDL, Forward
 from monosem.core.pairs import Layout, Rows
-from monosem.core.selection import Request
 
 State = dict[str, Tensor]
 T = TypeVar("T")

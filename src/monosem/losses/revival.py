@@ -6,9 +6,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from monosem.base import selection
+from monosem.base.selection import Every, Request
 from monosem.core.activations import Context, JumpReLU
 from monosem.core.pairs import Layout
-from monosem.core.selection import Every, Request, Top
 from monosem.losses.objective import TERMS, State, Step, Term
 
 
@@ -37,7 +38,7 @@ class AuxK(Term):
 
     def requests(self, layout: Layout, context: Context) -> tuple[Request, ...]:
         """The largest scores among dead latents."""
-        return (Top(min(self.k_aux or max(layout.n_r // 2, 1), layout.n_q), dead=True),)
+        return (selection.TopK(min(self.k_aux or max(layout.n_r // 2, 1), layout.n_q), among="dead"),)
 
     def apply(self, step: Step, state: State) -> Tensor:
         """Mean over the batch."""

@@ -19,7 +19,7 @@ from monosem.core.constraints import Constraint
 from monosem.core.model import SDL
 from monosem.core.pairs import LocatedSource, Rows, Source
 from monosem.core.units import Units
-from monosem.kernels.workspace import kept_memory
+from monosem.kernels.ops import kept_memory
 from monosem.losses.fidelity import distance
 from monosem.losses.objective import Loss, Step
 from monosem.losses.resample import Resample

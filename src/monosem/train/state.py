@@ -16,8 +16,7 @@ from monosem.base.machine import machine
 from monosem.base.sparse import Code, SparseCode
 from monosem.core.io import model_tensors, set_model_tensors
 from monosem.core.model import SDL
-from monosem.kernels.native.build import build_name
-from monosem.kernels.native.dense import used
+from monosem.kernels.ops import build_name, used
 from monosem.losses.objective import Objective, State
 
 FORMAT = "monosem.run/1"

@@ -11,13 +11,7 @@ import torch
 from torch import Tensor
 
 from monosem.core.constraints import Constraint
-from monosem.kernels.gpu import rows as gpu
-from monosem.kernels.gpu.launch import serves
-from monosem.kernels.ledger import Ledger, open_ledger
-from monosem.kernels.native.calls import usable
-from monosem.kernels.native.rows import RowStep
-from monosem.kernels.precision import dense_products
-from monosem.kernels.workspace import huge_pages
+from monosem.kernels.ops import Ledger, RowStep, dense_products, huge_pages, open_ledger, step_rows, takes_rows
 from monosem.train.config import FitConfig
 from monosem.train.state import Run
 
@@ -37,7 +31,7 @@ class Update:
     def _fusable(self) -> list[Tensor]:
         model = self.run.model
         weights = {id(w): w for side in (model.encoder, model.decoder) for w in side.weights if w.requires_grad}
-        if model.path == "reference" or not (usable(*weights.values()) or serves(*weights.values())):
+        if model.path == "reference" or not takes_rows(*weights.values()):
             return []
         for constraint in self.constraints:
             pieces = constraint.row_pieces(model)
@@ -82,7 +76,7 @@ class Update:
             )  # fmt: skip
         optimiser.step()
 
-    def _row_step(self, ledger: Ledger, weight: Tensor) -> RowStep | gpu.RowStep | None:
+    def _row_step(self, ledger: Ledger, weight: Tensor) -> RowStep | None:
         """The step of a weight from its cells and what dense gradient it has; None where it has no gradient."""
         base, sets = weight.grad, ledger.parts(weight)
         weight.grad = None
@@ -90,10 +84,9 @@ class Update:
             return None
         pieces = self.pieces.get(id(weight))
         bounds, unit = pieces or (0, weight.shape[1]), pieces is not None
-        row_step = gpu.RowStep if serves(weight) else RowStep
-        return row_step(weight, None if base is None else base.contiguous(), sets, bounds, unit, unit)
+        return step_rows(weight, None if base is None else base.contiguous(), sets, bounds, unit, unit)
 
-    def _clip(self, steps: Sequence[RowStep | gpu.RowStep], most: float) -> float:
+    def _clip(self, steps: Sequence[RowStep], most: float) -> float:
         """The factor that brings the norm over all parameters down to `most`; gradients in memory have it already."""
         others = [p.grad for p in self.run.model.parameters() if p.grad is not None]
         squares = sum((float(g.double().pow(2).sum()) for g in others), 0.0) + sum(

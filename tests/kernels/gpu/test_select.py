@@ -8,8 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from monosem.base import selection
+from monosem.base.blocks import Block
 from monosem.base.errors import ArgumentError, DataError, ShapeError
-from monosem.base.sparse import Positions
+from monosem.base.sparse import Positions, SparseCode
+from monosem.kernels import ops
 from monosem.kernels.gpu import select
 from monosem.kernels.gpu.cells import inner_full
 from monosem.kernels.gpu.kept import Plan
@@ -190,3 +193,21 @@ def test_what_is_wrong_is_said() -> None:
         encode_tops(x, weight.bfloat16(), [(bias, 1)])
     with pytest.raises(DataError, match="float32"):
         encode_tops(x.double(), weight.double(), [(bias.double(), 1)], fused=True)
+
+
+@pytest.mark.parametrize("low", [False, True])
+def test_the_door_goes_this_way_for_the_k_largest(low: bool) -> None:
+    """A code and two requests, one among some latents, of one product: what ranking z of every cell selects."""
+    x, weight, bias = _numbers(2, 4, "plain"), _numbers(20, 4, "plain"), _numbers(1, 20, "plain")[0]
+    among = torch.arange(20, device=DEVICE) % 3 == 0
+    z = ops.Product(x, bias, (Block(0, 20, 0, 4),), [weight])
+    rules = (selection.TopK(3), selection.TopK(1), selection.TopK(1, among))
+    with patch("monosem.kernels.select.serves", lambda *tensors: True):
+        chosen = ops.select(z, rules[0], rules[1:], low=low)
+    assert chosen.z is None
+    for part, rule in zip((chosen.code, *chosen.extra), rules, strict=True):
+        wanted = ops.pick(rule, x @ weight.T + bias)
+        assert isinstance(part, SparseCode)
+        assert isinstance(wanted, Positions)
+        assert torch.equal(part.at.mask(), wanted.mask())
+        torch.testing.assert_close(part.values, (x @ weight.T + bias)[part.at.row, part.at.col])

@@ -96,28 +96,36 @@ def encode_tops(
     asked = [(bias.detach().contiguous(), k, plan or Plan.of(n_q, k)) for bias, k in requests]
     a, w, reach = _narrowed(x, weight, fused) if low else (x, weight, None)
     with _full_precision():
-        lists: list[Kept | None] = []
-        for bias, k, how in asked:
-            if how is None or x.shape[0] == 0:
-                lists.append(None)
-                continue
-            floor = _floor(a, w, bias, how, reach)
-            splits = max(1, min(-(-n_q // COLUMNS), _PROGRAMS // x.shape[0], 32)) if fused else 1
-            lists.append(Kept.start(floor, max(k, how.capacity * min(4, splits) // splits), splits))
-        if fused:
-            for kept, (bias, _, _) in zip(lists, asked, strict=True):
-                if kept is not None:
-                    kept.take_product(a, w, bias, reach)
-        elif any(kept is not None for kept in lists):
-            columns = min(n_q, max(16, _TILE // x.shape[0]))
-            room = a.new_empty(x.shape[0], columns)
-            for first in range(0, n_q, columns):
-                part = room[:, : min(columns, n_q - first)]
-                torch.mm(a, w[first : first + columns].T, out=part)
-                for kept, (bias, _, _) in zip(lists, asked, strict=True):
-                    if kept is not None:
-                        kept.take(part, first, bias, reach)
+        lists = [_started(a, w, bias, k, how, reach, fused) for bias, k, how in asked]
+        pairs = [(kept, bias) for kept, (bias, _, _) in zip(lists, asked, strict=True) if kept is not None]
+        for kept, bias in pairs if fused else ():
+            kept.take_product(a, w, bias, reach)
+        if pairs and not fused:
+            _take_tiles(a, w, pairs, reach)
         return [_answer(kept, x, weight, bias, k, reach, low) for kept, (bias, k, _) in zip(lists, asked, strict=True)]
+
+
+def _started(
+    a: Tensor, w: Tensor, bias: Tensor, k: int, plan: Plan | None, reach: Reach | None, fused: bool
+) -> Kept | None:
+    """An empty list of what may be among the k largest; None where all cells are to be ranked."""
+    rows, n_q = a.shape[0], w.shape[0]
+    if plan is None or rows == 0:
+        return None
+    splits = max(1, min(-(-n_q // COLUMNS), _PROGRAMS // rows, 32)) if fused else 1
+    return Kept.start(_floor(a, w, bias, plan, reach), max(k, plan.capacity * min(4, splits) // splits), splits)
+
+
+def _take_tiles(a: Tensor, w: Tensor, pairs: Sequence[tuple[Kept, Tensor]], reach: Reach | None) -> None:
+    """Column tiles of one product, looked through for every list."""
+    rows, n_q = a.shape[0], w.shape[0]
+    columns = min(n_q, max(16, _TILE // rows))
+    room = a.new_empty(rows, columns)
+    for first in range(0, n_q, columns):
+        part = room[:, : min(columns, n_q - first)]
+        torch.mm(a, w[first : first + columns].T, out=part)
+        for kept, bias in pairs:
+            kept.take(part, first, bias, reach)
 
 
 def _answer(

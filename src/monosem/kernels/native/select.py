@@ -24,7 +24,7 @@ class Tops:
 
     def __init__(self, rows: int, k: int, among: Tensor | None = None, bias: Tensor | None = None) -> None:
         self.k, self.among, self.bias, self.rows = k, among, bias, rows
-        room = 2 * k + 128
+        room, self._seen = 2 * k + 128, 0
         self._index, self._value = torch.empty(rows, room, dtype=torch.int32), torch.empty(rows, room)
         self._filled, self._floors = torch.zeros(rows, dtype=torch.int64), torch.full((rows,), -torch.inf)
         self._state = _Tops(k, room, *map(address, (self._index, self._value, self._filled, self._floors)))
@@ -36,6 +36,7 @@ class Tops:
             a, b = torch.searchsorted(among, torch.tensor([first, first + score.shape[1]])).tolist()
             among = among[a:b]
         n = score.shape[1] if among is None else among.numel()
+        self._seen += n
         runs = runs_of(self.rows, _RUNS)
         scratch = torch.empty(len(runs), n + 64 + max(n, self._state.room))
         head, given = (address(self._state), address(score), score.stride(0)), (n, first, address(self.bias))
@@ -43,8 +44,8 @@ class Tops:
         each("top", units)
 
     def found(self) -> tuple[Tensor, Tensor] | None:
-        """(columns, entries), columns ascending; None when a row has fewer than k numbers (NaN)."""
-        index, value, short = largest(self.k, self._index, self._value, self._filled)
+        """(columns, entries), columns ascending: k of each row, or all that came; None when a row has fewer (NaN)."""
+        index, value, short = largest(min(self.k, self._seen), self._index, self._value, self._filled)
         return None if short else (index, value)
 
 
@@ -63,7 +64,8 @@ class AboveFloor:
         """The next columns: score[:, i] is column first + i. False where they hold more than `room` such cells."""
         rows, n = score.shape
         runs = runs_of(rows, _RUNS)
-        share = -(-(score.numel() if room is None else room) // max(len(runs), 1))
+        longest = max((b - a for a, b in runs), default=0)
+        share = longest * n if room is None else min(longest * n, -(-room // max(len(runs), 1)))
         counts = torch.empty(rows, dtype=torch.int64)
         index, value = torch.empty(len(runs), share, dtype=torch.int64), torch.empty(len(runs), share)
         scratch = torch.empty(len(runs), n + 64)
@@ -140,8 +142,8 @@ def top(score: Tensor, k: int, among: Tensor | None = None, bias: Tensor | None 
 
 
 def above(
-    score: Tensor, floors: Tensor | float, room: int, bias: Tensor | None = None
+    score: Tensor, floors: Tensor | float, room: int | None, bias: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor] | None:
-    """(cells per row, columns, entries) of score + bias above its column's floor; None if they exceed `room`."""
+    """(cells per row, columns, entries) of score + bias above its column's floor; None if they exceed a `room`."""
     cells = AboveFloor(floors, bias)
     return cells.found() if cells.see(score, room=room) else None
