@@ -10,11 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from studies import (
     absorption,
-    anchoring,
     classical,
     discovery,
     network,
-    paper,
     real_absorption,
     real_pages,
     results,
@@ -22,14 +20,15 @@ from studies import (
     stories,
     world3d,
 )
+from studies.paper import anchoring_page, docs
 from studies.theory import claims, search
 
 PAGES: Mapping[str, Callable[[], None]] = {
     "readme": results.readme_page,
     "benchmarks": results.benchmarks_page,
     "defaults": results.defaults_page,
-    "paper": paper.main,
-    "anchoring": anchoring.main,
+    "paper": docs.main,
+    "anchoring": anchoring_page.main,
     "discovery": discovery.page,
     "classical": classical.page,
     "real": real_pages.page,

@@ -7,6 +7,7 @@ bits. Elsewhere, and where the record is of an older numerics, the scores must a
 import random
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -18,9 +19,9 @@ from monosem.bench.records import arm_key, read_record, read_records, results_di
 from monosem.bench.run import Job, job_head, run_job
 from monosem.cli.console import fail, out
 from monosem.report.interval import interval_of
-from studies.bench.base import SCALES, jobs_of
-from studies.bench.catalog import STUDIES
-from studies.bench.queue import run_key
+from studies.catalog import STUDIES
+from studies.engine.bench import BenchRun, run_key
+from studies.engine.scale import SCALES
 from studies.stored import packed
 
 SCORES = ("decoder_cosine.M_GT@0.95", "decoder_cosine.M_IP", "fvu")
@@ -58,10 +59,9 @@ def studied() -> Iterator[tuple[str, str, list[Job]]]:
         yield name, name, jobs()
     for name, study in STUDIES.items():
         for scale in SCALES.values():
-            try:
-                yield name, f"study-{scale.name}", [job for _, job in jobs_of(study, scale)]
-            except ArgumentError:  # it has no runs at this scale
-                continue
+            with suppress(ArgumentError):  # it has no runs at this scale
+                runs = [entry.run for entry in study.entries(scale)]
+                yield name, f"study-{scale.name}", [run for run in runs if isinstance(run, BenchRun)]
 
 
 def cells(jobs: list[Job], records: list[dict[str, Any]]) -> list[Cell]:

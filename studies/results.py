@@ -12,9 +12,7 @@ from monosem.report.figures import recovery_figure, tau_figure
 from monosem.report.interval import interval
 from monosem.report.style import to_svg
 from monosem.report.summary import HEADLINE, sections
-from studies.bench.base import SCALES
-from studies.bench.catalog import STUDIES
-from studies.bench.queue import outcomes
+from studies.catalog import committed
 from studies.page import fill, provenance, table, write_generated
 from studies.stored import packed, stored
 
@@ -135,14 +133,14 @@ def _recovered() -> str:
 
 def _discovered() -> str:
     """Table 1 at the paper's size: its best number, and ours over all features, plain and with discovered anchors."""
-    study, scale = STUDIES["table1"], SCALES["paper"]
+    results = committed("table1", "paper")
     arms: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
-    for entry, _, record in outcomes(study, scale, packed("study-paper")):
+    for entry, record in results.outcomes:
         if record is not None and entry.arm in ("ours", "ours+discovered"):
             arms[entry.row, entry.arm].append(record["metrics"])
     rows = [["method", "paper, best", "plain, ours", "discovered anchors, ours", "the anchors alone"]]
     for row in dict.fromkeys(row for row, _ in arms):
-        printed = [study.printed[row, arm] for arm in ("paper", "paper+anchors")]
+        printed = [results.study.printed[row, arm] for arm in ("paper", "paper+anchors")]
         best, similar = max(tuple(value or 0.0 for value in pair) for pair in printed)
         plain, anchored = arms[row, "ours"], arms[row, "ours+discovered"]
         start = _mean(anchored, "M_GT@0.95", "anchors_alone")

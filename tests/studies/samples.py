@@ -5,8 +5,10 @@ from typing import Any
 
 from monosem.bench.metrics import TAUS
 from monosem.bench.run import Job, job_head
-from studies.bench.base import Entry, Scale, Study, jobs_of
-from studies.bench.queue import Outcome
+from studies.engine.bench import BenchRun
+from studies.engine.cells import Results
+from studies.engine.scale import Scale
+from studies.engine.study import Entry, Study
 
 ENV: dict[str, object] = {
     "python": "3",
@@ -54,11 +56,16 @@ def made(job: Job, share: float, *, alone: float = 0.25, everywhere: float | Non
     }
 
 
-def outcomes_of(
-    study: Study, scale: Scale, share: Callable[[Entry, int], float | None], alone: float = 0.25
-) -> list[Outcome]:
+def results_of(study: Study, scale: Scale, share: Callable[[Entry, int], float | None], alone: float = 0.25) -> Results:
     """Every run of a study with a made-up record, None where `share(entry, world)` is."""
-    return [
-        (entry, job.seed, None if (value := share(entry, job.seed)) is None else made(job, value, alone=alone))
-        for entry, job in jobs_of(study, scale)
-    ]
+    outcomes = []
+    for entry in study.entries(scale):
+        assert isinstance(entry.run, BenchRun)
+        value = share(entry, entry.run.seed)
+        outcomes.append((entry, None if value is None else made(entry.run, value, alone=alone)))
+    return Results(study, scale, outcomes)
+
+
+def bench_runs(study: Study, scale: Scale, seeds: int | None = None) -> list[tuple[Entry, BenchRun]]:
+    """The entries of a study on the bench, with their runs."""
+    return [(entry, entry.run) for entry in study.entries(scale, seeds) if isinstance(entry.run, BenchRun)]

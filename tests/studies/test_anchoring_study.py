@@ -11,18 +11,30 @@ import torch
 
 from monosem.anchors.term import PRINTED, Anchoring
 from monosem.base.errors import ArgumentError
-from monosem.bench.run import Job, job_head, run_job
-from studies.bench.anchoring import CROWDED, FORMS, LOOSE, LOOSE_NOISE, NOISE, SHORT, WEIGHTS, WRONG, zipf_task
-from studies.bench.base import SCALES, STUDIES, jobs_of
-from studies.bench.queue import outcomes, run_key
-from studies.report.study import cells
-
-STUDY = STUDIES["anchoring"]
+from studies.engine.bench import BenchRun
+from studies.engine.cells import Results
+from studies.engine.records import Records
+from studies.engine.scale import SCALES
+from studies.engine.study import Study
+from studies.paper.anchoring import (
+    ANCHORING,
+    CROWDED,
+    CROWDED_TASK,
+    FORMS,
+    LOOSE,
+    LOOSE_NOISE,
+    NOISE,
+    SHORT,
+    WEIGHTS,
+    WRONG,
+    zipf_task,
+)
+from tests.studies.samples import bench_runs
 
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_no_run_scores_a_feature_that_any_run_anchors(scale: str) -> None:
-    jobs = [job for _, job in jobs_of(STUDY, SCALES[scale], [0])]
+    jobs = [run for _, run in bench_runs(ANCHORING, SCALES[scale], 1)]
     held_out = {job.held_out for job in jobs}
     assert held_out == {2 * SCALES[scale].base.anchors}
     assert max(job.anchors for job in jobs) <= held_out.pop()
@@ -32,20 +44,19 @@ def test_no_run_scores_a_feature_that_any_run_anchors(scale: str) -> None:
         assert not anchored & set(value.scored(job.held_out).tolist())
 
 
-@pytest.mark.parametrize(("study", "scale"), [("anchoring", name) for name in SCALES] + [("crowded", "mini-hard")])
-def test_every_anchored_run_has_its_plain_run_and_no_two_rows_of_a_table_are_mixed_up(study: str, scale: str) -> None:
-    heads = defaultdict(list)
-    for entry, job in jobs_of(STUDIES[study], SCALES[scale], [0]):
-        heads[entry.row, entry.arm, job.seed].append(job_head(job, None))
-    assert all(len(found) == 1 for found in heads.values())
-    every = [found[0] for found in heads.values()]
-    plain = {run_key(head) for head in every if head["anchors"] is None}
-    assert plain >= {run_key(head | {"anchors": None}) for head in every}
+@pytest.mark.parametrize(("study", "scale"), [*((ANCHORING, name) for name in SCALES), (CROWDED, "mini-hard")])
+def test_every_anchored_run_has_its_plain_run_and_no_two_rows_of_a_table_are_mixed_up(study: Study, scale: str) -> None:
+    runs = defaultdict(list)
+    for entry, run in bench_runs(study, SCALES[scale], 1):
+        runs[entry.row, entry.arm].append(run)
+    assert all(len(same) == 1 for same in runs.values())
+    every = [same[0] for same in runs.values()]
+    assert {run.key for run in every if not run.anchored} == {run.plain_key for run in every}
 
 
 def test_what_is_asked_is_what_is_run() -> None:
     scale = SCALES["mini-hard"]
-    jobs = {(entry.row, entry.arm): job for entry, job in jobs_of(STUDY, scale, [0])}
+    jobs = {(entry.row, entry.arm): job for entry, job in bench_runs(ANCHORING, scale, 1)}
     for (row, _), job in jobs.items():
         whole = row.startswith("relu_l1") or row == "topk, full length"
         assert job.config.steps == scale.config.steps // (1 if whole else SHORT)
@@ -89,7 +100,7 @@ def test_the_zipf_world_keeps_the_mean_rate_and_its_halves_share_no_feature() ->
     rates = made.world.law.rates(made.world.n)
     assert rates.mean() == pytest.approx(0.02)
     assert made.world.rows == 4 * (scale.base.world.rows or 0)
-    jobs = {entry.arm: job for entry, job in jobs_of(STUDY, scale, [0]) if entry.row == "topk, zipf"}
+    jobs = {entry.arm: job for entry, job in bench_runs(ANCHORING, scale, 1) if entry.row == "topk, zipf"}
     groups = {
         arm: jobs[arm].task_value.anchored(jobs[arm].anchors, jobs[arm].among).numpy() for arm in ("frequent", "rare")
     }
@@ -99,32 +110,31 @@ def test_the_zipf_world_keeps_the_mean_rate_and_its_halves_share_no_feature() ->
 
 
 def test_the_crowded_world_runs_at_one_scale_and_three_worlds() -> None:
-    made = jobs_of(STUDIES["crowded"], SCALES["mini-hard"])
-    assert {job.seed for _, job in made} == {0, 1, 2}
-    assert {job.task for _, job in made} == {CROWDED}
+    runs = [run for _, run in bench_runs(CROWDED, SCALES["mini-hard"])]
+    assert {run.seed for run in runs} == {0, 1, 2}
+    assert {run.task for run in runs} == {CROWDED_TASK}
     with pytest.raises(ArgumentError, match="no runs at scale nano"):
-        jobs_of(STUDIES["crowded"], SCALES["nano"])
+        CROWDED.entries(SCALES["nano"])
 
 
 def test_runs_of_the_study_become_gains_on_held_out_features(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     scale = SCALES["nano"]
-    jobs = {(entry.row, entry.arm): job for entry, job in jobs_of(STUDY, scale, [0])}
+    jobs = {(entry.row, entry.arm): job for entry, job in bench_runs(ANCHORING, scale, 1)}
     usual, most = scale.base.anchors, 2 * scale.base.anchors
     wanted = [("topk", "plain"), (f"topk, k = {usual}", "default"), ("topk, wrong 0.5", "default")]
-    records = [json.loads(run_job(jobs[name], tmp_path).read_text()) for name in wanted]
-    found = {(c.row, c.arm): c for c in cells(STUDY, outcomes(STUDY, scale, tmp_path, seeds=[0])) if c.found}
-    gain = found[wanted[1]].gain()
+    records = [json.loads(jobs[name].run(tmp_path, lambda step: None).read_text()) for name in wanted]
+    cells = Results.of(ANCHORING, scale, Records(tmp_path), 1).by_place
+    gain = cells[wanted[1]].gain()
     assert gain is not None
     score = "decoder_cosine.M_GT@0.95"
     assert gain.mean == pytest.approx(records[1]["metrics"][score]["value"] - records[0]["metrics"][score]["value"])
     assert (gain.half, gain.n) == (None, 1)
-    held = records[2]["metrics"]["anchors.precision"]["value"]
-    assert held == 0.5  # half of the anchors stand for a feature
+    assert records[2]["metrics"]["anchors.precision"]["value"] == 0.5  # half of the anchors stand for a feature
     assert records[1]["config"]["held_out"] == most
 
 
 def test_a_job_with_another_form_has_another_record() -> None:
-    base = Job("lrb/nano", "topk(k=2)", 0, SCALES["nano"].config, anchors=4, held_out=8)
-    keys = {run_key(job_head(replace(base, anchoring=form), None)) for form in FORMS.values()}
+    base = BenchRun("lrb/nano", "topk(k=2)", 0, SCALES["nano"].config, anchors=4, held_out=8)
+    keys = {replace(base, anchoring=form).key for form in FORMS.values()}
     assert len(keys) == len(FORMS)

@@ -89,10 +89,11 @@ class LiveRuns:
             self.already += 1
             self._end(number, None)
             return
-        metrics = read_json(path)["metrics"]
-        name, what = (HEADLINE, "M_GT") if HEADLINE in metrics else ("fvu", "FVU")  # real rows have no true features
+        metrics = read_json(path).get("metrics", {})
+        scores = ((HEADLINE, "M_GT"), ("fvu", "FVU"))  # real rows have no true features, and some runs no score
+        score = next((f"{what} {metrics[name]['value']:.3f}  " for name, what in scores if name in metrics), "")
         seconds = time.perf_counter() - self._begun[number]
-        self._end(number, Text(f"{what} {metrics[name]['value']:.3f}  {seconds:5.1f} s", style="green"))
+        self._end(number, Text(f"{score}{seconds:5.1f} s", style="green"))
 
     def error(self, number: int, why: str) -> None:
         """A run failed; the others go on."""

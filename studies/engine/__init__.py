@@ -1,0 +1,1 @@
+"""What every study shares: scales, runs, the queue that resumes, tables, figures and sentences."""
