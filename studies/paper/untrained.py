@@ -17,7 +17,7 @@ from monosem.bench.anchor_sets import discovered_anchors
 from monosem.bench.task_scores import EVAL_ROWS, evaluate_model
 from monosem.bench.tasks import TaskSource
 from monosem.dictionary.coded import reconstruct
-from monosem.dictionary.stagewise import stagewise_pursuit
+from monosem.dictionary.coding import stagewise_pursuit
 from monosem.report.interval import interval
 from monosem.train.config import FitConfig
 from monosem.train.loop import fit
