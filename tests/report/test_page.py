@@ -149,5 +149,5 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
 def test_an_empty_folder_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="monosem bench"):
         write_report(tmp_path, tmp_path / "report.html")
-    with pytest.raises(DataError, match="is not a folder"):
+    with pytest.raises(DataError, match="neither a folder of records"):
         write_report(tmp_path / "absent", tmp_path / "report.html")
