@@ -1,9 +1,11 @@
 """The terminal: where results and messages go, and how an error looks."""
 
+import inspect
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from dataclasses import MISSING, fields
+from typing import Any, NoReturn, TypeVar, get_type_hints
 
 import typer
 from rich.console import Console
@@ -12,6 +14,8 @@ from typer.core import TyperGroup
 
 from monosem.anchors.directions import AnchorWarning
 from monosem.base.errors import MonosemError
+
+_Options = TypeVar("_Options")
 
 CONTINUES = frozenset(["bench", "harvest", "study", "train"])
 """Commands that go on where they stopped when they are called again."""
@@ -77,6 +81,32 @@ def _warnings_in_a_line() -> Iterator[None]:
 
         warnings.showwarning = show
         yield
+
+
+def command_of(kind: type[_Options]) -> Callable[[Callable[[_Options], None]], Callable[..., None]]:
+    """A command whose options are the fields of a dataclass, and which is called with one of these."""
+
+    def decorate(run: Callable[[_Options], None]) -> Callable[..., None]:
+        hints = get_type_hints(kind, include_extras=True)
+        parameters = [
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty if field.default is MISSING else field.default,
+                annotation=hints[field.name],
+            )
+            for field in fields(kind)  # type: ignore[arg-type]
+        ]
+
+        def command(**options: Any) -> None:
+            run(kind(**options))
+
+        command.__name__, command.__doc__, command.__module__ = run.__name__, run.__doc__, run.__module__
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in parameters}
+        return command
+
+    return decorate
 
 
 class Commands(TyperGroup):

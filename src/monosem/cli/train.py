@@ -1,12 +1,13 @@
 """`monosem train`: train a method on real representations from files."""
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from monosem.cli.console import err, fail, out, say, split_names
+from monosem.cli.console import command_of, err, fail, out, say, split_names
 
 if TYPE_CHECKING:
     from monosem.anchors.directions import Anchors
@@ -20,135 +21,112 @@ _anchor = partial(typer.Option, rich_help_panel="Anchors")
 _training = partial(typer.Option, rich_help_panel="Training")
 
 
-_Data = Annotated[
-    Path,
-    typer.Option(
-        help="Activations x_p, one row each: a store of `monosem harvest`, or a .npy, .safetensors or .parquet file.",
-        show_default=False,
-    ),
-]
-_Method = Annotated[str, typer.Option(help='Method, as "topk(k=32)"; `monosem list methods` names them.')]
-_NQ = Annotated[int, typer.Option("--n-q", help="Number of latents.", show_default=False)]
-_Out = Annotated[Path, typer.Option("--out", help="Folder for the model, its log and its checkpoint.")]
-_Target = Annotated[Path | None, _data(help="Activations x_r of the same inputs, for a transcoder.")]
-_Key = Annotated[str | None, _data(help="Tensor of a .safetensors file, or columns of a .parquet one.")]
-_TargetKey = Annotated[str | None, _data(help="Tensor or columns of --target.")]
-_Widths = Annotated[str | None, _data(help='Widths of several sources side by side, as "384,384".')]
-_TargetWidths = Annotated[str | None, _data(help="Widths of the sources in --target.")]
-_Read = Annotated[str | None, _data(help="Sites of the store to read, where it leaves a choice.")]
-_Write = Annotated[str | None, _data(help="Sites of the store to write, for a transcoder.")]
-_Normalise = Annotated[
-    bool | None,
-    _data(
-        help="Train on centred rows of mean norm sqrt(n), folded into the saved weights. [default: for a store]",
-        show_default=False,
-    ),
-]
-_Centre = Annotated[bool, _data(help="Start the decoder bias at the data's mean and subtract the pre-encoder bias.")]
-_Labels = Annotated[Path | None, _anchor(help="Classes of the rows, from a file or a store: anchor at class means.")]
-_LabelsKey = Annotated[str | None, _anchor(help="Tensor or column of --labels.")]
-_Classes = Annotated[str | None, _anchor(help='Classes to anchor, as "cat,dog". [default: all]', show_default=False)]
-_Anchors = Annotated[Path | None, _anchor("--anchors", help="Anchors of `monosem anchors`.", show_default=False)]
-_Weight = Annotated[
-    float | None, _anchor(help="Weight of the anchoring term. [default: the form's]", show_default=False)
-]
-_Printed = Annotated[bool, _anchor("--printed", help="Anchor as the paper prints it: both sides, no start.")]
-_Hard = Annotated[bool, _anchor("--hard", help="Freeze anchored latents.")]
-_Steps = Annotated[int, _training(help="Optimiser steps.")]
-_Batch = Annotated[int, _training(help="Rows per step.")]
-_LR = Annotated[float, _training(help="Adam's learning rate.")]
-_Seed = Annotated[int, _training(help="Seed for initial weights and the order of rows.")]
-_Clip = Annotated[float | None, _training(help="Largest gradient norm.")]
-_CheckpointEvery = Annotated[int, _training(help="Steps between checkpoints.")]
-_Threads = Annotated[int | None, _training(help="Torch threads.")]
-_Selection = Annotated[str, _training(help="fp32, or bf16: exact selection from a bfloat16 product.")]
-_Dense = Annotated[str, _training(help="fp32, or bf16: products of dense codes in bfloat16.")]
-_Device = Annotated[str, _training(help="cpu or cuda.")]
+@dataclass(frozen=True)
+class TrainOptions:
+    """The options of `monosem train`."""
+
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="Activations x_p, one row each: a store of `monosem harvest`, or .npy, .safetensors or .parquet.",
+            show_default=False,
+        ),
+    ]
+    method: Annotated[str, typer.Option(help='Method, as "topk(k=32)"; `monosem list methods` names them.')]
+    n_q: Annotated[int, typer.Option("--n-q", help="Number of latents.", show_default=False)]
+    out_folder: Annotated[Path, typer.Option("--out", help="Folder for the model, its log and its checkpoint.")]
+    target: Annotated[Path | None, _data(help="Activations x_r of the same inputs, for a transcoder.")] = None
+    key: Annotated[str | None, _data(help="Tensor of a .safetensors file, or columns of a .parquet one.")] = None
+    target_key: Annotated[str | None, _data(help="Tensor or columns of --target.")] = None
+    widths: Annotated[str | None, _data(help='Widths of several sources side by side, as "384,384".')] = None
+    target_widths: Annotated[str | None, _data(help="Widths of the sources in --target.")] = None
+    read: Annotated[str | None, _data(help="Sites of the store to read, where it leaves a choice.")] = None
+    write: Annotated[str | None, _data(help="Sites of the store to write, for a transcoder.")] = None
+    normalise: Annotated[
+        bool | None,
+        _data(
+            help="Train on centred rows of mean norm sqrt(n), folded into the saved weights. [default: for a store]",
+            show_default=False,
+        ),
+    ] = None
+    centre: Annotated[
+        bool, _data(help="Start the decoder bias at the data's mean and subtract the pre-encoder bias.")
+    ] = True
+    labels: Annotated[
+        Path | None, _anchor(help="Classes of the rows, from a file or a store: anchor at class means.")
+    ] = None
+    labels_key: Annotated[str | None, _anchor(help="Tensor or column of --labels.")] = None
+    classes: Annotated[
+        str | None, _anchor(help='Classes to anchor, as "cat,dog". [default: all]', show_default=False)
+    ] = None
+    anchors_file: Annotated[
+        Path | None, _anchor("--anchors", help="Anchors of `monosem anchors`.", show_default=False)
+    ] = None
+    anchors_weight: Annotated[
+        float | None, _anchor(help="Weight of the anchoring term. [default: the form's]", show_default=False)
+    ] = None
+    printed: Annotated[bool, _anchor("--printed", help="Anchor as the paper prints it: both sides, no start.")] = False
+    hard: Annotated[bool, _anchor("--hard", help="Freeze anchored latents.")] = False
+    steps: Annotated[int, _training(help="Optimiser steps.")] = 2000
+    batch: Annotated[int, _training(help="Rows per step.")] = 512
+    lr: Annotated[float, _training(help="Adam's learning rate.")] = 1e-3
+    seed: Annotated[int, _training(help="Seed for initial weights and the order of rows.")] = 0
+    clip: Annotated[float | None, _training(help="Largest gradient norm.")] = None
+    checkpoint_every: Annotated[int, _training(help="Steps between checkpoints.")] = 500
+    threads: Annotated[int | None, _training(help="Torch threads.")] = None
+    selection: Annotated[str, _training(help="fp32, or bf16: exact selection from a bfloat16 product.")] = "fp32"
+    dense: Annotated[str, _training(help="fp32, or bf16: products of dense codes in bfloat16.")] = "fp32"
+    device: Annotated[str, _training(help="cpu or cuda.")] = "cpu"
 
 
-def train(
-    data: _Data,
-    method: _Method,
-    n_q: _NQ,
-    out_folder: _Out,
-    target: _Target = None,
-    key: _Key = None,
-    target_key: _TargetKey = None,
-    widths: _Widths = None,
-    target_widths: _TargetWidths = None,
-    read: _Read = None,
-    write: _Write = None,
-    normalise: _Normalise = None,
-    centre: _Centre = True,
-    labels: _Labels = None,
-    labels_key: _LabelsKey = None,
-    classes: _Classes = None,
-    anchors_file: _Anchors = None,
-    anchors_weight: _Weight = None,
-    printed: _Printed = False,
-    hard: _Hard = False,
-    steps: _Steps = 2000,
-    batch: _Batch = 512,
-    lr: _LR = 1e-3,
-    seed: _Seed = 0,
-    clip: _Clip = None,
-    checkpoint_every: _CheckpointEvery = 500,
-    threads: _Threads = None,
-    selection: _Selection = "fp32",
-    dense: _Dense = "fp32",
-    device: _Device = "cpu",
-) -> None:
+@command_of(TrainOptions)
+def train(o: TrainOptions) -> None:
     """Train a method on your own activations; called again, it resumes from its last checkpoint."""
-    options = locals()
-    _train(options)
-
-
-def _train(o: dict[str, Any]) -> None:
     from monosem.data.source import open_rows
     from monosem.data.store import is_store
     from monosem.data.trained import keep_anchors, note_source
     from monosem.train.loop import fit
 
-    chosen, config, folder = _chosen(o), _config(o), o["out_folder"]
-    stored = is_store(o["data"])
+    chosen, config, folder = _chosen(o), _config(o), o.out_folder
+    stored = is_store(o.data)
     if not stored:
-        _agree(o["method"], o["target"] is not None, o["widths"])
-    named = {name: o[name] for name in ("read", "write", "key", "target_key", "labels", "labels_key")}
-    named["widths"] = _numbers("--widths", o["widths"])
-    named["target_widths"] = _numbers("--target-widths", o["target_widths"])
-    with err().status(f"checking {o['data']}"):
-        source = open_rows(o["data"], o["target"], pairing=chosen.pairing, **named)
-        if stored if o["normalise"] is None else o["normalise"]:
+        _agree(o.method, o.target is not None, o.widths)
+    named = {name: getattr(o, name) for name in ("read", "write", "key", "target_key", "labels", "labels_key")}
+    named["widths"] = _numbers("--widths", o.widths)
+    named["target_widths"] = _numbers("--target-widths", o.target_widths)
+    with err().status(f"checking {o.data}"):
+        source = open_rows(o.data, o.target, pairing=chosen.pairing, **named)
+        if stored if o.normalise is None else o.normalise:
             source.normalised()
-        anchors = keep_anchors(folder, source, o["anchors_file"], split_names(o["classes"]), o["labels"])
+        anchors = keep_anchors(folder, source, o.anchors_file, split_names(o.classes), o.labels)
     shape = f"{source.rows:,} rows, n_p={sum(source.p_widths)}, n_r={sum(source.r_widths)}"
     with_anchors = f", {anchors.k} anchors ({anchors.kind})" if anchors else ""
-    say(f"{chosen.spec} on {shape}, n_q={o['n_q']}{with_anchors}")
+    say(f"{chosen.spec} on {shape}, n_q={o.n_q}{with_anchors}")
     if (folder / "checkpoint.safetensors").exists():
         say(f"{folder} holds a checkpoint of an earlier call; resuming from there", "dim")
-    chosen = _centred(chosen) if o["centre"] else chosen
+    chosen = _centred(chosen) if o.centre else chosen
     note_source(folder, source)
-    result = fit(chosen, source, o["n_q"], config, anchors, out=folder, progress=True)
+    result = fit(chosen, source, o.n_q, config, anchors, out=folder, progress=True)
     _summary(result, source, anchors, folder)
 
 
-def _chosen(o: dict[str, Any]) -> "Method":
+def _chosen(o: TrainOptions) -> "Method":
     """The method with the form of anchoring that is asked for."""
     from dataclasses import replace
 
     from monosem.anchors.term import PRINTED, Anchoring
     from monosem.methods import method, with_anchoring
 
-    form = replace(PRINTED if o["printed"] else Anchoring(), hard=o["hard"])
-    form = form if o["anchors_weight"] is None else replace(form, weight=o["anchors_weight"])
-    return with_anchoring(method(o["method"]), form)
+    form = replace(PRINTED if o.printed else Anchoring(), hard=o.hard)
+    form = form if o.anchors_weight is None else replace(form, weight=o.anchors_weight)
+    return with_anchoring(method(o.method), form)
 
 
-def _config(o: dict[str, Any]) -> "FitConfig":
+def _config(o: TrainOptions) -> "FitConfig":
     from monosem.train.config import FitConfig
 
     same = ("steps", "lr", "seed", "clip", "checkpoint_every", "threads", "selection", "dense", "device")
-    return FitConfig(batch_size=o["batch"], **{name: o[name] for name in same})
+    return FitConfig(batch_size=o.batch, **{name: getattr(o, name) for name in same})
 
 
 def _agree(method: str, has_target: bool, widths: str | None) -> None:
