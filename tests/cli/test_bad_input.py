@@ -102,7 +102,11 @@ OTHERS: dict[str, tuple[list[str], Callable[[Path], object], str]] = {
     "bench, no workers": (["bench", "--workers", "0"], Path.mkdir, "--workers 0"),
     "bench, all anchored": (["bench", "--task", "lrb/nano", "--anchors", "24"], Path.mkdir, "leave none to score"),
     "bench, none anchored": (["bench", "--anchors", "0", "--anchored"], Path.mkdir, "anchored runs need at least one"),
-    "report, no folder": (["report", "{folder}"], lambda path: None, "is not a folder"),
+    "report, no folder": (
+        ["report", "{folder}"],
+        lambda path: None,
+        "is neither a folder of records nor a packed file",
+    ),
     "report, no records": (["report", "{folder}"], Path.mkdir, "there are no records"),
     "report, damaged": (
         ["report", "{folder}"],
