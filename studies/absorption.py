@@ -6,7 +6,7 @@ tasks, 0.5 that of lrb/hierarchy. Everything else, recipes and length too, is lr
 training, seeds 100 and 101, all ten families. The runs in a hierarchy are those of `monosem bench`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
@@ -16,18 +16,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from monosem.base.files import write_atomic
 from monosem.bench.defaults import fit_config, recipe
 from monosem.bench.laws import Hierarchy
 from monosem.bench.records import environment, read_records
 from monosem.bench.task_scores import evaluate_model
 from monosem.bench.tasks import TaskSource, task
 from monosem.report.interval import Interval
-from monosem.report.style import GREY, INK, PALETTE, plain_axes, to_svg
+from monosem.report.style import GREY, INK, PALETTE, plain_axes
 from monosem.report.summary import Arm, Line, Section, sections
 from monosem.train.loop import fit
 from studies.page import fill, provenance, table
-from studies.stored import packed, store, stored
+from studies.stored import packed, run_missing, stored, write_figure
 
 PAGE, FIGURES, SIZES = Path("docs/theory/absorption.md"), Path("docs/theory/figures"), "absorption-sizes"
 TASK, SEEDS = "lrb/hierarchy", (100, 101)
@@ -39,14 +38,18 @@ ARMS = {
     "true_parents": ("parents", PALETTE[0], "s"),
     "true_children": ("children", PALETTE[3], "^"),
 }
-SHARES = {"absorbed": "absorbed", "recall": "recall"}
+SHARES = ("absorbed", "recall")
 
 
 def main(words: Sequence[str] = ()) -> None:
     """Run what is missing of the study of sizes, one run after the other."""
     torch.set_num_threads(1)
-    done = stored(SIZES) or {"runs": {}}
-    done |= {"task": TASK, "command": "python -m studies absorption", "env": environment()}
+    about = {"task": TASK, "command": "python -m studies absorption", "env": environment()}
+    run_missing(SIZES, about, _size_runs())
+
+
+def _size_runs() -> Iterator[tuple[str, Callable[[], dict[str, float]]]]:
+    """Every method, size and seed."""
     for seed in SEEDS:
         for beta in BETAS:
             base = task(TASK, "sae", seed)
@@ -55,14 +58,15 @@ def main(words: Sequence[str] = ()) -> None:
             source = TaskSource(replace(base, world=replace(base.world, law=replace(law, c_min=1 - beta, beta=beta))))
             for name in METHODS:
                 key = f"{name} beta={beta} seed={seed}"
-                if key in done["runs"]:
-                    continue
-                model = fit(recipe(TASK, name), source, base.n_q, fit_config(TASK, seed)).model
-                scores = evaluate_model(model, source, torch.arange(base.world.n))
-                numbers = {k: v for k, v in scores["hierarchy"].items() if k != "curve"}
-                done["runs"][key] = numbers | {"l0": scores["l0"], "fvu": scores["fvu"]}
-                store(SIZES, done)
-                print(key, numbers, flush=True)
+                yield key, lambda name=name, source=source, seed=seed: _size(name, source, seed)  # type: ignore[misc]
+
+
+def _size(name: str, source: TaskSource, seed: int) -> dict[str, float]:
+    """One method trained plainly, and its scores."""
+    model = fit(recipe(TASK, name), source, source.task.n_q, fit_config(TASK, seed)).model
+    scores = evaluate_model(model, source, torch.arange(source.task.world.n))
+    numbers = {k: v for k, v in scores["hierarchy"].items() if k != "curve"}
+    return numbers | {"l0": scores["l0"], "fvu": scores["fvu"]}
 
 
 def kind(arm: Arm) -> str:
@@ -146,10 +150,10 @@ def _trained_figure(section: Section) -> Figure:
     """Absorbed rows and recall, of families with anchors and of the others: a dot per method and arm."""
     figure = Figure(figsize=(8.6, 7.2), layout="constrained")
     grid = figure.subplots(2, 2, sharex=True, sharey=True)
-    for row, (share, words) in zip(grid, SHARES.items(), strict=True):
+    for row, share in zip(grid, SHARES, strict=True):
         for axes, (group, title) in zip(row, GROUPS.items(), strict=True):
             plain_axes(axes)
-            axes.set_title(f"{words}: {title}", loc="left", color=INK)
+            axes.set_title(f"{share}: {title}", loc="left", color=INK)
             axes.tick_params(labelbottom=True)
             _panel(axes, section, f"{group}.{share}")
     figure.supxlabel("share of the rows in which the parent is present", color=INK, fontsize=10)
@@ -227,7 +231,7 @@ def page() -> None:
     section = read()
     fill(PAGE, {"trained": generated(section)})
     label = "Share of rows in which parents are absorbed, and recall, per method and by what is anchored"
-    write_atomic(FIGURES / "absorption_trained.svg", to_svg(_trained_figure(section), label).encode())
+    write_figure(FIGURES / "absorption_trained.svg", _trained_figure(section), label)
     if runs := _sizes():
         label = "Children merged with parents, and rows absorbed, against the standard deviation of sizes"
-        write_atomic(FIGURES / "absorption_sizes.svg", to_svg(_sizes_figure(runs), label).encode())
+        write_figure(FIGURES / "absorption_sizes.svg", _sizes_figure(runs), label)

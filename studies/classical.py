@@ -10,7 +10,7 @@ A run that is already in a record `classical/...` is kept. One thread.
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from importlib.metadata import version
@@ -22,7 +22,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from monosem.base.files import write_atomic
 from monosem.bench.defaults import fit_config, recipe
 from monosem.bench.metrics import DUPLICATE_COSINE, Comparison, flatten, score
 from monosem.bench.records import environment, read_records
@@ -32,10 +31,10 @@ from monosem.bench.world import Independent, WorldSpec
 from monosem.dictionary.amortisation import model_amortisation
 from monosem.dictionary.classical import CLASSICAL
 from monosem.report.interval import Interval, interval
-from monosem.report.style import BLUE, GREY, INK, RED, plain_axes, to_svg
+from monosem.report.style import BLUE, GREY, INK, RED, plain_axes
 from monosem.train.loop import fit
-from studies.page import provenance, table, write_generated
-from studies.stored import packed, store, stored
+from studies.page import fill, provenance, table
+from studies.stored import packed, run_missing, stored, write_figure
 
 SEEDS, TUNING = (0, 1, 2), (100, 101)
 SQUARE = Task("classical/square", 1, WorldSpec(64, (96,), 0.1, Independent(0.95), rows=10_000), n_q=128, anchors=0)
@@ -44,33 +43,21 @@ HELD_OUT = {"lrb/mini-hard": 60}
 """Features set aside, as in the runs of SDL methods that stand beside; elsewhere none."""
 PASSES = {"ksvd": 30, "mod": 30, "itkrm": 60, "online": 5, "batch_lasso": 10, "fast_ica": 200}
 _ATOMS = {"lrb/mini": (1, 2, 3), "lrb/mini-hard": (3, 4, 5, 6), SQUARE.name: (2, 3, 4)}
-_PENALTIES = (0.1, 0.2, 0.4)
+_GREEDY, _LASSO = ("ksvd", "mod", "itkrm"), ("online", "batch_lasso")
 GRID: dict[str, dict[str, tuple[dict[str, Any], ...]]] = {
     name: {
-        **dict.fromkeys(("ksvd", "mod", "itkrm"), tuple({"k": k} for k in counts)),
-        **dict.fromkeys(("online", "batch_lasso"), tuple({"l1": l1} for l1 in _PENALTIES)),
+        **dict.fromkeys(_GREEDY, tuple({"k": k} for k in counts)),
+        **dict.fromkeys(_LASSO, tuple({"l1": l1} for l1 in (0.1, 0.2, 0.4))),
         "fast_ica": ({},),
     }
     for name, counts in _ATOMS.items()
 }
+_BEST = {"lrb/mini": (2, 2, 2, 0.4, 0.4), "lrb/mini-hard": (5, 5, 3, 0.4, 0.2), SQUARE.name: (3, 2, 2, 0.4, 0.4)}
 CHOSEN: dict[str, dict[str, dict[str, Any]]] = {
-    "lrb/mini": {
-        **{key: {"k": 2} for key in ("ksvd", "mod", "itkrm")},
-        **{key: {"l1": 0.4} for key in ("online", "batch_lasso")},
-    },
-    "lrb/mini-hard": {
-        **{key: {"k": 5} for key in ("ksvd", "mod")},
-        "itkrm": {"k": 3},
-        "online": {"l1": 0.4},
-        "batch_lasso": {"l1": 0.2},
-    },
-    SQUARE.name: {
-        "ksvd": {"k": 3},
-        **{key: {"k": 2} for key in ("mod", "itkrm")},
-        **{key: {"l1": 0.4} for key in ("online", "batch_lasso")},
-        "fast_ica": {},
-    },
+    name: {learner: {"l1" if learner in _LASSO else "k": v} for learner, v in zip(_GREEDY + _LASSO, best, strict=True)}
+    for name, best in _BEST.items()
 }
+CHOSEN[SQUARE.name]["fast_ica"] = {}
 """Of GRID, what recovered most on worlds 100 and 101 (record `classical/sweep`), sizes n and 2 n together."""
 
 
@@ -113,17 +100,12 @@ def _learned(source: TaskSource, learner: str, n_atoms: int, setting: dict[str, 
     }
 
 
-def _run_missing(name: str, command: str, about: dict[str, Any], runs: Iterator[tuple[str, Callable[[], Any]]]) -> None:
-    """Run what the record `classical/NAME` lacks, one run after the other; every run has its environment."""
-    record: dict[str, Any] = (stored(f"classical/{name}") or {"runs": {}}) | about
-    record |= {"command": f"python -m studies classical {command}".strip()}
-    for key, run in runs:
-        if key in record["runs"]:
-            continue
-        env = environment() | {"scikit_learn": version("scikit-learn")}
-        record["runs"][key] = run() | {"env": env}
-        store(f"classical/{name}", record | {"env": env})
-        print(key, flush=True)
+def _run_missing(name: str, command: str, about: dict[str, Any], runs: Iterable[tuple[str, Callable[[], Any]]]) -> None:
+    """Run what the record `classical/NAME` lacks; every run has its environment."""
+    env = environment() | {"scikit_learn": version("scikit-learn")}
+    about |= {"command": f"python -m studies classical {command}".strip(), "env": env}
+    with_env = ((key, lambda run=run: run() | {"env": env}) for key, run in runs)  # type: ignore[misc]
+    run_missing(f"classical/{name}", about, with_env)
 
 
 def _world_runs(
@@ -186,64 +168,9 @@ def main(words: Sequence[str] = ()) -> None:
 PAGE, FIGURE = Path("docs/classical.md"), Path("docs/figures/classical.svg")
 GT, IP = "decoder_cosine.M_GT@0.95", "decoder_cosine.M_IP"
 LEARNERS = ("mod", "ksvd", "itkrm", "online", "batch_lasso", "fast_ica")
-WORLDS = {
-    "mini": "lrb/mini: 125 features in 96 dimensions, true L0 1.25",
-    "mini-hard": "lrb/mini-hard: 300 features in 96 dimensions, true L0 6, 1400 rows",
-    "square": "64 features in 96 dimensions, true L0 3.2: fewer features than dimensions",
-}
-TEXT = """\
-# Classical dictionary learning
-
-Sparse autoencoders are one way to learn a dictionary; others were there before them. This page lets the older ones
-run on the same rows and scores them in the same way, and asks what a trained model loses through its encoder.
-
-All of them look for the model that the data have:
-
-    x_p ~ D z,   z >= 0 sparse,   columns of D of unit length
-
-`monosem.dictionary.classical.CLASSICAL` holds them by name, all with one signature, `learn(x, n_atoms, k= or l1=,
-iterations=, seed=) -> D`; a new one is a function and a line.
-
-| learner | a pass | sparse codes by |
-|---|---|---|
-| `mod` | codes, then D = argmin over D of the squared error | nonnegative OMP (`k`) or lasso (`l1`) |
-| `ksvd` | codes, then each atom in turn with its coefficients: the best rank-one fit | nonnegative OMP (`k`) |
-| `itkrm` | each atom becomes the mean of what its rows' other atoms leave of them | the `k` largest products |
-| `online` | scikit-learn's `MiniBatchDictionaryLearning` | lasso, positive (`l1`) |
-| `batch_lasso` | scikit-learn's `DictionaryLearning` | lasso, positive (`l1`) |
-| `fast_ica` | scikit-learn's `FastICA`; n <= n_p only | none |
-
-Unused atoms, and the less used of two that nearly coincide, are replaced by what is left of badly explained rows
-(`mod`, `ksvd`, `itkrm`), until the last quarter of the passes.
-
-What it shows. With plenty of rows nearly everything recovers `lrb/mini`. On `lrb/mini-hard`, with few rows, K-SVD
-and MOD with OMP codes are on average ahead of every plain SAE recipe of the bench, within seconds, and more so with
-twice as many atoms as features; ITKrM recovers the two sparser worlds and little of this one. Read it with this in
-mind:
-
-- *told*: n atoms, which a user would not know. With 2 n the extra atoms are wrong or copies, so the share of atoms that
-  are features ("atoms right") is about a half: these learners find features but do not say which atoms are features.
-- k and l1 were chosen, like the SAE recipes, by recovery on worlds 100 and 101 (record `classical/sweep`), with
-  the truth at hand; two SAE recipes on `lrb/mini-hard`, Matryoshka and BatchTopK, were chosen below their best
-  ([defaults](defaults.md)), and a Matryoshka with k = 3 did reach about as much on those worlds.
-- SAEs have 2000 latents and an encoder that codes new rows in one product; these have none.
-- ICA needs no k and no penalty where n <= n_p, and cannot be asked where n > n_p.
-
-"""
-GAPS = """\
-## What the encoder loses, and what the dictionary loses
-
-`monosem.dictionary.amortisation.model_amortisation` codes held-out rows three times on the decoder of a trained model:
-by its own encoder, by nonnegative OMP and by the nonnegative lasso (FISTA), each solver at the same mean L0. F1 says
-how well the latents that fire tell which features are present:
-
-    amortisation gap = F1(best solver on W_D) - F1(encoder)             at the encoder's L0
-    dictionary gap   = F1(best solver on W_r) - F1(best solver on W_D)  at the true L0
-
-It counts in two ways. *matched*: latents and features paired one to one at |cos| > .95; a latent without a feature is
-wrong whenever it fires. *best*: each feature is read off its nearest latent, and other latents cost nothing.
-
-"""
+WORLDS = {"mini": "lrb/mini", "mini-hard": "lrb/mini-hard", "square": "64 features, 96 dimensions"}
+"""Name of a record -> title of its panel."""
+_HEAD = "learner | setting | told | atoms | M_GT(.95) | M_IP | signed M_IP | atoms right | worlds | seconds"
 
 
 @dataclass(frozen=True)
@@ -284,7 +211,6 @@ def _sdl_rows(name: str) -> list[_Row]:
 
 
 def _record(name: str) -> dict[str, Any]:
-    """A record `classical/NAME`, without runs where there is none."""
     return stored(f"classical/{name}") or {"runs": {}}
 
 
@@ -295,19 +221,7 @@ def _provenance(record: dict[str, Any]) -> str:
 
 def _scores(rows: list[_Row]) -> str:
     """What each reaches."""
-    head = (
-        "learner",
-        "setting",
-        "told",
-        "atoms",
-        "M_GT(.95)",
-        "M_IP",
-        "signed M_IP",
-        "atoms right",
-        "worlds",
-        "seconds",
-    )
-    cells: list[Sequence[object]] = [head]
+    cells: list[Sequence[object]] = [_HEAD.split(" | ")]
     for row in rows:
         setting = row.runs[0]["setting"]
         shown = setting if isinstance(setting, str) else ", ".join(f"{k} = {v}" for k, v in setting.items()) or "-"
@@ -347,17 +261,9 @@ def _panel(axes: Axes, rows: list[_Row], title: str) -> None:
     for row in rows:
         value = row.value(GT)
         place, marker, colour, face, _ = _LOOK[row.kind]
-        axes.errorbar(
-            value.mean,
-            labels.index(row.label) + place,
-            xerr=value.half,
-            color=colour,
-            marker=marker,
-            markerfacecolor=face,
-            capsize=2.5,
-            linewidth=1.3,
-            markersize=5.5,
-        )
+        style: dict[str, Any] = {"color": colour, "marker": marker, "markerfacecolor": face, "markersize": 5.5}
+        y = labels.index(row.label) + place
+        axes.errorbar(value.mean, y, xerr=value.half, capsize=2.5, linewidth=1.3, **style)
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(-0.6, len(labels) - 0.4)
     axes.set_xlim(-0.04, 1.04)
@@ -369,10 +275,9 @@ def _panel(axes: Axes, rows: list[_Row], title: str) -> None:
 def _figure(worlds: dict[str, list[_Row]]) -> Figure:
     """Recovery by method, a panel per world."""
     figure = Figure(figsize=(10.5, 4.6), layout="constrained")
-    titles = {"mini": "lrb/mini", "mini-hard": "lrb/mini-hard", "square": "64 features, 96 dimensions"}
     grid = figure.subplots(1, len(worlds), squeeze=False)[0]
     for axes, (name, rows) in zip(grid, worlds.items(), strict=True):
-        _panel(axes, rows, titles[name])
+        _panel(axes, rows, WORLDS[name])
     marks = [
         Line2D([], [], color=colour, marker=marker, markerfacecolor=face, linestyle="", label=label)
         for _, marker, colour, face, label in _LOOK.values()
@@ -437,10 +342,9 @@ def _at_paper_size() -> str:
 
 
 def page() -> None:
-    """Write the page and the figure."""
+    """Fill the page and draw its figure."""
     worlds = {name: _classical_rows(name) + _sdl_rows(name) for name in WORLDS if _record(name)["runs"]}
     label = "Recovery of classical learners and of SAEs in three worlds"
-    write_atomic(FIGURE, to_svg(_figure(worlds), label).encode())
-    parts = [f"{TEXT}{_at_paper_size()}", f"![recovery of classical learners and SAEs](figures/{FIGURE.name})"]
-    parts += [f"## {WORLDS[name]}\n\n{_facts(name)}\n\n{_scores(rows)}" for name, rows in worlds.items()]
-    write_generated(PAGE, "classical", "\n\n".join([*parts, f"{GAPS}{_gaps()}\n"]))
+    write_figure(FIGURE, _figure(worlds), label)
+    scores = {name: f"{_facts(name)}\n\n{_scores(rows)}" for name, rows in worlds.items()}
+    fill(PAGE, {"paper-size": _at_paper_size(), **scores, "gaps": _gaps()})

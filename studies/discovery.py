@@ -10,9 +10,10 @@ here before anything was run on them.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -22,7 +23,6 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from monosem.base.errors import DataError
-from monosem.base.files import write_atomic
 from monosem.base.spec import to_plain
 from monosem.bench.laws import Zipf
 from monosem.bench.metrics import DUPLICATE_COSINE, recall_precision
@@ -30,9 +30,9 @@ from monosem.bench.records import environment
 from monosem.bench.world import Independent, World, WorldSpec
 from monosem.dictionary.consensus import LEVELS, consensus, levelled
 from monosem.dictionary.discover import Discovery, Settings, discover
-from monosem.report.style import GREY, PALETTE, plain_axes, to_svg
+from monosem.report.style import GREY, PALETTE, plain_axes
 from studies.page import fill, provenance, table
-from studies.stored import store, stored, stored_below
+from studies.stored import store, stored, stored_below, write_figure
 
 PAGE, FIGURES = Path("docs/discovery.md"), Path("docs/figures")
 Record = dict[str, Any]
@@ -45,12 +45,13 @@ WORLDS: Mapping[str, WorldSpec] = {
     "crosscoder/200": WorldSpec(200, (768, 768), 0.15, Independent(0.98), rows=8_000, seed=104),
     "zipf/0": WorldSpec(1000, (768,), 0.1, Zipf(1.0), rows=100_000),
     **{
-        f"ratio/{n}": WorldSpec(n, (768,), 0.1, Independent(0.99), rows=100_000)
-        for n in (1400, 800, 1200, 1100, 1300, 900)
-    },
-    **{
         f"ratio/{n}": WorldSpec(n, (768,), cap, Independent(0.99), rows=100_000)
-        for n, cap in ((2000, 0.15), (3000, 0.15), (4000, 0.35))
+        for n, cap in (
+            *((n, 0.1) for n in (1400, 800, 1200, 1100, 1300, 900)),
+            (2000, 0.15),
+            (3000, 0.15),
+            (4000, 0.35),
+        )
     },
 }
 """What is reported, in the order in which it is run."""
@@ -170,15 +171,17 @@ def _limit_world(cell: Cell, seed: int) -> dict[str, Any]:
     world = World(spec)
     truth = world.rows(0, cell.rows)
     x = _noisy(truth.sources[0], cell.noise, seed)
-    tried = [_discovered(x, i) for i in range(len(LEVELS))]
+    settings = [levelled(Settings(), level) for level in LEVELS]
+    tried = [_unless_none(partial(discover, x, seed=i, settings=chosen)) for i, chosen in enumerate(settings)]
     runs = [run for run in tried if run is not None]
+    agreed = [_unless_none(partial(consensus, runs, share=min(1.0, least / max(len(runs), 1)))) for least in (2, 1)]
     return {
         "seed": seed,
         "interference": world.realised_interference[0],
         "true_l0": float(truth.features.l0.float().mean()),
         "one": _scores(tried[0], world.W[0]),
-        "two_of_three": _scores(_agreed(runs, 2), world.W[0]),
-        "any_of_three": _scores(_agreed(runs, 1), world.W[0]),
+        "two_of_three": _scores(agreed[0], world.W[0]),
+        "any_of_three": _scores(agreed[1], world.W[0]),
     }
 
 
@@ -188,16 +191,10 @@ def _noisy(x: Tensor, share: float, seed: int) -> Tensor:
     return x + noise * (share / (1.0 - share) * x.square().mean()).sqrt()
 
 
-def _discovered(x: Tensor, i: int) -> Discovery | None:
+def _unless_none(find: Callable[[], Discovery]) -> Discovery | None:
+    """What was discovered; None where nothing was."""
     try:
-        return discover(x, seed=i, settings=levelled(Settings(), LEVELS[i]))
-    except DataError:
-        return None
-
-
-def _agreed(runs: list[Discovery], least: int) -> Discovery | None:
-    try:
-        return consensus(runs, share=min(1.0, least / max(len(runs), 1)))
+        return find()
     except DataError:
         return None
 
@@ -214,15 +211,10 @@ def page() -> None:
     records = sorted(stored_below("discovery"), key=lambda record: list(WORLDS).index(record["name"]))
     limits = stored_below("discovery/limits")
     fill(PAGE, {"records": _table(records), "limits": _limits_table(limits)})
-    drawn = {
-        "discovery": (_figure(records), "Recall and precision of discovered atoms after every round"),
-        "discovery-limits": (
-            _limits_figure(limits),
-            "Recall and precision of discovery against events, noise and active features",
-        ),
-    }
-    for name, (figure, label) in drawn.items():
-        write_atomic(FIGURES / f"{name}.svg", to_svg(figure, label).encode())
+    label = "Recall and precision of discovered atoms after every round"
+    write_figure(FIGURES / "discovery.svg", _figure(records), label)
+    label = "Recall and precision of discovery against events, noise and active features"
+    write_figure(FIGURES / "discovery-limits.svg", _limits_figure(limits), label)
 
 
 def _after(rows: Sequence[Sequence[object]], records: list[Record], order: Mapping[str, Any]) -> str:

@@ -17,7 +17,6 @@ from studies import (
     real_pages,
     results,
     steering,
-    stories,
     world3d,
 )
 from studies.paper import anchoring_page, docs
@@ -36,7 +35,7 @@ PAGES: Mapping[str, Callable[[], None]] = {
     "absorption": absorption.page,
     "search": search.page,
     "network": network.page,
-    "stories": stories.page,
+    "stories": network.stories_page,
 }
 RUNS: Mapping[str, Callable[[Sequence[str]], None]] = {
     "absorption": absorption.main,
@@ -46,7 +45,7 @@ RUNS: Mapping[str, Callable[[Sequence[str]], None]] = {
     "network": network.main,
     "real_absorption": real_absorption.main,
     "steering": steering.main,
-    "stories": stories.main,
+    "stories": network.stories,
     "search": search.main,
     "world3d": world3d.main,
 }

@@ -15,6 +15,7 @@ A run that has a record is kept.
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +26,17 @@ from matplotlib.figure import Figure
 from monosem import FitConfig, TensorSource, method
 from monosem.anchors.directions import Anchors
 from monosem.anchors.term import Anchoring
-from monosem.base.files import write_atomic
 from monosem.bench.absorption import Family, Fired, label_absorption
 from monosem.bench.real import RealRun, code_scores, run_real
 from monosem.bench.records import read_records
 from monosem.core.model import SDL
 from monosem.methods import with_anchoring
 from monosem.report.interval import interval
-from monosem.report.style import BLUE, GREY, plain_axes, to_svg
+from monosem.report.style import BLUE, GREY, plain_axes
 from studies.assets.data import Texts, text_vectors
+from studies.options import Options
 from studies.page import fill, table
-from studies.stored import packed
+from studies.stored import packed, write_figure
 
 STUDY = "real-absorption"
 PAGE, FIGURES = Path("docs/real/absorption.md"), Path("docs/figures")
@@ -72,9 +73,8 @@ def _fired(model: SDL, rows: torch.Tensor, labels: dict[str, torch.Tensor], wher
 
 def _train(options: argparse.Namespace) -> None:
     """Train plain and anchored with every seed."""
-    rows, texts = text_vectors(
-        options.dataset, options.limit, lambda done, of: print(f"encoded {done:,} of {of:,} texts")
-    )
+    encoded = partial(print, "encoded texts, of:")
+    rows, texts = text_vectors(options.dataset, options.limit, encoded)
     rows = rows - rows.mean(0)
     rows = rows * (rows.shape[1] / rows.square().sum(1).mean()).sqrt()
     nested, labels = _families(options.dataset, texts)
@@ -127,6 +127,9 @@ def _arm(record: Record) -> str:
     return "both sides" if record["anchors"]["form"].endswith("/both") else "anchored"
 
 
+_HEAD = "parent | child | texts | silent, plain | anchored | absorbed, plain | anchored | at size | anchored"
+
+
 def _tables(arms: dict[str, list[Record]]) -> str:
     """Per child the shares, plain and anchored; per parent what its latent is worth."""
     first = arms["plain"][0]
@@ -136,18 +139,7 @@ def _tables(arms: dict[str, list[Record]]) -> str:
         return [interval([_value(r, f"{name}.{what}") for r in arms[arm]]).text(2) for what in whats for arm in of]
 
     pair = ("plain", "anchored")
-    head = [
-        "parent",
-        "child",
-        "texts",
-        "silent, plain",
-        "anchored",
-        "absorbed, plain",
-        "anchored",
-        "at size",
-        "anchored",
-    ]
-    children = [head]
+    children = [_HEAD.split(" | ")]
     for parent, names in nested.items():
         for child in names:
             texts = int(_value(first, f"{parent}.{child}.rows"))
@@ -183,23 +175,15 @@ def _figure(arms: dict[str, list[Record]]) -> Figure:
 
 
 def _draw(arms: dict[str, list[Record]], path: Path) -> None:
-    svg = to_svg(_figure(arms), "Silence of parents' latents on children's texts, plain and anchored")
-    write_atomic(path, svg.encode())
+    write_figure(path, _figure(arms), "Silence of parents' latents on children's texts, plain and anchored")
 
 
 def main(words: Sequence[str] = ()) -> None:
     """Make the vectors, train what has no record, read."""
-    parser = argparse.ArgumentParser(prog="python -m studies real_absorption")
+    parser = Options("real_absorption", n_q=512, k=16, steps=800, batch=256, lr=1e-3, seeds=5, first_seed=0)
     parser.add_argument("--dataset", choices=("reuters", "newsgroups"), default="reuters")
-    parser.add_argument("--limit", type=int, help="use only so many texts")
-    parser.add_argument("--n-q", type=int, default=512)
-    parser.add_argument("--k", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=800)
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("runs/real-absorption"))
+    parser.number("--limit", None, "use only so many texts")
+    parser.path("--out", "runs/real-absorption")
     options = parser.parse_args(words)
     torch.set_num_threads(1)
     _train(options)

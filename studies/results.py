@@ -6,15 +6,13 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from monosem.base.files import write_atomic
 from monosem.bench.records import read_records
 from monosem.report.figures import recovery_figure, tau_figure
 from monosem.report.interval import interval
-from monosem.report.style import to_svg
 from monosem.report.summary import HEADLINE, sections
 from studies.catalog import committed
-from studies.page import fill, provenance, table, write_generated
-from studies.stored import packed, stored
+from studies.page import fill, provenance, table
+from studies.stored import packed, stored, write_figure
 
 FIGURES = Path("docs/figures")
 COLUMNS = (
@@ -29,36 +27,12 @@ COLUMNS = (
 )
 
 
-DEFAULTS = """\
-`monosem.bench.defaults` holds one recipe per method and task. They were chosen on worlds and runs of seeds 100 and 101;
-every reported run uses seeds from 0 on. All train with Adam at lr 0.01 (0.003 at paper size), unit-norm decoder
-columns, 5 % warm-up and 20 % decay.
-
-How they were chosen is part of what the scores mean. On `lrb/mini` the recipes are among the best of the sweep. On
-`lrb/mini-hard` two are **not**: `matryoshka(k=6)` and `batch_topk(k=4)` were taken below the best of the sweep
-(`matryoshka` with k = 3 and three prefixes, `batch_topk(k=3)`), to keep plain training under 0.8, so the order of the
-methods on that task says little. The default form of anchoring was chosen on this task too, among nine forms, on seeds
-100 and 101, after a first look at a shorter run. The reported worlds began as seeds 0 to 2; seeds 3 to 5 were added
-after most of those intervals were seen to hold 0. On seeds 3 to 5 alone the paired interval of the gain leaves out 0
-for relu_l1, topk and batch_topk, and holds it for the other four.
-"""
-SEARCH = """\
-Decoder M_GT(0.95) of plain training, seed 100, by world: n features in 96 dimensions, true L0, cap M, rows (None: an
-endless stream), with sparsity set from the true L0. Endless data separate the methods
-too far: where TopK is near 1, ReLU is near 0. With few rows every method is bounded by the samples, and the last world
-is where most of them lie between 0.3 and 0.8; it became `lrb/mini-hard`. About as many trials again, with other n, row
-counts, penalties and learning rates, came before this grid and left no records.
-"""
-ANCHORING = "Features that were not anchored, by the way of anchoring; plain runs are scored on the same features."
-
-
 def _cell(values: list[float]) -> str:
     """Mean, and the standard deviation over seeds where there are several."""
     return f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
 
 
 def _arm(anchors: dict[str, Any] | None) -> str:
-    """How a run was anchored."""
     if anchors is None:
         return "plain"
     start = "init" if anchors["init"] else "no init"
@@ -91,12 +65,11 @@ def _facts(records: list[dict[str, Any]]) -> str:
     )
 
 
-def _section(title: str, name: str, note: str = "") -> str:
-    """A heading, the facts and the table of one packed file; says so where it has not been run."""
+def _section(name: str) -> str:
+    """The facts and the table of one packed file; says so where it has not been run."""
     path = packed(name)
     records = read_records(path) if path.is_file() else []
-    body = f"{_facts(records)}\n\n{_scores(records)}" if records else "Not run."
-    return "\n\n".join(part for part in (f"## {title}", note, body) if part) + "\n"
+    return f"{_facts(records)}\n\n{_scores(records)}" if records else "Not run."
 
 
 def _search() -> str:
@@ -167,38 +140,15 @@ def readme_page() -> None:
 
 
 def defaults_page() -> None:
-    """Write docs/defaults.md."""
-    parts = [
-        "# Defaults, and the sweeps behind them\n",
-        DEFAULTS,
-        "## The search behind lrb/mini-hard\n",
-        SEARCH,
-        _search() + "\n",
-        _section("Sweep on lrb/mini", "sweep-mini"),
-        _section("Sweep on lrb/mini-hard", "sweep-mini-hard"),
-        _section("Ways to anchor, lrb/mini-hard", "sweep-anchoring", ANCHORING),
-    ]
-    write_generated("docs/defaults.md", "defaults", "\n".join(parts))
+    """Fill the sweeps of docs/defaults.md."""
+    sweeps = {name: _section(name) for name in ("sweep-mini", "sweep-mini-hard", "sweep-anchoring")}
+    fill("docs/defaults.md", {"search": _search(), **sweeps})
 
 
 def benchmarks_page() -> None:
     """Fill the recovery part of BENCHMARKS.md, and draw the figures of it and of the README."""
-    command = "Command: `monosem bench --task"
-    parts = [
-        _section(
-            "lrb/mini-hard: seven methods, plain and anchored",
-            "bench-mini-hard",
-            "Command: `monosem bench --seeds 6`; its first three worlds are what `make bench` runs.",
-        ),
-        _section("lrb/mini: seven methods, plain", "bench-mini", f"{command} lrb/mini --plain --anchors 0`."),
-        _section("lrb/paper: TopK, plain", "bench-paper", f"{command} lrb/paper --methods topk --plain --seeds 1`."),
-    ]
-    fill("BENCHMARKS.md", {"recovery": "\n".join(parts)})
+    fill("BENCHMARKS.md", {name: _section(name) for name in ("bench-mini-hard", "bench-mini", "bench-paper")})
     (section,) = sections(read_records(packed("bench-mini-hard")))
     recovery = "Recovery of features that were not anchored, per method, plain and anchored"
-    figures = {
-        "recovery": (recovery_figure(section), recovery),
-        "tau": (tau_figure(section), "M_GT against tau, per method, plain and anchored"),
-    }
-    for name, (figure, label) in figures.items():
-        write_atomic(FIGURES / f"{name}.svg", to_svg(figure, label).encode())
+    write_figure(FIGURES / "recovery.svg", recovery_figure(section), recovery)
+    write_figure(FIGURES / "tau.svg", tau_figure(section), "M_GT against tau, per method, plain and anchored")

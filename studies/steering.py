@@ -12,16 +12,14 @@ Stories are the network's own, the only text that it knows; `monosem sample` wri
 """
 
 import argparse
-import json
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 
 from monosem import SDL, FitConfig, fit
-from monosem.base.files import write_atomic
 from monosem.core.io import load_model
 from monosem.data.batches import TokenFilter
 from monosem.data.source import StoreSource
@@ -30,32 +28,27 @@ from monosem.networks.edits import clamp
 from monosem.networks.harvest import harvest
 from monosem.networks.logits import LogitEffect, logit_effect
 from monosem.networks.models import open_network
-from monosem.networks.sampling import sample_texts
 from monosem.networks.steer import steer
+from monosem.report.style import plain_axes
+from studies.network import drawn_texts
+from studies.options import Options
+from studies.stored import write_figure
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
 """Values that the latent is clamped to, as shares of the largest that it takes by itself."""
-
-
-def _stories(options: argparse.Namespace, network: Any, tokenizer: Any) -> list[str]:
-    """Stories that the network wrote, kept in a file."""
-    path: Path = options.text or options.out / "stories.jsonl"
-    if not path.exists():
-        lines = (json.dumps({"text": text}) for text in sample_texts(network, tokenizer, options.stories))
-        write_atomic(path, "\n".join(lines).encode())
-    return [json.loads(line)["text"] for line in path.read_text().splitlines()]
+_KEEP = TokenFilter((0, 1, 2), 1)
 
 
 def _trained(options: argparse.Namespace, network: Any, tokenizer: Any, texts: list[str], site: str) -> tuple[SDL, Any]:
     """An SAE of the site, and its codes on the rows that it was trained on."""
-    keep = TokenFilter((0, 1, 2), 1)
-    batches = text_batches(tokenizer, texts, tokens=4096, keep=keep)
+    batches = text_batches(tokenizer, texts, tokens=4096, keep=_KEEP)
     source = StoreSource(harvest(network, site, batches, options.out / "store", rows=options.rows))
-    if options.model is None:
-        config = FitConfig(steps=options.steps, batch_size=256, checkpoint_every=500)
-        model = fit("topk(k=16)", source, options.n_q, config, out=options.out / "sae", progress=True).model
-    else:
-        model = load_model(options.model)
+    config = FitConfig(steps=options.steps, batch_size=256, checkpoint_every=500)
+    model = (
+        load_model(options.model)
+        if options.model
+        else fit("topk(k=16)", source, options.n_q, config, out=options.out / "sae", progress=True).model
+    )
     some = torch.arange(min(20_000, source.store.rows))
     with torch.no_grad():
         return model, model.encode(source.store.table(site).take(some))
@@ -91,9 +84,8 @@ def _curves(
             sums += torch.stack([pairs.sum(), likely[pairs].sum(), ce[pairs].sum()]).double()
         mass.append(float(sums[1] / sums[0]))
         loss.append(float(sums[2] / sums[0]))
-        print(
-            f"clamped at {strength:4.2f} of its highest: words {mass[-1]:.4f}, cross-entropy {loss[-1]:.3f}", flush=True
-        )
+        shown = f"words {mass[-1]:.4f}, cross-entropy {loss[-1]:.3f}"
+        print(f"clamped at {strength:4.2f} of its highest: {shown}", flush=True)
     return mass, loss
 
 
@@ -101,22 +93,14 @@ def _curves(
 def _written(network: Any, tokenizer: Any, sae: SDL, site: str, prompt: str, *edits: Any) -> str:
     """The likeliest story from a prompt."""
     ids = tokenizer(prompt, return_tensors="pt")
+    given = {"attention_mask": ids["attention_mask"], "max_new_tokens": 60, "do_sample": False}
     with steer(network, sae, site, *edits):
-        tokens = network.generate(
-            ids["input_ids"], attention_mask=ids["attention_mask"], max_new_tokens=60, do_sample=False
-        )
-    text: str = tokenizer.decode(tokens[0], skip_special_tokens=True)
-    return text
+        tokens = network.generate(ids["input_ids"], **given)
+    return str(tokenizer.decode(tokens[0], skip_special_tokens=True))
 
 
-def _draw(
-    path: Path, words: list[str], mass: list[float], loss: list[float], texts: dict[str, str], latent: int
-) -> None:
+def _figure(title: str, mass: list[float], loss: list[float], texts: dict[str, str]) -> Figure:
     """Two curves over the strength, and the stories below."""
-    from matplotlib.figure import Figure
-
-    from monosem.report.style import plain_axes, to_svg
-
     figure = Figure(figsize=(8.4, 5.2), layout="constrained")
     grid = figure.add_gridspec(2, 2, height_ratios=(1.0, 1.15))
     for column, values, label in ((0, mass, "probability of its words"), (1, loss, "cross-entropy, nats")):
@@ -132,29 +116,25 @@ def _draw(
         shown.text(0, place, name, weight="bold", fontsize=9, va="top", transform=shown.transAxes)
         shown.text(0, place - 0.075, "\n".join(lines), fontsize=8.5, va="top", transform=shown.transAxes)
         place -= 0.12 + 0.075 * len(lines)
-    figure.suptitle(f"latent {latent}: {', '.join(words)}", fontsize=10, x=0.01, ha="left")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(to_svg(figure, "What the network expects and writes with one latent clamped"))
+    figure.suptitle(title, fontsize=10, x=0.01, ha="left")
+    return figure
 
 
 def main(words: Sequence[str] = ()) -> None:
     """Train, choose, steer, draw."""
-    parser = argparse.ArgumentParser(prog="python -m studies steering")
-    parser.add_argument("--layer", type=int, default=3)
-    parser.add_argument("--rows", type=int, default=60_000, help="tokens to train on")
-    parser.add_argument("--n-q", type=int, default=1536)
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--model", type=Path, help="an SAE of the layer's output, trained already")
-    parser.add_argument("--latent", type=int, help="[default: one that pushes words]")
+    parser = Options("steering", layer=3, n_q=1536, steps=1000)
+    parser.number("--rows", 60_000, "tokens to train on")
+    parser.path("--model", None, "an SAE of the layer's output, trained already")
+    parser.number("--latent", None, "[default: one that pushes words]")
     parser.add_argument("--prompt", default="Once upon a time, there was a")
-    parser.add_argument("--text", type=Path, help="stories that the network wrote, .jsonl")
-    parser.add_argument("--stories", type=int, default=384, help="how many it writes, without --text")
-    parser.add_argument("--out", type=Path, default=Path("runs/steer"))
-    parser.add_argument("--figure", type=Path, help="[default: steer.svg in --out]")
+    parser.path("--text", None, "stories that the network wrote, .jsonl")
+    parser.number("--stories", 384, "how many it writes, without --text")
+    parser.path("--out", "runs/steer")
+    parser.path("--figure", None, "[default: steer.svg in --out]")
     options = parser.parse_args(words)
     torch.set_num_threads(1)
     network, tokenizer = open_network("stories15m")
-    site, texts = f"model.layers.{options.layer}:out", _stories(options, network, tokenizer)
+    site, texts = f"model.layers.{options.layer}:out", drawn_texts(options.text, network, tokenizer, options.stories)
     cut = len(texts) - max(1, len(texts) // 10)
     sae, code = _trained(options, network, tokenizer, texts[:cut], site)
     effect = logit_effect(sae, network)
@@ -162,15 +142,13 @@ def main(words: Sequence[str] = ()) -> None:
     highest = float(code.to_dense()[:, latent].max())
     words = [tokenizer.decode([token]).strip() for token in effect.top[latent].tolist()]
     print(f"latent {latent}, at most {highest:.2f}, promotes {', '.join(words)}")
-    kept = list(text_batches(tokenizer, texts[cut : cut + 32], keep=TokenFilter((0, 1, 2), 1)))
+    kept = list(text_batches(tokenizer, texts[cut : cut + 32], keep=_KEEP))
     mass, loss = _curves(network, sae, site, latent, highest, effect.top[latent], kept)
-    stories_by_edit = {
-        "as it is": _written(network, tokenizer, sae, site, options.prompt),
-        "latent zeroed": _written(network, tokenizer, sae, site, options.prompt, clamp(latent, 0.0)),
-        "latent clamped to its highest": _written(
-            network, tokenizer, sae, site, options.prompt, clamp(latent, highest)
-        ),
-    }
-    for name, text in stories_by_edit.items():
+    edits = {"as it is": (), "latent zeroed": (clamp(latent, 0.0),)}
+    edits |= {"latent clamped to its highest": (clamp(latent, highest),)}
+    stories = {name: _written(network, tokenizer, sae, site, options.prompt, *edit) for name, edit in edits.items()}
+    for name, text in stories.items():
         print(f"\n{name}\n{text}")
-    _draw(options.figure or options.out / "steer.svg", words[:6], mass, loss, stories_by_edit, latent)
+    figure = _figure(f"latent {latent}: {', '.join(words[:6])}", mass, loss, stories)
+    label = "What the network expects and writes with one latent clamped"
+    write_figure(options.figure or options.out / "steer.svg", figure, label)

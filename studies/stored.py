@@ -1,13 +1,19 @@
-"""Records that are not runs of the bench: new ones loose under runs/records, the committed ones in one packed file."""
+"""Records that are not runs of the bench: new ones loose under runs/records, the committed ones in one packed file.
 
-from collections.abc import Mapping
+What a study stores comes from here too: runs that its record lacks, and its figures.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from monosem.base.errors import DataError, check
-from monosem.base.files import read_json, write_json
+from monosem.base.files import read_json, write_atomic, write_json
 from monosem.bench.packed import read_packed, write_packed
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 RECORDS = Path(__file__).with_name("records")
 """The committed records: packed files, runs of the bench by what they belong to, all else in one."""
@@ -36,6 +42,23 @@ def stored_below(name: str) -> list[Any]:
 def store(name: str, record: Mapping[str, Any]) -> None:
     """Write a loose record of that name, whole or not at all."""
     write_json(LOOSE / f"{name}.json", record)
+
+
+def run_missing(name: str, about: dict[str, Any], runs: Iterable[tuple[str, Callable[[], Any]]]) -> None:
+    """Run what the record of that name lacks, one run after the other, and store it after each; `about` is its head."""
+    record: dict[str, Any] = {"runs": {}} | (stored(name) or {}) | about
+    for key, run in runs:
+        if key not in record["runs"]:
+            record["runs"][key] = run()
+            store(name, record)
+            print(key, flush=True)
+
+
+def write_figure(path: Path, figure: "Figure", label: str) -> None:
+    """Write a figure as SVG, whole or not at all; `label` says what it shows."""
+    from monosem.report.style import to_svg
+
+    write_atomic(path, to_svg(figure, label).encode())
 
 
 def read_documents(path: Path) -> dict[str, Any]:

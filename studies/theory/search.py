@@ -19,12 +19,11 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from monosem.base.files import write_atomic
 from monosem.base.seeds import philox
 from monosem.bench.records import environment
 from monosem.bench.tasks import TASKS, TaskSource, task
 from monosem.core.activations import Activation, JumpReLU, ReLU, TopK
-from monosem.report.style import BLUE, GREEN, GREY, ORANGE, PALETTE, RED, panels, tidy, to_svg
+from monosem.report.style import BLUE, GREEN, GREY, ORANGE, PALETTE, RED, panels, tidy
 from monosem.theory.descent import Descended, DescentConfig, basins, descend, matched, starts
 from monosem.theory.instances import draw_directions, draw_problem
 from monosem.theory.law import exact_atoms, independent
@@ -34,23 +33,13 @@ from monosem.theory.search.acs import acs, sampled_acs
 from monosem.theory.search.atlas import atlas
 from monosem.theory.search.certified import certified_optimum
 from studies.page import fill, table
-from studies.stored import store, stored
+from studies.stored import run_missing, stored, write_figure
 
 PAGE, FIGURES = Path("docs/theory/search.md"), Path("docs/theory/figures")
 WORLDS = 1
 """Worlds per size; a larger number adds to the record."""
-SIZES: tuple[tuple[int, int, int], ...] = (
-    (2, 2, 1),
-    (3, 2, 1),
-    (3, 2, 2),
-    (3, 3, 1),
-    (3, 3, 2),
-    (4, 2, 1),
-    (4, 2, 2),
-    (4, 2, 3),
-    (4, 2, 4),
-)
-SIZES += ((4, 3, 1), (4, 3, 3), (4, 3, 4), (4, 3, 2))
+_LATENTS = {(2, 2): (1,), (3, 2): (1, 2), (3, 3): (1, 2), (4, 2): (1, 2, 3, 4), (4, 3): (1, 3, 4, 2)}
+SIZES = tuple((n, n_p, n_q) for (n, n_p), some in _LATENTS.items() for n_q in some)
 """(n, n_p, n_q) of the certified problems."""
 SMALL: tuple[tuple[str, Activation, int, int, int], ...] = (
     ("ReLU, n=4 in 2, n_q=2", ReLU(), 4, 2, 2),
@@ -72,12 +61,8 @@ def _certified() -> Runs:
         ended = descend(problem, DescentConfig(steps=400, lr=0.03), 32, seed=1).W_E
         adam = min(float(loss(problem, best_decoder(problem, W_E), W_E)) for W_E in ended)
         row = {name: getattr(optimum, name) for name in ("gap", "complete", "how", "nodes", "columns")}
-        return row | {
-            "loss": optimum.loss / zero,
-            "lower": optimum.lower / zero,
-            "adam": adam / zero,
-            "seconds": seconds,
-        }
+        losses = {"loss": optimum.loss, "lower": optimum.lower, "adam": adam}
+        return row | {name: value / zero for name, value in losses.items()} | {"seconds": seconds}
 
     for world in range(WORLDS):
         for n, n_p, n_q in SIZES:
@@ -109,14 +94,8 @@ def _interleaved(
     rows["acs"] |= _score(problem, search.W_D, search.W_E, atoms, anchors)
     for way, k in (("adam", 0), ("anchored", anchors)):
         begin = time.process_time()
-        ended = descend(
-            problem,
-            DescentConfig(steps=plan.steps, lr=plan.lr, anchors=k),
-            1,
-            0,
-            atoms,
-            (start[0][None], start[1][None]),
-        )
+        begun = (start[0][None], start[1][None])
+        ended = descend(problem, DescentConfig(steps=plan.steps, lr=plan.lr, anchors=k), 1, 0, atoms, begun)
         rows[way] = {"seconds": time.process_time() - begin, "steps": plan.steps}
         rows[way] |= _score(problem, ended.W_D[0], ended.W_E[0], atoms, anchors)
     return rows
@@ -177,13 +156,8 @@ def main(words: Sequence[str] = ()) -> None:
             _draw("atlas", atlas_figure(), "Loss by activation pattern, and the share of starts that end there")
             _draw("basins", basins_figure(), "The basin of recovery by number of anchors")
             continue
-        done = _runs(part)
-        for name, run in PARTS[part]():
-            if name not in done:
-                done[name] = run()
-                head = {"schema": 1, "command": f"python -m studies search {part}", "env": environment()}
-                store(f"search/{part}", head | {"runs": done})
-                print(name, done[name], flush=True)
+        about = {"schema": 1, "command": f"python -m studies search {part}", "env": environment()}
+        run_missing(f"search/{part}", about, PARTS[part]())
 
 
 def page() -> None:
@@ -193,7 +167,7 @@ def page() -> None:
 
 
 def _draw(name: str, figure: Figure, label: str) -> None:
-    write_atomic(FIGURES / f"{name}.svg", to_svg(figure, label).encode())
+    write_figure(FIGURES / f"{name}.svg", figure, label)
 
 
 WAYS = (("acs", "ACS"), ("adam", "Adam"), ("anchored", "anchored Adam"))
