@@ -104,7 +104,7 @@ def _run_missing(name: str, command: str, about: dict[str, Any], runs: Iterable[
     """Run what the record `classical/NAME` lacks; every run has its environment."""
     env = environment() | {"scikit_learn": version("scikit-learn")}
     about |= {"command": f"python -m studies classical {command}".strip(), "env": env}
-    with_env = ((key, lambda run=run: run() | {"env": env}) for key, run in runs)  # type: ignore[misc]
+    with_env = ((key, lambda run=run: run() | {"env": env}) for key, run in runs)
     run_missing(f"classical/{name}", about, with_env)
 
 
