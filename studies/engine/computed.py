@@ -21,12 +21,13 @@ from studies.engine.tables import Table
 class Computed:
     """The numbers of one study: `make(folder, config)`, a function of a module, gives them.
 
-    A record is known by its name, such as "drawn/figure4", and by its number of steps where it has one.
+    A record is known by its name, `below`/NAME such as "drawn/figure4", and by its number of steps where it has one.
     """
 
     method: str
     make: Callable[[Path, FitConfig], dict[str, Any]]
     config: FitConfig = field(default_factory=FitConfig)
+    below: str = "drawn"
     arm: str = ""
     seed: int = 0
     needs: None = None
@@ -34,7 +35,7 @@ class Computed:
     @property
     def key(self) -> str:
         """The record's name."""
-        return self.method
+        return f"{self.below}/{self.method}".removeprefix("./")
 
     @property
     def plain_key(self) -> str:
@@ -43,7 +44,7 @@ class Computed:
 
     def find(self, records: Records) -> Record | None:
         """The record, where it is of as many steps."""
-        record = records.document(self.method)
+        record = records.document(self.key)
         same = record is not None and record.get("steps", self.config.steps) == self.config.steps
         return record if same else None
 
@@ -51,7 +52,7 @@ class Computed:
         """Compute the numbers and write them with where and when that was."""
         numbers = self.make(folder, self.config)
         created = datetime.now(UTC).isoformat(timespec="seconds")
-        return write_json(folder / f"{self.method}.json", {**numbers, "env": environment(), "created": created})
+        return write_json(folder / f"{self.key}.json", {**numbers, "env": environment(), "created": created})
 
 
 def checked(*names: str) -> dict[str, Any]:

@@ -117,7 +117,7 @@ def _about() -> str:
 def _study(name: str, anchored: bool) -> Study:
     def runs(scale: Scale) -> Iterator[Entry]:
         config = FitConfig(steps=200 if scale.name == "nano" else 2000, batch_size=256, threads=1)
-        yield Entry(name, "", Computed(f"drawn/{name}", partial(top_examples, anchored), config))
+        yield Entry(name, "", Computed(name, partial(top_examples, anchored), config))
 
     return Study(
         name,

@@ -38,7 +38,7 @@ def compute(folder: Path, config: FitConfig) -> dict[str, Any]:
 
 
 def _runs(scale: Scale) -> Iterator[Entry]:
-    yield Entry("figure4", "", Computed("drawn/figure4", compute))
+    yield Entry("figure4", "", Computed("figure4", compute))
 
 
 def _figure(results: Results) -> Figure | None:

@@ -50,7 +50,7 @@ def compute(folder: Path, config: FitConfig) -> dict[str, Any]:
 
 
 def _runs(scale: Scale) -> Iterator[Entry]:
-    yield Entry("figure5", "", Computed("drawn/figure5", compute))
+    yield Entry("figure5", "", Computed("figure5", compute))
 
 
 def _figure(results: Results) -> Figure | None:

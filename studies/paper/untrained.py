@@ -126,7 +126,7 @@ def _trained(results: Results) -> Mapping[str, Mapping[tuple[str, int], Mapping[
 
 
 def _runs(scale: Scale) -> Iterator[Entry]:
-    yield Entry("untrained", "", Computed("untrained", compute))
+    yield Entry("untrained", "", Computed("untrained", compute, below="."))
 
 
 STUDY = Study(

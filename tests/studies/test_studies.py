@@ -129,7 +129,7 @@ def test_what_cannot_be_made_fails_its_runs_alone(tmp_path: Path) -> None:
     callbacks = JobCallbacks(done=done.__setitem__, error=failed.__setitem__)
     assert run_missing(runs, tmp_path, 1, callbacks, lines.append) == 0
     assert failed == {0: "the rows are gone"}
-    assert done == {1: tmp_path / "easy.json"}
+    assert done == {1: tmp_path / "drawn" / "easy.json"}
     assert Computed("easy", _numbers).find(Records(tmp_path)) is not None
     assert lines == ["looking for rows"]
     with pytest.raises(MonosemError, match=r"1 of 1 runs failed; the first: needy .* the rows are gone"):
