@@ -5,6 +5,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +18,8 @@ from monosem.cli.console import Commands, fail, out, say
 HERE = Path(__file__).parent
 RECORDS = HERE / "records"
 app = typer.Typer(cls=Commands, add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False)
+_CASES = "Cases, separated by commas; main: those with goals."
+_Cases = Annotated[str | None, typer.Option(help=f"{_CASES} [default: all]", show_default=False)]
 Record = Annotated[Path, typer.Option(help="The record that is written.")]
 
 
@@ -34,18 +37,29 @@ def _positive(**numbers: int | None) -> None:
             fail(f"--{name.replace('_', '-')} {number}; it must be at least 1")
 
 
+def _counts(text: str) -> tuple[int, ...]:
+    counts = tuple(int(word) if word.isdigit() else 0 for word in text.split(","))
+    if min(counts) < 1:
+        fail(f"--threads {text!r}; give whole numbers from 1 on, separated by commas, as 1,2")
+    return counts
+
+
 def _command() -> str:
-    return "python -m benchmarks " + " ".join(shlex.quote(word) for word in sys.argv[1:])
+    return f"python -m benchmarks {shlex.join(sys.argv[1:])}"
 
 
 def _dim(text: str) -> None:
     say(text, "dim")
 
 
+def _plain(text: str) -> None:
+    out().print(text, markup=False, soft_wrap=True)
+
+
 def _stored(path: Path, record: Mapping[str, Any], lines: Iterable[str]) -> None:
     """Print what was measured, and write the record with when and how."""
     for text in lines:
-        out().print(text, markup=False, soft_wrap=True)
+        _plain(text)
     when = {"command": _command(), "created": datetime.now(UTC).isoformat(timespec="seconds")}
     say(f"record   {write_json(path, when | dict(record))}")
 
@@ -54,10 +68,7 @@ def _stored(path: Path, record: Mapping[str, Any], lines: Iterable[str]) -> None
 def speed(
     quick: Annotated[bool, typer.Option("--quick", help="Small size, main methods, few rounds: a minute.")] = False,
     sizes: Annotated[str, typer.Option(help="Among small, paper, large, separated by commas.")] = "small,paper",
-    cases: Annotated[
-        str | None,
-        typer.Option(help="Cases, separated by commas; main: those with goals. [default: all]", show_default=False),
-    ] = None,
+    cases: _Cases = None,
     rounds: Annotated[int, typer.Option(help="Rounds; in each, every contender has one turn.")] = 5,
     threads: Annotated[str, typer.Option(help="Thread counts, separated by commas.")] = "1",
     warm: Annotated[int | None, typer.Option(help="Most steps before timing. [default: 200]")] = None,
@@ -76,28 +87,20 @@ def speed(
     from benchmarks.report import speed_page
     from benchmarks.sizes import CASES, MAIN, QUICK, SIZES
 
-    known = {"main": MAIN, None: QUICK if quick else tuple(CASES)}
-    counts = [int(word) if word.isdigit() else 0 for word in threads.split(",")]
-    if min(counts) < 1:
-        fail(f"--threads {threads!r}; give whole numbers from 1 on, separated by commas, as 1,2")
     _positive(rounds=rounds, warm=warm)
-    options = Options(
-        sizes=("small",) if quick else _among("--sizes", sizes, SIZES),
-        cases=known[cases] if cases in known else _among("--cases", str(cases), CASES),
-        rounds=min(rounds, 3) if quick else rounds,
-        threads=tuple(counts),
-        peers=environments(peers) if peers else {},
-        warm=50 if quick and warm is None else warm,
-        floor=floor,
-        curves=curves,
-        sweep=sweep,
-    )
-    if peers and not options.peers:
+    whole = {"main": MAIN, None: QUICK if quick else tuple(CASES)}
+    names = whole[cases] if cases in whole else _among("--cases", str(cases), CASES)
+    places, counts, there = _among("--sizes", sizes, SIZES), _counts(threads), environments(peers) if peers else {}
+    if peers and not there:
         fail(f"--peers {peers} holds no side environment; make them with `python -m benchmarks.peers --speed`")
+    options = Options(
+        places, names, rounds, threads=counts, peers=there, warm=warm, floor=floor, curves=curves, sweep=sweep
+    )
+    if quick:
+        options = replace(options, sizes=("small",), rounds=min(rounds, 3), warm=50 if warm is None else warm)
     measured = measure(options, _command(), _dim)
     _stored(record, measured, [speed_page(measured)])
-    failures = _failures(measured)
-    for text in failures:
+    for text in (failures := _failures(measured)):
         say(f"failed: {text}", "red")
     if failures:
         fail(f"{len(failures)} contenders failed; the others are in the record", code=1)
@@ -116,7 +119,7 @@ def _failures(record: Mapping[str, Any]) -> list[str]:
 @app.command()
 def pairs(
     before: Annotated[Path, typer.Option(help="The root of an older checkout; this checkout is 'after'.")],
-    cases: Annotated[str, typer.Option(help="Cases, separated by commas; main: those with goals.")] = "topk",
+    cases: Annotated[str, typer.Option(help=_CASES)] = "topk",
     certified: Annotated[bool, typer.Option("--certified", help="Add each case's bfloat16 form.")] = False,
     pairs: Annotated[int, typer.Option(help="Turns of each checkout, interleaved.")] = 30,
     threads: Annotated[int, typer.Option(help="Torch threads; with one, processor time counts, else wall time.")] = 1,
@@ -129,14 +132,12 @@ def pairs(
     from benchmarks.sizes import CASES, MAIN, SIZES
 
     _positive(pairs=pairs, threads=threads, warm=warm)
-    names = (
-        [name for name in MAIN if not name.endswith("_bf16")] if cases == "main" else _among("--cases", cases, CASES)
-    )
+    main = tuple(name for name in MAIN if not name.endswith("_bf16"))
+    names = main if cases == "main" else _among("--cases", cases, CASES)
     if certified:
-        names = [*names, *(f"{name}_bf16" for name in names if f"{name}_bf16" in CASES)]
+        names += tuple(f"{name}_bf16" for name in names if f"{name}_bf16" in CASES)
     (named,) = _among("--size", size, SIZES)
-    options = Options(before, tuple(names), named, pairs, threads, warm)
-    _stored(record, compare(options, _command(), lambda text: out().print(text, markup=False, soft_wrap=True)), [])
+    _stored(record, compare(Options(before, names, named, pairs, threads, warm), _command(), _plain), [])
 
 
 @app.command()

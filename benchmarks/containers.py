@@ -3,13 +3,14 @@
 Containers whose package is not installed are left out and named. Behind docs/adr/0008-store.md.
 """
 
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
+from itertools import product
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -19,15 +20,22 @@ from monosem.base.errors import DataError, check
 from monosem.bench.records import environment
 from monosem.data.store import Sharded
 
+SCHEMA = "monosem.containers/1"
 SHARDS = 8
 _Take = Callable[[np.ndarray], np.ndarray]
 
 
-def _npy(folder: Path, rows: np.ndarray) -> _Take:
+def _shards(rows: np.ndarray) -> tuple[int, list[np.ndarray]]:
+    """How many rows are in a shard, and the shards."""
     each = -(-rows.shape[0] // SHARDS)
+    return each, [rows[i * each : (i + 1) * each] for i in range(SHARDS)]
+
+
+def _npy(folder: Path, rows: np.ndarray) -> _Take:
+    each, parts = _shards(rows)
     paths = tuple(folder / f"{i}.npy" for i in range(SHARDS))
-    for i, path in enumerate(paths):
-        np.save(path, rows[i * each : (i + 1) * each])
+    for path, part in zip(paths, parts, strict=True):
+        np.save(path, part)
     shards = Sharded(paths, rows.shape, each)
     return lambda index: shards[index]
 
@@ -36,11 +44,11 @@ def _safetensors(folder: Path, rows: np.ndarray) -> _Take:
     from safetensors import safe_open
     from safetensors.numpy import save_file
 
-    each = -(-rows.shape[0] // SHARDS)
-    for i in range(SHARDS):
-        save_file({"x": rows[i * each : (i + 1) * each]}, str(folder / f"{i}.safetensors"))
-    files = [safe_open(str(folder / f"{i}.safetensors"), framework="np") for i in range(SHARDS)]
-    slices: list[Any] = [file.get_slice("x") for file in files]  # type: ignore[no-untyped-call]
+    each, parts = _shards(rows)
+    paths = [str(folder / f"{i}.safetensors") for i in range(SHARDS)]
+    for path, part in zip(paths, parts, strict=True):
+        save_file({"x": part}, path)
+    slices: list[Any] = [safe_open(path, framework="np").get_slice("x") for path in paths]  # type: ignore[no-untyped-call]
 
     def take(index: np.ndarray) -> np.ndarray:
         """Its slices take runs of rows, no list of row numbers: one call a row."""
@@ -55,13 +63,13 @@ def _safetensors(folder: Path, rows: np.ndarray) -> _Take:
 def _arrow(folder: Path, rows: np.ndarray) -> _Take:
     import pyarrow
 
-    each, width = -(-rows.shape[0] // SHARDS), rows.shape[1]
-    parts = [rows[i * each : (i + 1) * each].reshape(-1) for i in range(SHARDS)]
-    batches = [pyarrow.record_batch([pyarrow.FixedSizeListArray.from_arrays(part, width)], ["x"]) for part in parts]
-    with pyarrow.OSFile(str(folder / "x.arrow"), "wb") as file, pyarrow.ipc.new_file(file, batches[0].schema) as writer:
+    width, path = rows.shape[1], str(folder / "x.arrow")
+    lists = [pyarrow.FixedSizeListArray.from_arrays(part.reshape(-1), width) for part in _shards(rows)[1]]
+    batches = [pyarrow.record_batch([part], ["x"]) for part in lists]
+    with pyarrow.OSFile(path, "wb") as file, pyarrow.ipc.new_file(file, batches[0].schema) as writer:
         for batch in batches:
             writer.write_batch(batch)
-    column = pyarrow.ipc.open_file(pyarrow.memory_map(str(folder / "x.arrow"))).read_all().column("x")
+    column = pyarrow.ipc.open_file(pyarrow.memory_map(path)).read_all().column("x")
 
     def take(index: np.ndarray) -> np.ndarray:
         cells: np.ndarray = column.take(pyarrow.array(index)).combine_chunks().flatten().to_numpy(zero_copy_only=False)
@@ -128,35 +136,29 @@ def measure(rows: int, width: int, batch: int, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
         takes, absent = _made(Path(home), table)
         times: dict[str, dict[str, list[float]]] = {name: {"shuffled": [], "in order": []} for name in takes}
-        for number in range(rounds):
-            first = number * batch
+        for first in range(0, rounds * batch, batch):
             indices = {"shuffled": order[first : first + batch], "in order": np.arange(first, first + batch) % rows}
-            for name, take in takes.items():
-                for kind, index in indices.items():
-                    began = time.process_time()
-                    taken = take(index).astype(np.float32)
-                    times[name][kind].append(time.process_time() - began)
-                    check(np.array_equal(taken, table[index].astype(np.float32)), f"{name} gave other rows", DataError)
+            for (name, take), (kind, index) in product(takes.items(), indices.items()):
+                began = time.process_time()
+                taken = take(index).astype(np.float32)
+                times[name][kind].append(time.process_time() - began)
+                check(np.array_equal(taken, table[index].astype(np.float32)), f"{name} gave other rows", DataError)
+    what = "milliseconds of processor time to take one batch of rows as float32, from files in the page cache"
+    sizes = {"rows": rows, "width": width, "stored": "float16", "batch": batch, "rounds": rounds}
+    milliseconds = {
+        name: {kind: {"median": 1e3 * median(t), "least": 1e3 * min(t)} for kind, t in kinds.items()}
+        for name, kinds in times.items()
+    }
+    versions = {"packages": _versions(), "env": environment()}
+    return {"schema": SCHEMA, "what": what, **sizes, "milliseconds": milliseconds, "absent": absent, **versions}
+
+
+def _versions() -> dict[str, str]:
     packages = {}
     for package in ("numpy", "safetensors", "pyarrow", "zarr", "datasets"):
         with suppress(PackageNotFoundError):
             packages[package] = version(package)
-    return {
-        "schema": "monosem.containers/1",
-        "what": "milliseconds of processor time to take one batch of rows as float32, from files in the page cache",
-        "rows": rows,
-        "width": width,
-        "stored": "float16",
-        "batch": batch,
-        "rounds": rounds,
-        "milliseconds": {
-            name: {kind: {"median": 1e3 * statistics.median(t), "least": 1e3 * min(t)} for kind, t in kinds.items()}
-            for name, kinds in times.items()
-        },
-        "absent": absent,
-        "packages": packages,
-        "env": environment(),
-    }
+    return packages
 
 
 def lines(record: Mapping[str, Any]) -> list[str]:

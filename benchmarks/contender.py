@@ -25,6 +25,9 @@ class Span:
     cpu: float
     wall: float
 
+    def __add__(self, other: "Span") -> "Span":
+        return Span(self.cpu + other.cpu, self.wall + other.wall)
+
     def __sub__(self, other: "Span") -> "Span":
         return Span(self.cpu - other.cpu, self.wall - other.wall)
 
@@ -57,25 +60,23 @@ def product(batch: int, n_p: int, n_q: int) -> Callable[[], object]:
     return lambda: torch.mm(x, weight.T, out=z)
 
 
-def _status(entry: str) -> float | None:
-    """An entry of /proc/self/status in MB; None where there is no such file."""
+def _memory(entry: str) -> float:
+    """An entry of /proc/self/status in MB; the most memory so far where there is no such file."""
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith(f"{entry}:"):
                 return int(line.split()[1]) / 1000 * 1.024
-    return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000 * 1.024
 
 
 def resident_memory() -> float:
     """Memory of this process now, in MB (its highest so far where the system does not say)."""
-    now = _status("VmRSS")
-    return now if now is not None else peak_memory()
+    return _memory("VmRSS")
 
 
 def peak_memory() -> float:
     """The most memory this process has had since `forget_peak`, in MB."""
-    peak = _status("VmHWM")
-    return peak if peak is not None else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000 * 1.024
+    return _memory("VmHWM")
 
 
 def forget_peak() -> None:
@@ -89,12 +90,12 @@ def forget_peak() -> None:
 
 def _largest(profile: cProfile.Profile, steps: int, count: int = 12) -> list[tuple[str, float]]:
     """Where a step spends its own time, in ms, largest first: calls of Python and of what is compiled."""
-    rows = [
-        (entry.code if isinstance(entry.code, str) else f"{Path(entry.code.co_filename).name}:{entry.code.co_name}", t)
-        for entry in profile.getstats()
-        if (t := entry.inlinetime / steps * 1e3) > 0
-    ]
-    return [(what, round(ms, 3)) for what, ms in sorted(rows, key=lambda row: -row[1])[:count]]
+
+    def name(code: Any) -> str:
+        return code if isinstance(code, str) else f"{Path(code.co_filename).name}:{code.co_name}"
+
+    rows = sorted(profile.getstats(), key=lambda entry: -entry.inlinetime)[:count]
+    return [(name(row.code), round(row.inlinetime / steps * 1e3, 3)) for row in rows if row.inlinetime > 0]
 
 
 class Enough(BaseException):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -58,23 +59,16 @@ class Options:
 class Process:
     """One contender in a process of its own, with the monosem of this checkout or of the one at `source`."""
 
-    def __init__(
-        self, python: str, who: str, case: str, size: str, changes: Mapping[str, int], source: Path = ROOT
-    ) -> None:
+    def __init__(self, python: str, who: str, case: str, size: str, changes: Mapping[str, int], source: Path = ROOT):
         asked = json.dumps({"who": who, "case": case, "size": size, "changes": dict(changes)})
         path = os.pathsep.join([str(source / "src"), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         kept = {name: v for name, v in os.environ.items() if not name.startswith(("OMP_", "MKL_"))}
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed in __exit__)
         self.who, self.case = who, case
-        self.process = subprocess.Popen(
-            [python, "-m", "benchmarks.worker", asked],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            text=True,
-            cwd=ROOT,
-            env=kept | {"PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"},
-        )
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.errors}
+        env = kept | {"PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"}
+        command = [python, "-m", "benchmarks.worker", asked]
+        self.process = subprocess.Popen(command, **pipes, text=True, cwd=ROOT, env=env)
 
     def send(self, **command: Any) -> None:
         """One command."""
@@ -160,36 +154,32 @@ def turn(seat: Seat, steps: int, **place: Any) -> None:
 
 def _rounds(seats: Sequence[Seat], state: str, size: Size, options: Options, progress: Progress) -> None:
     """In every round, every contender has one turn with every number of threads (peers: with the first only)."""
-    for number in range(options.rounds):
-        for threads in options.threads:
-            for seat in seats:
-                if not seat.ours and (number >= options.peer_rounds or threads != options.threads[0]):
-                    continue
-                steps = 1 if seat.process.who == "floor" else size.turn if seat.ours else size.peer_turn
-                place = {"state": state, "round": number, "threads": threads}
-                each([seat], lambda seat, steps=steps, place=place: turn(seat, steps, **place), progress)  # type: ignore[misc]
+    for number, threads, seat in product(range(options.rounds), options.threads, seats):
+        if not seat.ours and (number >= options.peer_rounds or threads != options.threads[0]):
+            continue
+        steps = 1 if seat.process.who == "floor" else size.turn if seat.ours else size.peer_turn
+        place = {"state": state, "round": number, "threads": threads}
+        each([seat], lambda seat, steps=steps, place=place: turn(seat, steps, **place), progress)  # type: ignore[misc]
+
+
+def _seats(case: Case, size: Size, options: Options, stack: ExitStack) -> list[Seat]:
+    """Ours, then every peer that trains the case."""
+    asked = [(sys.executable, "monosem", case.name)]
+    asked += [(python, who, case.peers) for who, python in options.peers.items() if case.peers in PEERS[who].cases]
+    started = (stack.enter_context(Process(python, who, name, size.name, {})) for python, who, name in asked)
+    return [Seat(process, {"turns": []}) for process in started]
 
 
 def _cases(cases: Sequence[Case], size: Size, options: Options, progress: Progress) -> dict[str, Any]:
     """Some cases: contenders warm up side by side, then each case has its rounds."""
-    outs: dict[str, dict[str, Any]] = {}
     with ExitStack() as stack:
-        seats: dict[str, list[Seat]] = {}
-        for case in cases:
-            names = [name for name in options.peers if case.peers in PEERS[name].cases]
-            outs[case.name] = {name: {"turns": []} for name in ("monosem", *names)}
-            seats[case.name] = [
-                Seat(stack.enter_context(Process(python, who, asked, size.name, {})), outs[case.name][who])
-                for python, who, asked in (
-                    (sys.executable, "monosem", case.name),
-                    *((options.peers[name], name, case.peers) for name in names),
-                )
-            ]
-        warm = [min(c.warm, options.warm or c.warm) if seat.ours else 1 for c in cases for seat in seats[c.name]]
-        prepare([seat for case in cases for seat in seats[case.name]], warm, progress)
-        for case in cases:
-            _case(seats[case.name], case, size, options, progress)
-    return outs
+        tables = [_seats(case, size, options, stack) for case in cases]
+        seats = [(seat, case) for case, table in zip(cases, tables, strict=True) for seat in table]
+        warm = [min(case.warm, options.warm or case.warm) if seat.ours else 1 for seat, case in seats]
+        prepare([seat for seat, _ in seats], warm, progress)
+        for case, table in zip(cases, tables, strict=True):
+            _case(table, case, size, options, progress)
+    return {case.name: {s.process.who: s.out for s in table} for case, table in zip(cases, tables, strict=True)}
 
 
 def _case(seats: Sequence[Seat], case: Case, size: Size, options: Options, progress: Progress) -> None:
@@ -218,8 +208,7 @@ def _curves(progress: Progress, axes: Mapping[str, tuple[int, ...]] = AXES) -> d
     for axis, values in axes.items():
         outs[axis] = [{"value": value, "turns": []} for value in values]
         with ExitStack() as stack:
-            changes = [{axis: value, "products": 1} for value in values]
-            processes = [Process(sys.executable, "monosem", "topk", "small", change) for change in changes]
+            processes = [Process(sys.executable, "monosem", "topk", "small", {axis: v, "products": 1}) for v in values]
             seats = [Seat(stack.enter_context(p), out) for p, out in zip(processes, outs[axis], strict=True)]
             prepare(seats, [20] * len(seats), progress)
             _rounds(seats, "trained", replace(SIZES["small"], turn=4), Options(), progress)
@@ -231,10 +220,8 @@ def _run(jobs: Sequence[Job], folder: Path, workers: int) -> tuple[float, list[A
     """Wall seconds of some jobs, and all numbers of the records in their folder."""
     began = time.perf_counter()
     run_jobs(list(jobs), folder, workers)
-    seconds = time.perf_counter() - began
-    return seconds, [
-        [r[part] for part in ("metrics", "curves", "training", "similarity")] for r in read_records(folder)
-    ]
+    seconds, kept = time.perf_counter() - began, ("metrics", "curves", "training", "similarity")
+    return seconds, [[record[part] for part in kept] for record in read_records(folder)]
 
 
 def sweep(progress: Progress, task: str = "lrb/mini", steps: int = 200, seeds: int = 2) -> dict[str, Any]:
@@ -242,11 +229,8 @@ def sweep(progress: Progress, task: str = "lrb/mini", steps: int = 200, seeds: i
 
     `equal` says whether all three gave the same bits in every metric, curve and logged number.
     """
-    jobs = [
-        Job(task, recipe(task, name), seed, fit_config(task, seed, steps))
-        for name in ("topk", "relu_l1")
-        for seed in range(seeds)
-    ]
+    pairs = product(("topk", "relu_l1"), range(seeds))
+    jobs = [Job(task, recipe(task, name), seed, fit_config(task, seed, steps)) for name, seed in pairs]
     with tempfile.TemporaryDirectory() as root:
         one, first = _run(jobs, Path(root) / "one", 1)
         two, second = _run(jobs, Path(root) / "two", 2)

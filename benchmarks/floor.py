@@ -46,6 +46,11 @@ def _products(size: Size, x: Tensor, weight: Tensor) -> dict[str, _Work]:
     }
 
 
+def bags(table: Tensor, index: Tensor, runs: Tensor, scales: Tensor) -> Tensor:
+    """Scaled rows of a table, summed run by run."""
+    return embedding_bag(index, table, runs, mode="sum", per_sample_weights=scales, include_last_offset=True)
+
+
 def _sparse(size: Size, x: Tensor, weight: Tensor, generator: torch.Generator) -> dict[str, _Work]:
     """Decode and gradients of batch * k cells at random latents."""
     index = torch.rand(size.batch, size.n_q, generator=generator).topk(size.k, 1).indices.reshape(-1)
@@ -53,20 +58,16 @@ def _sparse(size: Size, x: Tensor, weight: Tensor, generator: torch.Generator) -
     rows = torch.arange(size.batch).repeat_interleave(size.k)
     ends = torch.arange(0, index.numel() + 1, size.k)
 
-    def bags(table: Tensor, where: Tensor, offsets: Tensor, scale: Tensor) -> Tensor:
-        return embedding_bag(where, table, offsets, mode="sum", per_sample_weights=scale, include_last_offset=True)
-
     def weight_gradient() -> Tensor:
         order = torch.from_numpy(np.argsort(index.numpy().astype(np.uint16), kind="stable"))
         offsets = torch.zeros(size.n_q + 1, dtype=torch.int64)
         torch.cumsum(torch.bincount(index, minlength=size.n_q), 0, out=offsets[1:])
         return bags(x, rows[order], offsets, values[order])
 
+    backward = torch.ops.aten._embedding_bag_per_sample_weights_backward
     return {
         "decode": lambda: bags(weight, index, ends, values),
-        "value_gradient": lambda: torch.ops.aten._embedding_bag_per_sample_weights_backward(
-            x, weight, index, ends[:-1], rows, 0
-        ),
+        "value_gradient": lambda: backward(x, weight, index, ends[:-1], rows, 0),
         "weight_gradient": weight_gradient,
     }
 

@@ -84,29 +84,32 @@ def _record(setting: Setting, path: Path, fresh: bool, command: str) -> dict[str
 
     Raises: ValueError when it is of others.
     """
-    new: dict[str, Any] = {
-        "schema": SCHEMA,
-        "command": command,
-        "device": _device(setting),
-        "env": environment(),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "parts": {},
-    }
+    new: dict[str, Any] = {"schema": SCHEMA, "command": command, "device": _device(setting), "env": environment()}
+    new |= {"created": datetime.now(UTC).isoformat(timespec="seconds"), "parts": {}}
     if fresh or not path.exists():
         return new
-    old = dict(read_json(path))
-    for name, now, then in (
-        ("device", new["device"], old.get("device")),
-        ("commit", new["env"]["commit"], old.get("env", {}).get("commit")),
-        ("torch", new["env"]["torch"], old.get("env", {}).get("torch")),
-    ):
-        if now != then:
-            raise ValueError(f"{path} was made with {name} {then}, this is {now}; add --fresh, or choose another --out")
+    old: dict[str, Any] = dict(read_json(path))
+    now, then = ({"device": r.get("device"), **r.get("env", {})} for r in (new, old))
+    for name in ("device", "commit", "torch"):
+        if now[name] != then.get(name):
+            text = f"{path} was made with {name} {then.get(name)}, this is {now[name]}"
+            raise ValueError(f"{text}; add --fresh, or choose another --out")
     return old
+
+
+def _report(record: Mapping[str, Any], path: Path, whole: bool) -> int:
+    """Say what failed and whether something is left; the exit code."""
+    results = {f"{part}: {name}": r for part, units in record["parts"].items() for name, r in units.items()}
+    failures = [name for name, result in results.items() if not _done(result)]
+    print(f"{len(results)} results in {path}; failed: {', '.join(failures) or 'none'}")
+    if not whole:
+        print("time is up; call the same command again to go on")
+    return int(bool(failures)) if whole else 3
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run, report, and say whether all is well."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(prog="python -m benchmarks gpu-day", description=__doc__.partition("\n")[0])
     parser.add_argument("--out", required=True, type=Path, help="the record, a JSON file")
     parser.add_argument("--minutes", type=float, help="start nothing new after so many minutes")
@@ -122,20 +125,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if setting.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("torch sees no CUDA device here; --interpret or --cpu runs every part at tiny sizes")
-        command = " ".join(["python -m benchmarks.gpu_day", *(sys.argv[1:] if arguments is None else arguments)])
-        record = _record(setting, given.out, given.fresh, command)
+        record = _record(setting, given.out, given.fresh, " ".join(["python -m benchmarks.gpu_day", *arguments]))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     prepare(setting)
-    whole = run(setting, record, given.out, given.minutes, given.only)
-    results = {f"{part}: {name}": r for part, units in record["parts"].items() for name, r in units.items()}
-    failures = [name for name, result in results.items() if not _done(result)]
-    print(f"{len(results)} results in {given.out}; failed: {', '.join(failures) or 'none'}")
-    if not whole:
-        print("time is up; call the same command again to go on")
-        return 3
-    return int(bool(failures))
+    return _report(record, given.out, run(setting, record, given.out, given.minutes, given.only))
 
 
 if __name__ == "__main__":

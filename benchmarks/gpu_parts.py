@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -116,66 +117,55 @@ def _apart(a: Any, b: Any) -> float:
     return max(float((x - y).abs().max() / y.abs().max().clamp(min=1e-12)) for x, y in pairs)
 
 
+def _fit(setting: Setting, case: str) -> dict[str, Any]:
+    with served(setting):
+        ours = _trained(setting, case, setting.device)
+    cpu = _trained(setting, case, "cpu")
+    first, last = (abs(ours.log[i]["loss"] / cpu.log[i]["loss"] - 1) for i in (0, -1))
+    fell_back = {"fell_back": ours.log[-1]["fell_back"]} if "fell_back" in ours.log[-1] else {}
+    good = first < 1e-4 and last < 0.02
+    return {"ok": good, "first": first, "last": last, "weights": _apart(ours.model, cpu.model)} | fell_back
+
+
 def fits(setting: Setting) -> dict[str, Unit]:
     """`fit` of every method on the device against the CPU: the losses of the first and of the last step."""
-
-    def unit(case: str) -> Unit:
-        def work() -> dict[str, Any]:
-            with served(setting):
-                ours = _trained(setting, case, setting.device)
-            cpu = _trained(setting, case, "cpu")
-            first, last = (abs(ours.log[i]["loss"] / cpu.log[i]["loss"] - 1) for i in (0, -1))
-            fell_back = {"fell_back": ours.log[-1]["fell_back"]} if "fell_back" in ours.log[-1] else {}
-            good = first < 1e-4 and last < 0.02
-            return {"ok": good, "first": first, "last": last, "weights": _apart(ours.model, cpu.model)} | fell_back
-
-        return work
-
-    return {name: unit(name) for name in CASES if "dense" not in name}
+    return {name: partial(_fit, setting, name) for name in CASES if "dense" not in name}
 
 
-def _child(setting: Setting, **asked: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "benchmarks.gpu_parts", setting.mode, *(f"{k}={v}" for k, v in asked.items())]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def _resume(setting: Setting, case: str) -> dict[str, Any]:
+    def child(**asked: Any) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "benchmarks.gpu_parts", setting.mode, f"case={case}"]
+        command += [f"{name}={value}" for name, value in asked.items()]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    with tempfile.TemporaryDirectory() as home:
+        broken, whole = Path(home) / "broken", Path(home) / "whole"
+        runs = [child(out=broken, kill=setting.steps // 2 + 1), child(out=broken, kill=0), child(out=whole, kill=0)]
+        if [run.returncode for run in runs] != [-signal.SIGKILL, 0, 0]:
+            last = [(run.stderr.strip().splitlines() or [""])[-1] for run in runs]
+            return {"ok": False, "exit": [run.returncode for run in runs], "stderr": last}
+        apart = _apart(load_model(broken), load_model(whole))
+    return {"ok": apart == 0.0 or (setting.device == "cuda" and apart < 1e-3), "weights": apart}
 
 
 def resumes(setting: Setting) -> dict[str, Unit]:
     """A run that is killed with SIGKILL and resumed, against the same run without a break."""
+    return {name: partial(_resume, setting, name) for name in ("topk", "topk_bf16", "jumprelu")}
 
-    def unit(case: str) -> Unit:
-        def work() -> dict[str, Any]:
-            with tempfile.TemporaryDirectory() as home:
-                broken, whole = Path(home) / "broken", Path(home) / "whole"
-                killed = _child(setting, case=case, out=broken, kill=setting.steps // 2 + 1)
-                rest = [_child(setting, case=case, out=out, kill=0) for out in (broken, whole)]
-                last = [(child.stderr.strip().splitlines() or [""])[-1] for child in (killed, *rest)]
-                if killed.returncode != -signal.SIGKILL or any(child.returncode for child in rest):
-                    return {"ok": False, "exit": [killed.returncode, *(c.returncode for c in rest)], "stderr": last}
-                apart = _apart(load_model(broken), load_model(whole))
-            return {"ok": apart == 0.0 or (setting.device == "cuda" and apart < 1e-3), "weights": apart}
 
-        return work
-
-    return {name: unit(name) for name in ("topk", "topk_bf16", "jumprelu")}
+def _redone(setting: Setting, shape: Shape) -> dict[str, Any]:
+    if not setting.programs:
+        return WITHOUT
+    x, weight = shape.rows(setting.device), shape.start(setting.device)[0]
+    again = int(encode_top(x, weight, torch.zeros(shape.n_q, device=setting.device), shape.k, low=True).redone)
+    by_design = Plan.of(shape.n_q, shape.k) is None
+    return {"ok": by_design or again <= 0.01 * shape.batch, "rows": shape.batch, "redone": again}
 
 
 def redone(setting: Setting) -> dict[str, Unit]:
     """The share of rows that certified selection ranks over all their cells; more than 1 % is a failure."""
-
-    def unit(shape: Shape) -> Unit:
-        def work() -> dict[str, Any]:
-            if not setting.programs:
-                return WITHOUT
-            x, weight = shape.rows(setting.device), shape.start(setting.device)[0]
-            bias = torch.zeros(shape.n_q, device=setting.device)
-            again = int(encode_top(x, weight, bias, shape.k, low=True).redone)
-            by_design = Plan.of(shape.n_q, shape.k) is None
-            return {"ok": by_design or again <= 0.01 * shape.batch, "rows": shape.batch, "redone": again}
-
-        return work
-
     few = [replace(shape, batch=min(shape.batch, 256)) for shape in setting.timed]
-    return {str(shape): unit(shape) for shape in dict.fromkeys(few)}
+    return {str(shape): partial(_redone, setting, shape) for shape in dict.fromkeys(few)}
 
 
 class _Stream:
@@ -219,21 +209,18 @@ def _floor(setting: Setting, shape: Shape) -> dict[str, Any]:
     return {"ms": product + sum(moved.values()) / bandwidth * 1e3, "product_ms": product, "bytes_per_s": bandwidth}
 
 
+def _timed(setting: Setting, work: Callable[[], float]) -> dict[str, Any]:
+    """Milliseconds, and on a device the peak of memory."""
+    gc.collect()
+    if setting.device != "cuda":
+        return {"ms": work()}
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    return {"ms": work(), "peak_gb": torch.cuda.max_memory_allocated() / 1e9}
+
+
 def steps(setting: Setting, shape: Shape) -> dict[str, Unit]:
     """The floor of a step, then whole steps of `fit`, and the same step by dense autograd and torch's fused Adam."""
-
-    def peak(work: Callable[[], float]) -> Unit:
-        def unit() -> dict[str, Any]:
-            gc.collect()
-            if setting.device == "cuda":
-                torch.cuda.empty_cache()
-                torch.cuda.reset_peak_memory_stats()
-            ms = work()
-            return {"ms": ms} | (
-                {"peak_gb": torch.cuda.max_memory_allocated() / 1e9} if setting.device == "cuda" else {}
-            )
-
-        return unit
 
     def ours(case: str) -> float:
         watch, warm = Watch(setting.device), 3
@@ -244,35 +231,30 @@ def steps(setting: Setting, shape: Shape) -> dict[str, Unit]:
         step, x = DenseStep(shape, setting.device), shape.rows(setting.device)
         return milliseconds(lambda: step(x), setting.device, setting.rounds)
 
-    large = shape.n_q > 2**16
-    cases = (
-        ("topk_bf16", "topk", "batch_topk") if large else ("topk_bf16", "topk", "batch_topk", "matryoshka", "jumprelu")
-    )
-    works = {f"fit {case}": peak(lambda case=case: ours(case)) for case in cases}  # type: ignore[misc]
-    return {"floor": lambda: _floor(setting, shape), **works, "dense autograd, torch": peak(dense)}
+    cases = ("topk_bf16", "topk", "batch_topk", *(() if shape.n_q > 2**16 else ("matryoshka", "jumprelu")))
+    works = {f"fit {case}": partial(_timed, setting, partial(ours, case)) for case in cases}
+    floor = partial(_floor, setting, shape)
+    return {"floor": floor, **works, "dense autograd, torch": partial(_timed, setting, dense)}
+
+
+def _syncs(setting: Setting, case: str) -> dict[str, Any]:
+    counts: list[int] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if setting.device == "cuda":
+            torch.cuda.set_sync_debug_mode("warn")
+        try:
+            _stream(setting, setting.shape, case, 6, lambda: counts.append(waits(caught)))
+        finally:
+            if setting.device == "cuda":
+                torch.cuda.set_sync_debug_mode("default")
+    per_step = median(b - a for a, b in pairwise(counts[2:]))
+    return {"per_step": per_step if setting.device == "cuda" else None}
 
 
 def syncs(setting: Setting) -> dict[str, Unit]:
     """How often a step of `fit` waits for the device; nothing to count on a CPU."""
-
-    def unit(case: str) -> Unit:
-        def work() -> dict[str, Any]:
-            counts: list[int] = []
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
-                if setting.device == "cuda":
-                    torch.cuda.set_sync_debug_mode("warn")
-                try:
-                    _stream(setting, setting.shape, case, 6, lambda: counts.append(waits(caught)))
-                finally:
-                    if setting.device == "cuda":
-                        torch.cuda.set_sync_debug_mode("default")
-            per_step = median(b - a for a, b in pairwise(counts[2:]))
-            return {"per_step": per_step if setting.device == "cuda" else None}
-
-        return work
-
-    return {name: unit(name) for name in ("topk", "topk_bf16", "batch_topk", "jumprelu")}
+    return {name: partial(_syncs, setting, name) for name in ("topk", "topk_bf16", "batch_topk", "jumprelu")}
 
 
 def waits(caught: list[warnings.WarningMessage]) -> int:
@@ -294,104 +276,71 @@ def programs(setting: Setting) -> dict[str, Any]:
     return {"ok": apart < 1e-4, "apart": apart}
 
 
+def _sanitized(setting: Setting, tool: str) -> dict[str, Any]:
+    sanitizer = shutil.which("compute-sanitizer")
+    if sanitizer is None or setting.device != "cuda":
+        return {"skipped": "compute-sanitizer is not installed, or there is no CUDA device"}
+    command = [sanitizer, "--tool", tool, "--error-exitcode", "9", sys.executable, "-m", "benchmarks.gpu_parts"]
+    done = subprocess.run([*command, setting.mode], capture_output=True, text=True, check=False)
+    return {"ok": done.returncode == 0, "exit": done.returncode, "end": done.stdout[-2000:]}
+
+
 def sanitized(setting: Setting) -> dict[str, Unit]:
     """The Triton programs alone, and under compute-sanitizer where it is installed."""
-
-    def under(tool: str) -> Unit:
-        def work() -> dict[str, Any]:
-            sanitizer = shutil.which("compute-sanitizer")
-            if sanitizer is None or setting.device != "cuda":
-                return {"skipped": "compute-sanitizer is not installed, or there is no CUDA device"}
-            command = [sanitizer, "--tool", tool, "--error-exitcode", "9", sys.executable, "-m", "benchmarks.gpu_parts"]
-            done = subprocess.run([*command, setting.mode], capture_output=True, text=True, check=False)
-            return {"ok": done.returncode == 0, "exit": done.returncode, "end": done.stdout[-2000:]}
-
-        return work
-
-    return {"programs": lambda: programs(setting), "memcheck": under("memcheck"), "racecheck": under("racecheck")}
+    checks = {tool: partial(_sanitized, setting, tool) for tool in ("memcheck", "racecheck")}
+    return {"programs": partial(programs, setting), **checks}
 
 
-def harvests(setting: Setting) -> dict[str, Unit]:
+def harvested(setting: Setting) -> dict[str, Any]:
     """Rows of a small transformer on the device against the same network on the CPU, then `fit` on them."""
+    if importlib.util.find_spec("transformers") is None:
+        return {"skipped": "transformers is not installed"}
+    from transformers import GPT2Config, GPT2Model
 
-    def work() -> dict[str, Any]:
-        if importlib.util.find_spec("transformers") is None:
-            return {"skipped": "transformers is not installed"}
-        from transformers import GPT2Config, GPT2Model
+    from monosem.networks.live import LiveSource
 
-        from monosem.networks.live import LiveSource
-
-        torch.manual_seed(0)
-        network = GPT2Model(GPT2Config(n_layer=2, n_embd=16, n_head=2, vocab_size=97, n_positions=32)).eval()
-        batches = [{"input_ids": torch.randint(97, (4, 16))} for _ in range(4)]
-
-        def live() -> LiveSource:
-            return LiveSource(network, "h.1.mlp:out", None, batches, buffer=64, normalise=False)
-
-        index = torch.arange(64)
-        cpu = live().take(index)[0]
-        network.to(setting.device)
-        source = live()
-        apart = float((source.take(index)[0].cpu() - cpu).abs().max() / cpu.abs().max())
-        config = FitConfig(steps=3, batch_size=32, sample_rows=32, device=setting.device)
-        loss = fit(speed_method("topk(k=2)"), source, 64, config).log[-1]["loss"]
-        return {"ok": apart < 1e-3, "rows": apart, "loss": loss}
-
-    return {"live": work}
+    torch.manual_seed(0)
+    network = GPT2Model(GPT2Config(n_layer=2, n_embd=16, n_head=2, vocab_size=97, n_positions=32)).eval()
+    batches = [{"input_ids": torch.randint(97, (4, 16))} for _ in range(4)]
+    rows = []
+    for device in ("cpu", setting.device):
+        source = LiveSource(network.to(device), "h.1.mlp:out", None, batches, buffer=64, normalise=False)
+        rows.append(source.take(torch.arange(64))[0].cpu())
+    apart = float((rows[1] - rows[0]).abs().max() / rows[0].abs().max())
+    config = FitConfig(steps=3, batch_size=32, sample_rows=32, device=setting.device)
+    loss = fit(speed_method("topk(k=2)"), source, 64, config).log[-1]["loss"]
+    return {"ok": apart < 1e-3, "rows": apart, "loss": loss}
 
 
-def timed_pieces(setting: Setting, shape: Shape) -> dict[str, Unit]:
+def timed_pieces(setting: Setting, shape: Shape) -> dict[str, Any]:
     """The pieces of a step, ours beside torch's, on the same operands."""
-
-    def work() -> dict[str, Any]:
-        if not setting.programs:
-            return WITHOUT
-        works = pieces(shape, setting.device)
-        return {name: milliseconds(piece, setting.device, setting.rounds) for name, piece in works.items()}
-
-    return {"ms": work}
+    if not setting.programs:
+        return WITHOUT
+    works = pieces(shape, setting.device)
+    return {name: milliseconds(piece, setting.device, setting.rounds) for name, piece in works.items()}
 
 
-def tests(setting: Setting) -> dict[str, Unit]:
+def tests(setting: Setting) -> dict[str, Any]:
     """The tests of the Triton programs, those marked gpu among them, where pytest is installed."""
-
-    def work() -> dict[str, Any]:
-        if setting.device != "cuda" or not all(map(importlib.util.find_spec, ("pytest", "hypothesis"))):
-            return {"skipped": "pytest and hypothesis are not both installed, or there is no CUDA device"}
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-m",
-            "not slow",
-            "-p",
-            "no:cacheprovider",
-            "tests/kernels/gpu",
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        return {"ok": done.returncode == 0, "end": (done.stdout + done.stderr)[-2000:]}
-
-    return {"pytest": work}
+    if setting.device != "cuda" or not all(map(importlib.util.find_spec, ("pytest", "hypothesis"))):
+        return {"skipped": "pytest and hypothesis are not both installed, or there is no CUDA device"}
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", "tests/kernels/gpu"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return {"ok": done.returncode == 0, "end": (done.stdout + done.stderr)[-2000:]}
 
 
 def parts(setting: Setting) -> dict[str, dict[str, Unit]]:
     """Every part, the most valuable first."""
-    first, *others = setting.timed
-    whole = {
-        "fit": fits(setting),
-        "kill and resume": resumes(setting),
-        "redone": redone(setting),
-        f"steps {first}": steps(setting, first),
-        **{f"steps {shape}": steps(setting, shape) for shape in others[:1]},
-        "syncs": syncs(setting),
-        "sanitizer": sanitized(setting),
-        "harvest": harvests(setting),
-        **{f"steps {shape}": steps(setting, shape) for shape in others[1:]},
-    }
-    return (
-        whole | {f"pieces {shape}": timed_pieces(setting, shape) for shape in setting.timed} | {"tests": tests(setting)}
-    )
+    timed = [{f"steps {shape}": steps(setting, shape)} for shape in setting.timed]
+    whole = {"fit": fits(setting), "kill and resume": resumes(setting), "redone": redone(setting)}
+    for shapes in timed[:2]:
+        whole |= shapes
+    whole |= {"syncs": syncs(setting), "sanitizer": sanitized(setting)}
+    whole["harvest"] = {"live": partial(harvested, setting)}
+    for shapes in timed[2:]:
+        whole |= shapes
+    whole |= {f"pieces {shape}": {"ms": partial(timed_pieces, setting, shape)} for shape in setting.timed}
+    return whole | {"tests": {"pytest": partial(tests, setting)}}
 
 
 def prepare(setting: Setting) -> None:

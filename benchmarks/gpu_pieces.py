@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding_bag, normalize
+from torch.nn.functional import normalize
 
+from benchmarks.floor import bags
 from monosem.base.sparse import Positions
 from monosem.kernels.gpu.cells import bag, inner_full
 from monosem.kernels.gpu.rows import RowStep
@@ -98,9 +99,6 @@ def pieces(shape: Shape, device: str) -> dict[str, Callable[[], object]]:
     moments, copy = [torch.zeros_like(weight) for _ in range(2)], weight.clone()
     step = RowStep(copy, None, [CellSet(Ordered(0, shape.batch, offsets, row, order), values, x, 0)],
                    (0, shape.n_p), True, True)  # fmt: skip
-
-    def bags(table: Tensor, index: Tensor, runs: Tensor, scales: Tensor) -> Tensor:
-        return embedding_bag(index, table, runs, mode="sum", per_sample_weights=scales, include_last_offset=True)
 
     backward = torch.ops.aten._embedding_bag_per_sample_weights_backward
     return {

@@ -8,11 +8,11 @@ the last site, where `harvest` stops.
 
 import gc
 import shutil
-import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -35,6 +35,7 @@ RATIOS: Mapping[str, tuple[str, str]] = {
     "harvest with the whole pass / bare pass": ("harvest, whole pass", "bare pass"),
     "harvest / pass to the last site": ("harvest", "pass to the last site"),
 }
+_TOPK = method("topk(k=32)")
 
 
 def _works(model: Any, batches: Sequence[Any], at: str, home: Path) -> dict[str, Callable[[], object]]:
@@ -67,33 +68,32 @@ def _works(model: Any, batches: Sequence[Any], at: str, home: Path) -> dict[str,
 class _Watched(StoreSource):
     """Adds up the time that taking rows needs, while `fit` trains."""
 
-    cpu = wall = 0.0
+    taking = Span(0.0, 0.0)
 
     def take(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """As the source's own."""
         began = clock()
         rows = super().take(index)
-        span = clock() - began
-        self.cpu, self.wall = self.cpu + span.cpu, self.wall + span.wall
+        self.taking += clock() - began
         return rows
 
 
 def _reading(store: Path, read: str, n_q: int, batch: int, steps: int) -> dict[str, Any]:
     """The share of `fit` that taking shuffled rows needs, for stored rows trained in units of their own."""
     source = _Watched(store, read)
-    fit(method("topk(k=32)"), source, n_q, FitConfig(steps=5, batch_size=batch))
-    source.cpu = source.wall = 0.0
+    fit(_TOPK, source, n_q, FitConfig(steps=5, batch_size=batch))
+    source.taking = Span(0.0, 0.0)
     config = FitConfig(steps=steps, batch_size=batch, sample_rows=batch)
-    whole = timed(lambda: fit(method("topk(k=32)"), source, n_q, config))
-    taking = Span(source.cpu, source.wall)
+    whole = timed(lambda: fit(_TOPK, source, n_q, config))
+    rest = vars(whole - source.taking)
     return {
         "n_q": n_q,
         "batch": batch,
         "steps": steps,
         "rows": source.rows,
-        "step_ms": {"cpu": 1e3 * whole.cpu / steps, "wall": 1e3 * whole.wall / steps},
-        "reading_ms": {"cpu": 1e3 * taking.cpu / (steps + 1), "wall": 1e3 * taking.wall / (steps + 1)},
-        "share": {"cpu": taking.cpu / (whole - taking).cpu, "wall": taking.wall / (whole - taking).wall},
+        "step_ms": {kind: 1e3 * seconds / steps for kind, seconds in vars(whole).items()},
+        "reading_ms": {kind: 1e3 * seconds / (steps + 1) for kind, seconds in vars(source.taking).items()},
+        "share": {kind: seconds / rest[kind] for kind, seconds in vars(source.taking).items()},
     }
 
 
@@ -119,24 +119,16 @@ def measure(
         harvest(model, at, tokens, home / "kept", shard_rows=8192)
         reading = _reading(home / "kept", f"{name}:out", n_q, batch, steps)
     seconds = {
-        what: {kind: statistics.median(getattr(span, kind) for span in spans) for kind in ("cpu", "wall")}
+        what: {kind: median(getattr(span, kind) for span in spans) for kind in ("cpu", "wall")}
         for what, spans in times.items()
     }
-    return {
-        "schema": "monosem.harvest_speed/1",
-        "model": network,
-        "sites": at,
-        "tokens": sum(part.tokens for part in tokens),
-        "rounds": rounds,
-        "seconds": seconds,
-        "ratios": {
-            what: {kind: seconds[over][kind] / seconds[under][kind] for kind in ("cpu", "wall")}
-            for what, (over, under) in RATIOS.items()
-        },
-        "reading": reading,
-        "threads": 1,
-        "env": environment(),
+    ratios = {
+        what: {kind: seconds[over][kind] / seconds[under][kind] for kind in ("cpu", "wall")}
+        for what, (over, under) in RATIOS.items()
     }
+    place = {"model": network, "sites": at, "tokens": sum(part.tokens for part in tokens), "rounds": rounds}
+    measured = {"seconds": seconds, "ratios": ratios, "reading": reading}
+    return {"schema": "monosem.harvest_speed/1", **place, **measured, "threads": 1, "env": environment()}
 
 
 def lines(record: Mapping[str, Any]) -> list[str]:

@@ -24,16 +24,21 @@ from monosem.bench.tasks import TaskSource
 
 _FOREVER = 10**6
 _ALL = ("topk", "topk_auxk", "batch_topk", "matryoshka", "jumprelu", "relu")
-_FRACTIONS = (1 / 16, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
 
 
 class Rows:
     """An iterable of batches with a beat before each: a library's loop asks it for what the next step sees."""
 
-    def __init__(self, size: Size, beat: Beat, before: Callable[[], object] = lambda: None) -> None:
+    def __init__(self, size: Size, beat: Beat) -> None:
         source = TaskSource(speed_task(size))
         ring = [source.take(torch.arange(size.batch) + i * size.batch)[0] for i in range(4)]
-        self.beat, self.before, self.ring = beat, before, cycle(ring)
+        self.n_q, self.beat, self.ring = size.n_q, beat, cycle(ring)
+        self.before: Callable[[], object] = lambda: None
+
+    def half_dead(self, counts: Callable[[], Tensor], past: int) -> None:
+        """From now on, half of the latents have not fired for `past` rows or steps, whenever a step begins."""
+        half = torch.randperm(self.n_q)[: self.n_q // 2]
+        self.before = lambda: counts().__setitem__(half, past)
 
     def __iter__(self) -> Iterator[Tensor]:
         return self
@@ -76,24 +81,16 @@ class _SAELens(Peer):
     def loop(self, case: str, size: Size, rows: Rows) -> None:
         """Logging to wandb off."""
         lens, config, training = self.imported
-        common: dict[str, Any] = {"d_in": size.n_p, "d_sae": size.n_q}
-        widths = [int(size.n_q * share) for share in (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)]
-        kinds: dict[str, tuple[str, dict[str, Any]]] = {
-            "topk": ("TopKTrainingSAE", {"k": size.k}),
-            "topk_auxk": ("TopKTrainingSAE", {"k": size.k}),
-            "batch_topk": ("BatchTopKTrainingSAE", {"k": size.k}),
-            "matryoshka": ("MatryoshkaBatchTopKTrainingSAE", {"k": size.k, "matryoshka_widths": widths}),
-            "jumprelu": ("JumpReLUTrainingSAE", {}),
-            "relu": ("StandardTrainingSAE", {}),
-        }
-        name, arguments = kinds[case]
-        sae = getattr(lens, name)(getattr(lens, f"{name}Config")(**common, **arguments))
+        kinds = ("TopK", "TopK", "BatchTopK", "MatryoshkaBatchTopK", "JumpReLU", "Standard")
+        name = f"{dict(zip(_ALL, kinds, strict=True))[case]}TrainingSAE"
+        own: dict[str, Any] = {} if case in ("jumprelu", "relu") else {"k": size.k}
+        if case == "matryoshka":
+            own["matryoshka_widths"] = [int(size.n_q * share) for share in (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)]
+        sae = getattr(lens, name)(getattr(lens, f"{name}Config")(d_in=size.n_p, d_sae=size.n_q, **own))
         batches = config.SAETrainerConfig(_FOREVER * size.batch, size.batch, lr_end=3e-4)
         trainer = training.SAETrainer(batches, sae, rows)
         if case == "topk_auxk":
-            half = torch.randperm(size.n_q)[: size.n_q // 2]
-            past = trainer.cfg.dead_feature_window + 1
-            rows.before = lambda: trainer.n_forward_passes_since_fired.__setitem__(half, past)
+            rows.half_dead(lambda: trainer.n_forward_passes_since_fired, trainer.cfg.dead_feature_window + 1)
         trainer.fit()
 
 
@@ -106,25 +103,17 @@ class _DictionaryLearning(Peer):
 
     def loop(self, case: str, size: Size, rows: Rows) -> None:
         """Without its wandb and its saving."""
-        names = {
-            "topk": "top_k.TopKTrainer",
-            "topk_auxk": "top_k.TopKTrainer",
-            "batch_topk": "batch_top_k.BatchTopKTrainer",
-            "matryoshka": "matryoshka_batch_top_k.MatryoshkaBatchTopKTrainer",
-            "jumprelu": "jumprelu.JumpReluTrainer",
-            "relu": "standard.StandardTrainer",
-        }
-        module, _, name = names[case].rpartition(".")
-        more: dict[str, Any] = {} if case in ("jumprelu", "relu") else {"k": size.k}
+        names: tuple[str, ...] = ("top_k.TopK", "top_k.TopK", "batch_top_k.BatchTopK")
+        names += ("matryoshka_batch_top_k.MatryoshkaBatchTopK", "jumprelu.JumpRelu", "standard.Standard")
+        module, _, name = dict(zip(_ALL, names, strict=True))[case].partition(".")
+        own: dict[str, Any] = {} if case in ("jumprelu", "relu") else {"k": size.k}
         if case == "matryoshka":
-            more["group_fractions"] = list(_FRACTIONS)
-        kind = getattr(import_module(f"dictionary_learning.trainers.{module}"), name)
+            own["group_fractions"] = [1 / 16, 1 / 16, 1 / 8, 1 / 4, 1 / 2]
+        kind = getattr(import_module(f"dictionary_learning.trainers.{module}"), f"{name}Trainer")
         shapes = {"steps": _FOREVER, "activation_dim": size.n_p, "dict_size": size.n_q, "layer": 0, "lm_name": "none"}
-        trainer = kind(**shapes, device="cpu", **more)
+        trainer = kind(**shapes, device="cpu", **own)
         if case == "topk_auxk":
-            half = torch.randperm(size.n_q)[: size.n_q // 2]
-            past = trainer.dead_feature_threshold + 1
-            rows.before = lambda: trainer.num_tokens_since_fired.__setitem__(half, past)
+            rows.half_dead(lambda: trainer.num_tokens_since_fired, trainer.dead_feature_threshold + 1)
         for step, x in enumerate(rows):
             trainer.update(step, x)
 
@@ -144,19 +133,12 @@ class _Sparsify(Peer):
         """Its default optimiser is a schedule-free SignSGD."""
         library, config = self.imported
         coder = config.SparseCoderConfig(num_latents=size.n_q, k=size.k)
-        settings = config.TrainConfig(
-            coder,
-            batch_size=1,
-            auxk_alpha=1 / 32 if case == "topk_auxk" else 0.0,
-            hookpoints=["point"],
-            save_every=_FOREVER,
-            log_to_wandb=False,
-        )
+        auxk = 1 / 32 if case == "topk_auxk" else 0.0
+        quiet = {"save_every": _FOREVER, "log_to_wandb": False}
+        settings = config.TrainConfig(coder, batch_size=1, auxk_alpha=auxk, hookpoints=["point"], **quiet)
         trainer = library.Trainer(settings, _Tokens(size.batch), _Layer(size, rows))
         if case == "topk_auxk":
-            half = torch.randperm(size.n_q)[: size.n_q // 2]
-            past = settings.dead_feature_threshold + 1
-            rows.before = lambda: trainer.num_tokens_since_fired["point"].__setitem__(half, past)
+            rows.half_dead(lambda: trainer.num_tokens_since_fired["point"], settings.dead_feature_threshold + 1)
         trainer.fit()
 
 
@@ -202,10 +184,8 @@ class _Overcomplete(Peer):
     cases = ("topk", "topk_auxk", "batch_topk", "jumprelu", "relu")
 
     def __init__(self) -> None:
-        images: dict[str, tuple[str, ...]] = {"models": ("DinoV2", "SigLIP", "ViT", "ResNet", "ConvNeXt")}
-        images["visualization"] = (
-            "overlay_top_heatmaps", "evidence_top_images", "zoom_top_images", "contour_top_image"
-        )  # fmt: skip
+        plots = ("overlay_top_heatmaps", "evidence_top_images", "zoom_top_images", "contour_top_image")
+        images = {"models": ("DinoV2", "SigLIP", "ViT", "ResNet", "ConvNeXt"), "visualization": plots}
         for name, members in images.items():  # its image models and plots, which training does not use
             stand_in = ModuleType(f"overcomplete.{name}")
             stand_in.__dict__.update(dict.fromkeys(members))
@@ -215,15 +195,14 @@ class _Overcomplete(Peer):
     def loop(self, case: str, size: Size, rows: Rows) -> None:
         """Its BatchTopK counts over the whole batch; its auxiliary loss takes half of all latents not chosen."""
         sae, losses = self.imported
-        shape = (size.n_p, size.n_q)
-        kinds: dict[str, Callable[[], tuple[Any, Any]]] = {
-            "topk": lambda: (sae.TopKSAE(*shape, top_k=size.k), _squared_error),
-            "topk_auxk": lambda: (sae.TopKSAE(*shape, top_k=size.k), losses.top_k_auxiliary_loss),
-            "batch_topk": lambda: (sae.BatchTopKSAE(*shape, top_k=size.k * size.batch), _squared_error),
-            "jumprelu": lambda: (sae.JumpSAE(*shape), losses.mse_l1),
-            "relu": lambda: (sae.SAE(*shape), losses.mse_l1),
-        }
-        model, criterion = kinds[case]()
+        kind, more, criterion = {
+            "topk": (sae.TopKSAE, {"top_k": size.k}, _squared_error),
+            "topk_auxk": (sae.TopKSAE, {"top_k": size.k}, losses.top_k_auxiliary_loss),
+            "batch_topk": (sae.BatchTopKSAE, {"top_k": size.k * size.batch}, _squared_error),
+            "jumprelu": (sae.JumpSAE, {}, losses.mse_l1),
+            "relu": (sae.SAE, {}, losses.mse_l1),
+        }[case]
+        model = kind(size.n_p, size.n_q, **more)
         sae.train_sae(model, rows, criterion, torch.optim.Adam(model.parameters(), lr=1e-3), nb_epochs=1)
 
 

@@ -83,35 +83,26 @@ def compare(options: Options, command: str = "", progress: Progress = print) -> 
         cases[name] = _case(name, home, options, progress)
         progress(f"{name}: {line(cases[name])}")
         load.append(os.getloadavg()[0])
-    return {
-        "schema": SCHEMA,
-        "command": command,
-        "size": options.size,
-        "changes": dict(options.changes or {}),
-        "threads": options.threads,
-        "pairs": options.pairs,
-        "time": "processor" if options.threads == 1 else "wall",
-        "cases": cases,
-        "load": [round(value, 2) for value in load],
-        "env": environment(),
-        "created": began.isoformat(timespec="seconds"),
-    }
+    time = "processor" if options.threads == 1 else "wall"
+    shape = {"size": options.size, "changes": dict(options.changes or {}), "threads": options.threads}
+    when = {"load": [round(value, 2) for value in load], "created": began.isoformat(timespec="seconds")}
+    measured = {"pairs": options.pairs, "time": time, "cases": cases, "env": environment()}
+    return {"schema": SCHEMA, "command": command, **shape, **measured, **when}
 
 
 def _case(name: str, before: Path, options: Options, progress: Progress) -> dict[str, Any]:
     """One case: three processes warm up side by side, then take turns."""
     case, size = CASES[name], SIZES[options.size]
     changes = {"products": 0, **(options.changes or {})}
-    steps = changes.get("turn", size.turn)
+    steps, sources = changes.get("turn", size.turn), (before, ROOT, before)
     with ExitStack() as stack:
         seats = []
-        for who in WHO:
-            source = ROOT if who == "after" else before
+        for source in sources:
             process = Process(sys.executable, "monosem", name, options.size, changes, source)
             seats.append(Seat(stack.enter_context(process), {"turns": []}))
         prepare(seats, [options.warm] * len(seats), progress)
-        for who, seat in zip(WHO, seats, strict=True):
-            _sound(name, who, seat, ROOT if who == "after" else before)
+        for who, seat, source in zip(WHO, seats, sources, strict=True):
+            _sound(f"{name}, {who}", seat, source)
         for number in range(options.pairs):
             for place in range(len(seats)):
                 seat = seats[(number + place) % len(seats)]
@@ -119,15 +110,13 @@ def _case(name: str, before: Path, options: Options, progress: Progress) -> dict
     return _summary({who: seat.out["turns"] for who, seat in zip(WHO, seats, strict=True)}, options.threads)
 
 
-def _sound(case: str, who: str, seat: Seat, source: Path) -> None:
+def _sound(who: str, seat: Seat, source: Path) -> None:
     """A contender that failed, or has another checkout's monosem, ends the comparison."""
     if "error" in seat.out:
-        raise MonosemError(f"{case}, {who}: {seat.out['error']}")
+        raise MonosemError(f"{who}: {seat.out['error']}")
     wanted, got = str(source / "src"), seat.out["monosem"]
-    if got != wanted:
-        raise MonosemError(
-            f"{case}, {who}: monosem came from {got}, not from {wanted}; unset PYTHONPATH, and try again"
-        )
+    text = f"{who}: monosem came from {got}, not from {wanted}; unset PYTHONPATH, and try again"
+    check(got == wanted, text, MonosemError)
 
 
 def _summary(turns: Mapping[str, Sequence[Mapping[str, Any]]], threads: int) -> dict[str, Any]:

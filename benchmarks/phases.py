@@ -46,22 +46,19 @@ class _Clock:
         self.on, self.threads = False, 1
         self.seconds: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
 
-    def timed(self, function: Callable[..., Any], name: Callable[..., str]) -> Callable[..., Any]:
-        """The function, timed under the name that its arguments give."""
+    def watch(self, owner: Any, attribute: str, label: str | Callable[..., str]) -> None:
+        """Time a function or method where it is looked up, under a name or under what its arguments give."""
+        function = getattr(owner, attribute)
 
         def call(*given: Any, **named: Any) -> Any:
             start = time.perf_counter()
             result = function(*given, **named)
             if self.on:
-                self.seconds[self.threads][name(*given)] += time.perf_counter() - start
+                name = label(*given) if callable(label) else label
+                self.seconds[self.threads][name] += time.perf_counter() - start
             return result
 
-        return call
-
-    def watch(self, owner: Any, attribute: str, label: str | Callable[..., str]) -> None:
-        """Time a function or method where it is looked up."""
-        name = label if callable(label) else lambda *_: label
-        setattr(owner, attribute, self.timed(getattr(owner, attribute), name))
+        setattr(owner, attribute, call)
 
     def watch_all(self) -> None:
         """Time every part of a step, and every compiled kernel by its name."""
@@ -143,9 +140,8 @@ def run(names: Sequence[str], command: str, progress: Progress) -> dict[str, Any
         if done.returncode:
             raise MonosemError(f"{name}: {(done.stderr.strip().splitlines() or ['its process died'])[-1]}")
         cases[name] = json.loads(done.stdout.splitlines()[-1])
-        progress(
-            f"{name}: {' and '.join(f'{ms:.1f}' for ms in cases[name]['step'])} ms a step with one and two threads"
-        )
+        steps = " and ".join(f"{ms:.1f}" for ms in cases[name]["step"])
+        progress(f"{name}: {steps} ms a step with one and two threads")
     return {"command": command, "env": environment(), "cases": cases}
 
 

@@ -1,6 +1,6 @@
 """A speed record as Markdown: goals, methods, other libraries, threads, memory, the floor, growth."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from benchmarks.summary import (
     scaling,
     spread,
 )
-from monosem.base.errors import DataError, check
 from monosem.base.files import read_json, write_atomic
+from monosem.report.markdown import fill, table
 
 GOALS: Mapping[str, tuple[float, float]] = {
     "TopK": (1.45, 1.25),
@@ -50,17 +50,13 @@ PEER_NAMES: Mapping[str, str] = {
 
 def speed_page(record: Mapping[str, Any], figure: str = "") -> str:
     """All tables of a record; `figure` is a path to show, where there is one."""
-    parts = [_facts(record)]
-    sizes = record["sizes"]
-    if "paper" in sizes:
-        parts += ["### Paper size against the goals\n", _table(_goals(sizes["paper"])), *_missed(sizes["paper"])]
+    parts, paper = [_facts(record)], record["sizes"].get("paper")
+    if paper:
+        parts += ["### Paper size against the goals\n", _table(_goals(paper)), *_missed(paper)]
     if figure:
-        parts.append(
-            f"![Steps of monosem and of other libraries in encoder products, and growth with size]({figure})\n"
-        )
-    for name, size in sizes.items():
-        shape = size["shape"]
-        shapes = f"n_p = {shape['n_p']}, n_q = {shape['n_q']}, k = {shape['k']}, batch {shape['batch']}"
+        parts += [f"![Steps of monosem and of other libraries in encoder products, and growth with size]({figure})\n"]
+    for name, size in record["sizes"].items():
+        shapes = "n_p = {n_p}, n_q = {n_q}, k = {k}, batch {batch}".format(**size["shape"])
         parts += [f"### {name.capitalize()} size: {shapes}\n", _table(_methods(size, record["options"]["threads"]))]
         if any(len(contenders) > 1 for contenders in size["cases"].values()):
             parts += ["Other libraries, their own steps, one thread:\n", _table(_peers(size))]
@@ -95,15 +91,19 @@ def _facts(record: Mapping[str, Any]) -> str:
 
 
 def _table(rows: Iterator[list[str]]) -> str:
-    head, *body = rows
-    lines = [head, ["---"] * len(head), *body]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    return table(rows) + "\n"
 
 
 def _text(some: Spread | None, digits: int = 2) -> str:
-    if some is None:
-        return "-"
-    return f"{some.median:.{digits}f} ({some.low:.{digits}f}-{some.high:.{digits}f})"
+    return "-" if some is None else some.text(digits)
+
+
+def _whole(some: Spread | None) -> str:
+    return "-" if some is None else f"{some.median:.0f}"
+
+
+def _medians(some: Iterable[Spread | None]) -> list[float]:
+    return [one.median for one in some if one is not None]
 
 
 def _of(contender: Mapping[str, Any], state: str, threads: int = 1, time: int = CPU) -> Spread | None:
@@ -119,19 +119,18 @@ def _best(contenders: Mapping[str, Any], state: str) -> tuple[str, Spread] | Non
 def _goals(size: Mapping[str, Any]) -> Iterator[list[str]]:
     yield ["goal", "case", "must / stretch", "now", "reached", "15/16 dead", "best peer", "best peer over monosem"]
     for name, contenders in size["cases"].items():
-        case = CASES[name]
+        case, ours = CASES[name], contenders["monosem"]
         if case.row not in GOALS:
             continue
         must, stretch = GOALS[case.row]
-        now, dead = _of(contenders["monosem"], case.states[0]), _of(contenders["monosem"], "dead")
-        worst = max((one.median for one in (now, dead) if one is not None), default=None)
+        now, dead = _of(ours, case.states[0]), _of(ours, "dead")
+        worst = max(_medians([now, dead]), default=None)
         reached = "-" if worst is None else "stretch" if worst <= stretch else "must" if worst <= must else "no"
-        others = size["cases"].get(_SAME_STEP.get(name, name), contenders)
+        others = {**size["cases"].get(_SAME_STEP.get(name, name), contenders), "monosem": ours}
         best = _best(others, case.states[0])
-        both = {**others, "monosem": contenders["monosem"]}
-        ratio = over_ours(both, best[0], case.states[0]) if best else None
-        peer = f"{PEER_NAMES[best[0]]} {_text(best[1], 1)}" if best else "-"
-        yield [case.row, f"`{name}`", f"{must} / {stretch}", _text(now), reached, _text(dead), peer, _text(ratio, 1)]
+        peer = [f"{PEER_NAMES[best[0]]} {_text(best[1], 1)}"] if best else ["-"]
+        peer += [_text(over_ours(others, best[0], case.states[0]) if best else None, 1)]
+        yield [case.row, f"`{name}`", f"{must} / {stretch}", _text(now), reached, _text(dead), *peer]
 
 
 def _missed(size: Mapping[str, Any]) -> Iterator[str]:
@@ -151,27 +150,27 @@ def _methods(size: Mapping[str, Any], threads: list[int]) -> Iterator[list[str]]
     more = [count for count in threads if count > 1]
     head = ["method", "state", "step", "ms", "L0", "dead", "peak MB", "over floor"]
     yield head + [text for t in more for text in (f"step, {t} threads", f"scaling of the product's, {t} threads")]
-    shape = size["shape"]
     for name, contenders in size["cases"].items():
         ours = contenders["monosem"]
-        spec = CASES[name].method.replace("{k}", str(shape["k"]))
-        widths = 2 if "crosscoder" in name else 1
-        floor = 4 * 2 * 4 * shape["n_p"] * shape["n_q"] * widths / 1e6
         for state in dict.fromkeys(turn["state"] for turn in ours["turns"]):
-            facts = [turn["facts"] for turn in ours["turns"] if turn["state"] == state][-1]
-            first = state == CASES[name].states[0]
-            ms = milliseconds(ours, state)
-            yield [
-                f"`{spec}`{' (dense)' if name.endswith('_dense') else ''}",
-                state.replace("_", " "),
-                _text(_of(ours, state)),
-                f"{ms.median:.0f}" if ms else "-",
-                f"{facts['l0']:.0f}",
-                f"{facts['dead']:.2f}",
-                f"{ours['memory_mb']:.0f}" if first else "",
-                f"{ours['memory_mb'] / floor:.2f}" if first else "",
-                *[_text(one) for t in more for one in (_of(ours, state, t, WALL), scaling(ours, state, t))],
-            ]
+            pairs = ((_of(ours, state, t, WALL), scaling(ours, state, t)) for t in more)
+            yield [*_method(name, state, size["shape"], ours), *(_text(one) for pair in pairs for one in pair)]
+
+
+def _method(name: str, state: str, shape: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """A case in one state, with one thread; memory is that of the first state."""
+    case, memory = CASES[name], ours["memory_mb"]
+    floor = 4 * 2 * 4 * shape["n_p"] * shape["n_q"] * (2 if "crosscoder" in name else 1) / 1e6
+    facts = [turn["facts"] for turn in ours["turns"] if turn["state"] == state][-1]
+    return [
+        f"`{case.method.replace('{k}', str(shape['k']))}`{' (dense)' * name.endswith('_dense')}",
+        state.replace("_", " "),
+        _text(_of(ours, state)),
+        _whole(milliseconds(ours, state)),
+        f"{facts['l0']:.0f}",
+        f"{facts['dead']:.2f}",
+        *((f"{memory:.0f}", f"{memory / floor:.2f}") if state == case.states[0] else ("", "")),
+    ]
 
 
 def _peers(size: Mapping[str, Any]) -> Iterator[list[str]]:
@@ -181,19 +180,13 @@ def _peers(size: Mapping[str, Any]) -> Iterator[list[str]]:
         for who, contender in contenders.items():
             if who == "monosem":
                 continue
-            label = f"{PEER_NAMES[who]} {contender.get('version', '')}"
+            label = [f"`{name}`", f"{PEER_NAMES[who]} {contender.get('version', '')}"]
             if "error" in contender:
-                yield [f"`{name}`", label, f"failed: {contender['error']}", "", "", ""]
+                yield [*label, f"failed: {contender['error']}", "", "", ""]
                 continue
-            ms = milliseconds(contender, state)
-            yield [
-                f"`{name}`",
-                label,
-                _text(_of(contender, state), 1),
-                _text(over_ours(contenders, who, state), 1),
-                f"{ms.median:.0f}" if ms else "-",
-                f"{contender['memory_mb']:.0f}",
-            ]
+            step, ratio = _of(contender, state), over_ours(contenders, who, state)
+            ms, memory = _whole(milliseconds(contender, state)), f"{contender['memory_mb']:.0f}"
+            yield [*label, _text(step, 1), _text(ratio, 1), ms, memory]
 
 
 def _floor(size: Mapping[str, Any]) -> Iterator[list[str]]:
@@ -217,17 +210,10 @@ def _growth(curves: Mapping[str, Any]) -> Iterator[list[str]]:
     for axis, points in curves.items():
         fine = [point for point in points if point["turns"]]
         values = [point["value"] for point in fine]
-        steps = [one.median for point in fine if (one := milliseconds(point, "trained")) is not None]
-        products = [one.median for point in fine if (one := milliseconds(point, "trained", "product")) is not None]
-        units = [one.median for point in fine if (one := _of(point, "trained")) is not None]
-        slopes = [f"{slope:.2f} ± {half:.2f}" for slope, half in (exponent(values, c) for c in (steps, products))]
-        yield [
-            axis,
-            f"{values[0]}, {values[-1]}",
-            *slopes,
-            ", ".join(f"{ms:.0f}" for ms in steps),
-            ", ".join(f"{unit:.1f}" for unit in units),
-        ]
+        steps, products = (_medians(milliseconds(p, "trained", what) for p in fine) for what in ("steps", "product"))
+        slopes = ["{:.2f} ± {:.2f}".format(*exponent(values, costs)) for costs in (steps, products)]
+        units = ", ".join(f"{unit:.1f}" for unit in _medians(_of(point, "trained") for point in fine))
+        yield [axis, f"{values[0]}, {values[-1]}", *slopes, ", ".join(f"{ms:.0f}" for ms in steps), units]
 
 
 def _sweep(runs: Mapping[str, Any]) -> str:
@@ -235,19 +221,8 @@ def _sweep(runs: Mapping[str, Any]) -> str:
     same = "the same bits as" if runs["equal"] else "NOT the same bits as"
     return (
         f"{runs['jobs']} runs of {runs['steps']} steps on `{runs['task']}`, scored: {one:.0f} s in one process, "
-        f"{two:.0f} s in two ({one / two:.2f} times as fast), with {same} every run alone in a process of its own."
-        "\n"
+        f"{two:.0f} s in two ({one / two:.2f} times as fast), with {same} every run alone in a process of its own.\n"
     )
-
-
-def _between(text: str, name: str, new: str) -> str:
-    """`text` with `new` as everything between the markers of `name`."""
-    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
-    before, _, rest = text.partition(begin)
-    _, _, after = rest.partition(end)
-    once = text.count(begin) == text.count(end) == 1 and end not in before
-    check(once, f"the page needs {begin} and, after it, {end}, each once; add them around what is generated", DataError)
-    return f"{before}{begin}\n{new.strip()}\n{end}{after}"
 
 
 def write_pages(records: Path, root: Path) -> None:
@@ -260,8 +235,6 @@ def write_pages(records: Path, root: Path) -> None:
     figure = "docs/figures/speed.svg"
     label = "Training steps of monosem and of other libraries in encoder products, and growth with each size"
     write_atomic(root / figure, to_svg(speed_figure(speed), label).encode())
-    target = root / "BENCHMARKS.md"
-    part = f"## Speed on a CPU\n\n{speed_page(speed, figure)}"
-    write_atomic(target, _between(target.read_text(), "speed", part).encode())
+    fill(root / "BENCHMARKS.md", {"speed": f"## Speed on a CPU\n\n{speed_page(speed, figure)}"})
     note = "<!-- Generated from benchmarks/records/phases.json by `python -m benchmarks pages`; do not edit. -->\n\n"
     write_atomic(root / "docs" / "speed_phases.md", (note + page(read_json(records / "phases.json"))).encode())

@@ -20,9 +20,8 @@ class Spread:
     count: int
 
     def text(self, digits: int = 2) -> str:
-        """1.43 (1.41 to 1.46)."""
-        numbers = (self.median, self.low, self.high)
-        return "{} ({} to {})".format(*(f"{number:.{digits}f}" for number in numbers))
+        """1.43 (1.41-1.46)."""
+        return f"{self.median:.{digits}f} ({self.low:.{digits}f}-{self.high:.{digits}f})"
 
 
 def spread(numbers: Iterable[float]) -> Spread | None:
@@ -30,7 +29,7 @@ def spread(numbers: Iterable[float]) -> Spread | None:
 
     Example:
         >>> spread([1.0, 2.0, 3.0, 4.0, 5.0]).text()
-        '3.00 (2.00 to 4.00)'
+        '3.00 (2.00-4.00)'
     """
     ordered = sorted(numbers)
     if not ordered:
@@ -92,17 +91,12 @@ def exponent(values: Sequence[float], costs: Sequence[float]) -> tuple[float, fl
     return slope, float(stdtrit(max(n - 2, 1), 0.975)) * error
 
 
-def floor_pieces(floor: Mapping[str, Any], names: Sequence[str], threads: int = 1) -> dict[str, tuple[Spread, Spread]]:
-    """By piece: (ms of processor time, or of wall clock with several threads; share of the turn's product)."""
-    end = "" if threads == 1 else "_wall"
-    time = CPU if threads == 1 else WALL
-    pieces = {}
-    rows = turns(floor, "floor", threads)
+def floor_pieces(floor: Mapping[str, Any], names: Sequence[str]) -> dict[str, tuple[Spread, Spread]]:
+    """By piece, with one thread: (ms of processor time, share of the turn's product)."""
+    rows, pieces = turns(floor, "floor"), {}
     for name in names:
-        ms = spread(turn["facts"][f"{name}{end}"] for turn in rows)
-        share = spread(
-            turn["facts"][f"{name}{end}"] / 1e3 / mean(span[time] for span in turn["product"]) for turn in rows
-        )
+        ms = spread(turn["facts"][name] for turn in rows)
+        share = spread(turn["facts"][name] / 1e3 / mean(span[CPU] for span in turn["product"]) for turn in rows)
         if ms is not None and share is not None:
             pieces[name] = (ms, share)
     return pieces

@@ -6,22 +6,10 @@ import sys
 import traceback
 import warnings
 from dataclasses import replace
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-
-MOVED: dict[str, str] = {}
-"""Modules of monosem that this folder imports, by their name now: the name in an older checkout."""
-
-
-def _older_names() -> None:
-    """An older checkout's modules under the names that they have now."""
-    for now, then in MOVED.items():
-        if find_spec(now) is None:
-            sys.modules[now] = import_module(then)
 
 
 def _load_lazily() -> None:
@@ -33,7 +21,6 @@ def _load_lazily() -> None:
 
 def _serve(asked: dict[str, Any], answers: Any) -> None:
     """Be the contender until the driver has had enough."""
-    _older_names()
     import monosem
     from benchmarks.contender import Beat
     from benchmarks.floor import floor

@@ -22,10 +22,11 @@ from monosem.bench.records import environment, read_records
 from monosem.bench.task_scores import evaluate_model
 from monosem.bench.tasks import TaskSource, task
 from monosem.report.interval import Interval
+from monosem.report.markdown import fill, table
 from monosem.report.style import GREY, INK, PALETTE, plain_axes
 from monosem.report.summary import Arm, Line, Section, sections
 from monosem.train.loop import fit
-from studies.page import fill, provenance, table
+from studies.page import provenance
 from studies.stored import packed, run_missing, stored, write_figure
 
 PAGE, FIGURES, SIZES = Path("docs/theory/absorption.md"), Path("docs/theory/figures"), "absorption-sizes"

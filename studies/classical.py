@@ -31,9 +31,10 @@ from monosem.bench.world import Independent, WorldSpec
 from monosem.dictionary.amortisation import model_amortisation
 from monosem.dictionary.classical import CLASSICAL
 from monosem.report.interval import Interval, interval
+from monosem.report.markdown import fill, table
 from monosem.report.style import BLUE, GREY, INK, RED, plain_axes
 from monosem.train.loop import fit
-from studies.page import fill, provenance, table
+from studies.page import provenance
 from studies.stored import packed, run_missing, stored, write_figure
 
 SEEDS, TUNING = (0, 1, 2), (100, 101)

@@ -30,8 +30,9 @@ from monosem.bench.records import environment
 from monosem.bench.world import Independent, World, WorldSpec
 from monosem.dictionary.consensus import LEVELS, consensus, levelled
 from monosem.dictionary.discover import Discovery, Settings, discover
+from monosem.report.markdown import fill, table
 from monosem.report.style import GREY, PALETTE, plain_axes
-from studies.page import fill, provenance, table
+from studies.page import provenance
 from studies.stored import store, stored, stored_below, write_figure
 
 PAGE, FIGURES = Path("docs/discovery.md"), Path("docs/figures")

@@ -53,10 +53,10 @@ from monosem.networks.harvest import harvest
 from monosem.networks.models import open_network
 from monosem.networks.network import NetworkScores, network_scores
 from monosem.networks.sampling import sample_texts
+from monosem.report.markdown import fill, table
 from monosem.report.style import GREY, PALETTE, RED, plain_axes, tidy
 from studies.assets.data import complaints
 from studies.options import Options
-from studies.page import fill, table
 from studies.stored import stored, stored_below, write_figure
 
 Record = dict[str, Any]

@@ -32,10 +32,10 @@ from monosem.bench.records import read_records
 from monosem.core.model import SDL
 from monosem.methods import with_anchoring
 from monosem.report.interval import interval
+from monosem.report.markdown import fill, table
 from monosem.report.style import BLUE, GREY, plain_axes
 from studies.assets.data import Texts, text_vectors
 from studies.options import Options
-from studies.page import fill, table
 from studies.stored import packed, write_figure
 
 STUDY = "real-absorption"

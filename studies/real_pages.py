@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from monosem.base.files import write_atomic
+from monosem.report.markdown import fill
 from monosem.report.style import to_svg
 from studies.catalog import committed
 from studies.engine.tables import markdown
-from studies.page import fill
 
 DOCS, FIGURES = Path("docs/real"), Path("docs/figures")
 PAGES = (

@@ -9,9 +9,10 @@ from typing import Any
 from monosem.bench.records import read_records
 from monosem.report.figures import recovery_figure, tau_figure
 from monosem.report.interval import interval
+from monosem.report.markdown import fill, table
 from monosem.report.summary import HEADLINE, sections
 from studies.catalog import committed
-from studies.page import fill, provenance, table
+from studies.page import provenance
 from studies.stored import packed, stored, write_figure
 
 FIGURES = Path("docs/figures")

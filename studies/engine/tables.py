@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from monosem.bench.records import outdated
 from monosem.report.interval import Interval
+from monosem.report.markdown import table
 from monosem.report.summary import HEADLINE
 from studies.engine.cells import COS_IP, RAW_GT, RAW_IP, Cell, Results
-from studies.page import provenance, table
+from studies.page import provenance
 
 NONE = "-"
 MEANING = {

@@ -6,11 +6,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from monosem.report.interval import Interval, paired
+from monosem.report.markdown import table
 from monosem.report.style import GREY, INK, PALETTE, plain_axes
 from monosem.report.summary import HEADLINE, Arm, Line, Record, sections
 from studies.engine.cells import COS_IP, Cell
 from studies.engine.tables import scaled
-from studies.page import table
 from studies.paper.anchoring import FORMS, NOISE, WEIGHTS, WRONG
 
 HEAD = ("run", "worlds", "M_GT %", "gain", "leverage", "M_IP gain", "FVU")

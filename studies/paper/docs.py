@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from monosem.base.files import write_atomic
+from monosem.report.markdown import table
 from monosem.report.style import to_svg
 from studies.catalog import STUDIES, committed
 from studies.engine.bench import ARMS
 from studies.engine.cells import Results
 from studies.engine.tables import MEANING, facts, markdown, tables
-from studies.page import provenance, table, write_generated
+from studies.page import provenance, write_generated
 from studies.paper.settings import arms_used
 from studies.paper.untrained import section as untrained_section
 

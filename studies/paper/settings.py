@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from monosem.bench.world import Independent
+from monosem.report.markdown import table
 from monosem.report.summary import HEADLINE
 from studies.engine.bench import BenchRun
 from studies.engine.cells import COS_IP, NOT_RUN, RAW_GT, RAW_IP, Results
@@ -12,7 +13,6 @@ from studies.engine.scale import SCALES, Scale
 from studies.engine.study import Entry, Study
 from studies.engine.tables import Table
 from studies.engine.words import listed, printed_share
-from studies.page import table
 from studies.paper import table1, table7
 
 SEARCH_SEED = 100

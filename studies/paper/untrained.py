@@ -19,6 +19,7 @@ from monosem.bench.tasks import TaskSource
 from monosem.dictionary.coded import reconstruct
 from monosem.dictionary.coding import stagewise_pursuit
 from monosem.report.interval import interval
+from monosem.report.markdown import table
 from monosem.train.config import FitConfig
 from monosem.train.loop import fit
 from studies.engine.bench import BenchRun
@@ -27,7 +28,6 @@ from studies.engine.computed import Computed
 from studies.engine.records import Record
 from studies.engine.scale import SCALES, Scale
 from studies.engine.study import Entry, Study
-from studies.page import table
 from studies.paper import table1
 
 _ARM = "ours+discovered"

@@ -23,6 +23,7 @@ from monosem.base.seeds import philox
 from monosem.bench.records import environment
 from monosem.bench.tasks import TASKS, TaskSource, task
 from monosem.core.activations import Activation, JumpReLU, ReLU, TopK
+from monosem.report.markdown import fill, table
 from monosem.report.style import BLUE, GREEN, GREY, ORANGE, PALETTE, RED, panels, tidy
 from monosem.theory.descent import Descended, DescentConfig, basins, descend, matched, starts
 from monosem.theory.instances import draw_directions, draw_problem
@@ -32,7 +33,6 @@ from monosem.theory.problem import Atoms, Problem
 from monosem.theory.search.acs import acs, sampled_acs
 from monosem.theory.search.atlas import atlas
 from monosem.theory.search.certified import certified_optimum
-from studies.page import fill, table
 from studies.stored import run_missing, stored, write_figure
 
 PAGE, FIGURES = Path("docs/theory/search.md"), Path("docs/theory/figures")

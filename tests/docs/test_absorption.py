@@ -2,7 +2,7 @@
 
 import pytest
 
-from studies.page import between
+from monosem.report.markdown import between
 from studies.stored import stored
 from tests.docs.pages import ROOT, page
 

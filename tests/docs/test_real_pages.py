@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from studies import page, real_absorption, real_pages
+from monosem.report.markdown import between
+from studies import real_absorption, real_pages
 from tests.docs.pages import ROOT
 
 PAGES = {
@@ -22,7 +23,7 @@ def filled() -> dict[str, str]:
     def fill(path: Path, parts: dict[str, str]) -> None:
         text = (ROOT / path).read_text()
         for name, new in parts.items():
-            text = page.between(text, name, new)
+            text = between(text, name, new)
         texts[Path(path).name] = text
 
     with pytest.MonkeyPatch.context() as patch:

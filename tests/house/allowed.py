@@ -2,7 +2,6 @@
 
 ALLOWED: dict[str, tuple[str, ...]] = {
     "simple_functions": (
-        "benchmarks",
         "monosem.bench.real:run_real",
         "monosem.bench.records:validate",
         "monosem.core",

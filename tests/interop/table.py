@@ -17,7 +17,7 @@ from monosem.interop import FORMATS
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from studies.page import fill, table  # noqa: E402
+from monosem.report.markdown import fill, table  # noqa: E402
 from tests.interop.rows import ROWS, Row  # noqa: E402
 
 PAGE, RECORD = ROOT / "docs" / "interop.md", ROOT / "tests" / "interop" / "verified.json"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from benchmarks.peers import PEERS
-from studies.page import between
+from monosem.report.markdown import between
 from tests.interop.rows import ROWS
 from tests.interop.table import NOTES, PAGE, RECORD, proved
 

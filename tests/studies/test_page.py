@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from monosem.base.errors import DataError
-from studies.page import between, fill, provenance, table, write_generated
+from monosem.report.markdown import between, fill, table
+from studies.page import provenance, write_generated
 
 
 def test_only_what_lies_between_the_markers_of_the_name_changes() -> None:
