@@ -3,6 +3,7 @@
 This file and `sizes` name all that a worker needs of monosem, so that it runs against an older checkout too.
 """
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +23,6 @@ from monosem.train.loop import fit
 
 DEAD_SHARE = {"dead": 15 / 16, "half_dead": 1 / 2}
 _SHRINK = 0.02
-_CLIP = 1.0
 
 
 class Paced(TaskSource):
@@ -116,19 +116,15 @@ class States:
         return {"l0": round(self.entry.get("l0", 0.0), 2), "dead": round(dead, 4), "loss": self.entry.get("loss", 0.0)}
 
 
-def train(case: Case, size: Size, beat: Beat) -> None:
+def train(case: Case, size: Size, beat: Beat, log_every: int | None = None) -> None:
     """Train a case with the public `fit` until the driver has had enough: unit norm, projection, clipping, fresh rows.
 
     One step in `size.turn` is logged, so that every turn holds exactly one (fit's own default is one in 50).
     """
     source = paced(case, size)
     states = States(size, case.l0, source)
-    beat.state, beat.facts = states, states.facts
-    source.beat = beat
-    config = FitConfig(steps=10**6, batch_size=size.batch, lr=1e-3, clip=_CLIP, log_every=size.turn)
-    config = replace(config, **case.config)
+    beat.state, beat.facts, source.beat = states, states.facts, beat
+    config = FitConfig(steps=10**6, batch_size=size.batch, lr=1e-3, clip=1.0, log_every=log_every or size.turn)
     beat.baseline()
-    try:
-        fit(speed_method(case.spec(size)), source, size.n_q, config, callbacks=[states.see])
-    except Enough:
-        return
+    with suppress(Enough):
+        fit(speed_method(case.spec(size)), source, size.n_q, replace(config, **case.config), callbacks=[states.see])

@@ -10,23 +10,20 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from statistics import median
 from typing import Any
 
 import torch
 
 import monosem.losses.objective
-from benchmarks.contender import Enough
+from benchmarks.contender import Beat, Enough, product, timed
 from benchmarks.driver import ROOT, Progress
-from benchmarks.ours import States, paced, speed_method
+from benchmarks.ours import train
 from benchmarks.sizes import CASES, SIZES, Size
 from monosem.base.errors import MonosemError
 from monosem.bench.records import environment
 from monosem.bench.tasks import TaskSource
 from monosem.core.model import SDL
-from monosem.train.config import FitConfig
-from monosem.train.loop import fit
 from monosem.train.update import Update
 
 DEFAULT = ("topk", "topk_bf16", "batch_topk_bf16", "matryoshka_bf16", "jumprelu_bf16", "relu_l1_bf16")
@@ -73,13 +70,13 @@ class _Clock:
         self.watch(TaskSource, "take", "fresh rows")
 
 
-class _Phases:
-    """The beat of a run: after some warm steps, phases of steps, each after a product, with one thread or two."""
+class _Phases(Beat):
+    """A beat without a driver: after some warm steps, phases of steps, each after a product, with one thread or two."""
 
-    def __init__(self, clock: _Clock, size: Size, states: States | None) -> None:
-        self.clock, self.states, self.number, self.started = clock, states, 0, 0.0
-        self.a, self.b = torch.randn(size.batch, size.n_p), torch.randn(size.n_q, size.n_p)
-        self.out = torch.empty(size.batch, size.n_q)
+    def __init__(self, clock: _Clock, size: Size, calibrated: bool) -> None:
+        super().__init__(size, read=str, write=print)
+        self.clock, self.calibrated, self.number, self.started = clock, calibrated, 0, 0.0
+        self.multiply = product(size.batch, size.n_p, size.n_q)
         self.steps: dict[int, list[float]] = defaultdict(list)
         self.products: dict[int, list[float]] = defaultdict(list)
 
@@ -88,8 +85,8 @@ class _Phases:
         self.number += 1
         if self.clock.on:
             self.steps[self.clock.threads].append(time.perf_counter() - self.started)
-        if self.states is not None and self.number in (3, 9):
-            self.states("trained")
+        if self.calibrated and self.number in (3, 9):
+            self.state("trained")
         phase, within = divmod(self.number - WARM, PER_PHASE + 1)
         if self.number >= WARM and within == 0:
             self._begin(phase)
@@ -102,27 +99,17 @@ class _Phases:
             raise Enough
         self.clock.on, self.clock.threads = False, THREADS[phase % len(THREADS)]
         torch.set_num_threads(self.clock.threads)
-        for _ in range(2):
-            start = time.perf_counter()
-            torch.mm(self.a, self.b.T, out=self.out)
-        self.products[self.clock.threads].append(time.perf_counter() - start)
+        self.multiply()
+        self.products[self.clock.threads].append(timed(self.multiply).wall)
 
 
 def measure(name: str, size: Size = SIZES["paper"]) -> dict[str, Any]:
     """Milliseconds a step of one case, part by part, with one thread and with two."""
     clock, case = _Clock(), CASES[name]
     clock.watch_all()
-    source = paced(case, size)
-    states = States(size, case.l0, source) if case.l0 else None
-    beat = _Phases(clock, size, states)
-    source.beat = beat  # type: ignore[assignment]  # a step's pause is all that is asked
     torch.set_num_threads(1)
-    plain = FitConfig(steps=10**6, batch_size=size.batch, lr=1e-3, clip=1.0, log_every=1 if states else 50)
-    try:
-        callbacks = [] if states is None else [states.see]
-        fit(speed_method(case.spec(size)), source, size.n_q, replace(plain, **case.config), callbacks=callbacks)
-    except Enough:
-        pass
+    beat = _Phases(clock, size, case.l0)
+    train(case, size, beat, log_every=1 if case.l0 else 50)
     parts, steps = clock.seconds, beat.steps
     return {
         "product": [1e3 * median(beat.products[t]) for t in THREADS],
