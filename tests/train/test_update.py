@@ -12,12 +12,12 @@ from monosem.core.constraints import UnitNorm
 from monosem.core.model import SDL
 from monosem.core.pairs import Crosscoder, CrossLayer, Layout
 from monosem.kernels.native.build import library, why_absent
+from monosem.kernels.native.rows import RowStep
 from monosem.losses.fidelity import Reconstruction
 from monosem.losses.objective import Objective, Step
 from monosem.losses.revival import AuxK
 from monosem.losses.sparsity import L1, Tanh
 from monosem.methods import Method
-from monosem.train import update as update_module
 from monosem.train.loop import fit, train_step
 from monosem.train.state import Run
 from monosem.train.update import Update
@@ -58,13 +58,13 @@ def _compare(made: Scene, clip: float | None, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("scene", FUSED)
 def test_the_fused_way_is_taken(scene: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    step = update_module.RowStep.adam
+    step = RowStep.adam
 
-    def counting(self: update_module.RowStep, *arguments: object) -> None:
+    def counting(self: RowStep, *arguments: object) -> None:
         seen.append(len(self.sets))
         step(self, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(update_module.RowStep, "adam", counting)
+    monkeypatch.setattr(RowStep, "adam", counting)
     _weights(SCENES[scene](), 0.5, 2)
     assert len(seen) >= 2
 
