@@ -99,7 +99,7 @@ def test_requests_of_one_product(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_custom_rule_chooses_from_every_cell() -> None:
     z = product(numbers(0, 12, 8), numbers(1, 90, 8), numbers(2, 90))
-    custom, rule = select(z, Custom(lambda score: score > 4.0), [TopK(3)]), select(z, Above(4.0), [TopK(3)])
+    custom, rule = select(z, Custom(lambda score: score > 8.0), [TopK(3)]), select(z, Above(8.0), [TopK(3)])
     for a, b in ((custom.code, rule.code), (custom.extra[0], rule.extra[0])):
         assert isinstance(a, SparseCode)
         assert isinstance(b, SparseCode)

@@ -69,13 +69,7 @@ class Units:
         Raises: RefusedError for per-row normalisation, for encoders and dictionaries of other kinds, and where decoder
             norms rank latents but change unevenly.
         """
-        if isinstance(model, RowNormSDL):
-            raise RefusedError("a model with per-row normalisation does not see the scale of its input; leave it out")
-        if not (model.encoder_kind.affine and model.dictionary.free):
-            raise RefusedError("units fold into an affine encoder and a dictionary of its own only; train on raw rows")
-        tied = model.pre_bias == "tied"
-        if tied and not (torch.equal(self.p_mean, self.r_mean) and torch.equal(self.p_scale, self.r_scale)):
-            raise RefusedError("b_in is tied to b_D, but x_p and x_r have different units; train with pre_bias='free'")
+        self._refuse(model)
         model = (
             _with_bias(copy.deepcopy(model)) if self.p_mean.any() and model.pre_bias == "none" else copy.deepcopy(model)
         )
@@ -98,6 +92,16 @@ class Units:
                 model._b_in.copy_(p_mean + model._b_in.double() / p_scale)
             self._rank(model)
         return model
+
+    def _refuse(self, model: SDL) -> None:
+        """Raises: RefusedError for a model that these units do not fold into."""
+        if isinstance(model, RowNormSDL):
+            raise RefusedError("a model with per-row normalisation does not see the scale of its input; leave it out")
+        if not (model.encoder_kind.affine and model.dictionary.free):
+            raise RefusedError("units fold into an affine encoder and a dictionary of its own only; train on raw rows")
+        tied = model.pre_bias == "tied"
+        if tied and not (torch.equal(self.p_mean, self.r_mean) and torch.equal(self.p_scale, self.r_scale)):
+            raise RefusedError("b_in is tied to b_D, but x_p and x_r have different units; train with pre_bias='free'")
 
     def _rank(self, model: SDL) -> None:
         """Where z ||W_D[:, j]|| is ranked, the order stays if every norm is divided by one number."""

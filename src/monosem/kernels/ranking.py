@@ -32,6 +32,10 @@ def top_index(
         return among[top_index(score.index_select(1, among), k)]
     if serves(score):
         return select.top_index(score, k)
+    return _plainly(score, k)
+
+
+def _plainly(score: Tensor, k: int) -> Tensor:
     n = score.shape[1]
     if score.is_cuda or k == 0 or k == n or score.shape[0] == 0:
         return score.topk(k, dim=1, sorted=False).indices

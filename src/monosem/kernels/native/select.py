@@ -49,6 +49,12 @@ class Tops:
         return None if short else (index, value)
 
 
+def _share(runs: Sequence[tuple[int, int]], n: int, room: int | None) -> int:
+    """For how many cells each run of rows has room: all of its own, or its part of `room`."""
+    longest = max((b - a for a, b in runs), default=0) * n
+    return longest if room is None else min(longest, -(-room // max(len(runs), 1)))
+
+
 class AboveFloor:
     """What of score + bias is above its column's floor (or one for all).
 
@@ -64,8 +70,7 @@ class AboveFloor:
         """The next columns: score[:, i] is column first + i. False where they hold more than `room` such cells."""
         rows, n = score.shape
         runs = runs_of(rows, _RUNS)
-        longest = max((b - a for a, b in runs), default=0)
-        share = longest * n if room is None else min(longest * n, -(-room // max(len(runs), 1)))
+        share = _share(runs, n, room)
         counts = torch.empty(rows, dtype=torch.int64)
         index, value = torch.empty(len(runs), share, dtype=torch.int64), torch.empty(len(runs), share)
         scratch = torch.empty(len(runs), n + 64)
