@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -27,11 +27,14 @@ from monosem.base.literature import (
 )
 from monosem.base.registry import Registry
 from monosem.base.schedule import Ramp, Schedule
-from monosem.base.spec import format_call, parse_call
+from monosem.base.spec import TACIT, format_call, parse_call
 from monosem.core.activations import Activation, BatchTopK, Binary, Gated, JumpReLU, ReLU, TopK
 from monosem.core.constraints import Constraint, UnitNorm
+from monosem.core.dictionaries import DICTIONARIES, Dictionary
+from monosem.core.encoders import ENCODERS, Encoder
 from monosem.core.init import Init
-from monosem.core.model import SDL, PreBias
+from monosem.core.io import part_from_text, part_to_text
+from monosem.core.model import AFFINE, FREE, SDL, PreBias
 from monosem.core.pairs import SAE, Crosscoder, CrossLayer, Pairing, Transcoder
 from monosem.losses.fidelity import GatedAux, Matryoshka, MultiK, Reconstruction
 from monosem.losses.objective import Objective, Term
@@ -43,6 +46,9 @@ from monosem.losses.sparsity import L0, L1, Lp
 @dataclass(frozen=True)
 class Method:
     """(activation, terms, pairing, init, constraints): one point of the product that is all of SDL.
+
+    `encoder`: how x becomes z, one affine map by default. `dictionary`: what W_D is made of, parameters of its own by
+    default.
 
     Example:
         >>> m = method("topk(k=4)")
@@ -60,6 +66,8 @@ class Method:
     resample: Resample | None = None
     anchoring: Anchoring = Anchoring()  # noqa: RUF009
     spec: str = ""
+    encoder: Encoder = field(default=AFFINE, metadata=TACIT)
+    dictionary: Dictionary = field(default=FREE, metadata=TACIT)
 
     def build(
         self,
@@ -76,7 +84,7 @@ class Method:
         Raises: RefusedError, with the reason, when the mathematics forbids the combination.
         """
         layout = self.pairing.layout(n_q, p_widths, r_widths)
-        model = SDL(layout, self.activation, self.pre_bias)
+        model = SDL(layout, self.activation, self.pre_bias, self.encoder, self.dictionary)
         terms = self.terms
         init = self.init if sample is not None else replace(self.init, b_D="zero")
         x_p, x_r = sample if sample is not None else (model.b_D, model.b_D)
@@ -260,20 +268,28 @@ def numerics(text: str) -> int:
     return NUMERICS.get(_split(parse_call(text)[0])[0], 1)
 
 
+PARTS: dict[str, Registry[Any]] = {"encoder": ENCODERS, "dictionary": DICTIONARIES}
+"""Arguments that every row takes, and what they may name."""
+
+
 def method(text: str, **overrides: Any) -> Method:
     """A method by its text: "topk(k=32)", "relu_l1_transcoder(l1=0.5)", "jumprelu_crosscoder".
 
     The name is a row of METHODS, optionally followed by _transcoder, _skip_transcoder, _crosscoder or
-    _cross_layer; arguments are literals. The method's `spec` is this text with every argument, and reads back.
+    _cross_layer; arguments are literals. Every method also takes `encoder` and `dictionary`, as calls in text:
+    "topk(k=32, encoder='refined(steps=2)', dictionary='tied')". The method's `spec` is this text with every argument
+    of its row, and reads back.
     Raises: UnknownNameError with a suggestion; ArgumentError for an unknown or ill-typed argument.
     """
     name, arguments = parse_call(text)
     base, form = _split(name)
     recipe = METHODS[base]
     arguments |= overrides
+    parts = {name: arguments.pop(name) for name in PARTS if name in arguments}
     unknown = sorted(set(arguments) - set(recipe.defaults))
     if unknown:
-        raise ArgumentError(f"{name} takes {', '.join(recipe.defaults)}; {', '.join(unknown)} is unknown")
+        known = ", ".join((*recipe.defaults, *PARTS))
+        raise ArgumentError(f"{name} takes {known}; {', '.join(unknown)} is unknown")
     filled = recipe.defaults | arguments
     try:
         built = recipe.make(**filled)
@@ -281,4 +297,6 @@ def method(text: str, **overrides: Any) -> Method:
         raise ArgumentError(f"cannot build {text!r}: {error}") from None
     if form:
         built = _FORMS[form][0](built)
-    return replace(built, spec=format_call(name, filled))
+    built = replace(built, **{part: part_from_text(str(value), PARTS[part]) for part, value in parts.items()})
+    texts = {part: part_to_text(getattr(built, part), kinds) for part, kinds in PARTS.items()}
+    return replace(built, spec=format_call(name, filled | {part: texts[part] for part in parts}))

@@ -6,13 +6,17 @@ import pytest
 import torch
 
 from monosem.anchors.term import Anchoring
-from monosem.base.errors import ArgumentError, UnknownNameError
-from monosem.base.spec import parse_call
+from monosem.base.errors import ArgumentError, RefusedError, UnknownNameError
+from monosem.base.spec import digest, parse_call
 from monosem.core.activations import BatchTopK, Context, TopK
-from monosem.core.pairs import PAIRINGS, SAE, Crosscoder, CrossLayer, Transcoder
+from monosem.core.dictionaries import Free, Tied
+from monosem.core.encoders import Affine, Refined
+from monosem.core.pairs import PAIRINGS, SAE, Crosscoder, CrossLayer, TensorSource, Transcoder
 from monosem.losses.revival import AuxK
 from monosem.losses.sparsity import Lp
 from monosem.methods import METHODS, crosscoding, method, recipe_of, transcoding, with_anchoring
+from monosem.train.config import FitConfig
+from monosem.train.loop import fit
 from tests.losses.trials import make_step
 
 ROWS = {
@@ -131,3 +135,62 @@ def test_forms_change_what_they_must_and_nothing_else() -> None:
 def test_biases_that_need_data_are_zero_without_a_sample() -> None:
     model, _ = method("topk(k=2)").build(8, (4,), (4,))
     assert float(model.b_D.detach().abs().sum()) == 0.0
+
+
+# Encoders and dictionaries ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["", "_crosscoder"])
+@pytest.mark.parametrize("name", METHODS)
+def test_every_row_takes_an_encoder_and_a_dictionary(name: str, form: str) -> None:
+    text = f"{name}{form}(encoder='refined(steps=2)', dictionary='tied')"
+    built = method(text)
+    assert built == method(built.spec)
+    assert (built.encoder, built.dictionary) == (Refined(2), Tied())
+    assert "encoder='refined(steps=2, rate=0.1)', dictionary='tied'" in built.spec
+    assert replace(built, encoder=Affine(), dictionary=Free(), spec="") == replace(method(name + form), spec="")
+    p_widths, r_widths, _, _ = FORMS[form]
+    x = torch.randn(10, sum(p_widths))
+    model, objective = built.build(32, p_widths, r_widths, sample=(x, x))
+    assert torch.equal(model.W_E, model.W_D.T)
+    step = make_step(model.train(), objective, (x, x), torch.zeros(32, dtype=torch.bool), Context(True))
+    objective(step, objective.init_state(model)).total.backward()
+    assert model.enc["rate"].grad is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "before"),
+    [
+        ("topk(k=4)", "4ff0b8ca0d61021e033a777bc426ed108c2a5034240d7d19cd928d63a4d34781"),
+        ("gated_crosscoder(l1=0.5)", "69e091314f93238da24a224c0ef9ad063b766e50af73a4da3aeeefaf08e87b91"),
+        ("jumprelu_skip_transcoder", "e8cc4326aafe3884ccd24c76634ef094c5eceb723c16ebd2bb15805e5b8d92cb"),
+    ],
+)
+def test_defaults_change_neither_spec_nor_digest(text: str, before: str) -> None:
+    """Runs from before methods had encoders and dictionaries go on."""
+    built = method(text)
+    assert "encoder" not in built.spec
+    assert digest(built) == before
+    assert digest(replace(built, encoder=Refined())) != before
+    assert digest(replace(built, dictionary=Tied())) != before
+
+
+def test_encoders_and_dictionaries_are_refused_with_the_reason() -> None:
+    with pytest.raises(RefusedError, match="Refined cannot go with this layout"):
+        method("topk_transcoder(k=4, encoder='refined')").build(16, (6,), (6,))
+    with pytest.raises(RefusedError, match="a tied dictionary needs W_E and W_D over the same columns"):
+        method("topk_transcoder(k=4, dictionary='tied')").build(16, (6,), (5,))
+    with pytest.raises(UnknownNameError, match="affine"):
+        method("topk(encoder='afine')")
+    with pytest.raises(ArgumentError, match="cannot build the encoder"):
+        method("topk(encoder='refined(stepz=2)')")
+
+
+def test_a_refined_encoder_and_a_tied_dictionary_train_together_and_load() -> None:
+    data = TensorSource(torch.randn(64, 8, generator=torch.Generator().manual_seed(0)))
+    config = FitConfig(steps=30, batch_size=32, lr=1e-2)
+    text = "topk(k=2, aux=0.0, encoder='refined(steps=2)', dictionary='tied')"
+    result = fit(text, data, 16, config)
+    assert torch.equal(result.model.W_E, result.model.W_D.T)
+    assert not torch.equal(result.model.enc["rate"], torch.full((2,), 0.1))
+    assert result.log[-1]["fvu"] < 0.8 * result.log[0]["fvu"]

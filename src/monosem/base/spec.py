@@ -8,12 +8,16 @@ from typing import Any
 
 from monosem.base.errors import ArgumentError
 
+TACIT = {"tacit": True}
+"""Metadata of a dataclass's field that a specification leaves out at its default: one added later changes no digest."""
+
 
 def to_plain(value: Any) -> Any:
     """Dataclasses, tuples and mappings as plain JSON values; a dataclass carries its class name as `type`."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"type": type(value).__name__, **fields}
+        given = ((f, getattr(value, f.name)) for f in dataclasses.fields(value))
+        spoken = {f.name: to_plain(v) for f, v in given if not (f.metadata.get("tacit") and v == f.default)}
+        return {"type": type(value).__name__, **spoken}
     if isinstance(value, (tuple, list)):
         return [to_plain(item) for item in value]
     if isinstance(value, dict):
