@@ -4,8 +4,6 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "simple_functions": (
         "monosem.bench.real:run_real",
         "monosem.bench.records:validate",
-        "monosem.core",
-        "monosem.kernels",
         "studies.__main__:study",
         "studies.rerun:rerun",
     ),
