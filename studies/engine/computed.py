@@ -43,10 +43,9 @@ class Computed:
         return self.key
 
     def find(self, records: Records) -> Record | None:
-        """The record, where it is of as many steps."""
-        record = records.document(self.key)
-        same = record is not None and record.get("steps", self.config.steps) == self.config.steps
-        return record if same else None
+        """The record of as many steps, a loose one before a committed one."""
+        steps = self.config.steps
+        return next((one for one in records.documents(self.key) if one.get("steps", steps) == steps), None)
 
     def run(self, folder: Path, progress: Progress) -> Path:
         """Compute the numbers and write them with where and when that was."""

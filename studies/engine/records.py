@@ -1,6 +1,6 @@
 """The records of folders and packed files, read when they are first asked for and found by key."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ Record = Mapping[str, Any]
 class Records:
     """The runs and documents of some places: folders of loose records, and packed files.
 
-    Of two runs with the same key the later one counts, of two documents of one name that of the earlier place.
+    Of two runs with the same key the later one counts.
     """
 
     def __init__(self, *places: str | Path) -> None:
@@ -35,10 +35,11 @@ class Records:
             self._by[keys] = {key: record for record in self.every for key in keys(record)}
         return self._by[keys]
 
-    def document(self, name: str) -> Record | None:
-        """A record that is no run, such as "drawn/figure4"."""
+    def documents(self, name: str) -> Iterator[Record]:
+        """The records of a name, such as "drawn/figure4", that are no runs: those of earlier places first."""
         for place in self.places:
             path = place / f"{name}.json"
             if path.is_file():
-                return dict(read_json(path))
-        return read_documents(COMMITTED).get(name) if COMMITTED in self.places else None
+                yield read_json(path)
+            elif place == COMMITTED and name in read_documents(place):
+                yield read_documents(place)[name]
