@@ -15,9 +15,7 @@ TACIT = {"tacit": True}
 def to_plain(value: Any) -> Any:
     """Dataclasses, tuples and mappings as plain JSON values; a dataclass carries its class name as `type`."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        given = ((f, getattr(value, f.name)) for f in dataclasses.fields(value))
-        spoken = {f.name: to_plain(v) for f, v in given if not (f.metadata.get("tacit") and v == f.default)}
-        return {"type": type(value).__name__, **spoken}
+        return {"type": type(value).__name__, **{name: to_plain(field) for name, field in _spoken(value).items()}}
     if isinstance(value, (tuple, list)):
         return [to_plain(item) for item in value]
     if isinstance(value, dict):
@@ -25,6 +23,11 @@ def to_plain(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise ArgumentError(f"{value!r} ({type(value).__name__}) cannot stand in a specification; use plain values")
+
+
+def _spoken(value: Any) -> dict[str, Any]:
+    given = {f: getattr(value, f.name) for f in dataclasses.fields(value)}
+    return {f.name: v for f, v in given.items() if not (f.metadata.get("tacit") and v == f.default)}
 
 
 def canonical(value: Any) -> str:
