@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from monosem.theory.loss import loss
+from monosem.theory.problem import loss
 from monosem.theory.zeroset import recovery
 from monosem.train.config import FitConfig
 from studies.engine.cells import Results

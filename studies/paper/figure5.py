@@ -10,9 +10,8 @@ from matplotlib.figure import Figure
 from monosem.core.activations import JumpReLU
 from monosem.report.style import INK
 from monosem.theory.hierarchy import absorb
-from monosem.theory.loss import best_decoder, loss
 from monosem.theory.patterns import pattern_of
-from monosem.theory.problem import Problem
+from monosem.theory.problem import Problem, best_decoder, loss
 from monosem.train.config import FitConfig
 from studies.engine.cells import Results
 from studies.engine.computed import Computed, checked, checks_table, said_of_checks

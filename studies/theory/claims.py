@@ -18,16 +18,15 @@ from monosem.base.registry import Registry
 from monosem.base.seeds import philox
 from monosem.core.activations import AbsTopK, Activation, JumpReLU, ReLU, TopK
 from monosem.report.style import BLUE, GREEN, GREY, ORANGE, PALETTE, RED, panels, tidy, to_svg
+from monosem.theory.checks.base import draw_directions, draw_encoder, draw_problem, draw_weights, plane
 from monosem.theory.checks.optima import construction, construction_bounds
 from monosem.theory.checks.stationary import example_35
 from monosem.theory.descent import DescentConfig, descend, starts
 from monosem.theory.hierarchy import absorb, absorb_as_printed, hierarchical
-from monosem.theory.instances import draw_directions, draw_encoder, draw_problem, draw_weights, plane
 from monosem.theory.law import Magnitude, exact_atoms, independent
-from monosem.theory.loss import best_decoder, feature_losses, loss
 from monosem.theory.minima import groups_of, paper_point, positive_pair
 from monosem.theory.patterns import ActivationPattern, pattern_of, region, walk
-from monosem.theory.problem import Problem, sigma
+from monosem.theory.problem import Problem, best_decoder, feature_losses, loss, sigma
 from monosem.theory.zeroset import mirrored_pair, recovery, unrecovering, zero_set
 
 OUT = Path("docs/theory/figures")

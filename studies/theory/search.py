@@ -25,11 +25,10 @@ from monosem.bench.tasks import TASKS, TaskSource, task
 from monosem.core.activations import Activation, JumpReLU, ReLU, TopK
 from monosem.report.markdown import fill, table
 from monosem.report.style import BLUE, GREEN, GREY, ORANGE, PALETTE, RED, panels, tidy
+from monosem.theory.checks.base import draw_directions, draw_problem
 from monosem.theory.descent import Descended, DescentConfig, basins, descend, matched, starts
-from monosem.theory.instances import draw_directions, draw_problem
 from monosem.theory.law import exact_atoms, independent
-from monosem.theory.loss import best_decoder, loss
-from monosem.theory.problem import Atoms, Problem
+from monosem.theory.problem import Atoms, Problem, best_decoder, loss
 from monosem.theory.search.acs import acs, sampled_acs
 from monosem.theory.search.atlas import atlas
 from monosem.theory.search.certified import certified_optimum

@@ -8,10 +8,9 @@ import torch
 
 from monosem.base.errors import RefusedError
 from monosem.core.activations import Activation, JumpReLU, ReLU, TopK
+from monosem.theory.checks.base import draw_encoder, draw_problem, plane
 from monosem.theory.descent import DescentConfig, descend
-from monosem.theory.instances import draw_encoder, draw_problem, plane
-from monosem.theory.loss import best_decoder, loss
-from monosem.theory.problem import Problem
+from monosem.theory.problem import Problem, best_decoder, loss
 from monosem.theory.search.certified import certified_optimum, in_gauge
 from monosem.theory.search.cones import code_cones
 from monosem.theory.search.pairs import lower_bounds

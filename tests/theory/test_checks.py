@@ -7,9 +7,8 @@ import torch
 
 from monosem.base.errors import DataError
 from monosem.core.activations import AbsTopK, Binary, Gated, TopK
-from monosem.theory.checks.base import Case, examine, on_problem
+from monosem.theory.checks.base import Case, examine, on_problem, plane
 from monosem.theory.checks.registry import CHECKS
-from monosem.theory.instances import plane
 from monosem.theory.patterns import competition
 from monosem.theory.problem import Problem, load_problem
 

@@ -7,11 +7,10 @@ import pytest
 import torch
 
 from monosem.core.activations import Activation, BatchTopK, GroupMax, JumpReLU, ReLU, TopK
-from monosem.theory.instances import draw_directions, draw_encoder, draw_problem, plane
-from monosem.theory.law import exact_loss, independent, monte_carlo, truncated
-from monosem.theory.loss import best_decoder, gradients, loss
+from monosem.theory.checks.base import draw_directions, draw_encoder, draw_problem, plane
+from monosem.theory.law import exact_loss, independent, truncated
 from monosem.theory.patterns import ActivationPattern, certificate_residual, pattern_of, realize, region
-from monosem.theory.problem import Problem, estimate_weights
+from monosem.theory.problem import Atoms, Problem, best_decoder, estimate_weights, feature_losses, gradients, loss
 
 ACTIVATIONS = [ReLU(), JumpReLU(theta=0.2), TopK(1), TopK(2), BatchTopK(1.0), GroupMax(2)]
 
@@ -36,14 +35,17 @@ def test_best_decoder_has_no_gradient_left() -> None:
     assert float(gradients(problem, best_decoder(problem, W_E), W_E)[0].abs().max()) < 1e-12
 
 
-def test_monte_carlo_meets_the_exact_loss() -> None:
+def test_sampled_losses_meet_the_exact_one() -> None:
     rng = np.random.default_rng(2)
     law = independent(torch.tensor([0.3, 0.2, 0.1]).double(), truncated(levels=2))
     problem = Problem(draw_directions(rng, 3, 3), draw_directions(rng, 2, 3), law.weights, JumpReLU(theta=0.3), 4)
     W_E, W_D = draw_encoder(rng, problem), torch.from_numpy(rng.standard_normal((2, 4)))
-    exact, sampled = exact_loss(problem, law, W_D, W_E), monte_carlo(problem, law, W_D, W_E, rng, 40_000)
+    exact = exact_loss(problem, law, W_D, W_E)
+    x = law.supports[rng.choice(len(law.chance), size=40_000, p=law.chance.numpy())]
+    x = x * torch.from_numpy(rng.choice(law.magnitude.levels, size=tuple(x.shape), p=law.magnitude.chances))
+    errors = feature_losses(problem, W_D, W_E, Atoms(x @ problem.W_p.T, x @ problem.W_r.T, torch.ones(40_000)))
     assert exact.error == 0
-    assert abs(exact.value - sampled.value) < 5 * sampled.error
+    assert abs(exact.value - float(errors.mean())) < 5 * float(errors.std()) / 40_000**0.5
     part = exact_loss(problem, independent(law.rates, law.magnitude, at_most=2), W_D, W_E)
     assert part.value <= exact.value <= part.value + part.error
 

@@ -8,17 +8,16 @@ import pytest
 import torch
 
 from monosem.core.activations import Activation, BatchTopK, JumpReLU, ReLU, TopK
+from monosem.theory.checks.base import draw_directions, plane
 from monosem.theory.checks.convexity import SelectedTopK
 from monosem.theory.checks.optima import Identity, construction
 from monosem.theory.checks.registry import CHECKS
 from monosem.theory.checks.stationary import example_35
 from monosem.theory.hierarchy import hierarchical, split_pattern
-from monosem.theory.instances import draw_directions, plane
 from monosem.theory.law import ExactLaw, Magnitude, exact_loss, independent
-from monosem.theory.loss import best_decoder, gradients, loss
 from monosem.theory.minima import trichotomy, valley
 from monosem.theory.patterns import ActivationPattern, pattern_of
-from monosem.theory.problem import Problem, sigma
+from monosem.theory.problem import Problem, best_decoder, gradients, loss, sigma
 from monosem.theory.zeroset import recovery, unrecovering
 from studies.theory.claims import group_shares
 

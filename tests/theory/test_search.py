@@ -5,11 +5,10 @@ import pytest
 import torch
 
 from monosem.core.activations import Activation, JumpReLU, ReLU, TopK
+from monosem.theory.checks.base import draw_encoder, draw_problem
 from monosem.theory.descent import DescentConfig, basins, descend, run_losses, starts, wilson
-from monosem.theory.instances import draw_encoder, draw_problem
-from monosem.theory.loss import best_decoder, loss
 from monosem.theory.patterns import ActivationPattern, pattern_of
-from monosem.theory.problem import Atoms, Problem
+from monosem.theory.problem import Atoms, Problem, best_decoder, loss
 from monosem.theory.search.acs import acs, kkt_residual, sampled_acs, solve_qp
 from monosem.theory.search.atlas import partitions
 

@@ -1,5 +1,6 @@
-"""load, read, save, describe: any known format, recognised by its content; and monosem's own."""
+"""load, read, save, describe: any known format, recognised by its content; monosem's own, and the Hub's folders."""
 
+import functools
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,6 @@ from monosem.core.model import SDL
 from monosem.core.rownorm import RowNormSDL
 from monosem.interop import (  # each file adds its formats to FORMATS
     circuit_tracer,
-    crosscoder,
     dictionary_learning,
     gemma_scope,
     llamascopium,
@@ -23,11 +23,10 @@ from monosem.interop import (  # each file adds its formats to FORMATS
     sparsify,
 )
 from monosem.interop.build import kind_of
-from monosem.interop.files import Candidate
+from monosem.interop.files import FORMATS, Candidate, Format, Loaded
 from monosem.interop.folding import fold_input_scale
-from monosem.interop.format import FORMATS, Format, Loaded
 
-_ = (circuit_tracer, crosscoder, dictionary_learning, gemma_scope, llamascopium, openai, saelens, sparsify)
+_ = (circuit_tracer, dictionary_learning, gemma_scope, llamascopium, openai, saelens, sparsify)
 
 
 def recognise(path: str | Path) -> str:
@@ -187,3 +186,58 @@ def _widths(widths: tuple[int, ...]) -> str:
 def _spread(values: Tensor) -> str:
     low, middle, high = float(values.min()), float(values.double().median()), float(values.max())
     return f"{low:.4g} to {high:.4g}, median {middle:.4g}"
+
+
+@functools.cache
+def hub_class() -> Any:
+    """HubSDL, a ModelHubMixin around an SDL (`.model`), made when huggingface_hub is there.
+
+    It writes monosem's own format and reads every known one; a subfolder of a repository is given as
+    `subfolder`, and `input_scale` as for `load`.
+    """
+    try:
+        from huggingface_hub import ModelHubMixin, snapshot_download
+    except ImportError as error:
+        raise MonosemError(f"the Hub needs huggingface_hub ({error}); pip install 'monosem[hub]'") from None
+
+    class HubSDL(ModelHubMixin, library_name="monosem", tags=["sparse-dictionary-learning"]):
+        """An SDL with from_pretrained, save_pretrained and push_to_hub."""
+
+        def __init__(self, sdl: SDL) -> None:
+            self.model = sdl
+
+        def _save_pretrained(self, save_directory: Path) -> None:
+            save_model(self.model, save_directory)
+
+        @classmethod
+        def _from_pretrained(
+            cls, *, model_id: str, subfolder: str = "", input_scale: float | None = None, **options: Any
+        ) -> "HubSDL":
+            folder = Path(model_id)
+            if not folder.is_dir():
+                known = ("revision", "cache_dir", "force_download", "local_files_only", "token")
+                wanted = f"{subfolder}/*" if subfolder else None
+                given = {name: options.get(name) for name in known}
+                folder = Path(snapshot_download(model_id, allow_patterns=wanted, **given))  # type: ignore[arg-type]
+            return cls(load(folder / subfolder, input_scale))
+
+    return HubSDL
+
+
+def from_pretrained(name: str | Path, **options: Any) -> SDL:
+    """A model from a repository on the Hub or a local folder, of any known format.
+
+    `options`: subfolder, input_scale, and those of huggingface_hub (revision, token, cache_dir, ...).
+    """
+    model: SDL = hub_class().from_pretrained(name, **options).model
+    return model
+
+
+def save_pretrained(model: SDL, folder: str | Path, **options: Any) -> None:
+    """Write a folder as the Hub holds it: monosem's own format and a model card."""
+    hub_class()(model).save_pretrained(folder, **options)
+
+
+def push_to_hub(model: SDL, repo_id: str, **options: Any) -> str:
+    """Upload a model to a repository on the Hub; the address of the commit."""
+    return str(hub_class()(model).push_to_hub(repo_id, **options))

@@ -27,9 +27,8 @@ from monosem.interop.build import (
     refuse,
     source_config,
 )
-from monosem.interop.files import Candidate, TensorFiles, write_tensors
+from monosem.interop.files import FORMATS, Candidate, Format, Loaded, TensorFiles, write_tensors
 from monosem.interop.folding import encoder_bias, thresholds
-from monosem.interop.format import FORMATS, Format, Loaded
 
 _NAME = "circuit_tracer"
 _LARGEST_SKIP = 2**28

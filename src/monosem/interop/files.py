@@ -1,7 +1,8 @@
-"""Reading files that others wrote: nothing is executed, and whatever is wrong is one clear error."""
+"""Formats, and reading the files that others wrote: nothing is executed, and whatever is wrong is one clear error."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from monosem.base.errors import CheckpointError
 from monosem.base.files import read_json, write_atomic
+from monosem.base.registry import Registry
+from monosem.core.model import SDL
 
 
 class Tensors:
@@ -165,3 +168,37 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write contiguous copies to a safetensors file, atomically."""
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     write_atomic(path, lambda part: save_file(plain, str(part), {"format": "pt"}))
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A model read from a file, and what the file says beside it.
+
+    `metadata` holds `model_name` and `hook_name` where known, and `source`: the format and its configuration
+    verbatim. `notes` say what was folded or chosen; `dead` is the share of latents known to be dead.
+    `unknown_scale` says why a factor on the inputs is needed that the file does not hold.
+    """
+
+    model: SDL
+    metadata: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    dead: float | None = None
+    unknown_scale: str = ""
+    format: str = ""
+
+
+@dataclass(frozen=True)
+class Format:
+    """One file format. `write` takes the model, the folder and metadata; None where we only read.
+
+    `shape` says which files it is, for messages and documentation.
+    """
+
+    title: str
+    shape: str
+    recognise: Callable[[Candidate], bool]
+    read: Callable[[Candidate], Loaded]
+    write: Callable[[SDL, Path, dict[str, Any]], None] | None = None
+
+
+FORMATS: Registry[Format] = Registry("format")

@@ -10,8 +10,7 @@ from monosem.core.activations import JumpReLU
 from monosem.core.model import SDL
 from monosem.core.pairs import CrossLayer
 from monosem.interop.build import assemble, block_diagonal, sae, transcoder
-from monosem.interop.files import Candidate, TensorFiles, Tensors
-from monosem.interop.format import FORMATS, Format, Loaded
+from monosem.interop.files import FORMATS, Candidate, Format, Loaded, TensorFiles, Tensors
 
 _FIRST, _SECOND = {"W_enc", "W_dec", "b_enc", "b_dec", "threshold"}, {"w_enc", "w_dec", "b_enc", "b_dec", "threshold"}
 

@@ -12,9 +12,8 @@ from monosem.core.activations import Activation, JumpReLU, ReLU, TopK
 from monosem.core.pairs import Crosscoder, CrossLayer, Layout
 from monosem.core.rownorm import RowNorm
 from monosem.interop.build import assemble, sae, transcoder
-from monosem.interop.files import Candidate, Tensors
+from monosem.interop.files import FORMATS, Candidate, Format, Loaded, Tensors
 from monosem.interop.folding import fold_input_scale
-from monosem.interop.format import FORMATS, Format, Loaded
 
 _NORM = "dataset_average_activation_norm."
 _THRESHOLD = "activation_function.log_jumprelu_threshold"

@@ -4,8 +4,7 @@ from monosem.base.errors import CheckpointError, RefusedError
 from monosem.core.activations import Activation, ReLU, TopK
 from monosem.core.rownorm import RowNorm
 from monosem.interop.build import assemble, sae
-from monosem.interop.files import Candidate
-from monosem.interop.format import FORMATS, Format, Loaded
+from monosem.interop.files import FORMATS, Candidate, Format, Loaded
 
 
 def _recognise(candidate: Candidate) -> bool:

@@ -11,9 +11,8 @@ from monosem.core.activations import AbsTopK, Activation, BatchTopK, Gated, Jump
 from monosem.core.model import SDL
 from monosem.core.rownorm import RowNorm
 from monosem.interop.build import Plain, assemble, generic_metadata, refuse, sae, source_config, transcoder
-from monosem.interop.files import Candidate, Tensors, write_tensors
+from monosem.interop.files import FORMATS, Candidate, Format, Loaded, Tensors, write_tensors
 from monosem.interop.folding import fold_decoder_norm, fold_input_scale, thresholds
-from monosem.interop.format import FORMATS, Format, Loaded
 
 _WEIGHTS, _CONFIG = "sae_weights.safetensors", "cfg.json"
 _REFUSED = {

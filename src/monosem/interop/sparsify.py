@@ -8,8 +8,7 @@ from monosem.base.files import write_json
 from monosem.core.activations import AbsTopK, Activation, BatchTopK, GroupMax, TopK
 from monosem.core.model import SDL
 from monosem.interop.build import Plain, assemble, refuse, sae, source_config, transcoder
-from monosem.interop.files import Candidate, write_tensors
-from monosem.interop.format import FORMATS, Format, Loaded
+from monosem.interop.files import FORMATS, Candidate, Format, Loaded, write_tensors
 
 _WEIGHTS, _CONFIG = "sae.safetensors", "cfg.json"
 

@@ -1,4 +1,4 @@
-"""Laws of the features, and the loss L under them: exactly over finitely many atoms, or by Monte Carlo."""
+"""Laws of the features, and the loss L under them: exactly over finitely many atoms."""
 
 import itertools
 from dataclasses import dataclass, field
@@ -9,8 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monosem.base.errors import ShapeError, check
-from monosem.theory.loss import feature_losses
-from monosem.theory.problem import Atoms, Problem
+from monosem.theory.problem import Atoms, Problem, feature_losses
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ def exact_atoms(problem: Problem, law: ExactLaw) -> Atoms:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A loss and how far it may be off: a standard error (Monte Carlo), or what supports left out can add (exact)."""
+    """A loss and how far it may be off: what supports left out can add."""
 
     value: float
     error: float
@@ -132,20 +131,3 @@ def exact_loss(
     reach = top * float(problem.W_r.norm(dim=0).sum())
     codes = top * (W_E @ problem.W_p).clamp(min=0).sum(1)
     return Estimate(value, law.rest * (reach + float((W_D.norm(dim=0) * codes).sum())) ** 2)
-
-
-def monte_carlo(
-    problem: Problem,
-    law: ExactLaw,
-    W_D: Float[Tensor, "n_r n_q"],
-    W_E: Float[Tensor, "n_q n_p"],
-    rng: np.random.Generator,
-    rows: int = 20_000,
-) -> Estimate:
-    """L by sampling, with its standard error. Supports left out by `law` are not drawn."""
-    chance = law.chance.numpy() / float(law.chance.sum())
-    x = law.supports[rng.choice(len(chance), size=rows, p=chance)]
-    sizes = rng.choice(law.magnitude.levels, size=tuple(x.shape), p=law.magnitude.chances)
-    x = x * torch.from_numpy(sizes)
-    errors = feature_losses(problem, W_D, W_E, Atoms(x @ problem.W_p.T, x @ problem.W_r.T, torch.ones(rows)))
-    return Estimate(float(errors.mean()), float(errors.std()) / rows**0.5)

@@ -9,10 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monosem.base.errors import RefusedError, check
-from monosem.theory.loss import best_decoder, gradients
-from monosem.theory.loss import loss as exact_loss
 from monosem.theory.patterns import ActivationPattern, Region, pattern_of, region
-from monosem.theory.problem import Problem
+from monosem.theory.problem import Problem, best_decoder, gradients
+from monosem.theory.problem import loss as exact_loss
 
 Verdict36 = Literal["trap", "saddle", "none", "not realizable"]
 _TIED = 1e-9

@@ -7,9 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from monosem.theory.loss import best_decoder
-from monosem.theory.loss import loss as exact_loss
-from monosem.theory.problem import Problem
+from monosem.theory.problem import Problem, best_decoder
+from monosem.theory.problem import loss as exact_loss
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def mirrored_pair(
 
 @dataclass(frozen=True)
 class ZeroSet:
-    """Dimensions at a zero-loss dictionary: measured, by the formula, and with the n_q rescalings taken out.
+    """Dimensions at a zero-loss dictionary: measured, and by the formula.
 
     Equation: formula = n_q (n_p + n_r) - n n_r, where the codes of the features have rank n
     """
@@ -67,17 +66,11 @@ class ZeroSet:
     variables: int
     rank: int
     formula: int
-    rescalings: int
 
     @property
     def dimension(self) -> int:
         """Variables minus the rank of the constraints' Jacobian."""
         return self.variables - self.rank
-
-    @property
-    def modulo_scale(self) -> int:
-        """The dimension without the direction (W_E[i], W_D[:, i]) -> (c W_E[i], W_D[:, i] / c) of every live latent."""
-        return self.dimension - self.rescalings
 
 
 def zero_set(
@@ -102,9 +95,8 @@ def zero_set(
     )
     values = torch.linalg.svdvals(free)
     rank = int((values > 1e-9 * values.amax().clamp(min=1e-300)).sum())
-    live = (problem.codes(W_E)[:, anchored:] != 0).any(0)
     variables = (n_q - anchored) * (n_p + n_r)
-    return ZeroSet(variables, rank, variables - problem.n * n_r, int(live.sum()))
+    return ZeroSet(variables, rank, variables - problem.n * n_r)
 
 
 def unrecovering(

@@ -6,11 +6,9 @@ import numpy as np
 import torch
 
 from monosem.core.activations import JumpReLU, ReLU, TopK
-from monosem.theory.checks.base import Case, Check, Measurement
-from monosem.theory.instances import draw_directions
+from monosem.theory.checks.base import Case, Check, Measurement, draw_directions
 from monosem.theory.law import ExactLaw, exact_atoms, exact_loss, independent, truncated
-from monosem.theory.loss import feature_losses, loss
-from monosem.theory.problem import Problem
+from monosem.theory.problem import Problem, feature_losses, loss
 
 
 def _naive_loss(problem: Problem, law: ExactLaw, W_D: np.ndarray, W_E: np.ndarray) -> float:

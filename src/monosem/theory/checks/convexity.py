@@ -5,11 +5,9 @@ import torch
 from torch import Tensor
 
 from monosem.core.activations import AbsTopK, Activation, At, BatchTopK, JumpReLU, ReLU, TopK
-from monosem.theory.checks.base import Case, Check, Measurement
-from monosem.theory.instances import draw_encoder, draw_problem
-from monosem.theory.loss import best_decoder, encoder_hessian, loss
+from monosem.theory.checks.base import Case, Check, Measurement, draw_encoder, draw_problem
 from monosem.theory.patterns import competition, pattern_of, region, walk
-from monosem.theory.problem import Problem
+from monosem.theory.problem import Problem, best_decoder, encoder_hessian, loss
 
 
 class SelectedTopK(TopK):

@@ -6,12 +6,10 @@ import numpy as np
 import torch
 
 from monosem.core.activations import JumpReLU, ReLU
-from monosem.theory.checks.base import Case, Check, Measurement
+from monosem.theory.checks.base import Case, Check, Measurement, draw_directions, draw_problem, plane
 from monosem.theory.hierarchy import absorb, absorb_as_printed, hierarchical, split_pattern
-from monosem.theory.instances import draw_directions, draw_problem, plane
-from monosem.theory.loss import gradients, loss
 from monosem.theory.patterns import pattern_of, realize
-from monosem.theory.problem import Problem, estimate_weights
+from monosem.theory.problem import Problem, estimate_weights, gradients, loss
 
 C = 0.3
 FREE = 2

@@ -7,11 +7,9 @@ from torch import Tensor
 
 from monosem.base.errors import ShapeError, check
 from monosem.core.activations import Activation, At, JumpReLU, ReLU, TopK
-from monosem.theory.checks.base import Case, Check, Measurement
-from monosem.theory.instances import draw_problem, draw_weights, plane
-from monosem.theory.loss import loss
+from monosem.theory.checks.base import Case, Check, Measurement, draw_problem, draw_weights, plane
 from monosem.theory.patterns import pattern_of
-from monosem.theory.problem import Problem
+from monosem.theory.problem import Problem, loss
 
 
 class Identity(Activation):

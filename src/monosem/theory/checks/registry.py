@@ -6,14 +6,20 @@ from monosem.base.registry import Registry
 from monosem.base.seeds import philox
 from monosem.core.activations import JumpReLU, TopK
 from monosem.theory.checks.approximation import LOSS_APPROXIMATION
-from monosem.theory.checks.base import Check
+from monosem.theory.checks.base import Check, draw_problem, draw_weights, plane
 from monosem.theory.checks.convexity import BICONVEXITY, CONVEX_REGIONS
-from monosem.theory.checks.dead import DEAD_LATENTS, L1_SCALE
 from monosem.theory.checks.hierarchy import ABSORPTION, ABSORPTION_PRINTED, PARENT_INVISIBLE
 from monosem.theory.checks.optima import CONSTRUCTION
-from monosem.theory.checks.stationary import EXAMPLE_35, PERRON, PRINTED_36, REPAIRED_36, example_35
+from monosem.theory.checks.stationary import (
+    DEAD_LATENTS,
+    EXAMPLE_35,
+    L1_SCALE,
+    PERRON,
+    PRINTED_36,
+    REPAIRED_36,
+    example_35,
+)
 from monosem.theory.checks.zero import ZERO_DIMENSION, ZERO_LOSS, ZERO_WITHOUT_RECOVERY
-from monosem.theory.instances import draw_problem, draw_weights, plane
 from monosem.theory.problem import Problem
 
 CHECKS: Registry[Check] = Registry("check")

@@ -4,10 +4,8 @@ import numpy as np
 import torch
 
 from monosem.core.activations import TopK
-from monosem.theory.checks.base import Case, Check, Measurement
-from monosem.theory.instances import draw_directions, draw_problem
-from monosem.theory.loss import best_decoder, feature_losses, loss
-from monosem.theory.problem import Atoms, Problem
+from monosem.theory.checks.base import Case, Check, Measurement, draw_directions, draw_problem
+from monosem.theory.problem import Atoms, Problem, best_decoder, feature_losses, loss
 from monosem.theory.zeroset import mirrored_pair, recovery, zero_set
 
 

@@ -9,9 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monosem.core.activations import TopK
-from monosem.theory.loss import best_decoder, encoder_hessian, gradients, joint_hessian, loss
 from monosem.theory.patterns import ActivationPattern, competition, pattern_of, region
-from monosem.theory.problem import Atoms, Problem
+from monosem.theory.problem import Atoms, Problem, best_decoder, encoder_hessian, gradients, joint_hessian, loss
 
 
 def _least_distance(G: np.ndarray, h: np.ndarray) -> np.ndarray | None:

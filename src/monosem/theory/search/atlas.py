@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 
 from monosem.theory.descent import DescentConfig, descend, starts
-from monosem.theory.loss import best_decoder, loss
 from monosem.theory.minima import Verdict36, trichotomy
 from monosem.theory.patterns import ActivationPattern, pattern_of
-from monosem.theory.problem import Problem
+from monosem.theory.problem import Problem, best_decoder, loss
 from monosem.theory.search.acs import acs
 
 

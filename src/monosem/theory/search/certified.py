@@ -11,11 +11,9 @@ from torch import Tensor
 
 from monosem.base.errors import RefusedError, check
 from monosem.theory.descent import DescentConfig, descend
-from monosem.theory.loss import best_decoder, loss
 from monosem.theory.patterns import ActivationPattern, competition, pattern_of
-from monosem.theory.problem import Problem
-from monosem.theory.search.cones import CodeCone, code_cones
-from monosem.theory.search.exact import best_normal, best_ray
+from monosem.theory.problem import Problem, best_decoder, loss
+from monosem.theory.search.cones import CodeCone, best_normal, best_ray, code_cones
 from monosem.theory.search.pairs import bound_pairs
 
 
