@@ -14,9 +14,8 @@ from typing import Annotated, Any
 import typer
 
 from monosem.base.errors import ArgumentError
-from monosem.bench.jobs import plan
 from monosem.bench.records import arm_key, read_record, read_records, results_digest
-from monosem.bench.run import Job, job_head, run_job
+from monosem.bench.run import Job, job_head, plan, run_job
 from monosem.cli.console import fail, out
 from monosem.report.interval import interval_of
 from studies.catalog import STUDIES

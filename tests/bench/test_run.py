@@ -15,10 +15,9 @@ from safetensors import safe_open
 
 from monosem.base.errors import MonosemError
 from monosem.base.spec import to_plain
-from monosem.bench.jobs import run_jobs
 from monosem.bench.pool import JobCallbacks
 from monosem.bench.records import read_records, record_name
-from monosem.bench.run import Job, job_record_name, pairing_of, run_job
+from monosem.bench.run import Job, job_record_name, pairing_of, run_job, run_jobs
 from monosem.bench.task_scores import evaluate_model
 from monosem.bench.tasks import TaskSource, task
 from monosem.methods import METHODS, method

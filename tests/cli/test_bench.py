@@ -84,7 +84,7 @@ def test_a_failing_run_is_reported_the_others_finish_and_keep_their_models(tmp_p
 
 def test_arms_and_anchors() -> None:
     from monosem.anchors.term import PRINTED
-    from monosem.bench.jobs import plan
+    from monosem.bench.run import plan
 
     both = plan("lrb/nano", ["topk(k=2)"], seeds=1)
     assert [(job.anchors, job.held_out) for job in both] == [(0, 4), (4, 4)]

@@ -2,13 +2,10 @@
 
 ALLOWED: dict[str, tuple[str, ...]] = {
     "simple_functions": (
-        "monosem.bench.real:run_real",
-        "monosem.bench.records:validate",
         "studies.__main__:study",
         "studies.rerun:rerun",
     ),
     "telling_names": (
-        "monosem.bench",
         "monosem.core",
         "monosem.kernels",
         "monosem.report",

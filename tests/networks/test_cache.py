@@ -9,10 +9,9 @@ from torch import Tensor, nn
 
 from monosem.base.errors import RefusedError
 from monosem.core.model import SDL
-from monosem.networks.cache import tokens_before
 from monosem.networks.edits import Where, add, scale
 from monosem.networks.sampling import sample_texts
-from monosem.networks.steer import steer
+from monosem.networks.steer import steer, tokens_before
 from tests.networks.llamas import VOCABULARY, WIDTH, ids, llama, trained
 
 NAMES = ("cache", "past_key_values", "of_another_name")

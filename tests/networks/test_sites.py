@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from monosem.base.errors import ArgumentError, DataError, ShapeError
-from monosem.data.site_names import match, parse_sites
+from monosem.data.store import match, parse_sites
 from monosem.networks.sites import Site, capture, find_sites
 from tests.networks.networks import Tiny, masked_batches, plain_rows
 

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 import typer
 
-from monosem.bench.jobs import plan
 from monosem.bench.records import NEW_IN_2, outdated, pack_records, read_record, results_digest
-from monosem.bench.run import Job, run_job
+from monosem.bench.run import Job, plan, run_job
 from monosem.methods import NUMERICS
 from monosem.report.page import page
 from studies import rerun

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,7 @@ from monosem.base.errors import check
 from monosem.base.spec import digest, parse_call, to_plain
 from monosem.bench.folds import Coded, evaluate
 from monosem.bench.metrics import TAUS, flatten, score
-from monosem.bench.records import (
-    SCHEMA,
-    environment,
-    metrics_table,
-    read_records,
-    record_name,
-    results_digest,
-    write_record,
-)
+from monosem.bench.records import SCHEMA, SUFFIX, finished, metrics_table, read_records, record_name, write_record
 from monosem.bench.task_scores import random_rows
 from monosem.core.model import SDL
 from monosem.core.pairs import Source
@@ -83,9 +74,9 @@ def same_run(record: Mapping[str, Any], head: Mapping[str, Any]) -> bool:
     """Whether a record is of the run that `head` identifies: all of it the same, but that the version which wrote it
     may have lacked a field of the configuration, where the head then has the default."""
     usual = to_plain(FitConfig())
-    told = {name: record["config"].get(name, usual.get(name)) for name in head["config"]}
+    config = {name: record["config"].get(name, usual.get(name)) for name in head["config"]}
     same = all(record[name] == head[name] for name in ("study", "task", "method", "anchors", "seed"))
-    return same and told == head["config"]
+    return same and config == head["config"]
 
 
 def run_real(
@@ -106,26 +97,21 @@ def run_real(
     known = next((record for record in there if same_run(record, head)), None)
     if known is not None:
         return known
-    out = None if work is None else Path(work) / path.name.removesuffix(".record.json")
+    out = None if work is None else Path(work) / path.name.removesuffix(SUFFIX)
     result = fit(run.method, run.source, run.n_q, run.config, run.anchors, out=out, callbacks=callbacks)
-    found = scores(result)
-    numbers, curves = flatten(found["value"])
-    empty: dict[str, list[float]] = {
-        kind: [] for kind in ("encoder_raw", "encoder_cosine", "decoder_cosine", "decoder_signed")
-    }
-    known = {name.rpartition(".")[2]: curve for name, curve in curves.items() if name.startswith("held_out.")}
-    record = head | {
-        "metrics": metrics_table(numbers, **{who: flatten(part)[0] for who, part in found.items() if who != "value"}),
-        "curves": {"tau": list(TAUS), **known} if known else {"tau": [], **empty},
-        "similarity": None,
-        "training": {name: [entry[name] for entry in result.log] for name in ("step", "loss", "fvu", "l0", "dead")},
-        "env": environment(),
-        "wall_time_s": result.seconds,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    record["digest"] = results_digest(record, result.model)
+    flat = {who: flatten(part) for who, part in scores(result).items()}
+    numbers, curves = flat.pop("value")
+    metrics = metrics_table(numbers, **{who: baseline for who, (baseline, _) in flat.items()})
+    record = finished(head, result, metrics, _held_out_curves(curves))
     write_record(folder, record)
     return record
+
+
+def _held_out_curves(curves: Mapping[str, list[float]]) -> dict[str, list[float]]:
+    """The curves of held-out classes; empty ones where nothing was scored."""
+    held_out = {name.rpartition(".")[2]: curve for name, curve in curves.items() if name.startswith("held_out.")}
+    empty = ("tau", "encoder_raw", "encoder_cosine", "decoder_cosine", "decoder_signed")
+    return {"tau": list(TAUS), **held_out} if held_out else {name: [] for name in empty}
 
 
 def class_scores(
@@ -145,7 +131,7 @@ def class_scores(
     def on(W_E: Tensor, W_D: Tensor) -> dict[str, dict[str, Any]]:
         return {name: score(W_E, W_D, means.p, means.r, features=group) for name, group in groups.items()}
 
-    found = {
+    scores = {
         "value": on(model.W_E.detach(), model.W_D.detach()),
         "chance": on(
             random_rows(model.n_q, means.p.shape[0], seed, "chance/encoder"),
@@ -157,9 +143,9 @@ def class_scores(
             torch.cat([model.W_E.detach(), means.p[:, anchored].T]),
             torch.cat([model.W_D.detach(), means.r[:, anchored]], 1),
         )
-        found["value"]["held_out_joined"] = score(W_E, W_D, means.p, means.r, features=held_out)
-        found["anchors_alone"] = on(means.p[:, anchored].T, means.r[:, anchored])
-    return found
+        scores["value"]["held_out_joined"] = score(W_E, W_D, means.p, means.r, features=held_out)
+        scores["anchors_alone"] = on(means.p[:, anchored].T, means.r[:, anchored])
+    return scores
 
 
 def code_scores(model: SDL, x_p: Float[Tensor, "rows n_p"], x_r: Float[Tensor, "rows n_r"]) -> dict[str, float]:

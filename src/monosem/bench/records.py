@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from monosem.bench.metrics import flatten
 from monosem.bench.packed import PACKED, read_packed, write_packed
 from monosem.kernels.ops import kernel_hash
 from monosem.methods import numerics
+from monosem.train.loop import Result
 
 SCHEMA = 2
 """The version that this code writes."""
@@ -86,10 +88,12 @@ FIELDS: Mapping[str, type | tuple[type, ...]] = {
 NEW_IN_2 = ("numerics", "env.features", "env.kernels", "digest")
 """Fields that version 1 did not require."""
 
+_LOG = ("step", "loss", "fvu", "l0", "dead")
+"""What of a training log every record keeps."""
 _KIND = "runs"
 _SHARED = ("task", "method", "anchors", "config", "env", "curves.tau", "training.step")
 """Parts that many runs of a packed file have in common."""
-_BESIDE = {"value", "chance", "oracle", "anchors_alone"}
+_COLUMNS = {"value", "chance", "oracle", "anchors_alone"}
 _IDENTITY = ("study", "task.name", "task.version", "task.hash", "task.pairing", "method", "anchors", "seed", "config")
 
 
@@ -109,18 +113,18 @@ def environment() -> dict[str, Any]:
     }
 
 
-def metrics_table(value: Mapping[str, Any], **beside: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
-    """The `metrics` of a record from nested scores: each number of `value` with what stands beside it.
+def metrics_table(value: Mapping[str, Any], **baselines: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
+    """The `metrics` of a record from nested scores: each number of `value` with the same number of the baselines.
 
-    `beside` may hold chance, oracle and anchors_alone; chance is null where it has no such number.
+    `baselines` may hold chance, oracle and anchors_alone; chance is null where it has no such number.
 
     Example:
         >>> metrics_table({"decoder_cosine": {"M_IP": 0.9}, "l0": 4.0}, chance={"decoder_cosine": {"M_IP": 0.2}})
         {'decoder_cosine.M_IP': {'value': 0.9, 'chance': 0.2}, 'l0': {'value': 4.0, 'chance': None}}
     """
-    unknown = set(beside) - _BESIDE
-    check(not unknown, f"unknown baselines {sorted(unknown)}; known: {sorted(_BESIDE - {'value'})}")
-    others = {name: flatten(_numbers(result))[0] for name, result in beside.items()}
+    unknown = set(baselines) - _COLUMNS
+    check(not unknown, f"unknown baselines {sorted(unknown)}; known: {sorted(_COLUMNS - {'value'})}")
+    others = {name: flatten(_numbers(result))[0] for name, result in baselines.items()}
     table: dict[str, dict[str, float | None]] = {}
     for name, number in flatten(_numbers(value))[0].items():
         table[name] = {"value": _finite(number), "chance": _finite(others.get("chance", {}).get(name))}
@@ -140,10 +144,16 @@ def validate(record: Mapping[str, Any]) -> None:
         raise CheckpointError(
             f"record has schema {version!r}, this monosem reads {READABLE}; use the version that wrote it"
         )
+    _check_fields(record)
+    _check_numbers(record)
+
+
+def _check_fields(record: Mapping[str, Any]) -> None:
+    """Every required field is there and of its type, and no other."""
     for path, kind in FIELDS.items():
         if path.startswith("anchors.") and record["anchors"] is None:
             continue
-        if version == 1 and path in NEW_IN_2:
+        if record["schema"] == 1 and path in NEW_IN_2:
             continue
         value = _get(record, path)
         wrong = isinstance(value, bool) and kind is not bool
@@ -152,16 +162,41 @@ def validate(record: Mapping[str, Any]) -> None:
             raise DataError(f"record field {path} is {value!r}, not {wanted}; see docs/records.md")
     unknown = set(record) - {path.partition(".")[0] for path in FIELDS}
     check(not unknown, f"record has unknown fields {sorted(unknown)}; raise the schema to add one", DataError)
+
+
+def _check_numbers(record: Mapping[str, Any]) -> None:
+    """Scores, curves and the log hold finite numbers or nulls, as many as they should."""
     for name, row in record["metrics"].items():
-        fine = (
-            isinstance(row, dict) and {"value", "chance"} <= set(row) <= _BESIDE and all(map(_is_number, row.values()))
-        )
+        names = {"value", "chance"}
+        fine = isinstance(row, dict) and names <= set(row) <= _COLUMNS and all(map(_is_number, row.values()))
         check(fine, f"metrics.{name} is {row!r}; it needs finite numbers or null for value and chance", DataError)
     for group, first in (("curves", "tau"), ("training", "step")):
         for name, series in record[group].items():
             length = len(record[group][first])
             fine = isinstance(series, list) and len(series) == length and all(map(_is_number, series))
             check(fine, f"{group}.{name} must be {length} finite numbers or nulls, as many as {first}", DataError)
+
+
+def finished(
+    head: Mapping[str, Any],
+    result: Result,
+    metrics: Mapping[str, Any],
+    curves: Mapping[str, Any],
+    similarity: Mapping[str, Any] | None = None,
+    watched: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The record of a training: its identity, scores, log (with the series of `watched`) and the results' digest."""
+    record = {
+        **head,
+        "metrics": metrics,
+        "curves": curves,
+        "similarity": similarity,
+        "training": {name: [entry[name] for entry in result.log] for name in (*_LOG, *watched)},
+        "env": environment(),
+        "wall_time_s": result.seconds,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    return record | {"digest": results_digest(record, result.model)}
 
 
 def identity(record: Mapping[str, Any]) -> str:

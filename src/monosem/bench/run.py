@@ -1,8 +1,9 @@
-"""A job of the bench: train one method on one task with one seed, score it, write its record."""
+"""Jobs of the bench: train one method on one task with one seed, score it, write its record; and many at once."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -11,20 +12,15 @@ import torch
 from torch import Tensor
 
 from monosem.anchors.term import Anchoring
+from monosem.base.errors import MonosemError, check
 from monosem.base.spec import parse_call, to_plain
 from monosem.bench.anchor_sets import FOUND_COSINE, anchor_set, anchors_against_truth
+from monosem.bench.defaults import PAPER_ROWS, fit_config, recipe
 from monosem.bench.metrics import TAUS, flatten
-from monosem.bench.records import (
-    SCHEMA,
-    SUFFIX,
-    environment,
-    metrics_table,
-    record_name,
-    results_digest,
-    write_record,
-)
+from monosem.bench.pool import NO_CALLBACKS, Event, JobCallbacks, run_all
+from monosem.bench.records import SCHEMA, SUFFIX, finished, metrics_table, record_name, write_record
 from monosem.bench.task_scores import anchors_alone, chance, evaluate_model, oracle, similarity_map
-from monosem.bench.tasks import Task, TaskSource, task
+from monosem.bench.tasks import TASKS, Task, TaskSource, task
 from monosem.methods import Method, method, numerics, with_anchoring
 from monosem.train.config import FitConfig
 from monosem.train.loop import Callback, fit
@@ -172,27 +168,94 @@ def run_job(job: Job, folder: str | Path, progress: bool = False, on_step: Calla
     if on_step is not None:
         callbacks.insert(0, lambda run, entry: on_step(run.step))
     work = folder / "runs" / name.removesuffix(SUFFIX) if job.config.checkpoint_every else None
-    result = fit(
-        job.built, source, value.n_q, job.config, anchors, out=work, progress=progress, callbacks=callbacks
-    )  # fmt: skip
+    result = fit(job.built, source, value.n_q, job.config, anchors, out=work, progress=progress, callbacks=callbacks)
     scores = evaluate_model(result.model, source, features)
     numbers, baselines = scores, _baselines(value, job.held_out)
     if anchors is not None:
         numbers = scores | {"anchors": anchors_against_truth(anchors, source)}
         alone = anchors_alone(source, anchors.p, anchors.r, features=features)["held_out"]
         baselines = baselines | {"anchors_alone": alone}
-    record = head | {
-        "metrics": metrics_table(numbers, **baselines),
-        "curves": {"tau": list(TAUS), **flatten(scores)[1]},
-        "similarity": similarity_map(result.model.W_D.detach(), source.W_r, features),
-        "training": {name: [entry[name] for entry in result.log] for name in _series(job)},
-        "env": environment(),
-        "wall_time_s": result.seconds,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    return write_record(folder, record | {"digest": results_digest(record, result.model)})
+    curves = {"tau": list(TAUS), **flatten(scores)[1]}
+    similarity = similarity_map(result.model.W_D.detach(), source.W_r, features)
+    watched = ("M_GT", "M_IP") if job.watch else ()
+    record = finished(head, result, metrics_table(numbers, **baselines), curves, similarity, watched)
+    return write_record(folder, record)
 
 
-def _series(job: Job) -> tuple[str, ...]:
-    """What of the training log a record keeps."""
-    return ("step", "loss", "fvu", "l0", "dead", *(("M_GT", "M_IP") if job.watch else ()))
+def resolve(name: str, task: str) -> str:
+    """A method's whole text: a bare name takes the task's documented defaults. Raises: as `methods.method`."""
+    return method(recipe(task, name)).spec
+
+
+def plan(
+    task: str,
+    methods: Sequence[str] = (),
+    *,
+    anchors: int | None = None,
+    plain: bool = True,
+    anchored: bool = True,
+    seeds: int = 3,
+    steps: int | None = None,
+    checkpoint_every: int | None = None,
+    anchoring: Anchoring | None = None,
+    among: Sequence[str] = ("all",),
+) -> list[Job]:
+    """Jobs in the order in which they start: world by world, each with every method, plain and anchored.
+
+    `methods` are names or texts (none: the seven of the paper's table 1), `anchors` the number of anchored features
+    (None: the task's), which no run is scored on, plain ones neither; `steps` and
+    `checkpoint_every` override the task's, `anchoring` the usual form. Each of `among` is an anchored run of its own
+    that takes only those features: a hierarchy has "parents" and "children".
+    """
+    count = TASKS[task].anchors if anchors is None else anchors
+    check(seeds >= 1, f"seeds = {seeds}; run at least one")
+    check(plain or anchored, "neither plain nor anchored runs are wanted; ask for one of them")
+    check(not anchored or count >= 1, f"anchors = {count}; anchored runs need at least one, or ask for plain runs only")
+    TASKS[task].scored(count)
+    for group in among:
+        TASKS[task].anchored(count, group)
+    specs = list(dict.fromkeys(resolve(name, task) for name in methods or PAPER_ROWS))
+    jobs = []
+    for seed in range(seeds):
+        config = fit_config(task, seed, steps)
+        config = config if checkpoint_every is None else replace(config, checkpoint_every=checkpoint_every)
+        for spec in specs:
+            bare = Job(task, spec, seed, config, held_out=count, anchoring=anchoring or Anchoring())
+            jobs += [bare] * plain
+            jobs += [replace(bare, anchors=count, among=group) for group in among] * anchored
+    return jobs
+
+
+def _work(folder: Path, job: Job, on_step: Callable[[int], None]) -> None:
+    torch.set_num_threads(1)
+    run_job(job, folder, on_step=on_step)
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    folder: str | Path,
+    workers: int | None = None,
+    callbacks: JobCallbacks = NO_CALLBACKS,
+) -> list[Path]:
+    """Run every job whose record is not there yet, in single-threaded processes; returns the paths of all records.
+
+    A run in such a process gives the same bits as running it alone. `workers` defaults to the number of cores.
+    `callbacks` are called for jobs that have their record already, that start, reach a step, finish or fail (the
+    others go on). Without a callback for errors they are raised together at the end.
+    """
+    folder = Path(folder)
+    paths = [folder / job_record_name(job) for job in jobs]
+    todo = [i for i, path in enumerate(paths) if not path.exists()]
+    failed: list[str] = []
+    for i in sorted(set(range(len(jobs))) - set(todo)):
+        callbacks.tell(Event("done", i, paths[i]))
+    count = min(workers or len(os.sched_getaffinity(0)), len(todo))
+    with closing(run_all(partial(_work, folder), [jobs[i] for i in todo], count)) as events:
+        for event in events:
+            number = todo[event.job]
+            if event.kind == "error":
+                failed.append(f"{jobs[number].title}: {event.value}")
+            callbacks.tell(Event(event.kind, number, paths[number] if event.kind == "done" else event.value))
+    if failed and callbacks.error is None:
+        raise MonosemError(f"{len(failed)} of {len(jobs)} runs failed; the first: {failed[0]}")
+    return paths

@@ -103,7 +103,7 @@ def bench(
 ) -> None:
     """Train and score methods, plain and anchored, against known features; resumes where an earlier call stopped."""
     from monosem.anchors.term import PRINTED
-    from monosem.bench.jobs import plan
+    from monosem.bench.run import plan
 
     only = plain != anchored and not both
     jobs = plan(
@@ -131,7 +131,7 @@ def bench(
 
 def _run(jobs: "list[Job]", out_folder: Path, workers: int | None, page: bool) -> dict[int, str]:
     """Run the jobs, show their scores, write the page; why runs failed, by job."""
-    from monosem.bench.jobs import run_jobs
+    from monosem.bench.run import run_jobs
     from monosem.cli.live import LiveRuns
     from monosem.report.page import write_report
 

@@ -64,7 +64,7 @@ def steer(
     """Continue a prompt with a language model, as it is and with latents added to, clamped, scaled or zeroed."""
     import torch
 
-    from monosem.cli.network import find_place
+    from monosem.cli.evaluate import find_place
     from monosem.interop import load
     from monosem.networks.models import open_network
     from monosem.networks.steer import steer as steering

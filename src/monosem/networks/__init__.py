@@ -1,1 +1,1 @@
-"""Real representations: tables in files, rows of a training source, labels and the anchors they give."""
+"""Networks: rows harvested at their sites, and what they lose when a reconstruction or an edit stands there."""

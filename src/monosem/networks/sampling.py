@@ -7,7 +7,7 @@ import torch
 
 from monosem.base.errors import RefusedError, check
 from monosem.base.seeds import torch_generator
-from monosem.networks.cache import is_cache
+from monosem.networks.steer import is_cache
 
 
 @torch.inference_mode()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from monosem.base.errors import ArgumentError, DataError, ShapeError, check
-from monosem.data.site_names import Side, few, fits, parse_sites
+from monosem.data.store import Side, few, fits, parse_sites
 
 
 @dataclass(frozen=True)

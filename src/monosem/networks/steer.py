@@ -1,7 +1,8 @@
 """Steering and ablation: a network runs with some latents edited, and is untouched where nothing is."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,6 @@ from monosem.base.errors import RefusedError, ShapeError, check
 from monosem.core.activation import Context
 from monosem.core.model import SDL
 from monosem.core.rownorm import RowNormSDL
-from monosem.networks.cache import is_cache, tokens_before
 from monosem.networks.edits import Edit, change, edited_latents, latent_values
 from monosem.networks.rewrite import Places, Reading, Rewrite, places, rewriting
 from monosem.networks.sites import Site
@@ -214,3 +214,37 @@ def _columns(sdl: SDL, latents: Int[Tensor, " touched"]) -> Float[Tensor, "n_r t
         chosen = (latents[inside] - block.first).to(weight.device)
         columns[block.columns, inside.to(weight.device)] = weight.detach()[chosen].T
     return columns
+
+
+def is_cache(value: Any) -> bool:
+    """Whether a value tells how many tokens it keeps, as transformers' caches do; the keyword that carries it changes
+    with versions, so that it is known by what it can do."""
+    return callable(getattr(value, "get_seq_length", None))
+
+
+def tokens_before(arguments: Iterable[Any]) -> int | None:
+    """Tokens of the sequence that went through a network before the pass with these arguments.
+
+    0 without a cache. None when it cannot be known: a cache keeps states instead of tokens, two caches disagree, or an
+    argument that does not count tokens (a list of tensors, say) may carry them.
+    """
+    arguments = list(arguments)
+    try:
+        counts = {int(value.get_seq_length()) for value in arguments if is_cache(value)}
+    except (NotImplementedError, ValueError):
+        return None
+    if counts:
+        return counts.pop() if len(counts) == 1 else None
+    carried = (not isinstance(value, Tensor) and _holds_states(value) for value in arguments)
+    return None if any(carried) else 0
+
+
+def _holds_states(value: Any) -> bool:
+    """Whether states [batch, ..., width] lie in a value; an encoder's output, a dataclass, is of no earlier pass."""
+    if isinstance(value, Tensor):
+        return value.ndim > 2 and value.is_floating_point()
+    if isinstance(value, Mapping):
+        return not is_dataclass(value) and any(map(_holds_states, value.values()))
+    if isinstance(value, (list, tuple)):
+        return any(map(_holds_states, value))
+    return any(map(_holds_states, getattr(value, "__dict__", {}).values()))
