@@ -1,0 +1,266 @@
+"""Every method once more: dense, float64, written from the papers alone, so that the library can be wrong by itself.
+
+Nothing of the library is imported. A model is a dictionary of arrays, a method is a parsed text, a loss is the sum of
+its terms, and gradients are autograd's except at the two straight-through steps, which are written out.
+"""
+
+import ast
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Arrays = dict[str, Tensor]
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "relu_l1": {"l1": 0.8, "warmup": 0.0},
+    "p_anneal": {"lp": 0.8, "p": 0.5, "updates": 10},
+    "gated": {"l1": 0.8, "warmup": 0.0},
+    "jumprelu": {"l0": 0.5, "theta": 0.5, "bandwidth": 1.0, "log_threshold": False, "warmup": 0.0},
+    "topk": {"k": 32, "aux": 1 / 32},
+    "batch_topk": {"k": 32, "aux": 1 / 32},
+    "matryoshka": {"k": 32, "fractions": (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0), "aux": 1 / 32},
+    "multi_topk": {"k": 32, "factor": 4, "weight": 1 / 8, "aux": 1 / 32},
+    "binary": {"l0": 0.1, "bandwidth": 1.0},
+}
+PAIRINGS = ("skip_transcoder", "transcoder", "crosscoder", "cross_layer")
+
+
+@dataclass
+class Spec:
+    """A method's text, read."""
+
+    row: str
+    pairing: str
+    arguments: dict[str, Any]
+
+    @staticmethod
+    def of(text: str) -> "Spec":
+        """ "topk_transcoder(k=4)" is the row topk, the pairing transcoder, k = 4 and the row's defaults."""
+        call = ast.parse(text if "(" in text else f"{text}()", mode="eval").body
+        assert isinstance(call, ast.Call)
+        assert isinstance(call.func, ast.Name)
+        given = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg}
+        name = call.func.id
+        pairing = next((p for p in PAIRINGS if name.endswith(f"_{p}")), "sae")
+        row = name.removesuffix(f"_{pairing}")
+        return Spec(row, pairing, DEFAULTS[row] | given)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.arguments[name]
+
+
+@dataclass
+class Batch:
+    """One step's rows, which latents are dead before it, and where in the run it stands."""
+
+    x_p: Tensor
+    x_r: Tensor
+    dead: Tensor
+    step: int = 0
+    steps: int = 1
+    widths: tuple[int, ...] = ()
+    """Widths of the targets, side by side in x_r."""
+    state: dict[str, float] = field(default_factory=dict)
+    """What p-annealing carries from step to step."""
+
+
+class _Jump(torch.autograd.Function):
+    """z H(z - theta). The step is invisible to z; theta feels it through a rectangle of width `bandwidth`."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, theta: Tensor, bandwidth: float) -> Tensor:
+        ctx.save_for_backward(z, theta)
+        ctx.bandwidth = bandwidth
+        return torch.where(z > theta, z, torch.zeros_like(z))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        (z, theta), g, eps = ctx.saved_tensors, gradients[0], ctx.bandwidth
+        near = ((z - theta).abs() < eps / 2).to(g.dtype)
+        return g * (z > theta), (-(theta / eps) * near * g).sum(0), None
+
+
+class _Step(torch.autograd.Function):
+    """H(z - theta), with the rectangle's slope to both."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, theta: Tensor, bandwidth: float) -> Tensor:
+        ctx.save_for_backward(z, theta)
+        ctx.bandwidth = bandwidth
+        return (z > theta).to(z.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        (z, theta), g, eps = ctx.saved_tensors, gradients[0], ctx.bandwidth
+        slope = ((z - theta).abs() < eps / 2).to(g.dtype) * g / eps
+        return slope, -slope.sum(0), None
+
+
+def first_of_row(z: Tensor, k: int, among: Tensor | None = None) -> tuple[Tensor, float]:
+    """(mask of the k largest of each row, ties to the lower latent; how far apart both sides of the cut are).
+
+    By plain sorting; fewer where fewer are there. Among numbers that are not positive no cut matters.
+    """
+    mask, margin = torch.zeros_like(z, dtype=torch.bool), float("inf")
+    allowed = range(z.shape[1]) if among is None else among.nonzero().flatten().tolist()
+    for row, values in enumerate(z.detach().tolist()):
+        order = sorted(allowed, key=lambda j: (-values[j], j))
+        mask[row, order[:k]] = True
+        if k < len(order) and values[order[k - 1]] > 0:
+            margin = min(margin, values[order[k - 1]] - values[order[k]])
+    return mask, margin
+
+
+def first_of_batch(z: Tensor, count: int) -> tuple[Tensor, float]:
+    """(mask of the `count` largest positive entries of a batch, ties row by row; the margin of the cut)."""
+    mask = torch.zeros_like(z, dtype=torch.bool)
+    cells = sorted((-v, i, j) for i, row in enumerate(z.detach().tolist()) for j, v in enumerate(row) if v > 0)
+    for _, i, j in cells[:count]:
+        mask[i, j] = True
+    return mask, cells[count][0] - cells[count - 1][0] if 0 < count < len(cells) else float("inf")
+
+
+def _ramp(weight: float, warmup: float, at: Batch) -> float:
+    if not warmup:
+        return weight
+    return weight * min(max(at.step / at.steps / warmup, 0.0), 1.0)
+
+
+def _spread(y: Tensor) -> Tensor:
+    return (y - y.mean(0)).pow(2).sum()
+
+
+@dataclass
+class Oracle:
+    """A batch through a model: z, the code, the reconstruction, and the loss of its method."""
+
+    spec: Spec
+    arrays: Arrays
+    at: Batch
+    prefixes: Sequence[tuple[int, int]] = ()
+    """Runs of latents within which Matryoshka takes its prefixes: one, or a layer's each."""
+    training: bool = True
+    margin: float = field(default=0.0, init=False)
+    """How far the pass is from choosing otherwise: a rounding below it changes no choice. Read it after `loss`."""
+
+    def __post_init__(self) -> None:
+        a, x_p = self.arrays, self.at.x_p
+        b_in = a["b_D"] if "tied" in a else a.get("b_in", torch.zeros(x_p.shape[1], dtype=x_p.dtype))
+        self.z = (x_p - b_in) @ a["W_E"].T + a["b_E"]
+        self.margin = float(self.z.detach().abs().min()) if self.z.numel() else float("inf")
+        self.norms = a["W_D"].pow(2).sum(0).sqrt()
+        self.offset = a["b_D"] + (x_p @ a["W_skip"].T if "W_skip" in a else 0)
+        self.code = self._code()
+        self.x_r_hat = self.offset + self.code @ a["W_D"].T
+        self.error = self.at.x_r - self.x_r_hat
+
+    @property
+    def theta(self) -> Tensor:
+        """JumpReLU's thresholds, whichever way they are kept."""
+        return self.arrays["log_theta"].exp() if "log_theta" in self.arrays else self.arrays["theta"]
+
+    def _code(self) -> Tensor:
+        z, s, a = self.z, self.spec, self.arrays
+        if s.row in ("relu_l1", "p_anneal"):
+            return z.clamp(min=0)
+        if s.row == "gated":
+            magnitude = (a["r_mag"].exp() * (z - a["b_E"]) + a["b_mag"]).clamp(min=0)
+            return magnitude * (z > 0).to(z.dtype)
+        if s.row == "jumprelu":
+            self._near(self.theta.detach())
+            return _Jump.apply(z, self.theta, s["bandwidth"])  # type: ignore[no-any-return, no-untyped-call]
+        if s.row == "binary":
+            zero = torch.zeros(z.shape[1], dtype=z.dtype)
+            self._near(zero)
+            return _Step.apply(z, zero, s["bandwidth"])  # type: ignore[no-any-return, no-untyped-call]
+        if s.row in ("topk", "multi_topk"):
+            return z.clamp(min=0) * self._cut(first_of_row(z, s["k"]))
+        if self.training:
+            return z.clamp(min=0) * self._cut(first_of_batch(z, int(s["k"] * z.shape[0] + 1e-6)))
+        return z.clamp(min=0) * (z > max(float(a["threshold"]), 0.0))
+
+    def _near(self, theta: Tensor) -> None:
+        """Distances of z from a step and from the ends of its rectangle count as margins too."""
+        off = (self.z.detach() - theta).abs()
+        if off.numel():
+            self.margin = min(self.margin, float(off.min()), float((off - self.spec["bandwidth"] / 2).abs().min()))
+
+    def _cut(self, selection: tuple[Tensor, float]) -> Tensor:
+        """A selection's mask; its margin is kept."""
+        self.margin = min(self.margin, selection[1])
+        return selection[0]
+
+    def loss(self) -> Tensor:
+        """The sum of the method's terms."""
+        s, rows = self.spec, max(self.at.x_p.shape[0], 1)
+        total = self._nested() if s.row == "matryoshka" else self.error.pow(2).sum() / rows
+        if s.row == "relu_l1":
+            total = total + _ramp(s["l1"], s["warmup"], self.at) * (self.code * self._sizes()).sum() / rows
+        elif s.row == "p_anneal":
+            total = total + s["lp"] * self._annealed()
+        elif s.row == "gated":
+            gate = self.z.clamp(min=0)
+            total = total + _ramp(s["l1"], s["warmup"], self.at) * (gate * self._sizes()).sum() / rows
+            error = self.at.x_r - self.offset.detach() - gate @ self.arrays["W_D"].detach().T
+            total = total + error.pow(2).sum() / rows
+        elif s.row == "jumprelu":
+            active = _Step.apply(self.z.detach(), self.theta, s["bandwidth"])  # type: ignore[no-untyped-call]
+            total = total + _ramp(s["l0"], s["warmup"], self.at) * active.sum() / rows
+        elif s.row == "binary":
+            total = total + s["l0"] * self.code.sum() / rows
+        elif s.row == "multi_topk":
+            wide = self.z.clamp(min=0) * self._cut(first_of_row(self.z, s["k"] * s["factor"]))
+            error = self.at.x_r - self.offset - wide @ self.arrays["W_D"].T
+            total = total + s["weight"] * error.pow(2).sum() / rows
+        if s.arguments.get("aux"):
+            total = total + s["aux"] * self._auxiliary()
+        return total
+
+    def _sizes(self) -> Tensor:
+        """What a penalty weighs a latent with: its decoder norm; a crosscoder's, summed over the sources."""
+        if self.spec.pairing != "crosscoder":
+            return self.norms
+        parts = torch.split(self.arrays["W_D"], list(self.at.widths))
+        return torch.stack([part.pow(2).sum(0).clamp(min=1e-30).sqrt() for part in parts]).sum(0)
+
+    def _annealed(self) -> Tensor:
+        """Lp, p falling from 1 between a fifth and the end of the run in equal steps; its value never jumps."""
+        s, at, eps = self.spec, self.at, 1e-3
+        moment, last = at.step * s["updates"] // at.steps, max(s["updates"] - 1, 1)
+        p = 1.0 + (s["p"] - 1.0) * min(max((moment / last - 0.2) / 0.8, 0.0), 1.0)
+        size = self.code.abs() * self._sizes()
+
+        def penalty(power: float) -> Tensor:
+            return ((size + eps) ** power - eps**power).sum() / max(len(size), 1)
+
+        state, value = at.state, penalty(p)
+        before = state.setdefault("p", 1.0)
+        if p != before:
+            old, new = float(penalty(before)), float(value)
+            state["scale"] = state.get("scale", 1.0) * (old / new if new > 0 else 1.0)
+            state["p"] = p
+        return state.get("scale", 1.0) * value
+
+    def _nested(self) -> Tensor:
+        """Every prefix reconstructs by itself."""
+        total, a = torch.zeros((), dtype=self.z.dtype), self.arrays
+        for fraction in self.spec["fractions"]:
+            mask = torch.zeros(self.z.shape[1], dtype=self.z.dtype)
+            for first, last in self.prefixes:
+                mask[first : first + max(1, round(fraction * (last - first)))] = 1
+            error = self.at.x_r - self.offset - (self.code * mask) @ a["W_D"].T
+            total = total + error.pow(2).sum() / max(len(error), 1)
+        return total
+
+    def _auxiliary(self) -> Tensor:
+        """AuxK of Gao et al.: the dead latents of largest z reconstruct the residual, over its variance."""
+        if not bool(self.at.dead.any()):
+            return torch.zeros((), dtype=self.z.dtype)
+        error = self.error.detach()
+        chosen = self._cut(first_of_row(self.z, max(error.shape[1] // 2, 1), self.at.dead))
+        rest = error - (self.z.clamp(min=0) * chosen) @ self.arrays["W_D"].T
+        spread = _spread(error)
+        return rest.pow(2).sum() / spread if float(spread) > 0 else torch.zeros((), dtype=self.z.dtype)
