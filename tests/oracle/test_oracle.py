@@ -136,7 +136,7 @@ def test_forty_steps(row: str, pairing: str, clip: float | None) -> None:
     run = start_run(chosen, source, n_q, config)
     arrays, support, runs = arrays_of(run.model)
     mine = Trainer(Spec.of(text), arrays, support, runs, r_widths, config.lr, steps, config.window, clip)
-    order, update, compared = Order(source.rows, config.batch_size, config.seed), Update(run, chosen, config), 0
+    order, update, compared = Order(source.rows, config.batch_size, config.seed), Update(run, chosen.constraints, config), 0
     run.model.train()
     for number in range(steps):
         rows = source.take(order.index(number))
