@@ -239,7 +239,7 @@ class Oracle:
         state, value = at.state, penalty(p)
         before = state.setdefault("p", 1.0)
         if p != before:
-            old, new = float(penalty(before)), float(value)
+            old, new = float(penalty(before).detach()), float(value.detach())
             state["scale"] = state.get("scale", 1.0) * (old / new if new > 0 else 1.0)
             state["p"] = p
         return state.get("scale", 1.0) * value

@@ -117,8 +117,9 @@ def test_loss_and_gradients(row: str, pairing: str) -> None:
     check()
 
 
-@pytest.mark.parametrize("clip", [None, 0.5])
-@pytest.mark.parametrize(("row", "pairing"), CASES, ids=lambda value: value)
+@pytest.mark.parametrize(
+    ("row", "pairing", "clip"), [(*case, 0.5) for case in CASES] + [(row, "sae", None) for row in DEFAULTS], ids=str
+)
 def test_forty_steps(row: str, pairing: str, clip: float | None) -> None:
     """The fused step in float32 against the oracle's own loop in float64.
 
@@ -136,7 +137,11 @@ def test_forty_steps(row: str, pairing: str, clip: float | None) -> None:
     run = start_run(chosen, source, n_q, config)
     arrays, support, runs = arrays_of(run.model)
     mine = Trainer(Spec.of(text), arrays, support, runs, r_widths, config.lr, steps, config.window, clip)
-    order, update, compared = Order(source.rows, config.batch_size, config.seed), Update(run, chosen.constraints, config), 0
+    order, update, compared = (
+        Order(source.rows, config.batch_size, config.seed),
+        Update(run, chosen.constraints, config),
+        0,
+    )
     run.model.train()
     for number in range(steps):
         rows = source.take(order.index(number))
