@@ -9,11 +9,12 @@
 # make peers    other libraries' released packages in side environments, and the proofs of the formats against them
 # make lock     requirements.lock anew, with what the registry has today; needs CPython 3.11
 # make test-newest  the unmarked tests with what the registry has today; NEWEST="torch==2.13.0" keeps a package back
+# make fuzz     every method against the independent float64 model, 200 random models each
 # make clean    remove the environments and every cache
 
 .DEFAULT_GOAL := help
 .PHONY: help setup bench test test-slow test-compile test-gpu test-real test-newest check check-format check-lint \
-	check-types check-house format pages speed gpu-day real peers peers-ci peers-ci-install lock clean
+	check-types check-house format pages speed gpu-day real peers peers-ci peers-ci-install lock fuzz clean
 
 SUITABLE := import sys, venv, pip; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14 python; do \
@@ -107,6 +108,9 @@ lock: setup
 	$(PIP) install --dry-run --ignore-installed --report $(VENV)/lock.json torch==2.13.0 triton==3.7.1 ".[dev]"
 	$(BIN)/python .ci/lock.py < $(VENV)/lock.json > $(VENV)/requirements.lock
 	mv $(VENV)/requirements.lock requirements.lock
+
+fuzz: setup
+	MONOSEM_FUZZ=200 $(PYTEST) tests/oracle $(ARGS)
 
 clean:
 	rm -rf $(VENV) .newest .peers build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
