@@ -14,8 +14,7 @@ from benchmarks import gpu_day, gpu_parts
 from benchmarks.gpu_parts import SETTINGS, parts, waits
 from benchmarks.gpu_pieces import DenseStep, Shape, floor_bytes
 from monosem.base.files import read_json
-from monosem.kernels import sparse
-from monosem.train import update
+from monosem.kernels import ops, sparse
 from tests.kernels.gpu.where import DEVICE, needs_triton
 
 UNITS = {f"{part}: {name}" for part, units in parts(SETTINGS["cpu"]).items() for name in units}
@@ -101,13 +100,13 @@ def test_a_killed_run_resumes_with_the_same_bits() -> None:
 @pytest.mark.skipif(DEVICE == "cuda", reason="the interpreter stands for a device that is there")
 @pytest.mark.parametrize("case", ["topk_bf16", "batch_topk"])
 def test_fit_goes_through_the_programs_and_ends_where_the_cpu_ends(case: str) -> None:
-    before = sparse.serves, update.serves
+    before = sparse.serves, ops.serves
     with patch("monosem.kernels.gpu.rows.launch", wraps=gpu_rows_launch()) as launches:
         result = gpu_parts.fits(SETTINGS["interpret"])[case]()
     assert result["ok"]
     assert result["weights"] < 1e-5
     assert launches.call_count >= 2 * SETTINGS["interpret"].steps
-    assert (sparse.serves, update.serves) == before
+    assert (sparse.serves, ops.serves) == before
 
 
 def gpu_rows_launch() -> Any:

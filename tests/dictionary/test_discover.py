@@ -115,7 +115,7 @@ def test_the_command_leaves_out_rows_that_hold_nearly_all_of_the_energy(tmp_path
     np.save(tmp_path / "x.npy", rows.numpy())
     out = tmp_path / "a.safetensors"
     ran = call("anchors", "discover", "--data", tmp_path / "x.npy", "--out", out)
-    assert "4 of 600 rows are over 10 times" in ran.stderr
+    assert "4 of 600 rows have more than 10 times" in ran.stderr
     assert "0.0% of the median row" in ran.stderr
     assert load_anchors(out).k == 6
     wrong = call("anchors", "discover", "--data", tmp_path / "x.npy", "--out", out, "--within", "0.5")

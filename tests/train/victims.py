@@ -17,7 +17,7 @@ import torch
 from safetensors import safe_open
 
 from monosem.base import files
-from monosem.bench import records, run
+from monosem.bench import records, task_scores
 from monosem.bench.run import Job, run_job
 from monosem.train import folder as folder_module
 from monosem.train import state
@@ -111,7 +111,7 @@ def _fit(scene: str, folder: Path) -> None:
 
 
 def _bench(_: str, folder: Path) -> None:
-    run.EVAL_ROWS = 256
+    task_scores.EVAL_ROWS = 256
     records._commit = lambda file: None  # type: ignore[assignment]
     run_job(JOB, folder)
 

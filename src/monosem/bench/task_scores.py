@@ -25,11 +25,13 @@ SHOWN = 40
 """How many features a heat map shows."""
 
 
-def evaluate_model(model: SDL, source: TaskSource, features: torch.Tensor, rows: int = EVAL_ROWS) -> dict[str, Any]:
+def evaluate_model(model: SDL, source: TaskSource, features: torch.Tensor, rows: int | None = None) -> dict[str, Any]:
     """Every metric of a trained model on a task: recovery of `features`, codes on held-out rows.
 
-    In a hierarchy also absorption: of the families that are scored, and of those that are not.
+    In a hierarchy also absorption: of the families that are scored, and of those that are not. `rows`: how many are
+    held out, EVAL_ROWS unless given.
     """
+    rows = EVAL_ROWS if rows is None else rows
 
     def outputs() -> Iterable[tuple[Truth, Tensor, Forward]]:
         for start in range(0, rows, 1024):
