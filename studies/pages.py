@@ -17,6 +17,7 @@ from studies import (
     real_pages,
     results,
     steering,
+    synthsae,
     world3d,
 )
 from studies.paper import anchoring_page, docs
@@ -36,6 +37,7 @@ PAGES: Mapping[str, Callable[[], None]] = {
     "search": search.page,
     "network": network.page,
     "stories": network.stories_page,
+    "synthsae": synthsae.page,
 }
 RUNS: Mapping[str, Callable[[Sequence[str]], None]] = {
     "absorption": absorption.main,
@@ -47,6 +49,7 @@ RUNS: Mapping[str, Callable[[Sequence[str]], None]] = {
     "steering": steering.main,
     "stories": network.stories,
     "search": search.main,
+    "synthsae": synthsae.main,
     "world3d": world3d.main,
 }
 """What each takes is in the first lines of its module."""
