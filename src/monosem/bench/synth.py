@@ -153,7 +153,7 @@ def orthogonalised(rows: Float[Tensor, "n width"], steps: int = 100, lr: float =
         second.lerp_(gradient.square(), 0.001)
         spread = (second / (1 - 0.999**step)).sqrt_().add_(1e-8)
         v.addcdiv_(first, spread, value=-lr / (1 - 0.9**step))
-    return v / v.norm(dim=1, keepdim=True)
+    return torch.nn.functional.normalize(v, dim=1)
 
 
 def _kept(spec: SynthSpec, make: Callable[[], Tensor]) -> Tensor:
