@@ -27,14 +27,14 @@ def _serve(asked: dict[str, Any], answers: Any) -> None:
     from benchmarks.libraries import PEERS
     from benchmarks.ours import train
     from benchmarks.sizes import CASES, SIZES
-    from monosem.base.machine import package_version
+    from monosem.base.version import __version__
 
     size, who = replace(SIZES[asked["size"]], **asked.get("changes", {})), asked["who"]
     beat = Beat(size, sys.stdin.readline, answers.write)
     peer = PEERS[who]() if who in PEERS else None
     _load_lazily()
     place = str(Path(str(monosem.__file__)).parents[1])
-    beat.say(version=peer.version if peer else package_version(), torch=str(torch.__version__), monosem=place)
+    beat.say(version=peer.version if peer else __version__, torch=str(torch.__version__), monosem=place)
     if peer:
         peer.train(asked["case"], size, beat)
     elif who == "floor":

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from monosem.base.machine import package_version
+from monosem.base.version import __version__
 from monosem.cli.bench import split_methods
 from monosem.core.io import load_model
 from monosem.core.pairs import TensorSource
@@ -20,7 +20,7 @@ from tests.cli.calls import call, environment
 
 
 def test_version() -> None:
-    assert call("--version").stdout == f"monosem {package_version()}\n"
+    assert call("--version").stdout == f"monosem {__version__}\n"
 
 
 def test_the_module_is_the_command_line() -> None:

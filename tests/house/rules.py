@@ -22,7 +22,7 @@ LAYERS = (
     ("dictionary", "networks", "interop"),
     ("bench",),
     ("inspect", "report"),
-    ("cli", "__main__"),
+    ("cli", "__main__", "activations", "terms"),
 )
 SIBLINGS = {("networks", "bench"), ("inspect", "report"), ("__main__", "cli")}  # (who, whom), within a layer
 HEAVY = frozenset(
@@ -67,7 +67,7 @@ def small_files(module: Source) -> list[str]:
 
 
 def lonely_files(modules: Iterable[Source]) -> list[str]:
-    """A file below MIN_LINES that one other module alone imports belongs into that module."""
+    """A file below MIN_LINES that one other module alone imports belongs into that module; a face is for users."""
     modules = list(modules)
     importers: dict[str, set[str]] = {module.name: set() for module in modules}
     for module in modules:
@@ -78,7 +78,7 @@ def lonely_files(modules: Iterable[Source]) -> list[str]:
     return [
         f"{module.name}: {lines} lines that only {next(iter(importers[module.name]))} imports; put them there"
         for module in modules
-        if not module.is_package and (lines := len(module.text.splitlines())) < MIN_LINES
+        if not module.is_package and module.name.count(".") > 1 and (lines := len(module.text.splitlines())) < MIN_LINES
         if len(importers[module.name]) == 1
     ]
 

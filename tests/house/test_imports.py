@@ -1,4 +1,4 @@
-"""`import monosem` brings torch, numpy, jaxtyping, safetensors and what those bring, and nothing else."""
+"""`import monosem` brings nothing; training brings torch, numpy, jaxtyping, safetensors and what those bring."""
 
 import json
 import subprocess
@@ -31,8 +31,12 @@ def allowed() -> set[str]:
     return _loaded(ALLOWED)
 
 
+def test_the_import_alone_brings_nothing() -> None:
+    assert _loaded("import monosem; monosem.__version__, dir(monosem)") == _loaded("pass") | {"monosem"}
+
+
 def test_import_is_light(allowed: set[str]) -> None:
-    loaded = _loaded("import monosem")
+    loaded = _loaded("from monosem import fit, load, method, Anchors, FitConfig, TensorSource")
     assert "monosem" in loaded
     assert loaded - allowed - {"monosem"} == set()
     assert loaded & HEAVY == set()

@@ -2,25 +2,18 @@
 
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 import torch
+
+from monosem.base.version import __version__
 
 
 def cache_folder() -> Path:
     """MONOSEM_CACHE, or monosem in the user's cache folder."""
     given = os.environ.get("MONOSEM_CACHE")
     return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "monosem"
-
-
-def package_version() -> str:
-    """The installed version of monosem, or "uninstalled"."""
-    try:
-        return version("monosem")
-    except PackageNotFoundError:
-        return "uninstalled"
 
 
 def cpu_name() -> str:
@@ -56,5 +49,5 @@ def machine() -> dict[str, str]:
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "numpy": np.__version__,
-        "monosem": package_version(),
+        "monosem": __version__,
     }

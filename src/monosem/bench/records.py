@@ -16,8 +16,9 @@ import torch
 
 from monosem.base.errors import CheckpointError, DataError, check
 from monosem.base.files import read_json, write_json
-from monosem.base.machine import cpu_features, cpu_name, package_version
+from monosem.base.machine import cpu_features, cpu_name
 from monosem.base.spec import canonical
+from monosem.base.version import __version__
 from monosem.bench.metrics import flatten
 from monosem.bench.packed import PACKED, read_packed, write_packed
 from monosem.kernels.ops import kernel_hash
@@ -103,7 +104,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "numpy": np.__version__,
-        "monosem": package_version(),
+        "monosem": __version__,
         "platform": f"{sys.platform}-{platform.machine()}",
         "cpu": cpu_name(),
         "threads": torch.get_num_threads(),

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from monosem.base.machine import package_version
+from monosem.base.version import __version__
 from monosem.cli import (
     anchors,
     bench,
@@ -32,7 +32,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> bool:
     if wanted:
-        out().print(f"monosem {package_version()}")
+        out().print(f"monosem {__version__}")
         raise typer.Exit
     return wanted
 

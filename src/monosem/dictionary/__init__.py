@@ -1,1 +1,22 @@
-"""Classical dictionary learning and sparse inference."""
+"""Dictionaries from rows alone: anchors without labels, classical learners, sparse coding of a given dictionary."""
+
+from typing import TYPE_CHECKING
+
+from monosem.base.face import show
+
+if TYPE_CHECKING:
+    from monosem.dictionary.amortisation import model_amortisation as model_amortisation
+    from monosem.dictionary.classical import CLASSICAL as CLASSICAL
+    from monosem.dictionary.coded import reconstruct as reconstruct
+    from monosem.dictionary.coding import nonnegative_omp as nonnegative_omp
+    from monosem.dictionary.coding import stagewise_pursuit as stagewise_pursuit
+    from monosem.dictionary.consensus import LEVELS as LEVELS
+    from monosem.dictionary.consensus import consensus as consensus
+    from monosem.dictionary.consensus import discover_often as discover_often
+    from monosem.dictionary.consensus import levelled as levelled
+    from monosem.dictionary.discover import Discovery as Discovery
+    from monosem.dictionary.discover import Settings as Settings
+    from monosem.dictionary.discover import discover as discover
+    from monosem.dictionary.discover import ordinary_rows as ordinary_rows
+
+show(__name__)

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from monosem.anchors.directions import Anchors
 from monosem.base.errors import ShapeError, check
 from monosem.base.files import write_atomic
-from monosem.base.machine import package_version
+from monosem.base.version import __version__
 from monosem.core.model import SDL
 from monosem.inspect.collect import Inspection, Options, collect
 from monosem.inspect.fold import Keep
@@ -298,7 +298,7 @@ def inspect_page(
         (True, True)
     """
     anchored_latents = None if anchors is None else anchored(model, anchors, anchor_names)
-    header = {"model": title, "method": method, "title_rows": rows.title, "monosem": package_version()}
+    header = {"model": title, "method": method, "title_rows": rows.title, "monosem": __version__}
     data = page_data(collect(model, rows, options, progress), rows, header, effect, anchored_latents)
     return Template(_resource("inspect.html")).substitute(
         title=escape(title),
