@@ -18,6 +18,7 @@ from studies import (
     results,
     steering,
     synthsae,
+    tuning,
     world3d,
 )
 from studies.paper import anchoring_page, docs
@@ -38,6 +39,7 @@ PAGES: Mapping[str, Callable[[], None]] = {
     "network": network.page,
     "stories": network.stories_page,
     "synthsae": synthsae.page,
+    "tuning": tuning.page,
 }
 RUNS: Mapping[str, Callable[[Sequence[str]], None]] = {
     "absorption": absorption.main,
@@ -50,6 +52,7 @@ RUNS: Mapping[str, Callable[[Sequence[str]], None]] = {
     "stories": network.stories,
     "search": search.main,
     "synthsae": synthsae.main,
+    "tuning": tuning.main,
     "world3d": world3d.main,
 }
 """What each takes is in the first lines of its module."""
