@@ -28,7 +28,7 @@ from monosem.base.literature import (
 from monosem.base.registry import Registry
 from monosem.base.schedule import Ramp, Schedule
 from monosem.base.spec import TACIT, format_call, parse_call
-from monosem.core.activations import Activation, BatchTopK, Binary, Gated, JumpReLU, ReLU, TopK
+from monosem.core.activations import Activation, BatchTopK, Binary, Gated, JumpReLU, ReLU, Threshold, TopK
 from monosem.core.constraints import Constraint, UnitNorm
 from monosem.core.dictionaries import DICTIONARIES, Dictionary
 from monosem.core.encoders import ENCODERS, Encoder
@@ -120,6 +120,12 @@ class Recipe:
         """Arguments and their defaults."""
         return {name: p.default for name, p in inspect.signature(self.make).parameters.items()}
 
+    def said(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """What a text names of its arguments: all but keyword-only ones at their default, as one added later is."""
+        parameters = inspect.signature(self.make).parameters
+        tacit = {name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY and arguments[name] == p.default}
+        return {name: value for name, value in arguments.items() if name not in tacit}
+
 
 METHODS: Registry[Recipe] = Registry("method")
 
@@ -170,15 +176,19 @@ def _topk(k: int = 32, aux: float = 1 / 32) -> Method:
 
 
 @_row("the k * rows largest latents of each batch, a threshold at inference", BUSSMANN_2024)
-def _batch_topk(k: float = 32, aux: float = 1 / 32) -> Method:
-    return Method(BatchTopK(k), (Reconstruction(), *_revived(aux)))
+def _batch_topk(k: float = 32, aux: float = 1 / 32, *, threshold: Threshold = "quantile") -> Method:
+    return Method(BatchTopK(k, threshold=threshold), (Reconstruction(), *_revived(aux)))
 
 
 @_row("BatchTopK with reconstructions from nested prefixes of the dictionary", BUSSMANN_2025)
 def _matryoshka(
-    k: float = 32, fractions: tuple[float, ...] = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0), aux: float = 1 / 32
+    k: float = 32,
+    fractions: tuple[float, ...] = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0),
+    aux: float = 1 / 32,
+    *,
+    threshold: Threshold = "quantile",
 ) -> Method:
-    return Method(BatchTopK(k), (Matryoshka(fractions=fractions), *_revived(aux)))
+    return Method(BatchTopK(k, threshold=threshold), (Matryoshka(fractions=fractions), *_revived(aux)))
 
 
 @_row("TopK with a second reconstruction from 4k latents", GAO_2024)
@@ -250,7 +260,7 @@ def recipe_of(text: str) -> tuple[Recipe, Citation | None]:
     return METHODS[name], _FORMS[form][1] if form else None
 
 
-NUMERICS: dict[str, int] = {}
+NUMERICS: dict[str, int] = {"batch_topk": 2, "matryoshka": 2}
 """The version of a method's numerics, by its row of METHODS; 1 where it is not named.
 
 Raise it when a change of code gives other bits for the same run on the same machine: records carry the version that
@@ -278,7 +288,7 @@ def method(text: str, **overrides: Any) -> Method:
     The name is a row of METHODS, optionally followed by _transcoder, _skip_transcoder, _crosscoder or
     _cross_layer; arguments are literals. Every method also takes `encoder` and `dictionary`, as calls in text:
     "topk(k=32, encoder='refined(steps=2)', dictionary='tied')". The method's `spec` is this text with every argument
-    of its row, and reads back.
+    of its row (tacit ones where they differ from their default), and reads back.
     Raises: UnknownNameError with a suggestion; ArgumentError for an unknown or ill-typed argument.
     """
     name, arguments = parse_call(text)
@@ -299,4 +309,4 @@ def method(text: str, **overrides: Any) -> Method:
         built = _FORMS[form][0](built)
     built = replace(built, **{part: part_from_text(str(value), PARTS[part]) for part, value in parts.items()})
     texts = {part: part_to_text(getattr(built, part), kinds) for part, kinds in PARTS.items()}
-    return replace(built, spec=format_call(name, filled | {part: texts[part] for part in parts}))
+    return replace(built, spec=format_call(name, recipe.said(filled) | {part: texts[part] for part in parts}))

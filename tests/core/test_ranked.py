@@ -156,11 +156,12 @@ def test_the_inference_threshold_is_a_running_mean() -> None:
     model.train()
     wanted = None
     for rows in (x, 2 * x, torch.cat([x, 3 * x])):
-        model(rows)
+        model.observe(model(rows))
         least = float(np.sort(rows.numpy().ravel())[::-1][len(rows) - 1])
         wanted = least if wanted is None else wanted + 0.25 * (least - wanted)
         assert float(model.act_threshold) == pytest.approx(wanted, rel=1e-6)
-    model(-x.abs())  # nothing passed: nothing learned
+    model.observe(model(-x.abs()))  # nothing passed: nothing learned
+    model(9 * x)  # a pass alone teaches nothing
     assert float(model.act_threshold) == pytest.approx(wanted, rel=1e-6)
     assert "act_threshold" in model.state_dict()
 
@@ -173,13 +174,46 @@ def test_the_inference_threshold_is_a_running_mean() -> None:
 
 
 @pytest.mark.parametrize("path", ["auto", "reference"])
+@pytest.mark.parametrize("k", [0.5, 1.0, 2.3, 6.0])
+@pytest.mark.parametrize("sizes", [(40,), (1,) * 40, (7, 30, 3)])
+def test_the_calibrated_threshold_lets_k_scores_a_row_pass(path: str, k: float, sizes: tuple[int, ...]) -> None:
+    model = SDL(SAE().layout(6, (6,), (6,)), BatchTopK(k, rank_by_norm=True))
+    model.path = path
+    with torch.no_grad():
+        model.encoder.weights[0].copy_(torch.eye(6))
+        model.decoder.weights[0].copy_(torch.diag(torch.arange(1.0, 7.0)))
+    x = torch.randn(40, 6, generator=torch.Generator().manual_seed(1))
+    model.eval().calibrate(x.split(sizes))
+    positive = int((x > 0).sum())
+    assert model(x).code.count() == min(int(k * 40 + 1e-6), positive)
+    ranked = np.sort((x * torch.arange(1.0, 7.0)).double().numpy().ravel())[::-1]
+    cells = int(k * 40 + 1e-6)
+    wanted = ranked[cells - 1 : cells + 1].mean() if cells < positive else 0.0
+    assert float(model.act_threshold) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_the_published_threshold_is_the_mean_of_the_minima() -> None:
+    model = SDL(SAE().layout(6, (6,), (6,)), BatchTopK(1.0, threshold="minima"))
+    with torch.no_grad():
+        model.encoder.weights[0].copy_(torch.eye(6))
+    x = torch.randn(40, 6, generator=torch.Generator().manual_seed(1))
+    model.calibrate(x.split(10))
+    least = [float(np.sort(part.numpy().ravel())[::-1][9]) for part in x.split(10)]
+    assert float(model.act_threshold) == pytest.approx(np.mean(least), rel=1e-6)
+    with pytest.raises(ArgumentError, match="threshold='median'; it is 'quantile' or 'minima'"):
+        BatchTopK(1.0, threshold="median")  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="no rows to calibrate on"):
+        model.calibrate([])
+
+
+@pytest.mark.parametrize("path", ["auto", "reference"])
 def test_inference_does_not_depend_on_the_batch(path: str) -> None:
     """A known defect elsewhere: no rule for inference, so that a row's latents change with its neighbours."""
     model = model_of()
     model.path = path
     x = torch.randn(40, 6)
     model.train()
-    model(x)
+    model.observe(model(x))
     model.eval()
     together = model(x).code.to_dense()
     alone = torch.cat([model(row[None]).code.to_dense() for row in x])

@@ -182,7 +182,7 @@ def take_over(mine: Trainer, run: Run) -> None:
 def test_inference_uses_the_threshold() -> None:
     model, _ = build("batch_topk(k=2)", (30, (8,), (8,)), "none", torch.Generator().manual_seed(0))
     x, other = (torch.randn(20, 8, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))
-    model(x, context=Context(training=True))
+    model.observe(model(x, context=Context(training=True)))
     arrays, _, runs = arrays_of(model)
     assert float(arrays["threshold"]) > 0
     code = model.eval().encode(other).to_dense()

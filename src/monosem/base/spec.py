@@ -15,7 +15,7 @@ TACIT = {"tacit": True}
 def to_plain(value: Any) -> Any:
     """Dataclasses, tuples and mappings as plain JSON values; a dataclass carries its class name as `type`."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {"type": type(value).__name__, **{name: to_plain(field) for name, field in _spoken(value).items()}}
+        return {"type": type(value).__name__, **{name: to_plain(field) for name, field in spoken(value).items()}}
     if isinstance(value, (tuple, list)):
         return [to_plain(item) for item in value]
     if isinstance(value, dict):
@@ -25,7 +25,8 @@ def to_plain(value: Any) -> Any:
     raise ArgumentError(f"{value!r} ({type(value).__name__}) cannot stand in a specification; use plain values")
 
 
-def _spoken(value: Any) -> dict[str, Any]:
+def spoken(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass that a specification names: all but those that are tacit and at their default."""
     given = {f: getattr(value, f.name) for f in dataclasses.fields(value)}
     return {f.name: v for f, v in given.items() if not (f.metadata.get("tacit") and v == f.default)}
 

@@ -16,11 +16,14 @@ from monosem.bench.laws import Hierarchy
 from monosem.bench.metrics import score
 from monosem.bench.tasks import TaskSource
 from monosem.bench.world import Truth
+from monosem.core.activations import Context
 from monosem.core.model import SDL, Forward
 from monosem.dictionary.coding import nonnegative_omp
 
 EVAL_ROWS = 8192
 """Rows of the held-out stream that FVU, L0 and dead latents are measured on."""
+INFERENCE, BATCH_RULE = Context(), Context(training=True, step=1, steps=1)
+"""A pass by inference's rule, and one by the rule of a batch at the end of training."""
 SHOWN = 40
 """How many features a heat map shows."""
 
@@ -30,26 +33,44 @@ def evaluate_model(model: SDL, source: TaskSource, features: torch.Tensor, rows:
 
     In a hierarchy also absorption: of the families that are scored, and of those that are not. `rows`: how many are
     held out, EVAL_ROWS unless given.
+    `batch_rule`: FVU and L0 of the same rows where batches share k latents a row as in training, for activations whose
+    inference has another rule. `training_rows`: FVU and L0 of as many rows of a fixed training set by inference's
+    rule; `memorised`: by how much FVU is larger on held-out rows, which those rows' own structure must explain.
     """
     rows = EVAL_ROWS if rows is None else rows
 
-    def outputs() -> Iterable[tuple[Truth, Tensor, Forward]]:
-        for start in range(0, rows, 1024):
-            truth = source.held_out(min(1024, rows - start), start=start)
+    def outputs(context: Context = INFERENCE, trained: int | None = None) -> Iterable[tuple[Truth, Tensor, Forward]]:
+        for start in range(0, trained or rows, 1024):
+            size = min(1024, (trained or rows) - start)
+            seen = torch.arange(start, start + size)
+            truth = source.held_out(size, start=start) if trained is None else source.trained(seen)
             x_p, x_r = source.pair(truth)
             with torch.no_grad():
-                out = model(x_p)
+                out = model(x_p, context=context)
             yield truth, x_r, out
+
+    def codes(context: Context = INFERENCE, trained: int | None = None) -> dict[str, float]:
+        parts = outputs(context, trained)
+        return evaluate(Coded(x_r, out.x_r_hat, out.code, truth.features.l0) for truth, x_r, out in parts)
 
     W_E, W_D = model.W_E.detach(), model.W_D.detach()
     p_widths, r_widths = source.p_widths, source.r_widths
     metrics = score(W_E, W_D, source.W_p, source.W_r, p_widths=p_widths, r_widths=r_widths, features=features)
-    metrics |= evaluate(Coded(x_r, out.x_r_hat, out.code, truth.features.l0) for truth, x_r, out in outputs())
+    metrics |= codes()
+    if model.activation.pattern_kind == "cross-sample":
+        metrics["batch_rule"] = _brief(codes(BATCH_RULE))
+    if source.rows is not None:
+        metrics["training_rows"] = _brief(codes(trained=min(rows, source.rows)))
+        metrics["memorised"] = metrics["fvu"] - metrics["training_rows"]["fvu"]
     law = source.task.world.law
     if isinstance(law, Hierarchy):
         codes = ((out.code, truth.features) for truth, _, out in outputs())
         metrics |= absorption(Families.of(W_D, source.W_r, law), codes, features)
     return metrics
+
+
+def _brief(scores: Mapping[str, float]) -> dict[str, float]:
+    return {name: scores[name] for name in ("fvu", "l0")}
 
 
 def chance(source: TaskSource, *, features: Int[Tensor, " scored"] | None = None, seed: int = 0) -> dict[str, Any]:

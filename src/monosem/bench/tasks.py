@@ -114,7 +114,11 @@ class TaskSource:
 
     def take(self, index: Int[Tensor, " batch"]) -> tuple[Float[Tensor, "batch n_p"], Float[Tensor, "batch n_r"]]:
         """Training rows by number: (x_p, x_r)."""
-        return self.pair(self.world.take(index, self._needed))
+        return self.pair(self.trained(index))
+
+    def trained(self, index: Int[Tensor, " batch"]) -> Truth:
+        """Training rows by number, with what is true of them."""
+        return self.world.take(index, self._needed)
 
     def held_out(self, rows: int, *, start: int = 0) -> Truth:
         """Evaluation rows, from a stream that training never sees; only the sources in use."""

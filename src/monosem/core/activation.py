@@ -9,7 +9,7 @@ one definition of `score` and `value` serves dense and sparse codes. Eq 10 of th
 {0, z}, holds where `eq10` says so and is tested there.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -86,6 +86,13 @@ class Activation:
 
     def observe(self, score: Float[Tensor, " nnz"], state: dict[str, Tensor]) -> None:
         """Learn from the scores that passed in a training batch (in place)."""
+
+    def calibration(self, rows: int) -> Rule | None:
+        """Which scores of a batch of so many rows `calibrate` reads; None where inference keeps nothing from rows."""
+        return None
+
+    def calibrate(self, scores: Sequence[Tensor], rows: int, state: dict[str, Tensor]) -> None:
+        """Set what inference reads, in place, from scores by finished weights: one tensor a batch, `rows` in all."""
 
     def project(self, parameters: dict[str, Tensor]) -> None:
         """Bring learned parameters back to where they may be, after an optimiser step (in place)."""

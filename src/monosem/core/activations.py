@@ -3,7 +3,7 @@
 from monosem.base.registry import Registry
 from monosem.core.activation import Activation, At, Context
 from monosem.core.elementwise import Binary, Gated, JumpReLU, ReLU
-from monosem.core.ranked import AbsTopK, BatchTopK, GroupMax, TopK
+from monosem.core.ranked import AbsTopK, BatchTopK, GroupMax, Threshold, TopK
 
 __all__ = [
     "ACTIVATIONS",
@@ -17,6 +17,7 @@ __all__ = [
     "GroupMax",
     "JumpReLU",
     "ReLU",
+    "Threshold",
     "TopK",
 ]
 

@@ -31,9 +31,6 @@ def encode(model: "SDL", x: Tensor, requests: Sequence[Request], dead: Tensor | 
         rule = model.activation.rule(at(None), context, x.shape[0])
     way = _plain if model.plain else _by_cells
     selection, z = way(model, x, rule, asked, at)
-    if context.training and model.activation_state():
-        with torch.no_grad():
-            model.activation.observe(_scores(model, selection, at), model.activation_state())
     tops = [request for request in requests if isinstance(request, TopK)]
     extra: dict[Request, Code] = {
         request: _as_code(part, z) for request, part in zip(tops, selection.extra, strict=True)
@@ -43,6 +40,19 @@ def encode(model: "SDL", x: Tensor, requests: Sequence[Request], dead: Tensor | 
         assert z is not None
         extra |= {r: cells if isinstance(cells, DenseCode) else DenseCode(z) for r in requests if r not in extra}
     return code, cells, extra
+
+
+@torch.no_grad()
+def scores(model: "SDL", x: Tensor, rule: Rule) -> Tensor:
+    """The scores that a rule selects of rows, whatever the activation's own rule."""
+    at = _at(model)
+    selection, z = (_plain if model.plain else _by_cells)(model, x, rule, (), at)
+    code = selection.code
+    if isinstance(code, SparseCode):
+        return model.activation.score(code.values, at(code.at))
+    assert code is not None
+    assert z is not None
+    return model.activation.score(z, at(None))[code]
 
 
 def _by_cells(
@@ -110,16 +120,6 @@ def _as_code(part: SparseCode | Mask, z: Tensor | None) -> Code:
 def _mask(part: SparseCode | Mask | None) -> Mask:
     assert part is not None
     return part.at.mask() if isinstance(part, SparseCode) else part
-
-
-def _scores(model: "SDL", selection: Selection, at: Callable[[Positions | None], At]) -> Tensor:
-    """The scores of the code's cells."""
-    code = selection.code
-    if isinstance(code, SparseCode):
-        return model.activation.score(code.values, at(code.at))
-    assert code is not None
-    assert selection.z is not None
-    return model.activation.score(selection.z, at(None))[code]
 
 
 def _score(model: "SDL", at: Callable[[Positions | None], At]) -> Callable[[Tensor, Positions | None], Tensor] | None:

@@ -21,7 +21,7 @@ from monosem.base.blocks import Block
 from monosem.base.errors import ArgumentError, CheckpointError, check
 from monosem.base.files import read_json, write_atomic, write_json
 from monosem.base.registry import Registry
-from monosem.base.spec import format_call, parse_call
+from monosem.base.spec import format_call, parse_call, spoken
 from monosem.core.activations import ACTIVATIONS, Activation
 from monosem.core.dictionaries import DICTIONARIES
 from monosem.core.encoders import ENCODERS
@@ -49,8 +49,7 @@ def part_to_text(part: Part, registry: Registry[type[Part]]) -> str:
     """A registered value (activation, encoder, dictionary) as a call; the inverse of `part_from_text`."""
     for name, kind in registry.items():
         if type(part) is kind:
-            fields = dataclasses.fields(part)  # type: ignore[arg-type]  # all of them are dataclasses
-            return format_call(name, {f.name: getattr(part, f.name) for f in fields})
+            return format_call(name, spoken(part))
     raise ArgumentError(f"{type(part).__name__} is no registered {registry.kind}; register it to save it")
 
 

@@ -1,6 +1,6 @@
 """SDL: the one model. x_r_hat = W_D sigma(W_E (x_p - b_in) + b_E) + b_D + W_skip x_p."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Literal
@@ -16,7 +16,7 @@ from monosem.core.activations import Activation, At, Context
 from monosem.core.blockmap import BlockMap
 from monosem.core.dictionaries import Dictionary, Free
 from monosem.core.encoders import Affine, Encoder, fitting
-from monosem.core.encoding import encode, laid
+from monosem.core.encoding import encode, laid, scores
 from monosem.core.pairs import Layout
 from monosem.kernels.ops import write
 
@@ -155,6 +155,31 @@ class SDL(nn.Module):
         )
         context = context or Context(training=self.training)
         return Forward(self, x_p, *encode(self, self.inputs(x_p), requests, dead, context), torch.is_grad_enabled())
+
+    @torch.no_grad()
+    def observe(self, out: Forward) -> None:
+        """Let the activation learn from the scores that passed in a training batch; a forward pass keeps nothing."""
+        state = self.activation_state()
+        if state:
+            score = self.activation.score(out.cells.values, self.along(out.cells))
+            self.activation.observe(score[out.code.values != 0], state)
+
+    @torch.no_grad()
+    def calibrate(self, batches: Iterable[Tensor]) -> None:
+        """Set what the activation keeps for inference from rows, by the weights as they are (BatchTopK: its threshold).
+
+        Without a state to set, the rows are not read.
+        """
+        if self.activation.calibration(1) is None:
+            return
+        passed, rows = [], 0
+        for x_p in batches:
+            rule = self.activation.calibration(len(x_p))
+            assert rule is not None
+            passed.append(scores(self, self.inputs(x_p), rule))
+            rows += len(x_p)
+        check(rows > 0, "no rows to calibrate on; give at least one")
+        self.activation.calibrate(passed, rows, self.activation_state())
 
     def encode(self, x_p: Float[Tensor, "batch n_p"]) -> Code:
         """x_q = sigma(W_E (x_p - b_in) + b_E)."""

@@ -1,7 +1,8 @@
 """Activations that rank latents against each other: TopK, BatchTopK, AbsTopK, GroupMax."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -10,6 +11,7 @@ from torch import Tensor
 from monosem.base import selection
 from monosem.base.errors import check
 from monosem.base.selection import Rule
+from monosem.base.spec import TACIT
 from monosem.core.activation import Activation, At, Context
 
 
@@ -63,17 +65,31 @@ class TopK(Activation):
         return self.rank_by_norm
 
 
+Threshold = Literal["quantile", "minima"]
+_ROOM, _ROOM_ROWS = 4, 64
+"""A quantile over batches reads so many times k scores a row of each, and as if it had so many rows."""
+
+
+def _cells(k: float, rows: int) -> int:
+    """k * rows in whole cells, where rounding has not taken the last one."""
+    return int(k * rows + 1e-6)
+
+
 @dataclass(frozen=True)
 class BatchTopK(TopK):
     """The k * rows largest positive scores of the whole batch; at inference, everything above a threshold.
 
-    The threshold is a running mean (rate `rate`, started by the first batch) of the smallest score
-    that passed, never negative. k may be a fraction.
-    Source: Bussmann et al. 2024 (BatchTopK). Difference: an untrained threshold is 0, not undefined.
+    k may be a fraction. While training runs, the threshold is a running mean (rate `rate`, started by the first batch)
+    of the smallest score that passed, never negative. `calibrate` replaces it by what the finished weights need:
+    `threshold`="quantile": the value that k scores a row exceed, over all calibration rows, so that L0 at inference is
+    k on them; "minima": the mean over batches of the smallest score that passes.
+    Source: Bussmann et al. 2024 (BatchTopK): "minima". Differences: the quantile; an untrained threshold is 0, not
+    undefined.
     """
 
     k: float  # type: ignore[assignment]
     rate: float = 0.01
+    threshold: Threshold = field(default="quantile", metadata=TACIT)
     homogeneous: ClassVar[bool] = False
     pattern_kind: ClassVar[str] = "cross-sample"
 
@@ -81,6 +97,8 @@ class BatchTopK(TopK):
         check(self.k > 0, f"k={self.k}; it must be positive")
         self._check_annealing()
         check(0 < self.rate <= 1, f"rate={self.rate}; a running mean needs 0 < rate <= 1")
+        known = self.threshold in ("quantile", "minima")
+        check(known, f"threshold={self.threshold!r}; it is 'quantile' or 'minima'")
 
     def buffers(self) -> dict[str, Tensor]:
         """The threshold; negative until the first training batch."""
@@ -89,7 +107,7 @@ class BatchTopK(TopK):
     def rule(self, at: At, context: Context, rows: int) -> Rule:
         """Training: the batch's largest positive scores. Inference: above the threshold."""
         if context.training:
-            return selection.Above(0.0, most=int(self.k_at(context) * rows))
+            return selection.Above(0.0, most=_cells(self.k_at(context), rows))
         return selection.Above(float(at("threshold").clamp(min=0.0)))
 
     def observe(self, score: Float[Tensor, " nnz"], state: dict[str, Tensor]) -> None:
@@ -98,6 +116,22 @@ class BatchTopK(TopK):
         if positive.numel():
             least, threshold = positive.min().double(), state["threshold"]
             threshold.copy_(torch.where(threshold < 0, least, threshold + self.rate * (least - threshold)))
+
+    def calibration(self, rows: int) -> Rule:
+        """The largest positive scores of the batch: k a row, or with room for rows that take more than their share."""
+        quantile = self.threshold == "quantile"
+        return selection.Above(0.0, most=_cells(self.k, _ROOM * max(rows, _ROOM_ROWS) if quantile else rows))
+
+    def calibrate(self, scores: Sequence[Tensor], rows: int, state: dict[str, Tensor]) -> None:
+        """Set the threshold; 0 where the rows have fewer positive scores than k each."""
+        positive = [batch[batch > 0].double() for batch in scores]
+        if self.threshold == "minima":
+            least = [batch.min() for batch in positive if batch.numel()]
+            threshold = torch.stack(least).mean() if least else torch.zeros(())
+        else:
+            ranked, cells = torch.cat(positive).sort(descending=True).values, max(_cells(self.k, rows), 1)
+            threshold = ranked[cells - 1 : cells + 1].mean() if cells < ranked.numel() else torch.zeros(())
+        state["threshold"].copy_(threshold)
 
 
 @dataclass(frozen=True)

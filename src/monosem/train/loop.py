@@ -32,6 +32,8 @@ from monosem.train.state import Run
 from monosem.train.update import Update
 
 Callback = Callable[[Run, dict[str, float]], None]
+CALIBRATION_BATCHES, CALIBRATION_ROWS = 64, 16384
+"""How many batches, and at most how many rows, what inference reads is calibrated on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +69,7 @@ def train_step(run: Run, update: Update, x_p: Tensor, x_r: Tensor, rows: Rows | 
         torch.autograd.backward(loss.total)
     update.apply(ledger)
     with torch.no_grad():
+        model.observe(out)
         model.activation.project(dict(model.act.items()))
         run.tracker.update(out.code)
     run.step += 1
@@ -118,6 +121,16 @@ def resample(
         constraint.after_step(run.model)
     run.forget(dead)
     run.tracker.since[dead] = 0
+
+
+def calibrate(run: Run, config: FitConfig, source: Source) -> None:
+    """Set what inference reads by the finished weights, on rows of the training: a sample of a fixed set, the last of a
+    stream; CALIBRATION_BATCHES batches, CALIBRATION_ROWS at most."""
+    seen, batch = config.steps * config.batch_size, config.batch_size
+    number = max(min(CALIBRATION_BATCHES * batch, CALIBRATION_ROWS, source.rows or seen) // batch, 1) * batch
+    number = min(number, source.rows or number)
+    index = Order(source.rows, number, config.seed).index(0 if source.rows else max(seen // number - 1, 0))
+    run.model.calibrate(source.take(part)[0].to(run.model.b_E.device) for part in index.split(batch))
 
 
 def _device(config: FitConfig) -> torch.device:
@@ -188,7 +201,7 @@ def fit(
     With `out`, a folder, the run writes log.jsonl, checkpoint.safetensors and, at the end, the model; called again
     after an interruption it goes on from the last checkpoint and ends with the same bits (same machine type,
     threads and versions). `callbacks` are called with the run and the entry at every logged step, to which they may
-    add numbers.
+    add numbers; the model is then in evaluation mode.
     Where the source gives rows in `units` of its own, these are folded into the finished model, which takes and gives
     raw rows then; the log, callbacks and checkpoint stay in the units of training.
 
@@ -213,11 +226,14 @@ def fit(
                 resample(run, method.resample, constraints, config, source)
                 if run.step % config.log_every == 0 or run.step in (1, config.steps):
                     entry = log_entry(run, config, step, loss)
+                    run.model.eval()
                     for callback in callbacks:
                         callback(run, entry)
+                    run.model.train()
                     folder.log(entry)
                     advance(run.step, entry, config.batch_size)
                 folder.save(run, config)
+        calibrate(run, config, source)
         model = _finished(run.model, source)
         folder.finish(model, {"method": method.spec, "steps": config.steps, "identity": run.identity})
     return Result(model, folder.entries, time.perf_counter() - started, run.identity)
