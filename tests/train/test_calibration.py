@@ -36,7 +36,7 @@ def test_streams_and_few_rows_calibrate_too() -> None:
     few = TensorSource(torch.randn(5, 8, generator=torch.Generator().manual_seed(0)))
     model = fit("batch_topk(k=3)", stream, 48, FitConfig(20, 64, 1e-2)).model
     fresh = stream.pair(stream.held_out(8192))[0]
-    assert model(fresh).code.count() / 8192 == pytest.approx(3.0, rel=0.05)
+    assert model(fresh).code.count() / 8192 == pytest.approx(3.0, rel=0.1)  # rows that are not among the 1280
     model = fit("batch_topk(k=2)", few, 16, FitConfig(3, 64)).model
     assert model(few.take(torch.arange(5))[0]).code.count() == 10
 

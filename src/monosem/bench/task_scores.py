@@ -64,8 +64,8 @@ def evaluate_model(model: SDL, source: TaskSource, features: torch.Tensor, rows:
         metrics["memorised"] = metrics["fvu"] - metrics["training_rows"]["fvu"]
     law = source.task.world.law
     if isinstance(law, Hierarchy):
-        codes = ((out.code, truth.features) for truth, _, out in outputs())
-        metrics |= absorption(Families.of(W_D, source.W_r, law), codes, features)
+        present = ((out.code, truth.features) for truth, _, out in outputs())
+        metrics |= absorption(Families.of(W_D, source.W_r, law), present, features)
     return metrics
 
 

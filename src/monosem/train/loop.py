@@ -130,7 +130,7 @@ def calibrate(run: Run, config: FitConfig, source: Source) -> None:
     number = max(min(CALIBRATION_BATCHES * batch, CALIBRATION_ROWS, source.rows or seen) // batch, 1) * batch
     number = min(number, source.rows or number)
     index = Order(source.rows, number, config.seed).index(0 if source.rows else max(seen // number - 1, 0))
-    run.model.calibrate(source.take(part)[0].to(run.model.b_E.device) for part in index.split(batch))
+    run.model.calibrate(source.take(part)[0].to(run.model.b_E.device) for part in torch.split(index, batch))
 
 
 def _device(config: FitConfig) -> torch.device:
