@@ -9,12 +9,13 @@
 # make peers    other libraries' released packages in side environments, and the proofs of the formats against them
 # make lock     requirements.lock anew, with what the registry has today; needs CPython 3.11
 # make test-newest  the unmarked tests with what the registry has today; NEWEST="torch==2.13.0" keeps a package back
+# make site     the documentation with its search and API pages, into .site/html; any warning fails
 # make fuzz     every method against the independent float64 model, 200 random models each
 # make clean    remove the environments and every cache
 
 .DEFAULT_GOAL := help
 .PHONY: help setup bench test test-slow test-compile test-gpu test-real test-newest check check-format check-lint \
-	check-types check-house format pages speed gpu-day real peers peers-ci peers-ci-install lock fuzz clean
+	check-types check-house format pages speed gpu-day real peers peers-ci peers-ci-install lock fuzz site site-install clean
 
 SUITABLE := import sys, venv, pip; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14 python; do \
@@ -112,6 +113,14 @@ lock: setup
 fuzz: setup
 	MONOSEM_FUZZ=200 $(PYTEST) tests/oracle $(ARGS)
 
+# An environment of its own: nothing here needs torch.
+site-install:
+	@test -x .site/venv/bin/python || $(PYTHON) -m venv --without-pip .site/venv
+	@$(PIP) --python .site/venv/bin/python install --requirement .ci/site.lock
+
+site: site-install
+	NO_MKDOCS_2_WARNING=1 .site/venv/bin/python -m mkdocs build --quiet
+
 clean:
-	rm -rf $(VENV) .newest .peers build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .newest .peers .site build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
