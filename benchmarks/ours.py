@@ -14,9 +14,9 @@ from torch import Tensor
 from benchmarks.contender import Beat, Enough, forget_peak
 from benchmarks.sizes import Case, Size, speed_task
 from monosem.base.seeds import torch_generator
-from monosem.base.spec import parse_call
+from monosem.bench.run import pairing_of
 from monosem.bench.tasks import TaskSource
-from monosem.core.activations import AbsTopK, JumpReLU
+from monosem.core.activations import JumpReLU
 from monosem.methods import Method, method
 from monosem.train.config import FitConfig
 from monosem.train.loop import fit
@@ -41,18 +41,15 @@ class Paced(TaskSource):
 
 def paced(case: Case, size: Size) -> Paced:
     """The rows of a case, with the world already drawn."""
-    name = parse_call(case.method.replace("{k}", "1"))[0]
-    coder = name.rpartition("_")[2]
-    source = Paced(speed_task(size, coder if coder in ("transcoder", "crosscoder") else "sae"))
+    source = Paced(speed_task(size, pairing_of(case.method.replace("{k}", "1"))))
     source.take(torch.arange(size.batch))
     source.sampled = False
     return source
 
 
 def speed_method(text: str) -> Method:
-    """The method of a case; abs_topk has no row of its own."""
-    name, arguments = parse_call(text)
-    return Method(AbsTopK(arguments["k"]), spec=text) if name == "abs_topk" else method(text)
+    """The method of a case."""
+    return method(text)
 
 
 class States:

@@ -23,7 +23,11 @@ from monosem.core.activations import (
 )
 from monosem.core.constraints import Tied
 from monosem.core.pairs import PAIRINGS, Crosscoder, Pairing
-from monosem.losses.fidelity import GatedAux, Matryoshka, MultiK, Reconstruction
+from monosem.losses.control import ToL0
+from monosem.losses.decoder import Ortho
+from monosem.losses.every_k import EveryK
+from monosem.losses.fidelity import Delta, GatedAux, Matryoshka, MultiK, Reconstruction
+from monosem.losses.frequency import Frequency
 from monosem.losses.objective import TERMS, Term
 from monosem.losses.revival import AUXK_PUBLISHED, AuxK, GhostGrads, PreActivation
 from monosem.losses.sparsity import L0, L1, Lp, Tanh
@@ -59,10 +63,14 @@ VARIANTS: dict[str, Activation | Term] = {
     "lp: annealed": Lp(0.1, p=Ramp(1.0, 0.5)),
     "lp: no norm": Lp(0.1, p=0.7, norm="none"),
     "multi_k: two": MultiK(ks=(1, 8), weights=(0.5, 0.25), reduction="fvu"),
+    "matryoshka: by rate": Matryoshka(fractions=(0.25, 0.5, 1.0), detach_inner=True, order="rate"),
+    "jumprelu: felt by the input": JumpReLU(theta=0.3, bandwidth=0.5, to_input=True),
     "matryoshka: detached": Matryoshka(fractions=(0.25, 0.5, 1.0), detach_inner=True),
     "matryoshka: weighted": Matryoshka(fractions=(0.1, 0.15, 1.0), weights=(1.0, 0.5, 0.25), reduction="mean"),
     "gated_aux: free decoder": GatedAux(detach_decoder=False),
     "pre_activation: all": PreActivation(0.1, among="all"),
+    "frequency: to input": Frequency(0.5, limit=0.2, to_input=True),
+    "l1: to a number of latents": L1(ToL0(3.0)),
     **{f"auxk: {name}": term for name, term in AUXK_PUBLISHED.items()},
 }
 REGISTERED_TERMS: dict[str, Term] = {
@@ -77,14 +85,19 @@ REGISTERED_TERMS: dict[str, Term] = {
     "auxk": AuxK(k_aux=2),
     "ghost_grads": GhostGrads(),
     "pre_activation": PreActivation(0.1),
+    "ortho": Ortho(0.5, chunk=5),
+    "frequency": Frequency(0.5, limit=0.2),
+    "every_k": EveryK(),
+    "delta": Delta(0.5),
 }
 PAIRS: dict[str, tuple[Pairing, tuple[int, ...], tuple[int, ...]]] = {
     "sae": (PAIRINGS["sae"], (6,), (6,)),
     "transcoder": (PAIRINGS["transcoder"], (6,), (7,)),
     "skip_transcoder": (PAIRINGS["skip_transcoder"], (6,), (7,)),
-    "crosscoder": (PAIRINGS["crosscoder"], (4, 3), (4, 3)),
+    "crosscoder": (PAIRINGS["crosscoder"], (4, 4), (4, 4)),
     "crosscoder, private latents": (Crosscoder(private=0.2), (4, 3), (4, 3)),
     "cross_layer": (PAIRINGS["cross_layer"], (4, 3), (3, 5)),
+    "weakly_causal": (PAIRINGS["weakly_causal"], (4, 3), (4, 3)),
 }
 
 

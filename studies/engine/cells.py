@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from monosem.base.spec import parse_call
+from monosem.methods import name_of
 from monosem.report.interval import Interval, interval_of
 from monosem.report.summary import HEADLINE, Arm
 from studies.engine.bench import ARMS
@@ -122,7 +122,7 @@ def _cell(place: tuple[str, str], outcomes: list[Outcome], plain: Mapping[str, R
         for entry, record in outcomes
         if record is not None and record["anchors"] and entry.run.plain_key in plain
     }
-    method = parse_call(outcomes[0][0].run.method)[0] if outcomes else ""
+    method = name_of(outcomes[0][0].run.method) if outcomes else ""
     printed = study.printed.get(place, (None, None))
     return Cell(*place, method, len(outcomes), printed, Arm(records) if records else None, pairs)
 

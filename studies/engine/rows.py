@@ -9,12 +9,12 @@ from typing import Any
 from torch import Tensor
 
 from monosem.anchors.directions import Anchors
-from monosem.base.spec import canonical, parse_call, to_plain
+from monosem.base.spec import canonical, to_plain
 from monosem.bench.real import RealRun, run_real
 from monosem.bench.records import record_name
 from monosem.core.model import SDL
 from monosem.core.pairs import TensorSource
-from monosem.methods import Method
+from monosem.methods import Method, name_of
 from monosem.train.config import FitConfig
 from studies.engine.records import Record, Records
 from studies.engine.study import Progress
@@ -81,7 +81,7 @@ class RowsRun:
         return self._key(anchored=False)
 
     def _key(self, anchored: bool) -> str:
-        name = f"{parse_call(self.method)[0]}{'-' * bool(self.change)}{self.change}"
+        name = f"{name_of(self.method)}{'-' * bool(self.change)}{self.change}"
         task, spec, config = f"real/{self.needs.data}", to_plain(self.built), to_plain(self.config)
         return canonical([self.study, task, self.n_q, name, spec, anchored, self.seed, config])
 

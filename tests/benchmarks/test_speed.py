@@ -19,7 +19,8 @@ from benchmarks.libraries import PEERS, environments
 from benchmarks.sizes import CASES, QUICK, SIZES, Size
 from benchmarks.summary import CPU, WALL, exponent, over_ours, ratios, scaling, spread
 from monosem.base.errors import MonosemError
-from monosem.methods import METHODS
+from monosem.core.activations import GroupMax
+from monosem.methods import METHODS, method
 
 TINY = Size("tiny", n_p=32, n_q=256, k=4, batch=64, features=400, turn=2)
 SHAPES = {"n_p": 16, "n_q": 64, "k": 4, "batch": 64, "features": 24, "turn": 2}
@@ -114,9 +115,9 @@ def test_a_profile_names_where_the_time_goes() -> None:
     assert times == sorted(times, reverse=True)
 
 
-def test_every_row_of_the_method_table_is_a_case() -> None:
-    timed = {case.method.partition("(")[0] for case in CASES.values()}
-    assert set(METHODS) <= timed
+def test_every_activation_is_a_case() -> None:
+    timed = {type(method(case.method.replace("{k}", "2")).activation) for case in CASES.values()}
+    assert {type(method(name).activation) for name in METHODS} - timed <= {GroupMax}  # a TopK of each group
     assert set(QUICK) <= set(CASES)
 
 

@@ -10,15 +10,30 @@ from monosem.base import selection
 from monosem.base.errors import ArgumentError, CheckpointError, RefusedError
 from monosem.base.files import read_json, write_json
 from monosem.core.activations import Activation, BatchTopK, JumpReLU, ReLU, TopK
-from monosem.core.dictionaries import Dictionary, Free, Tied
-from monosem.core.encoders import Affine, Encoder, Refined
+from monosem.core.computed import Archetypal, LowRank, TiedTargets
+from monosem.core.constraints import UnitNorm
+from monosem.core.dictionaries import DICTIONARIES, Dictionary, Free, Tied
+from monosem.core.encoders import ENCODERS, Affine, Encoder, Refined
+from monosem.core.init import Init
 from monosem.core.io import load_model, save_model
 from monosem.core.model import SDL
-from monosem.core.pairs import SAE, Crosscoder, Transcoder
+from monosem.core.pairs import SAE, Crosscoder, CrossLayer, Transcoder
+from monosem.core.pursuit import Lista, MatchingPursuit
 from monosem.core.units import Units
 
 N_Q, N = 12, 7
-KINDS: list[tuple[Encoder, Dictionary]] = [(Affine(), Tied()), (Refined(2, 0.3), Free()), (Refined(3), Tied())]
+KINDS: list[tuple[Encoder, Dictionary]] = [
+    (Affine(), Tied()),
+    (Refined(2, 0.3), Free()),
+    (Refined(3), Tied()),
+    (MatchingPursuit(3), Free()),
+    (MatchingPursuit(2), Tied()),
+    (Lista(2), Free()),
+    (Affine(), LowRank(3)),
+    (Lista(1), LowRank(2)),
+    (Affine(), Archetypal(4, 0.5)),
+    (Refined(2), Archetypal(3, 0.0)),
+]
 
 
 def model_of(encoder: Encoder, dictionary: Dictionary, activation: Activation, private: float = 0.0) -> SDL:
@@ -37,10 +52,43 @@ def rows(count: int = 9) -> Tensor:
     return torch.randn(count, N, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 
 
+def decoder_of(model: SDL) -> Tensor:
+    """W_D from the parameters that its dictionary has, block by block."""
+    own, rows = dict(model.decoder.named_parameters()), torch.zeros(N_Q, N, dtype=torch.float64)
+    if isinstance(model.dictionary, Tied):
+        return model.W_E.T
+    if isinstance(model.dictionary, Archetypal):
+        exponents = own["logits"].exp()
+        length = (own["drifts"] ** 2).sum(1, keepdim=True).sqrt()
+        drift = own["drifts"] * torch.where(length > model.dictionary.drift, model.dictionary.drift / length, 1.0)
+        whole = exponents / exponents.sum(1, keepdim=True) @ own["points"] + drift
+        mask = torch.zeros(N_Q, N, dtype=torch.float64)
+        for block in model.layout.decoder:
+            mask[block.first : block.last, block.left : block.right] = 1
+        return (whole * mask).T
+    for i, block in enumerate(model.layout.decoder):
+        part = own[f"left.{i}"] @ own[f"right.{i}"] if isinstance(model.dictionary, LowRank) else own[f"weights.{i}"]
+        frame = (block.left, N - block.right, block.first, N_Q - block.last)
+        rows = rows + torch.nn.functional.pad(part, frame)
+    return rows.T
+
+
+def pursuit(left: Tensor, W_D: Tensor, steps: int) -> Tensor:
+    """Matching pursuit of one row, with columns of any length."""
+    z = torch.zeros(W_D.shape[1], dtype=left.dtype)
+    for _ in range(steps):
+        cosines = [float(left.detach() @ w.detach()) / float(w.detach().norm()) for w in W_D.T]
+        j = max(range(len(cosines)), key=cosines.__getitem__)
+        share = (left @ W_D[:, j]).clamp(min=0) / (W_D[:, j] @ W_D[:, j])
+        z = z + share * torch.eye(len(z), dtype=left.dtype)[j]
+        left = left - share * W_D[:, j]
+    return z
+
+
 def oracle(model: SDL, x: Tensor) -> tuple[Tensor, Tensor]:
     """(code, x_r_hat) written out: whole matrices, row by row sorting, nothing of the library but its parameters."""
     W_E = model.W_E
-    W_D = W_E.T if isinstance(model.dictionary, Tied) else model.W_D
+    W_D = decoder_of(model)
 
     def sigma(z: Tensor) -> Tensor:
         activation = model.activation
@@ -56,6 +104,11 @@ def oracle(model: SDL, x: Tensor) -> tuple[Tensor, Tensor]:
         return z * keep
 
     z = (x - model.b_in) @ W_E.T + model.b_E
+    if isinstance(model.encoder_kind, MatchingPursuit):
+        z = torch.stack([pursuit(row - model.b_D, W_D, model.encoder_kind.steps) for row in x])
+    if isinstance(model.encoder_kind, Lista):
+        for _ in range(model.encoder_kind.steps):
+            z = sigma(z) + (x - model.b_in - sigma(z) @ W_D.T) @ W_E.T + model.b_E
     if isinstance(model.encoder_kind, Refined):
         for rate in model.enc["rate"]:
             z = z + rate * (x - model.b_D - sigma(z) @ W_D.T) @ W_D
@@ -74,11 +127,11 @@ def test_forward_and_every_gradient_are_the_equation(
     torch.testing.assert_close(out.code.to_dense(), code)
     torch.testing.assert_close(out.x_r_hat, x_r_hat)
     assert int((out.extra[selection.TopK(2)].to_dense() != 0).sum()) == 2 * len(x)
-    parameters = dict(model.named_parameters())
-    gradients = torch.autograd.grad(
-        (out.x_r_hat * pull).pow(2).sum() + out.code.to_dense().sum(), [*parameters.values()]
-    )
-    wanted = torch.autograd.grad((x_r_hat * pull).pow(2).sum() + code.sum(), [*parameters.values()])
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    total = (out.x_r_hat * pull).pow(2).sum() + out.code.to_dense().sum()
+    options = {"allow_unused": True, "materialize_grads": True}  # matching pursuit reads no W_E
+    gradients = torch.autograd.grad(total, [*parameters.values()], **options)
+    wanted = torch.autograd.grad((x_r_hat * pull).pow(2).sum() + code.sum(), [*parameters.values()], **options)
     for name, a, b in zip(parameters, gradients, wanted, strict=True):
         torch.testing.assert_close(a, b, msg=lambda m, name=name: f"{name}: {m}")
     assert ("enc.rate" in parameters) == isinstance(encoder, Refined)
@@ -135,3 +188,84 @@ def test_what_does_not_go_together_is_refused() -> None:
     units = Units.of(rows(), rows(), (N,), (N,))
     with pytest.raises(RefusedError, match="units fold into an affine encoder"):
         units.fold(model_of(Affine(), Tied(), ReLU()))
+
+
+def test_every_registered_kind_is_tried() -> None:
+    assert {type(encoder) for encoder, _ in KINDS} == set(ENCODERS.values())
+    assert {type(dictionary) for _, dictionary in KINDS} | {TiedTargets} == set(DICTIONARIES.values())
+
+
+def layers(rank: Dictionary) -> SDL:
+    """A cross-layer transcoder over three layers, started as a method starts it."""
+    model = SDL(CrossLayer().layout(9, (4, 3, 2), (5, 5, 5)), ReLU(), dictionary=rank)
+    Init("random")(model, torch.randn(20, 9), torch.randn(20, 15), 0)
+    return model
+
+
+def test_a_latent_writes_one_vector_to_every_layer() -> None:
+    model = layers(TiedTargets())
+    assert torch.equal(model.W_D[:5, :3], model.W_D[5:10, :3])
+    assert torch.equal(model.W_D[5:10, :6], model.W_D[10:, :6])
+    assert not model.W_D[:10, 6:].any()
+    (3 * model.W_D[10:, 0]).sum().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is not None] == ["decoder.vectors.0"]
+    model.decoder.set_rows(torch.tensor([4]), torch.arange(15.0)[None])
+    torch.testing.assert_close(model.W_D[5:10, 4], torch.arange(7.5, 12.5))  # the mean of both targets
+    with pytest.raises(RefusedError, match=r"targets of widths \(5, 4\) cannot share a column"):
+        SDL(CrossLayer().layout(9, (4, 3), (5, 4)), ReLU(), dictionary=TiedTargets())
+
+
+def test_low_rank_columns_span_a_subspace() -> None:
+    model = layers(LowRank(2))
+    assert torch.linalg.matrix_rank(model.W_D[:, :3]) == 2
+    rows = torch.randn(2, 15)
+    model.decoder.set_rows(torch.tensor([0, 2]), rows)
+    basis = model.decoder.own["right.0"].detach()
+    nearest = torch.linalg.lstsq(basis.T, rows.T).solution.T @ basis
+    torch.testing.assert_close(model.W_D[:, [0, 2]].T, nearest, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dictionary", [LowRank(2), TiedTargets()])
+def test_computed_columns_keep_unit_norm(dictionary: Dictionary) -> None:
+    model, constraint = layers(dictionary), UnitNorm()
+    torch.testing.assert_close(model.decoder_norm(), torch.ones(9))
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.1)
+    for _ in range(3):
+        optimiser.zero_grad()
+        (model(torch.randn(8, 9)).x_r_hat - 1).pow(2).sum().backward()
+        constraint.project_gradient(model)
+        optimiser.step()
+        constraint.after_step(model)
+        torch.testing.assert_close(model.decoder_norm(), torch.ones(9))
+
+
+def test_archetypal_columns_lie_in_the_hull_of_the_data() -> None:
+    g = torch.Generator().manual_seed(0)
+    points = torch.nn.functional.normalize(torch.randn(6, N, generator=g), dim=1) * 3
+    sample = points.repeat_interleave(50, 0) + 0.01 * torch.randn(300, N, generator=g)
+    model = SDL(SAE().layout(N_Q, (N,), (N,)), ReLU(), dictionary=Archetypal(6, 0.25))
+    Init()(model, sample, sample, 0)
+    centroids = model.decoder.own["points"]
+    nearest = torch.cdist(sample, centroids).argmin(1)
+    for number in nearest.unique().tolist():  # where Lloyd's algorithm ends, a centroid is the mean of its rows
+        torch.testing.assert_close(centroids[number], sample[nearest == number].mean(0), rtol=1e-4, atol=1e-4)
+    model.decoder.own["drifts"].data.add_(torch.randn(N_Q, N, generator=g))
+    shares = model.decoder.own["logits"].softmax(1)
+    torch.testing.assert_close((model.W_D.T - shares @ centroids).norm(dim=1), torch.full((N_Q,), 0.25))
+    with pytest.raises(RefusedError, match="cannot be brought to unit norm"):
+        UnitNorm().start(model)
+    with pytest.raises(RefusedError, match="cannot be set"):
+        model.decoder.set_rows(torch.tensor([0]), torch.zeros(1, N))
+    assert model.encoder.own == {}
+
+
+def test_a_pursuit_stops_where_nothing_is_left() -> None:
+    model = model_of(MatchingPursuit(4), Free(), ReLU())
+    with torch.no_grad():
+        model.decoder.weights[0].copy_(torch.eye(N_Q, N, dtype=torch.float64))
+        model.b_D.zero_()
+        x = torch.tensor([[3.0, 0, 0, 0, 2.0, 0, 0], [-1.0] * N], dtype=torch.float64)
+        code = model(x).code.to_dense()
+    assert code[0].nonzero().flatten().tolist() == [0, 4]
+    assert code[0, [0, 4]].tolist() == [3.0, 2.0]
+    assert not code[1].any()

@@ -13,7 +13,7 @@ from monosem.base.errors import RefusedError
 from monosem.core.activations import ACTIVATIONS, Context
 from monosem.core.constraints import UnitNorm
 from monosem.core.pairs import PAIRINGS
-from monosem.losses.fidelity import Matryoshka, Reconstruction
+from monosem.losses.fidelity import Reconstruction
 from monosem.losses.objective import TERMS, Term
 from tests.losses.trials import Trial, batch, gradients, loss_of, trial
 from tests.refused import (
@@ -53,8 +53,7 @@ REFUSED = [c for c in ALL if refused(c)]
 
 
 def terms_with(term: Term) -> tuple[Term, ...]:
-    alone = isinstance(term, Reconstruction | Matryoshka)
-    return (term,) if alone else (Reconstruction(), term)
+    return (term,) if term.whole else (Reconstruction(), term)
 
 
 def agree(found: Tensor, wanted: Tensor, tolerance: float, what: str) -> None:

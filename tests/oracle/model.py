@@ -24,8 +24,26 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "matryoshka": {"k": 32, "fractions": (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0), "aux": 1 / 32},
     "multi_topk": {"k": 32, "factor": 4, "weight": 1 / 8, "aux": 1 / 32},
     "binary": {"l0": 0.1, "bandwidth": 1.0},
+    "abs_topk": {"k": 32, "aux": 0.0},
+    "group_max": {"k": 32, "aux": 0.0},
+    "ortsae": {"k": 32, "ortho": 0.25, "chunk": 8192, "aux": 1 / 32},
+    "hier_topk": {"k": 32, "aux": 1 / 32},
+    "aligned": {"k": 32, "aux": 0.0},
+    "gemma_scope_2": {
+        "l0": 32,
+        "weight": 1.0,
+        "frequency": 1.0,
+        "limit": 0.1,
+        "fractions": (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0),
+        "bandwidth": 1.0,
+    },
+    "delta_crosscoder": {"k": 32, "delta": 1.0, "aux": 1 / 32},
+    "dfc": {"k": 32, "private": 0.05, "aux": 1 / 32},
+    "lista": {"l1": 0.8, "steps": 2},
 }
 PAIRINGS = ("skip_transcoder", "transcoder", "crosscoder", "cross_layer")
+OWN = {"delta_crosscoder": "crosscoder", "dfc": "crosscoder"}
+"""Rows with a pairing of their own."""
 
 
 @dataclass
@@ -44,6 +62,8 @@ class Spec:
         assert isinstance(call.func, ast.Name)
         given = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg}
         name = call.func.id
+        if name in OWN:
+            return Spec(name, OWN[name], DEFAULTS[name] | given)
         pairing = next((p for p in PAIRINGS if name.endswith(f"_{p}")), "sae")
         row = name.removesuffix(f"_{pairing}")
         return Spec(row, pairing, DEFAULTS[row] | given)
@@ -143,19 +163,29 @@ class Oracle:
     prefixes: Sequence[tuple[int, int]] = ()
     """Runs of latents within which Matryoshka takes its prefixes: one, or a layer's each."""
     training: bool = True
-    margin: float = field(default=0.0, init=False)
+    margin: float = field(default=float("inf"), init=False)
     """How far the pass is from choosing otherwise: a rounding below it changes no choice. Read it after `loss`."""
 
     def __post_init__(self) -> None:
         a, x_p = self.arrays, self.at.x_p
         b_in = a["b_D"] if "tied" in a else a.get("b_in", torch.zeros(x_p.shape[1], dtype=x_p.dtype))
         self.z = (x_p - b_in) @ a["W_E"].T + a["b_E"]
-        self.margin = float(self.z.detach().abs().min()) if self.z.numel() else float("inf")
+        if self.spec.row == "lista":  # the coupled form: the second matrix is -W_E W_D
+            for _ in range(self.spec["steps"]):
+                self._keep_away_from_zero(self.z)
+                f = self.z.clamp(min=0)
+                self.z = f + (x_p - b_in - f @ a["W_D"].T) @ a["W_E"].T + a["b_E"]
+        self._keep_away_from_zero(self.z)
         self.norms = a["W_D"].pow(2).sum(0).sqrt()
         self.offset = a["b_D"] + (x_p @ a["W_skip"].T if "W_skip" in a else 0)
         self.code = self._code()
         self.x_r_hat = self.offset + self.code @ a["W_D"].T
         self.error = self.at.x_r - self.x_r_hat
+
+    def _keep_away_from_zero(self, z: Tensor) -> None:
+        """Whether a pre-activation is positive is a choice."""
+        if z.numel():
+            self.margin = min(self.margin, float(z.detach().abs().min()))
 
     @property
     def theta(self) -> Tensor:
@@ -164,20 +194,25 @@ class Oracle:
 
     def _code(self) -> Tensor:
         z, s, a = self.z, self.spec, self.arrays
-        if s.row in ("relu_l1", "p_anneal"):
+        if s.row in ("relu_l1", "p_anneal", "lista"):
             return z.clamp(min=0)
         if s.row == "gated":
             magnitude = (a["r_mag"].exp() * (z - a["b_E"]) + a["b_mag"]).clamp(min=0)
             return magnitude * (z > 0).to(z.dtype)
-        if s.row == "jumprelu":
+        if s.row in ("jumprelu", "gemma_scope_2"):
             self._near(self.theta.detach())
             return _Jump.apply(z, self.theta, s["bandwidth"])  # type: ignore[no-any-return, no-untyped-call]
         if s.row == "binary":
             zero = torch.zeros(z.shape[1], dtype=z.dtype)
             self._near(zero)
             return _Step.apply(z, zero, s["bandwidth"])  # type: ignore[no-any-return, no-untyped-call]
-        if s.row in ("topk", "multi_topk"):
+        if s.row in ("topk", "multi_topk", "hier_topk", "aligned"):
             return z.clamp(min=0) * self._cut(first_of_row(z, s["k"]))
+        if s.row == "abs_topk":
+            return z * self._cut(first_of_row(z.abs(), s["k"]))
+        if s.row == "group_max":
+            groups = torch.chunk(z, s["k"], dim=1)
+            return torch.cat([g.clamp(min=0) * self._cut(first_of_row(g, 1)) for g in groups], 1)
         if self.training:
             return z.clamp(min=0) * self._cut(first_of_batch(z, int(s["k"] * z.shape[0] + 1e-6)))
         return z.clamp(min=0) * (z > max(float(a["threshold"]), 0.0))
@@ -196,7 +231,7 @@ class Oracle:
     def loss(self) -> Tensor:
         """The sum of the method's terms."""
         s, rows = self.spec, max(self.at.x_p.shape[0], 1)
-        total = self._nested() if s.row == "matryoshka" else self.error.pow(2).sum() / rows
+        total = self._whole(rows)
         if s.row == "relu_l1":
             total = total + _ramp(s["l1"], s["warmup"], self.at) * (self.code * self._sizes()).sum() / rows
         elif s.row == "p_anneal":
@@ -209,6 +244,18 @@ class Oracle:
         elif s.row == "jumprelu":
             active = _Step.apply(self.z.detach(), self.theta, s["bandwidth"])  # type: ignore[no-untyped-call]
             total = total + _ramp(s["l0"], s["warmup"], self.at) * active.sum() / rows
+        elif s.row == "lista":
+            total = total + s["l1"] * (self.code * self._sizes()).sum() / rows
+        elif s.row == "gemma_scope_2":
+            active = _Step.apply(self.z.detach(), self.theta, s["bandwidth"]) / rows  # type: ignore[no-untyped-call]
+            total = total + s["weight"] * (active.sum() / s["l0"] - 1) ** 2
+            total = total + s["frequency"] * (active.sum(0) - s["limit"]).clamp(min=0).sum()
+            self._keep_away_from_zero(active.sum(0) - s["limit"])
+        elif s.row == "ortsae":
+            total = total + s["ortho"] * self._neighbours()
+        elif s.row == "delta_crosscoder":
+            a, b = torch.split(self.error, list(self.at.widths), dim=1)
+            total = total + s["delta"] * (b - a).pow(2).sum() / rows
         elif s.row == "binary":
             total = total + s["l0"] * self.code.sum() / rows
         elif s.row == "multi_topk":
@@ -243,6 +290,35 @@ class Oracle:
             state["scale"] = state.get("scale", 1.0) * (old / new if new > 0 else 1.0)
             state["p"] = p
         return state.get("scale", 1.0) * value
+
+    def _whole(self, rows: int) -> Tensor:
+        """The term that asks for all of x_r."""
+        if self.spec.row == "matryoshka":
+            return self._nested()
+        if self.spec.row == "gemma_scope_2":
+            return self._nested() / len(self.spec["fractions"])
+        if self.spec.row == "hier_topk":
+            return self._every_k() / rows
+        return self.error.pow(2).sum() / rows
+
+    def _every_k(self) -> Tensor:
+        """The mean over j of the squared error of the j largest latents of each row."""
+        total, k = torch.zeros((), dtype=self.z.dtype), self.spec["k"]
+        for j in range(1, k + 1):
+            kept = self.code * self._cut(first_of_row(self.code, j))
+            total = total + (self.at.x_r - self.offset - kept @ self.arrays["W_D"].T).pow(2).sum() / k
+        return total
+
+    def _neighbours(self) -> Tensor:
+        """The squared cosine of every column with its nearest neighbour, where the angle is less than a right one."""
+        unit = self.arrays["W_D"] / self.norms.clamp(min=1e-12)
+        cosines = unit.T @ unit - 3 * torch.eye(unit.shape[1], dtype=unit.dtype)
+        if len(cosines) < 2:
+            return cosines.sum() * 0
+        first = cosines.detach().topk(min(2, len(cosines) - 1), dim=1).values
+        self.margin = min(self.margin, float((first[:, 0] - first[:, -1]).min()) if first.shape[1] == 2 else 1.0)
+        self._keep_away_from_zero(first[:, 0])
+        return cosines.max(1).values.clamp(min=0).pow(2).mean()
 
     def _nested(self) -> Tensor:
         """Every prefix reconstructs by itself."""

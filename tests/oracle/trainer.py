@@ -68,6 +68,8 @@ class Trainer:
             g = self.arrays[name].grad
             g = torch.zeros_like(self.arrays[name]) if g is None else g
             gradients[name] = g * self.support[name] if name in self.support else g
+        if self.spec.row == "aligned":
+            gradients |= self._reparametrised(gradients)
         if self.spec.row != "binary":
             W_D = self.arrays["W_D"]
             along = (gradients["W_D"] * W_D).sum(0) / W_D.pow(2).sum(0)
@@ -76,6 +78,15 @@ class Trainer:
             norm = sum(float(g.pow(2).sum()) for g in gradients.values()) ** 0.5
             gradients = {name: g * min(1.0, self.clip / (norm + 1e-6)) for name, g in gradients.items()}
         return gradients
+
+    def _reparametrised(self, gradients: Arrays) -> Arrays:
+        """Gradients of v and d in W_E = v + (1 - <v, d>) d / ||d||^2 at v = W_E, by autograd; d only turns."""
+        v = self.arrays["W_E"].detach().clone().requires_grad_()
+        d = self.arrays["W_D"].detach().T.clone().requires_grad_()
+        W_E = v + (1 - (v * d).sum(1, keepdim=True)) * d / d.pow(2).sum(1, keepdim=True)
+        pull = (W_E * gradients["W_E"]).sum() + (d * gradients["W_D"].T).sum()
+        of_v, of_d = torch.autograd.grad(pull, (v, d))
+        return {"W_E": of_v, "W_D": of_d.T}
 
     def _move(self, gradients: Arrays, number: int) -> None:
         """Adam with bias correction; the rate warms up over a twentieth and falls to 0 over the last fifth."""
@@ -90,5 +101,9 @@ class Trainer:
             self.arrays[name] = self.arrays[name].detach() - lr * change
         if self.spec.row != "binary":
             self.arrays["W_D"] = self.arrays["W_D"] / self.arrays["W_D"].pow(2).sum(0).sqrt()
+        if self.spec.row == "aligned":
+            d = self.arrays["W_D"].T
+            missing = 1 - (self.arrays["W_E"] * d).sum(1, keepdim=True)
+            self.arrays["W_E"] = self.arrays["W_E"] + missing * d / d.pow(2).sum(1, keepdim=True)
         if "theta" in self.arrays:
             self.arrays["theta"] = self.arrays["theta"].clamp(min=0)

@@ -82,6 +82,94 @@ TANG_2025 = Citation(
     2025,
     "2512.05534",
 )
+MCDOUGALL_2025 = Citation(
+    "mcdougall2025", "McDougall et al.", "Gemma Scope 2: technical paper", 2025, venue="Google DeepMind"
+)
+KORZNIKOV_2025 = Citation(
+    "korznikov2025",
+    "Korznikov et al.",
+    "OrtSAE: orthogonal sparse autoencoders uncover atomic features",
+    2025,
+    "2509.22033",
+)
+BALAGANSKY_2025 = Citation(
+    "balagansky2025",
+    "Balagansky et al.",
+    "Train one sparse autoencoder across multiple sparsity budgets to preserve interpretability and accuracy",
+    2025,
+    "2505.24473",
+)
+BRZOZOWSKI_2026 = Citation(
+    "brzozowski2026",
+    "Brzozowski and Chung",
+    "Aligned training: a parameter-free method to improve feature quality and stability of sparse autoencoders",
+    2026,
+    "2605.18629",
+)
+KASSEM_2026 = Citation(
+    "kassem2026",
+    "Kassem et al.",
+    "Delta-Crosscoder: robust crosscoder model diffing in narrow fine-tuning regimes",
+    2026,
+    "2603.04426",
+)
+JIRALERSPONG_2026 = Citation(
+    "jiralerspong2026",
+    "Jiralerspong and Bricken",
+    "Cross-architecture model diffing with crosscoders: unsupervised discovery of differences between LLMs",
+    2026,
+    "2602.11729",
+)
+MINDER_2025 = Citation(
+    "minder2025",
+    "Minder et al.",
+    "Overcoming sparsity artifacts in crosscoders to interpret chat-tuning",
+    2025,
+    "2504.02922",
+)
+AYONRINDE_2024 = Citation(
+    "ayonrinde2024",
+    "Ayonrinde",
+    "Adaptive sparse allocation with mutual choice and feature choice sparse autoencoders",
+    2024,
+    "2411.02124",
+)
+COSTA_2025 = Citation(
+    "costa2025",
+    "Costa et al.",
+    "From flat to hierarchical: extracting sparse representations with matching pursuit",
+    2025,
+    "2506.03093",
+)
+GREGOR_2010 = Citation(
+    "gregor2010", "Gregor and LeCun", "Learning fast approximations of sparse coding", 2010, venue="ICML"
+)
+FEL_2025 = Citation(
+    "fel2025",
+    "Fel et al.",
+    "Archetypal SAE: adaptive and stable dictionary learning for concept extraction in large vision models",
+    2025,
+    "2502.12892",
+)
+ANTHROPIC_2025 = Citation(
+    "anthropic2025",
+    "Anthropic interpretability team",
+    "Circuits updates, January 2025",
+    2025,
+    venue="Transformer Circuits Thread",
+)
+SPARSIFY_2024 = Citation("sparsify2024", "EleutherAI", "sparsify", 2024, venue="software")
+SAELENS_2024 = Citation("saelens2024", "Bloom et al.", "SAELens", 2024, venue="software")
+DENG_2026 = Citation(
+    "deng2026",
+    "Deng et al.",
+    "Decompose sparsely where you should, absorb densely where you should not",
+    2026,
+    "2606.14040",
+)
+WANG_2025 = Citation(
+    "wang2025", "Wang et al.", "Attention layers add into low-dimensional residual subspaces", 2025, "2508.16929"
+)
 DUNEFSKY_2024 = Citation(
     "dunefsky2024", "Dunefsky et al.", "Transcoders find interpretable LLM feature circuits", 2024, "2406.11944"
 )

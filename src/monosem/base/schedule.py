@@ -1,10 +1,17 @@
 """Values that change over a run, as functions of the step and the number of steps."""
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 from monosem.base.errors import check
+from monosem.base.registry import Registry
+
+SCHEDULES: Registry[type[Any]] = Registry("schedule")
+"""What may stand in a method's text where a weight stands, beside a number."""
 
 
+@SCHEDULES.register("ramp")
 @dataclass(frozen=True)
 class Ramp:
     """Linear from `start` to `stop` between two fractions of the run, constant outside.
@@ -18,14 +25,32 @@ class Ramp:
     end: float = 1.0
 
     def __post_init__(self) -> None:
-        check(0 <= self.begin <= self.end <= 1, f"begin={self.begin}, end={self.end}: need 0 <= begin <= end <= 1")
+        _check_span(self.begin, self.end)
 
     def at(self, step: int, steps: int) -> float:
         """The value at `step` of `steps`."""
-        done = step / max(steps, 1)
-        width = self.end - self.begin
-        share = float(done >= self.end) if width == 0 else min(max((done - self.begin) / width, 0.0), 1.0)
-        return self.start + (self.stop - self.start) * share
+        return self.start + (self.stop - self.start) * _share(self, step, steps)
+
+
+@SCHEDULES.register("cosine")
+@dataclass(frozen=True)
+class Cosine:
+    """Half a cosine from `start` to `stop` between two fractions of the run, constant outside.
+
+    Equation: start + (stop - start) (1 - cos(pi s)) / 2, s = clip((t/T - begin) / (end - begin), 0, 1).
+    """
+
+    start: float
+    stop: float
+    begin: float = 0.0
+    end: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_span(self.begin, self.end)
+
+    def at(self, step: int, steps: int) -> float:
+        """The value at `step` of `steps`."""
+        return self.start + (self.stop - self.start) * (1 - math.cos(math.pi * _share(self, step, steps))) / 2
 
 
 @dataclass(frozen=True)
@@ -48,9 +73,20 @@ class WarmupDecay:
         return up * (1 - (1 - self.floor) * done)
 
 
-Schedule = float | Ramp
+Schedule = float | Ramp | Cosine
 
 
 def at_step(value: Schedule, step: int, steps: int) -> float:
     """The value of a number or a schedule at `step` of `steps`."""
-    return value.at(step, steps) if isinstance(value, Ramp) else float(value)
+    return float(value) if isinstance(value, int | float) else value.at(step, steps)
+
+
+def _check_span(begin: float, end: float) -> None:
+    check(0 <= begin <= end <= 1, f"begin={begin}, end={end}: need 0 <= begin <= end <= 1")
+
+
+def _share(span: Ramp | Cosine, step: int, steps: int) -> float:
+    """How far the run is between begin and end."""
+    done = step / max(steps, 1)
+    width = span.end - span.begin
+    return float(done >= span.end) if width == 0 else min(max((done - span.begin) / width, 0.0), 1.0)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from monosem.base.errors import MonosemError
+from monosem.base.plugins import load, sources
 
 Work = Callable[[Any, Callable[[int], None]], Any]
 
@@ -65,7 +66,7 @@ class _Worker:
     def start(work: Work) -> "_Worker":
         context = multiprocessing.get_context("spawn")
         here, there = context.Pipe()
-        process = context.Process(target=_serve, args=(there, work), daemon=True)
+        process = context.Process(target=_serve, args=(there, work, sources()), daemon=True)
         process.start()
         there.close()
         return _Worker(process, here)
@@ -151,8 +152,9 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _serve(link: "Connection[Any, Any]", work: Work) -> None:
-    """A worker's life: one item after another, until the other side is gone."""
+def _serve(link: "Connection[Any, Any]", work: Work, parts: Sequence[str]) -> None:
+    """A worker's life: what its parent has loaded, then one item after another, until the other side is gone."""
+    load(*parts)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to handle
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

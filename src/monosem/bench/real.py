@@ -11,14 +11,15 @@ from torch import Tensor
 
 from monosem.anchors.directions import Anchors
 from monosem.base.errors import check
-from monosem.base.spec import digest, parse_call, to_plain
+from monosem.base.plugins import loaded
+from monosem.base.spec import digest, to_plain
 from monosem.bench.folds import Coded, evaluate
 from monosem.bench.metrics import TAUS, flatten, score
 from monosem.bench.records import SCHEMA, SUFFIX, finished, metrics_table, read_records, record_name, write_record
 from monosem.bench.task_scores import random_rows
 from monosem.core.model import SDL
 from monosem.core.pairs import Source
-from monosem.methods import Method, numerics
+from monosem.methods import Method, name_of, numerics
 from monosem.train.config import FitConfig
 from monosem.train.loop import Callback, Result, fit
 
@@ -50,7 +51,7 @@ class RealRun:
             "form": f"{plan.form}/{plan.sides}" + ("/hard" if plan.hard else ""),
             "init": plan.init,
         }
-        name = parse_call(self.method.spec)[0]
+        name = name_of(self.method.spec)
         return {
             "schema": SCHEMA,
             "study": self.study,
@@ -62,7 +63,7 @@ class RealRun:
                 "data_digest": self.source.digest,
                 "pairing": "sae",
             },
-            "method": {"name": f"{name}{'-' * bool(self.arm)}{self.arm}", "spec": to_plain(self.method)},
+            "method": {"name": f"{name}{'-' * bool(self.arm)}{self.arm}", "spec": to_plain(self.method)} | loaded(),
             "numerics": numerics(self.method.spec),
             "anchors": anchors,
             "seed": {"world": 0, "train": self.config.seed},

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from monosem.anchors.term import Anchoring
 from monosem.base.errors import MonosemError, check
-from monosem.base.spec import parse_call, to_plain
+from monosem.base.plugins import loaded
+from monosem.base.spec import to_plain
 from monosem.bench.anchor_sets import FOUND_COSINE, anchor_set, anchors_against_truth
 from monosem.bench.defaults import PAPER_ROWS, fit_config, recipe
 from monosem.bench.metrics import TAUS, flatten
@@ -21,21 +22,22 @@ from monosem.bench.pool import NO_CALLBACKS, Event, JobCallbacks, run_all
 from monosem.bench.records import SCHEMA, SUFFIX, finished, metrics_table, record_name, write_record
 from monosem.bench.task_scores import anchors_alone, chance, evaluate_model, oracle, similarity_map
 from monosem.bench.tasks import TASKS, Task, TaskSource, task
-from monosem.methods import Method, method, numerics, with_anchoring
+from monosem.core.pairs import SAE, Transcoder
+from monosem.methods import Method, method, name_of, numerics, with_anchoring
 from monosem.train.config import FitConfig
 from monosem.train.loop import Callback, fit
 from monosem.train.state import Run
 
 
 def pairing_of(spec: str) -> str:
-    """The task pairing that a method's name asks for: "topk_transcoder(k=4)" -> "transcoder".
+    """The task pairing that a method asks for; layers of a cross-layer transcoder are a crosscoder's sources.
 
     Example:
-        >>> pairing_of("topk_skip_transcoder"), pairing_of("topk")
-        ('transcoder', 'sae')
+        >>> pairing_of("topk_skip_transcoder"), pairing_of("topk"), pairing_of("topk(k=4) @ crosscoder(private=0.1)")
+        ('transcoder', 'sae', 'crosscoder')
     """
-    name = parse_call(spec)[0]
-    return "transcoder" if name.endswith("transcoder") else "crosscoder" if name.endswith("crosscoder") else "sae"
+    pairing = method(spec).pairing
+    return "sae" if isinstance(pairing, SAE) else "transcoder" if isinstance(pairing, Transcoder) else "crosscoder"
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def job_head(job: Job, source: TaskSource | None) -> dict[str, Any]:
             "data_digest": source.digest if source else "",
             "pairing": value.pairing,
         },
-        "method": {"name": parse_call(job.method)[0], "spec": method(job.method).spec},
+        "method": {"name": name_of(job.method), "spec": method(job.method).spec} | loaded(),
         "numerics": numerics(job.method),
         "anchors": anchors if job.anchored else None,
         "seed": {"world": job.seed, "train": job.config.seed},

@@ -42,8 +42,18 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and stop.")
     ] = False,
+    load: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A file of your own terms, activations or encoders, mine.py, or the name of an entry point.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Sparse dictionary learning as one problem, x_r_hat = W_D σ(W_E x_p + b_E) + b_D, scored against known truth."""
+    from monosem.base import plugins
+
+    plugins.load(*load or ())
 
 
 for _command in (

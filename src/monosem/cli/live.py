@@ -11,8 +11,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.text import Text
 
 from monosem.base.files import read_json
-from monosem.base.spec import parse_call
 from monosem.bench.pool import JobCallbacks
+from monosem.methods import name_of
 from monosem.report.summary import HEADLINE
 from monosem.train.config import FitConfig
 
@@ -41,7 +41,7 @@ class LiveRuns:
         self._steps = dict.fromkeys(range(len(jobs)), 0)
         self._begun: dict[int, float] = {}
         self._bars: dict[int, TaskID] = {}
-        self._names = [parse_call(job.method)[0] for job in jobs]
+        self._names = [name_of(job.method) for job in jobs]
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),

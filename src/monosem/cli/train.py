@@ -11,6 +11,7 @@ from monosem.cli.console import command_of, err, fail, out, say, split_names
 
 if TYPE_CHECKING:
     from monosem.anchors.directions import Anchors
+    from monosem.core.pairs import Pairing
     from monosem.data.source import FileSource
     from monosem.methods import Method
     from monosem.train.config import FitConfig
@@ -90,7 +91,7 @@ def train(o: TrainOptions) -> None:
     chosen, config, folder = _chosen(o), _config(o), o.out_folder
     stored = is_store(o.data)
     if not stored:
-        _agree(o.method, o.target is not None, o.widths)
+        _agree(chosen.pairing, o.target is not None, o.widths)
     named = {name: getattr(o, name) for name in ("read", "write", "key", "target_key", "labels", "labels_key")}
     named["widths"] = _numbers("--widths", o.widths)
     named["target_widths"] = _numbers("--target-widths", o.target_widths)
@@ -129,15 +130,17 @@ def _config(o: TrainOptions) -> "FitConfig":
     return FitConfig(batch_size=o.batch, **{name: getattr(o, name) for name in same})
 
 
-def _agree(method: str, has_target: bool, widths: str | None) -> None:
-    """The method's name, --target and --widths say the same about what is read and written."""
-    name = method.partition("(")[0].strip()
-    written = name.endswith(("transcoder", "cross_layer"))
+def _agree(pairing: "Pairing", has_target: bool, widths: str | None) -> None:
+    """The method's pairing, --target and --widths say the same about what is read and written."""
+    from monosem.core.pairs import SAE, Crosscoder, Transcoder
+
+    name = f"the pairing {type(pairing).__name__}"
+    written = not isinstance(pairing, SAE | Crosscoder)
     if written and not has_target:
         fail(f"{name} writes another representation than it reads; give it with --target")
     if has_target and not written:
-        fail(f"{name} writes what it reads, but --target is given; use {name.removesuffix('_crosscoder')}_transcoder")
-    if name.endswith(("crosscoder", "cross_layer")) and widths is None:
+        fail(f"{name} writes what it reads, but --target is given; use a transcoder, as 'topk_transcoder'")
+    if not isinstance(pairing, SAE | Transcoder) and widths is None:
         fail(f'{name} reads several sources side by side; give their widths, as --widths "384,384"')
 
 

@@ -19,6 +19,11 @@ class BlockMap(nn.Module):
         self.weights = nn.ParameterList(nn.Parameter(torch.zeros(block.shape)) for block in self.blocks)
 
     @property
+    def own(self) -> dict[str, Tensor]:
+        """Tensors that the weights are computed from, by name; none where the weights are parameters."""
+        return {}
+
+    @property
     def is_whole(self) -> bool:
         """Whether one block holds the whole matrix."""
         return len(self.blocks) == 1 and self.blocks[0].shape == (self.n_q, self.width)

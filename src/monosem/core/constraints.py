@@ -11,6 +11,7 @@ from torch import Tensor
 
 from monosem.base.blocks import Block
 from monosem.base.errors import RefusedError, check
+from monosem.base.registry import Registry
 from monosem.core.model import SDL
 
 
@@ -41,6 +42,10 @@ class Constraint:
         return torch.zeros(0, dtype=torch.int64)
 
 
+CONSTRAINTS: Registry[type[Constraint]] = Registry("constraint")
+
+
+@CONSTRAINTS.register("unit_norm")
 @dataclass(frozen=True)
 class UnitNorm(Constraint):
     """||W_D[:, j]|| = 1 for every latent.
@@ -55,7 +60,12 @@ class UnitNorm(Constraint):
     name: ClassVar[str] = "unit_norm"
 
     def start(self, model: SDL) -> None:
-        """Normalise the columns."""
+        """Normalise the columns. Raises: RefusedError for a dictionary whose columns lie where they are computed."""
+        if not model.dictionary.scales:
+            raise RefusedError(
+                f"columns of a {type(model.dictionary).__name__} dictionary cannot be brought to unit norm: they would "
+                "leave what they are made of; write '| - unit_norm'"
+            )
         self.after_step(model)
 
     @torch.no_grad()
@@ -63,10 +73,12 @@ class UnitNorm(Constraint):
         """Remove each gradient's component along its column."""
         if self.per == "latent" and len(model.decoder.blocks) == 1:
             weight = model.decoder.weights[0]
-            if weight.grad is not None:
+            if weight.is_leaf and weight.grad is not None:
                 along = torch.linalg.vecdot(weight.grad, weight) / torch.linalg.vecdot(weight, weight).clamp(min=1e-30)
                 weight.grad.addcmul_(weight, along[:, None], value=-1)
             return
+        if not all(weight.is_leaf for weight in model.decoder.weights):
+            return  # computed columns: what their parameters gain along them is taken back after the step
         for columns in self._groups(model):
             dot = model.b_E.new_zeros(model.n_q)
             parts = list(self._parts(model, columns))
@@ -81,7 +93,7 @@ class UnitNorm(Constraint):
     @torch.no_grad()
     def after_step(self, model: SDL) -> None:
         """Normalise the columns; a decoder that does not train stays as it is, to the bit."""
-        if not any(weight.requires_grad for weight in model.decoder.weights):
+        if not any(parameter.requires_grad for parameter in model.decoder.parameters()):
             return
         if self.per == "latent":
             model.decoder.scale_rows(1.0 / model.decoder_norm().clamp(min=1e-15))  # a zero column stays one
@@ -118,6 +130,7 @@ def _share_latents(blocks: Sequence[Block]) -> bool:
     return any(last > first for (_, last), (first, _) in pairwise(spans))
 
 
+@CONSTRAINTS.register("tied_weights")
 @dataclass(frozen=True)
 class Tied(Constraint):
     """W_D = W_E^T: one parameter, used twice. Needs the same blocks on both sides."""
@@ -134,6 +147,7 @@ class Tied(Constraint):
         model.encoder.weights = model.decoder.weights
 
 
+@CONSTRAINTS.register("fixed")
 @dataclass(frozen=True)
 class Fixed(Constraint):
     """Parameters that do not train; names among encoder, decoder, b_E, b_D, W_skip."""

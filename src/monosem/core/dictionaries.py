@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from monosem.base.errors import RefusedError
@@ -15,13 +16,20 @@ from monosem.core.pairs import Layout
 
 @dataclass(frozen=True)
 class Dictionary(ABC):
-    """What every dictionary shares. A free one is its own parameters; others are computed whenever they are read."""
+    """What every dictionary shares. A free one is its own parameters; others are computed whenever they are read.
+
+    `scales`: whether its columns can be brought to a length.
+    """
 
     free: ClassVar[bool] = False
+    scales: ClassVar[bool] = True
 
     @abstractmethod
     def decoder(self, layout: Layout, encoder: BlockMap) -> BlockMap:
         """W_D, latent-major. Raises: RefusedError where the layout does not allow it."""
+
+    def start(self, decoder: BlockMap, x_r: Float[Tensor, "..."], seed: int) -> None:  # noqa: B027 (nothing is to do)
+        """Draw what W_D is computed from, where it has no parameters of its own; x_r is a sample of the data."""
 
 
 DICTIONARIES: Registry[type[Dictionary]] = Registry("dictionary")

@@ -1,6 +1,6 @@
 """Activations that look at one latent at a time: ReLU, JumpReLU, Gated, Binary."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 from monosem.base import selection
 from monosem.base.errors import check
 from monosem.base.selection import Rule
+from monosem.base.spec import TACIT
 from monosem.core.activation import Activation, At, Context
 from monosem.kernels.ops import heaviside, heaviside_sum, jump, jump_and_sums
 
@@ -30,13 +31,15 @@ class JumpReLU(Activation):
     Gradient: d/dz = H(z - theta); d/dtheta = -(theta / bandwidth) K((z - theta) / bandwidth), and for the
         step H itself d/dtheta = -(1 / bandwidth) K, K the rectangle kernel (plus +(1 / bandwidth) K to z
         where a term asks for it). With `log_threshold` the parameter is log theta and the chain rule
-        through exp is kept.
-    Source: Rajamanoharan et al. 2024b (JumpReLU SAEs), eq 11-12.
+        through exp is kept. With `to_input` the step in z H(z - theta) is felt by z as well:
+        d/dz = H(z - theta) + (z / bandwidth) K, d/dtheta = -(z / bandwidth) K.
+    Source: Rajamanoharan et al. 2024b (JumpReLU SAEs), eq 11-12; to_input: Anthropic circuits update, January 2025.
     """
 
     theta: float = 0.05
     bandwidth: float = 0.3
     log_threshold: bool = False
+    to_input: bool = field(default=False, metadata=TACIT)
     homogeneous: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -60,10 +63,14 @@ class JumpReLU(Activation):
 
     def value(self, z: Tensor, at: At) -> Tensor:
         """z H(z - theta)."""
+        if self.to_input:
+            return z * heaviside(z, self.threshold(at), self.bandwidth)
         return jump(z, self.threshold(at), self.bandwidth)
 
     def summed(self, z: Tensor, at: At) -> tuple[Tensor, Tensor | None]:
         """z H(z - theta) and its sums over rows, in one pass."""
+        if self.to_input:
+            return self.value(z, at), None
         return jump_and_sums(z, self.threshold(at), self.bandwidth)
 
     def hard(self, z: Tensor, at: At) -> Tensor:

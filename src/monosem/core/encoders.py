@@ -84,8 +84,7 @@ class Refined(Affine):
 
     def refuse(self, layout: Layout) -> str | None:
         """It compares x_p with the reconstruction."""
-        same = layout.shared and layout.p_widths == layout.r_widths
-        return None if same else "it refines by what is left of x_p, which this model does not reconstruct"
+        return compares_x_p(layout)
 
     def parameters(self) -> dict[str, Tensor]:
         """rate, one number a step."""
@@ -99,6 +98,12 @@ class Refined(Affine):
             left = x - view.b_D - write(DenseCode(view.sigma(z)), x.shape[1], blocks, rows, plain=True)
             z = z + rate * read_every(left, nothing, blocks, rows)
         return z
+
+
+def compares_x_p(layout: Layout) -> str | None:
+    """Why an encoder that reads x_p - x_p_hat cannot go with a layout; None if it can."""
+    same = layout.shared and layout.p_widths == layout.r_widths
+    return None if same else "it looks at what is left of x_p, which this model does not reconstruct"
 
 
 def fitting(encoder: Encoder, layout: Layout) -> Encoder:

@@ -102,6 +102,7 @@ def model_tensors(model: SDL) -> dict[str, Tensor]:
     """Every tensor of a model by its name in the format; tied decoders appear on both sides."""
     tensors = {f"encoder.{i}": w for i, w in enumerate(model.encoder.weights)}
     tensors |= {f"decoder.{i}": w for i, w in enumerate(model.decoder.weights)}
+    tensors |= {f"decoder.{name}": t for name, t in model.decoder.own.items()}
     tensors |= {"b_E": model.b_E, "b_D": model.b_D}
     if model._b_in is not None:
         tensors["b_in"] = model._b_in

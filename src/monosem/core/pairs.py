@@ -133,7 +133,30 @@ class CrossLayer:
         return Layout(n_q, p_widths, r_widths, encoder, decoder)
 
 
-Pairing = SAE | Transcoder | Crosscoder | CrossLayer
+@dataclass(frozen=True)
+class WeaklyCausal:
+    """Crosscoder over layers that keeps to their order: latents of layer l read layers <= l and write layers >= l.
+
+    Latents are split evenly over the layers. Source: McDougall et al. 2025 (Gemma Scope 2).
+    """
+
+    def layout(self, n_q: int, p_widths: tuple[int, ...], r_widths: tuple[int, ...]) -> Layout:
+        """Block-triangular on both sides."""
+        layers = len(p_widths)
+        check(
+            p_widths == r_widths,
+            f"a weakly causal crosscoder writes the layers that it reads, but n_p={p_widths} and n_r={r_widths}; "
+            "use cross_layer",
+            ShapeError,
+        )
+        check(n_q >= layers, f"n_q={n_q} latents cannot be split over {layers} layers; raise n_q")
+        edges, columns = [n_q * layer // layers for layer in range(layers + 1)], [0, *accumulate(p_widths)]
+        encoder = tuple(Block(edges[i], edges[i + 1], 0, columns[i + 1]) for i in range(layers))
+        decoder = tuple(Block(edges[i], edges[i + 1], columns[i], columns[-1]) for i in range(layers))
+        return Layout(n_q, p_widths, r_widths, encoder, decoder, shared=True)
+
+
+Pairing = SAE | Transcoder | Crosscoder | CrossLayer | WeaklyCausal
 
 PAIRINGS: Registry[Pairing] = Registry("pairing")
 PAIRINGS.add("sae", SAE())
@@ -141,6 +164,7 @@ PAIRINGS.add("transcoder", Transcoder())
 PAIRINGS.add("skip_transcoder", Transcoder(skip=True))
 PAIRINGS.add("crosscoder", Crosscoder())
 PAIRINGS.add("cross_layer", CrossLayer())
+PAIRINGS.add("weakly_causal", WeaklyCausal())
 
 
 @runtime_checkable

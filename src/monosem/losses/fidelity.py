@@ -1,7 +1,7 @@
-"""Terms that ask x_r_hat to equal x_r: reconstruction, nested prefixes, several k, the gated auxiliary."""
+"""Terms that ask x_r_hat to equal x_r: reconstruction, nested prefixes, several k, differences, the gated auxiliary."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
@@ -14,6 +14,7 @@ from monosem.base import selection
 from monosem.base.errors import check
 from monosem.base.selection import Request
 from monosem.base.sparse import Code, SparseCode
+from monosem.base.spec import TACIT
 from monosem.core.activations import Activation, Context, Gated
 from monosem.core.model import SDL
 from monosem.core.pairs import Layout
@@ -53,6 +54,7 @@ class Reconstruction(Term):
 
     reduction: Reduction = "sum"
     name: ClassVar[str] = "reconstruction"
+    whole: ClassVar[bool] = True
 
     def apply(self, step: Step, state: State) -> Tensor:
         """The squared error in the chosen units."""
@@ -81,16 +83,19 @@ class Matryoshka(Term):
 
     Equation: sum over prefixes m of lambda_m ||x_r - b_D - W_D[:, :m] x_q[:m]||^2 (in `reduction` units). The last
         fraction must be 1; `weights` default to 1 each. `detach_inner`: the latents of earlier prefixes are
-        constants in later ones, so that each group only learns from its own prefix's error.
-    Source: Bussmann et al. 2025; Tang et al. 2025, eq 9. It replaces Reconstruction: its last prefix is the whole
-        dictionary.
+        constants in later ones, so that each group only learns from its own prefix's error. `order`="rate": prefixes
+        are taken by falling firing rate, a running mean over a hundred steps, in place of the latents' numbers.
+    Source: Bussmann et al. 2025; Tang et al. 2025, eq 9; by rate: recipes on SynthSAEBench, 2026.
+        It replaces Reconstruction: its last prefix is the whole dictionary.
     """
 
     fractions: tuple[float, ...] = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
     weights: tuple[float, ...] = ()
     reduction: Reduction = "sum"
     detach_inner: bool = False
+    order: Literal["index", "rate"] = field(default="index", metadata=TACIT)
     name: ClassVar[str] = "matryoshka"
+    whole: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         ordered = all(a < b for a, b in pairwise(self.fractions))
@@ -104,12 +109,38 @@ class Matryoshka(Term):
         )
 
     def init_state(self, model: SDL) -> State:
-        """Each latent's level."""
-        return {"level": prefix_level(model.layout, self.fractions).to(model.b_E.device)}
+        """Each latent's level; by rate also its firing rate, the run that it belongs to, and the levels of a run."""
+        level = prefix_level(model.layout, self.fractions).to(model.b_E.device)
+        if self.order == "index":
+            return {"level": level}
+        runs = torch.zeros_like(level)
+        for number, (first, last) in enumerate(dict.fromkeys((b.first, b.last) for b in model.layout.decoder)):
+            runs[first:last] = number
+        return {
+            "level": level,
+            "levels": level.clone(),
+            "run": runs,
+            "rate": torch.zeros_like(level, dtype=torch.float64),
+        }
+
+    def _reorder(self, step: Step, state: State) -> None:
+        """Levels by the rates of all processes' latents, run by run."""
+        fires = step.code.latent_sum((step.code.values.detach() != 0).double()) / max(step.code.batch, 1)
+        state["rate"] += 0.01 * (fires - state["rate"])
+        rate, run, levels = (step.group.gather(state[name]) for name in ("rate", "run", "levels"))
+        order = rate.argsort(descending=True, stable=True)
+        order = order[run[order].argsort(stable=True)]
+        level = torch.empty_like(levels)
+        level[order] = levels
+        sizes = step.group.gather(torch.tensor([fires.numel()], device=level.device)).tolist()
+        first = sum(sizes[: step.group.rank])
+        state["level"].copy_(level[first : first + fires.numel()])
 
     def apply(self, step: Step, state: State) -> Tensor:
         """Running residuals over groups: no latent is decoded twice."""
         weights = self.weights or (1.0,) * len(self.fractions)
+        if self.order == "rate" and step.context.training:
+            self._reorder(step, state)
         target = step.x_r - step.model.offset(step.x_p)
         groups = step.group.sum(self._write_groups(step, state["level"]))
         unit = _unit(step.x_r, self.reduction)
@@ -129,7 +160,7 @@ class Matryoshka(Term):
         if isinstance(code, SparseCode):  # one decode: each (row, level) is a row of its own
             at, order = code.at.split_rows(level, levels)
             return model.write(SparseCode(at, code.values[order])).view(code.batch, levels, -1)
-        if not model.decoder.is_whole:
+        if not model.decoder.is_whole or self.order == "rate":
             return torch.stack([model.write(code.keep(level == number)) for number in range(levels)], 1)
         decoder = model.decoder.weights[0]
         edges = [0, *torch.bincount(level, minlength=levels).cumsum(0).tolist()]  # neighbours: slices of one product
@@ -231,3 +262,30 @@ class GatedAux(Term):
         if self.detach_decoder:
             weights, offset = [w.detach() for w in weights], offset.detach()
         return distance(step.x_r - offset - step.write(gate, weights), step.x_r, self.reduction)
+
+
+@TERMS.register("delta")
+@dataclass(frozen=True)
+class Delta(Term):
+    """The difference of neighbouring sources has to be reconstructed as well.
+
+    Equation: with x^s the columns of target source s, mean over the batch of the sum over neighbours s, s + 1 of
+        ||(x^s+1 - x^s) - (x_hat^s+1 - x_hat^s)||^2. What both share cancels; what one of them changed counts twice.
+    Source: Kassem et al. 2026 (Delta-Crosscoder). Difference: the loss alone, on every row.
+    """
+
+    name: ClassVar[str] = "delta"
+
+    def refuse(self, activation: Activation, layout: Layout) -> str | None:
+        """Needs several target sources of one width."""
+        if len(layout.r_widths) < 2:
+            return "there is one target, so that there is no difference to reconstruct; use a crosscoder"
+        if len(set(layout.r_widths)) > 1:
+            return f"its targets have widths {layout.r_widths}, which cannot be subtracted"
+        return None
+
+    def apply(self, step: Step, state: State) -> Tensor:
+        """Sum over coordinates, mean over the batch."""
+        parts = [step.residual[:, columns] for columns in step.model.layout.r_slices]
+        squares = torch.stack([(b - a).pow(2).sum() for a, b in pairwise(parts)])
+        return squares.sum() / max(step.x_r.shape[0], 1)

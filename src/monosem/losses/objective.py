@@ -12,12 +12,13 @@ from torch import Tensor
 from monosem.base.errors import RefusedError
 from monosem.base.group import ALONE, Group
 from monosem.base.registry import Registry
-from monosem.base.schedule import Schedule, at_step
+from monosem.base.schedule import at_step
 from monosem.base.selection import Request
 from monosem.base.sparse import Code
 from monosem.core.activations import Activation, Context
 from monosem.core.model import SDL, Forward
 from monosem.core.pairs import Layout, Rows
+from monosem.losses.control import ToL0, Weight
 
 State = dict[str, Tensor]
 T = TypeVar("T")
@@ -118,7 +119,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Term(ABC):
-    """One summand of the objective, times its weight (a number or a Ramp over the run).
+    """One summand of the objective, times its weight: a number, a schedule over the run, or a controller (ToL0).
 
     A value is of all latents: what `apply` sums over latents goes through `step.mean` or `step.group.sum`, what it
     decodes through `step.write`, before anything that is not linear; tests/losses/test_shards.py tries every term.
@@ -127,8 +128,10 @@ class Term(ABC):
     it is saved with the run.
     """
 
-    weight: Schedule = 1.0
+    weight: Weight = 1.0
     name: ClassVar[str] = "term"
+    whole: ClassVar[bool] = False
+    """Whether it asks for all of x_r by itself: a method has one such term, and another takes its place."""
 
     def refuse(self, activation: Activation, layout: Layout) -> str | None:
         """Why this term cannot go with an activation and a layout; None if it can."""
@@ -191,15 +194,27 @@ class Objective:
 
     def init_state(self, model: SDL) -> dict[str, State]:
         """Every term's state, by label."""
-        return {label: term.init_state(model) for label, term in zip(self.labels, self.terms, strict=True)}
+        states = {label: term.init_state(model) for label, term in zip(self.labels, self.terms, strict=True)}
+        for label, term in zip(self.labels, self.terms, strict=True):
+            if isinstance(term.weight, ToL0):
+                states[label] |= term.weight.init_state(model.b_E.device)
+        return states
 
     def __call__(self, step: Step, state: dict[str, State]) -> Loss:
         """The loss of one step."""
         total: Tensor | None = None
         parts: dict[str, Tensor] = {}
         for label, term in zip(self.labels, self.terms, strict=True):
-            part = at_step(term.weight, step.context.step, step.context.steps) * term.apply(step, state[label])
+            part = self._weight(term, step, state[label]) * term.apply(step, state[label])
             parts[label] = part.detach()
             total = part if total is None else total + part
         assert total is not None
         return Loss(total, parts, step.error)
+
+    def _weight(self, term: Term, step: Step, state: State) -> float | Tensor:
+        """The weight of a term at this step; a controller then sees the step."""
+        if not isinstance(term.weight, ToL0):
+            return at_step(term.weight, step.context.step, step.context.steps)
+        weight = term.weight.weight(state)
+        term.weight.observe(step, state)
+        return weight

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from monosem.base.errors import DataError, check
-from monosem.base.spec import canonical, format_call, parse_call
-from monosem.methods import METHODS, recipe_of
+from monosem.base.spec import canonical
+from monosem.methods import METHODS, brief, recipe_of
 from monosem.report.interval import Interval, interval_of, paired
 
 Record = Mapping[str, Any]
@@ -186,12 +186,7 @@ def _labelled(lines: Sequence[Line]) -> list[Line]:
 
 
 def _short(line: Line, lines: Sequence[Line]) -> str:
-    recipe = _recipe(line.spec)
-    name, arguments = parse_call(line.spec)
-    usual = recipe.defaults if recipe else {}
-    same = [parse_call(other.spec)[1] for other in lines if other.label == line.label]
-    told = {k: v for k, v in arguments.items() if usual.get(k) != v or any(other.get(k) != v for other in same)}
-    return format_call(name, told)
+    return brief(line.spec, [other.spec for other in lines if other.label == line.label])
 
 
 def _long(line: Line, lines: Sequence[Line]) -> str:

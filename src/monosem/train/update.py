@@ -30,7 +30,8 @@ class Update:
 
     def _fusable(self) -> list[Tensor]:
         model = self.run.model
-        weights = {id(w): w for side in (model.encoder, model.decoder) for w in side.weights if w.requires_grad}
+        both = [*model.encoder.weights, *model.decoder.weights]
+        weights = {id(w): w for w in both if w.is_leaf and w.requires_grad}
         if model.path == "reference" or not takes_rows(*weights.values()):
             return []
         for constraint in self.constraints:
