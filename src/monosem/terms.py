@@ -5,17 +5,25 @@ yours: docs/extending.md.
 """
 
 from monosem.anchors.term import AnchorPenalty
-from monosem.core.constraints import Fixed, Tied, UnitNorm
+from monosem.core.aligned import Aligned
+from monosem.core.computed import Archetypal, LowRank, TiedTargets
+from monosem.core.constraints import CONSTRAINTS, Fixed, Tied, UnitNorm
 from monosem.core.dictionaries import DICTIONARIES
 from monosem.core.encoders import ENCODERS
 from monosem.core.init import Init
-from monosem.core.pairs import PAIRINGS, SAE, Crosscoder, CrossLayer, Transcoder
-from monosem.losses.fidelity import GatedAux, Matryoshka, MultiK, Reconstruction
+from monosem.core.pairs import PAIRINGS, SAE, Crosscoder, CrossLayer, Transcoder, WeaklyCausal
+from monosem.core.pursuit import Lista, MatchingPursuit
+from monosem.losses.control import ToL0
+from monosem.losses.decoder import Ortho
+from monosem.losses.every_k import EveryK
+from monosem.losses.fidelity import Delta, GatedAux, Matryoshka, MultiK, Reconstruction
+from monosem.losses.frequency import Frequency
 from monosem.losses.objective import TERMS, Loss, Objective, Step, Term
 from monosem.losses.revival import AuxK, GhostGrads, PreActivation
 from monosem.losses.sparsity import L0, L1, Lp, Tanh
 
 __all__ = [
+    "CONSTRAINTS",
     "DICTIONARIES",
     "ENCODERS",
     "L0",
@@ -23,25 +31,37 @@ __all__ = [
     "PAIRINGS",
     "SAE",
     "TERMS",
+    "Aligned",
     "AnchorPenalty",
+    "Archetypal",
     "AuxK",
     "CrossLayer",
     "Crosscoder",
+    "Delta",
+    "EveryK",
     "Fixed",
+    "Frequency",
     "GatedAux",
     "GhostGrads",
     "Init",
+    "Lista",
     "Loss",
+    "LowRank",
     "Lp",
+    "MatchingPursuit",
     "Matryoshka",
     "MultiK",
     "Objective",
+    "Ortho",
     "PreActivation",
     "Reconstruction",
     "Step",
     "Tanh",
     "Term",
     "Tied",
+    "TiedTargets",
+    "ToL0",
     "Transcoder",
     "UnitNorm",
+    "WeaklyCausal",
 ]
