@@ -93,6 +93,7 @@ LINES: tuple[Line, ...] = (
     Line("skip transcoder", "2501.18823", "topk_skip_transcoder(k=4)"),
     Line("crosscoder", "Lindsey et al. 2024", "relu_l1_crosscoder(l1=1.0)"),
     Line("BatchTopK crosscoder", "2504.02922", "batch_topk_crosscoder(k=4)"),
+    Line("latent scaling", "2504.02922", reason="an evaluation, `bench.latent_scaling`, not a method"),
     Line("dedicated-feature crosscoder", "2602.11729", "dfc(k=4)"),
     Line("Delta-Crosscoder", "2603.04426", "delta_crosscoder(k=4)"),
     Line("weakly causal crosscoder", "Gemma Scope 2", "topk_weakly_causal(k=4)"),

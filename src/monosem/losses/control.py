@@ -1,6 +1,7 @@
-"""A weight that finds itself: an integral controller brings the number of active latents to what is asked for."""
+"""A number of active latents that is asked for: a controller of a penalty's weight, and the last step to it."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,9 @@ from torch import Tensor
 
 from monosem.base.errors import check
 from monosem.base.schedule import SCHEDULES, Schedule
+from monosem.base.selection import Every
+from monosem.core.activations import Context, JumpReLU
+from monosem.core.model import SDL
 
 if TYPE_CHECKING:
     from monosem.losses.objective import State, Step
@@ -55,3 +59,32 @@ class ToL0:
 
 
 Weight = Schedule | ToL0
+
+
+@torch.no_grad()
+def settle(model: SDL, l0: float, batches: Iterable[Tensor]) -> None:
+    """Shift all thresholds by one number, so that `l0` latents of a row are active on these rows.
+
+    A controller has brought L0 near; the falling learning rate moves it once more, and this takes back what is left.
+    Equation: s = the (l0 rows)-th largest z - theta of all cells; theta <- max(theta + s, 0), where there is no theta
+        b_E <- b_E - s. A ranked activation, whose k says how many are active, stays as it is.
+    """
+    activation = model.activation
+    if activation.pattern_kind != "independent":
+        return
+    theta = activation.threshold(model.act.__getitem__) if isinstance(activation, JumpReLU) else 0.0
+    largest, rows = [], 0
+    for x_p in batches:
+        above = (model(x_p, (Every(),), context=Context()).extra[Every()].values - theta).flatten()
+        largest.append(above.topk(min(above.numel(), math.ceil(4 * l0 * len(x_p)) + 64)).values)
+        rows += len(x_p)
+    ranked, count = torch.cat(largest).sort(descending=True).values, round(l0 * rows)
+    if not 0 < count < ranked.numel():
+        return
+    shift = (ranked[count - 1] + ranked[count]) / 2
+    if not isinstance(activation, JumpReLU):
+        model.b_E -= shift
+    elif activation.log_threshold:
+        model.act["log_theta"].copy_((theta + shift).clamp(min=1e-6).log())
+    else:
+        model.act["theta"].copy_((theta + shift).clamp(min=0))

@@ -141,6 +141,10 @@ class Term(ABC):
         """Extra selections that `apply` reads from `step.extra`."""
         return ()
 
+    def asked_l0(self) -> float | None:
+        """The number of active latents of a row that this term asks for; None if it asks for none."""
+        return self.weight.l0 if isinstance(self.weight, ToL0) else None
+
     def init_state(self, model: SDL) -> State:
         """State at the start of a run."""
         return {}
@@ -191,6 +195,11 @@ class Objective:
     def requests(self, layout: Layout, context: Context) -> tuple[Request, ...]:
         """What all terms request, each once."""
         return tuple(dict.fromkeys(r for term in self.terms for r in term.requests(layout, context)))
+
+    @property
+    def asked_l0(self) -> float | None:
+        """The number of active latents of a row that the first term asks for that does."""
+        return next((l0 for term in self.terms if (l0 := term.asked_l0()) is not None), None)
 
     def init_state(self, model: SDL) -> dict[str, State]:
         """Every term's state, by label."""

@@ -87,6 +87,10 @@ class L0(Term):
             return "its gate learns through the auxiliary path, not a straight-through step; use L1(on='gate')"
         return "its number of active latents is set by k, so the count is a constant"
 
+    def asked_l0(self) -> float | None:
+        """The target."""
+        return super().asked_l0() if self.target is None else self.target
+
     def apply(self, step: Step, state: State) -> Tensor:
         """Sum over latents, mean over the batch."""
         z = step.cells.values if self.to_input else step.cells.values.detach()

@@ -20,6 +20,7 @@ from monosem.core.model import SDL
 from monosem.core.pairs import LocatedSource, Rows, Source
 from monosem.core.units import Units
 from monosem.kernels.ops import kept_memory
+from monosem.losses.control import settle
 from monosem.losses.fidelity import distance
 from monosem.losses.objective import Loss, Step
 from monosem.losses.resample import Resample
@@ -124,13 +125,22 @@ def resample(
 
 
 def calibrate(run: Run, config: FitConfig, source: Source) -> None:
-    """Set what inference reads by the finished weights, on rows of the training: a sample of a fixed set, the last of a
-    stream; CALIBRATION_BATCHES batches, CALIBRATION_ROWS at most."""
+    """Set what inference reads by the finished weights, and the number of active latents that the method asks for.
+
+    On rows of the training: a sample of a fixed set, the last of a stream; CALIBRATION_BATCHES batches, CALIBRATION_ROWS
+    at most.
+    """
     seen, batch = config.steps * config.batch_size, config.batch_size
     number = max(min(CALIBRATION_BATCHES * batch, CALIBRATION_ROWS, source.rows or seen) // batch, 1) * batch
     number = min(number, source.rows or number)
     index = Order(source.rows, number, config.seed).index(0 if source.rows else max(seen // number - 1, 0))
-    run.model.calibrate(source.take(part)[0].to(run.model.b_E.device) for part in torch.split(index, batch))
+
+    def batches() -> Iterator[Tensor]:
+        return (source.take(part)[0].to(run.model.b_E.device) for part in torch.split(index, batch))
+
+    run.model.calibrate(batches())
+    if run.objective.asked_l0 is not None:
+        settle(run.model, run.objective.asked_l0, batches())
 
 
 def _device(config: FitConfig) -> torch.device:
