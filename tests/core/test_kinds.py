@@ -208,7 +208,8 @@ def test_a_latent_writes_one_vector_to_every_layer() -> None:
     assert torch.equal(model.W_D[5:10, :6], model.W_D[10:, :6])
     assert not model.W_D[:10, 6:].any()
     (3 * model.W_D[10:, 0]).sum().backward()
-    assert [name for name, p in model.named_parameters() if p.grad is not None] == ["decoder.vectors.0"]
+    moved = [name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()]
+    assert moved == ["decoder.vectors.0"]
     model.decoder.set_rows(torch.tensor([4]), torch.arange(15.0)[None])
     torch.testing.assert_close(model.W_D[5:10, 4], torch.arange(7.5, 12.5))  # the mean of both targets
     with pytest.raises(RefusedError, match=r"targets of widths \(5, 4\) cannot share a column"):

@@ -65,5 +65,6 @@ def latent_scaling(model: SDL, rows: Iterable[Tensor], reference: int = -1) -> L
     whole = energy * own.square().sum(0)
     fires = whole > 0
     divide = torch.where(fires, whole, 1.0)
-    both = (torch.where(fires, total / divide, 0.0) for total in (error + energy * inner, written - energy * inner))
-    return LatentScaling(*both, range(len(columns))[reference])
+    left_over = torch.where(fires, (error + energy * inner) / divide, 0.0)
+    elsewhere = torch.where(fires, (written - energy * inner) / divide, 0.0)
+    return LatentScaling(left_over, elsewhere, range(len(columns))[reference])

@@ -83,7 +83,7 @@ def settle(model: SDL, l0: float, batches: Iterable[Tensor]) -> None:
         return
     shift = (ranked[count - 1] + ranked[count]) / 2
     if not isinstance(activation, JumpReLU):
-        model.b_E -= shift
+        model.b_E.sub_(shift)
     elif activation.log_threshold:
         model.act["log_theta"].copy_((theta + shift).clamp(min=1e-6).log())
     else:
