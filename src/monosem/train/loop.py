@@ -127,8 +127,8 @@ def resample(
 def calibrate(run: Run, config: FitConfig, source: Source) -> None:
     """Set what inference reads by the finished weights, and the number of active latents that the method asks for.
 
-    On rows of the training: a sample of a fixed set, the last of a stream; CALIBRATION_BATCHES batches, CALIBRATION_ROWS
-    at most.
+    On rows of the training: a sample of a fixed set, the last of a stream; CALIBRATION_BATCHES batches and
+    CALIBRATION_ROWS rows at most.
     """
     seen, batch = config.steps * config.batch_size, config.batch_size
     number = max(min(CALIBRATION_BATCHES * batch, CALIBRATION_ROWS, source.rows or seen) // batch, 1) * batch
