@@ -142,7 +142,9 @@ class _Repeated(_Computed):
         for block, vectors in zip(self.blocks, self.vectors, strict=True):
             inside = (latents >= block.first) & (latents < block.last)
             parts = rows[inside, block.columns].to(vectors)
-            vectors[latents[inside] - block.first] = parts.view(parts.shape[0], -1, self.one).mean(1)
+            vectors[latents[inside] - block.first] = parts.view(len(parts), block.shape[1] // self.one, self.one).mean(
+                1
+            )
 
 
 @DICTIONARIES.register("archetypal")
