@@ -23,7 +23,7 @@ from studies import (
     world3d,
 )
 from studies.paper import anchoring_page, docs
-from studies.theory import claims, search
+from studies.theory import claims, search, walls
 
 PAGES: Mapping[str, Callable[[], None]] = {
     "readme": results.readme_page,
@@ -38,6 +38,7 @@ PAGES: Mapping[str, Callable[[], None]] = {
     "real_absorption": real_absorption.page,
     "absorption": absorption.page,
     "search": search.page,
+    "traps": walls.part,
     "network": network.page,
     "stories": network.stories_page,
     "synthsae": synthsae.page,
@@ -54,6 +55,7 @@ RUNS: Mapping[str, Callable[[Sequence[str]], None]] = {
     "steering": steering.main,
     "stories": network.stories,
     "search": search.main,
+    "traps": walls.main,
     "synthsae": synthsae.main,
     "tuning": tuning.main,
     "world3d": world3d.main,

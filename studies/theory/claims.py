@@ -28,6 +28,7 @@ from monosem.theory.minima import groups_of, paper_point, positive_pair
 from monosem.theory.patterns import ActivationPattern, pattern_of, region, walk
 from monosem.theory.problem import Problem, best_decoder, feature_losses, loss, sigma
 from monosem.theory.zeroset import mirrored_pair, recovery, unrecovering, zero_set
+from studies.theory import walls
 
 OUT = Path("docs/theory/figures")
 FIGURES: Registry[Callable[[], Figure]] = Registry("figure")
@@ -442,3 +443,7 @@ def draw_l1_scale() -> Figure:
     axis.loglog(scales, weighted, color=BLUE, label="L1 of codes times decoder norms")
     tidy(axis, "c", "L~ + penalty at (W_E / c, c W_D)", "a penalty needs decoder norms or a constraint")
     return figure
+
+
+for _draw in (walls.draw_closed_3_6, walls.draw_wall_attracts):
+    _claim(_draw)

@@ -72,11 +72,13 @@ _FIT: Mapping[str, FitConfig] = MappingProxyType(
         "lrb/paper": FitConfig(steps=1500, batch_size=1024, lr=3e-3, checkpoint_every=250),
     }
 )
+_SMALL = FitConfig(steps=1000, batch_size=128, lr=1e-2)
+"""For small worlds, cells of the grid and worlds as text; two or three features are active, as in a hierarchy."""
 
 
 def recipes(task: str) -> dict[str, str]:
     """Every row of the method table with this task's arguments, and the two paper rows of other pairings."""
-    base = _RECIPES.get(task, _PAPER)
+    base = _RECIPES.get(task, _HIERARCHY)
     rows = {name: base.get(name, name) for name in METHODS}
     return rows | {
         f"topk_{form}": base["topk"].replace("topk", f"topk_{form}", 1) for form in ("transcoder", "crosscoder")
@@ -106,5 +108,5 @@ def recipe(task: str, name: str) -> str:
 
 def fit_config(task: str, seed: int, steps: int | None = None) -> FitConfig:
     """How the bench trains on a task, with one seed and optionally other numbers of steps."""
-    config = replace(_FIT.get(task, _FIT["lrb/mini"]), seed=seed)
+    config = replace(_FIT.get(task, _SMALL), seed=seed)
     return config if steps is None else replace(config, steps=steps)

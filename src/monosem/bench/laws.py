@@ -108,6 +108,18 @@ class Hierarchy(FeatureLaw):
             )
 
 
+def bernoulli_cells(rng: np.random.Generator, rows: int, rates: Float[np.ndarray, " n"]) -> Int[np.ndarray, " active"]:
+    """Increasing flat positions of a [rows, n] block: cell (r, d) is active with probability p_d, independently.
+
+    A Poisson process in which each cell takes -log(1 - p_d) of time: a cell is hit with probability p_d, exactly, and
+    no mask is formed. The rates must lie in [0, 1).
+    """
+    ends = -np.log1p(-rates).cumsum()
+    row, time = np.divmod(np.sort(rng.random(rng.poisson(rows * ends[-1]))) * (rows * ends[-1]), ends[-1])
+    column = np.searchsorted(ends, time, side="right").clip(max=rates.size - 1)
+    return np.unique(row.clip(max=rows - 1).astype(np.int64) * rates.size + column)
+
+
 HALVES = ("frequent", "rare")
 """The kinds of features under Zipf's law: the upper and the lower half of the ranks."""
 
@@ -148,14 +160,8 @@ class Zipf(FeatureLaw):
         check(self.beta > 0.0, f"beta = {self.beta} must be positive; it is the scale of the exponential")
 
     def draw(self, rng: np.random.Generator, rows: int, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """Cells hit by a Poisson process in which each takes -log(1 - p_d) of time: exactly Bernoulli, without a mask.
-
-        Each cell is hit with probability 1 - exp(log(1 - p_d)) = p_d, independently of all others.
-        """
-        ends = -np.log1p(-self.rates(n)).cumsum()
-        row, time = np.divmod(np.sort(rng.random(rng.poisson(rows * ends[-1]))) * (rows * ends[-1]), ends[-1])
-        column = np.searchsorted(ends, time, side="right").clip(max=n - 1)
-        active = np.unique(row.clip(max=rows - 1).astype(np.int64) * n + column)
+        """Cells by `bernoulli_cells`, then their sizes."""
+        active = bernoulli_cells(rng, rows, self.rates(n))
         return active, self.c_min + self.beta * rng.standard_exponential(active.size)
 
     def rates(self, n: int) -> Float[np.ndarray, " n"]:

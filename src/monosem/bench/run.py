@@ -21,7 +21,7 @@ from monosem.bench.metrics import TAUS, flatten
 from monosem.bench.pool import NO_CALLBACKS, Event, JobCallbacks, run_all
 from monosem.bench.records import SCHEMA, SUFFIX, finished, metrics_table, record_name, write_record
 from monosem.bench.task_scores import anchors_alone, chance, evaluate_model, oracle, similarity_map
-from monosem.bench.tasks import TASKS, Task, TaskSource, task
+from monosem.bench.tasks import Task, TaskSource, named_task, task
 from monosem.core.pairs import SAE, Transcoder
 from monosem.methods import Method, method, name_of, numerics, with_anchoring
 from monosem.train.config import FitConfig
@@ -209,13 +209,14 @@ def plan(
     `checkpoint_every` override the task's, `anchoring` the usual form. Each of `among` is an anchored run of its own
     that takes only those features: a hierarchy has "parents" and "children".
     """
-    count = TASKS[task].anchors if anchors is None else anchors
+    base = named_task(task)
+    count = base.anchors if anchors is None else anchors
     check(seeds >= 1, f"seeds = {seeds}; run at least one")
     check(plain or anchored, "neither plain nor anchored runs are wanted; ask for one of them")
     check(not anchored or count >= 1, f"anchors = {count}; anchored runs need at least one, or ask for plain runs only")
-    TASKS[task].scored(count)
+    base.scored(count)
     for group in among:
-        TASKS[task].anchored(count, group)
+        base.anchored(count, group)
     specs = list(dict.fromkeys(resolve(name, task) for name in methods or PAPER_ROWS))
     jobs = []
     for seed in range(seeds):

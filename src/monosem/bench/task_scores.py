@@ -19,6 +19,7 @@ from monosem.bench.world import Truth
 from monosem.core.activations import Context
 from monosem.core.model import SDL, Forward
 from monosem.dictionary.coding import nonnegative_omp
+from monosem.dictionary.sparse_model import SparseModel
 
 EVAL_ROWS = 8192
 """Rows of the held-out stream that FVU, L0 and dead latents are measured on."""
@@ -94,18 +95,40 @@ def oracle(source: TaskSource, *, rows: int = 2048, k: int | None = None, tol: f
     truth = source.held_out(rows)
     x_p, x_r = source.pair(truth)
     k = k or max(1, 2 * int(truth.features.l0.max()))
-    z = nonnegative_omp(x_p, source.W_p, k, tol)
-    at = Positions.from_mask(z > 0)
-    coded = Coded(x_r, z @ source.W_r.T, SparseCode(at, z[z > 0]), truth.features.l0)
-    present = truth.features.dense() > 0
-    hits, active, there = int((present & (z > 0)).sum()), at.nnz, int(present.sum())
+    z, solver = _true_codes(source, x_p, k, tol)
+    at = Positions.from_mask(z != 0)
+    coded = Coded(x_r, z @ source.W_r.T + source.offset_r, SparseCode(at, z[z != 0]), truth.features.l0)
+    present = truth.features.dense() != 0
+    hits, active, there = int((present & (z != 0)).sum()), at.nnz, int(present.sum())
     return {
-        "solver": f"nonnegative_omp(k={k}, tol={tol})",
+        "solver": solver,
         **evaluate([coded]),
         "precision": hits / max(active, 1),
         "recall": hits / max(there, 1),
         "f1": 2 * hits / max(active + there, 1),
     }
+
+
+def _true_codes(source: TaskSource, x_p: Tensor, k: int, tol: float) -> tuple[Tensor, str]:
+    """Codes on the true directions, and by which solver: in noise one that knows it, and the features' rates and sizes.
+
+    A feature that takes both signs is two atoms.
+    """
+    world, n = source.world, source.task.world.n
+    signed = source.task.world.law.has_signs(n)
+    W = torch.cat([source.W_p, -source.W_p], 1) if signed else source.W_p
+    if not source.task.world.background or len(source.task.reads) > 1:
+        z, solver = nonnegative_omp(x_p - source.offset_p, W, k, tol), f"nonnegative_omp(k={k}, tol={tol})"
+    else:
+        sd, factors = world.noise(source.task.reads[0])
+        features = world.take(torch.arange(min(1024, source.rows or 1024)), ()).features
+        size = float(features.value.abs().mean())
+        rate = float(features.l0.float().mean()) / W.shape[1]
+        least = max(sd, 1e-3 * float(x_p.square().mean().sqrt()))
+        rates, sizes = torch.full((W.shape[1],), rate), torch.full((W.shape[1],), size)
+        model = SparseModel(W, source.offset_p, least, factors, rates, sizes)
+        z, solver = model.code(x_p).dense(W.shape[1]), "priced_pursuit in the true noise"
+    return (z[:, :n] - z[:, n:] if signed else z), solver
 
 
 def anchors_alone(

@@ -12,9 +12,10 @@ from torch import Tensor
 from monosem.base.errors import ArgumentError, check
 from monosem.base.registry import Registry
 from monosem.base.seeds import philox
-from monosem.base.spec import digest
+from monosem.base.spec import digest, parse_call
 from monosem.bench.laws import Hierarchy
 from monosem.bench.world import Independent, Truth, World, WorldSpec
+from monosem.bench.worlds import grid_text, world_spec
 
 SIDES: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] = MappingProxyType(
     {"sae": ((0,), (0,)), "transcoder": ((0,), (1,)), "crosscoder": ((0, 1), (0, 1))}
@@ -112,6 +113,16 @@ class TaskSource:
         """True directions of the sources written, side by side, a unit column in each."""
         return torch.cat([self.world.directions(s).W for s in self.task.writes])
 
+    @cached_property
+    def offset_p(self) -> Float[Tensor, " n_p"]:
+        """What every x_p has in common."""
+        return torch.cat([self.world.offset(s) for s in self.task.reads])
+
+    @cached_property
+    def offset_r(self) -> Float[Tensor, " n_r"]:
+        """What every x_r has in common."""
+        return torch.cat([self.world.offset(s) for s in self.task.writes])
+
     def take(self, index: Int[Tensor, " batch"]) -> tuple[Float[Tensor, "batch n_p"], Float[Tensor, "batch n_r"]]:
         """Training rows by number: (x_p, x_r)."""
         return self.pair(self.trained(index))
@@ -152,15 +163,60 @@ _add(
 )
 _add("lrb/paper", 1, WorldSpec(1000, (768, 768), 0.1, Independent(0.99), rows=100_000), n_q=16_000, anchors=100)
 
+WORLDS: Mapping[str, str] = MappingProxyType(
+    {
+        "cone": "world() + cone(cosine=0.3)",
+        "clusters": "world() + clusters(cosine=0.6)",
+        "blocks": "world() + blocks(given=0.4)",
+        "strong-blocks": "world() + blocks(given=0.8)",
+        "exclusive": "world() + exclusive(size=15)",
+        "copula": "world() + copula(strength=0.5)",
+        "zipf-hierarchy": "world() + tree(branching=(4,), trees=8, root=0.12, follow=0.35, zipf=1.0)",
+        "deep-hierarchy": "world() + tree(branching=(3, 2), trees=5, root=0.12, follow=0.5)",
+        "heavy": "world() + pareto(exponent=1.2)",
+        "scales": "world(spread=1.0)",
+        "signed": "world(signed=True)",
+        "duplicates": "world() + duplicates(pairs=6, cosine=0.9)",
+        "offset": "world() + offset(length=10.0)",
+        "noise": "world() + noise(db=10)",
+        "dense": "world() + factors(count=5)",
+        "network": "world(n=120, d=48, rows=12000, spread=0.5) + tree(branching=(4,), trees=12, zipf=0.7) "
+        "+ clusters(cosine=0.4) + cone(cosine=0.2) + factors(count=3, share=0.3) + noise(db=20)",
+    }
+)
+"""Worlds that resemble networks in one respect each, and one in several at once; tasks lrb/cone, lrb/clusters ..."""
+for _name, _text in WORLDS.items():
+    _spec = world_spec(_text)
+    _add(f"lrb/{_name}", 1, _spec, n_q=4 * _spec.n, anchors=_spec.n // 5)
+
+
+def named_task(name: str) -> Task:
+    """A registered task; a cell of the factor grid, "lrb/grid(coherence=0.6, db=20)"; or a world as text.
+
+    Cells and worlds as text have four latents a feature and anchor a fifth of the features.
+
+    Example:
+        >>> named_task("lrb/grid(given=0.4, rows=2000)").world.rows, named_task("world(n=40) + cone()").n_q
+        (2000, 160)
+    """
+    if name.startswith("lrb/grid"):
+        text = grid_text(**parse_call(name.removeprefix("lrb/"))[1])
+    elif name.startswith("world"):
+        text = name
+    else:
+        return TASKS[name]
+    spec = world_spec(text)
+    return Task(name, 1, spec, n_q=4 * spec.n, anchors=spec.n // 5)
+
 
 def task(name: str, pairing: str = "sae", seed: int = 0) -> Task:
-    """A registered task with one of its pairings, in the world of one seed.
+    """A task by its name, see `named_task`, with one of its pairings, in the world of one seed.
 
     Example:
         >>> task("lrb/mini", "crosscoder").reads
         (0, 1)
     """
-    return replace(TASKS[name], pairing=pairing).with_seed(seed)
+    return replace(named_task(name), pairing=pairing).with_seed(seed)
 
 
 def _side_by_side(parts: list[Tensor]) -> Tensor:

@@ -5,7 +5,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -15,7 +15,8 @@ from torch import Tensor
 
 from monosem.base.errors import ArgumentError, DataError, GeneratorError, check
 from monosem.base.seeds import philox
-from monosem.base.spec import digest
+from monosem.base.spec import TACIT, digest
+from monosem.bench.surroundings import Background, Geometry
 
 _ROUNDING = 1e-7  # room for rounding the float64 columns to float32
 
@@ -142,9 +143,13 @@ BLOCK = 1024  # rows are generated in whole blocks of this many
 class FeatureLaw(ABC):
     """How features fire and how large they are. A new law is a new frozen dataclass; the world needs nothing else."""
 
+    def has_signs(self, n: int) -> bool:
+        """Whether features take both signs; else they are positive where active."""
+        return False
+
     @abstractmethod
     def draw(self, rng: np.random.Generator, rows: int, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """Active cells of a [rows, n] block: increasing flat positions (int64) and positive values (float64)."""
+        """Active cells of a [rows, n] block: increasing flat positions (int64) and their values (float64)."""
 
     def anchor_order(self, rng: np.random.Generator, n: int) -> np.ndarray:
         """A permutation of the features, the order in which anchoring takes them: any by default."""
@@ -194,7 +199,8 @@ class WorldSpec:
     """A world: n features, one representation of `widths[s]` dimensions per source, a law, and how many rows.
 
     `rows` is the size of a fixed set of samples, or None for an endless stream. The first rows of the
-    two are the same.
+    two are the same. `geometry` moves the directions, in turn, once they have their bounded interference;
+    `background` is added to every row. Worlds without them have the digests that they always had.
     """
 
     n: int
@@ -205,6 +211,8 @@ class WorldSpec:
     seed: int = 0
     eps: float = 1e-3
     lam: float = 1e-3
+    geometry: tuple[Geometry, ...] = field(default=(), metadata=TACIT)
+    background: tuple[Background, ...] = field(default=(), metadata=TACIT)
 
     def __post_init__(self) -> None:
         check(self.n >= 1 and len(self.widths) >= 1, f"n = {self.n} and widths = {self.widths} must not be empty")
@@ -255,7 +263,10 @@ class SparseFeatures:
 
 @dataclass(frozen=True)
 class Truth:
-    """Rows of the world: `features` x and one representation x_s = W_s x [rows, width_s] per source asked for."""
+    """Rows of the world: `features` x and one representation x_s [rows, width_s] per source asked for.
+
+    Equation: x_s = W_s x, and the world's background
+    """
 
     features: SparseFeatures
     sources: tuple[Tensor, ...]
@@ -274,12 +285,14 @@ class World:
     def __init__(self, spec: WorldSpec) -> None:
         self.spec = spec
         self._block = lru_cache(maxsize=16)(self._draw)
+        self._background = lru_cache(maxsize=16)(self._drawn_background)
+        self._whole, self._energy = lru_cache(self._fixed_background), lru_cache(self._measured_energy)
 
     def directions(self, source: int) -> Directions:
         """W_s and its interference, built on first use, each source from a stream of its own."""
         s = self.spec
         check(0 <= source < len(s.widths), f"source {source} of {len(s.widths)}; choose one in range")
-        return _directions(s.n, s.widths[source], s.max_interference, s.eps, s.lam, s.seed, source)
+        return _directions(s.n, s.widths[source], s.max_interference, s.eps, s.lam, s.seed, source, s.geometry)
 
     @property
     def W(self) -> tuple[Tensor, ...]:
@@ -308,16 +321,31 @@ class World:
                 have = "an endless stream" if stop is None else f"{stop} rows"
                 raise DataError(f"index holds rows {low} to {high} but the world has {have} from 0 on; index inside it")
         if self.spec.rows is not None:
-            return self._truth(self._fixed.take(index), sources)
+            return self._truth(self._fixed.take(index), "features", index, sources)
         blocks, place = torch.unique(index // BLOCK, return_inverse=True)
         drawn = _concatenate([self._block("features", b) for b in blocks.tolist()], self.spec.n)
-        return self._truth(drawn.take(place * BLOCK + index % BLOCK), sources)
+        return self._truth(drawn.take(place * BLOCK + index % BLOCK), "features", index, sources)
 
     def held_out(self, rows: int, *, start: int = 0, sources: Sequence[int] | None = None) -> Truth:
         """Rows start..start + rows - 1 of the evaluation stream, which training never sees."""
         first, last = start // BLOCK, (start + rows - 1) // BLOCK
         drawn = _concatenate([self._draw("features/eval", b) for b in range(first, last + 1)], self.spec.n)
-        return self._truth(drawn.take(torch.arange(start, start + rows) - first * BLOCK), sources)
+        index = torch.arange(start, start + rows)
+        return self._truth(drawn.take(index - first * BLOCK), "features/eval", index, sources)
+
+    def offset(self, source: int) -> Float[Tensor, " width"]:
+        """The vector that every row of a source has in common."""
+        width = self.spec.widths[source]
+        parts = [b.offset(self._world_key(i, source), width) for i, b in enumerate(self.spec.background)]
+        return torch.from_numpy(np.sum([np.zeros(width), *parts], 0)).float()
+
+    def noise(self, source: int) -> tuple[float, Float[Tensor, "width q"]]:
+        """(standard deviation of the isotropic noise, dense factors) of a source's rows."""
+        width, energy = self.spec.widths[source], self._energy(source)
+        parts = list(enumerate(self.spec.background))
+        factors = [part.factors(self._world_key(i, source), width, energy) for i, part in parts]
+        sd = sum(part.noise(width, energy) ** 2 for _, part in parts) ** 0.5
+        return sd, torch.from_numpy(np.concatenate([np.zeros((width, 0)), *factors], 1)).float()
 
     def data_digest(self, rows: int = BLOCK, sources: Sequence[int] | None = None) -> str:
         """sha256 of the realised bits: the directions, and features and representations of the first `rows` rows."""
@@ -344,15 +372,57 @@ class World:
         crow, col, value = (torch.from_numpy(part) for part in (ends, cells % n, values.astype(np.float32)))
         return SparseFeatures(crow, col, value, n)
 
-    def _truth(self, features: SparseFeatures, sources: Sequence[int] | None) -> Truth:
+    def _truth(
+        self, features: SparseFeatures, stream: str, index: Int[Tensor, " batch"], sources: Sequence[int] | None
+    ) -> Truth:
         which = range(len(self.spec.widths)) if sources is None else sources
-        return Truth(features, tuple(features.map(self.directions(s).W.T) for s in which))
+        made = [features.map(self.directions(s).W.T) for s in which]
+        if self.spec.background:
+            made = [x + self._around(stream, index, s) for x, s in zip(made, which, strict=True)]
+        return Truth(features, tuple(made))
+
+    def _around(self, stream: str, index: Int[Tensor, " batch"], source: int) -> Float[Tensor, "batch width"]:
+        """The background of rows; that of a fixed set is kept whole."""
+        if stream == "features" and self.spec.rows is not None:
+            return self._whole(source)[index]
+        blocks, place = torch.unique(index // BLOCK, return_inverse=True)
+        drawn = [self._background(stream, b, source) for b in blocks.tolist()]
+        return torch.cat(drawn)[place * BLOCK + index % BLOCK]
+
+    def _fixed_background(self, source: int) -> Float[Tensor, "rows width"]:
+        count = -(-(self.spec.rows or 0) // BLOCK)
+        return torch.cat([self._drawn_background("features", b, source) for b in range(count)])
+
+    def _drawn_background(self, stream: str, block: int, source: int) -> Float[Tensor, "block width"]:
+        """The background of one block, each part from its own key."""
+        total = np.zeros((BLOCK, width := self.spec.widths[source]), dtype=np.float32)
+        for i, part in enumerate(self.spec.background):
+            rng = philox(self.spec.seed, f"{stream}/background/{i}/{source}", block)
+            total += part.rows(rng, self._world_key(i, source), BLOCK, width, self._energy(source))
+        return torch.from_numpy(total)
+
+    def _world_key(self, part: int, source: int) -> np.random.Generator:
+        return philox(self.spec.seed, f"background/{part}/{source}")
+
+    def _measured_energy(self, source: int) -> float:
+        """The mean of |W_s x|^2 over the first block of rows."""
+        return float(self._block("features", 0).map(self.directions(source).W.T).double().square().sum(1).mean())
 
 
 @lru_cache(maxsize=16)
-def _directions(n: int, width: int, cap: float, eps: float, lam: float, seed: int, source: int) -> Directions:
+def _directions(
+    n: int, width: int, cap: float, eps: float, lam: float, seed: int, source: int, geometry: tuple[Geometry, ...] = ()
+) -> Directions:
     """Directions are remembered per process: many runs share a world."""
-    return feature_directions(n, width, cap, eps=eps, lam=lam, seed=seed, stream=f"directions/{source}")
+    base = feature_directions(n, width, cap, eps=eps, lam=lam, seed=seed, stream=f"directions/{source}")
+    if not geometry:
+        return base
+    W = base.W.double().numpy()
+    for i, part in enumerate(geometry):
+        W = part.shape(W, philox(seed, f"geometry/{i}/{source}"))
+        W = W / np.linalg.norm(W, axis=0)
+    moved = torch.from_numpy(W).T.float().contiguous().T
+    return Directions(moved, signed_interference(moved), base.steps)
 
 
 def _concatenate(blocks: Sequence[SparseFeatures], n: int) -> SparseFeatures:

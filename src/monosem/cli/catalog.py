@@ -24,15 +24,18 @@ def cite(
 
 
 def catalog(
-    what: Annotated[str, typer.Argument(help="methods, pairings, activations, terms or tasks; all without it.")] = "",
+    what: Annotated[
+        str, typer.Argument(help="methods, pairings, activations, terms, tasks or worlds; all without it.")
+    ] = "",
 ) -> None:
-    """List methods with their arguments and citations, pairings, activations, loss terms and tasks."""
+    """List methods with their arguments and citations, pairings, activations, loss terms, tasks and parts of worlds."""
     tables = {
         "methods": _methods,
         "pairings": _pairings,
         "activations": _activations,
         "terms": _terms,
         "tasks": _tasks,
+        "worlds": _worlds,
     }
     if what and what not in tables:
         fail(f"there is no list of {what!r}; choose one of {', '.join(tables)}")
@@ -120,6 +123,16 @@ def _tasks() -> Table:
         sizes = (world.n, world.widths[0], task.n_q, law, f"{world.max_interference:g}", rows, task.anchors)
         table.add_row(name, str(task.version), *map(str, sizes))
     return table
+
+
+def _worlds() -> Table:
+    from monosem.bench.worlds import PARTS
+
+    rows = ((name, registry.kind, kind) for registry in PARTS for name, kind in registry.items())
+    return _table(
+        "Parts of a world: world(n=60, d=32, rows=4000, M=0.3, spread=0.0, signed=False) + ...",
+        ((name, f"{kind}: {_sentence(one)}", _arguments(_fields(one))) for name, kind, one in rows),
+    )
 
 
 def _sentence(kind: type) -> str:

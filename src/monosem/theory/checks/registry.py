@@ -19,6 +19,7 @@ from monosem.theory.checks.stationary import (
     REPAIRED_36,
     example_35,
 )
+from monosem.theory.checks.walls import CLOSED_36, WALL_ATTRACTS
 from monosem.theory.checks.zero import ZERO_DIMENSION, ZERO_LOSS, ZERO_WITHOUT_RECOVERY
 from monosem.theory.problem import Problem
 
@@ -35,6 +36,8 @@ for _check in (
     PRINTED_36,
     REPAIRED_36,
     PERRON,
+    CLOSED_36,
+    WALL_ATTRACTS,
     ABSORPTION,
     ABSORPTION_PRINTED,
     PARENT_INVISIBLE,
