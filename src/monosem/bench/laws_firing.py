@@ -131,7 +131,7 @@ class Copula(_Rated):
         return both
 
     def _loadings(self, n: int) -> Float[np.ndarray, "n rank"]:
-        return _unit_rows(self.seed, n, self.rank) * self.strength**0.5
+        return np.asarray(_unit_rows(self.seed, n, self.rank) * self.strength**0.5)
 
 
 @lru_cache(maxsize=8)

@@ -35,7 +35,7 @@ def world_spec(text: str, seed: int = 0) -> WorldSpec:
     head, *rest = (parse_call(part) for part in _split(text))
     check(head[0] == "world", f"{text!r} begins with {head[0]!r}; a world begins with world(...)")
     parts = [_part(name, arguments) for name, arguments in rest]
-    numbers = {"n": 60, "d": 32, "rows": 4000, "M": 0.3, "spread": 0.0, "signed": False}
+    numbers: dict[str, Any] = {"n": 60, "d": 32, "rows": 4000, "M": 0.3, "spread": 0.0, "signed": False}
     unknown = sorted(set(head[1]) - set(numbers))
     check(not unknown, f"world takes no {', '.join(unknown)}; it takes {', '.join(numbers)}")
     numbers |= head[1]

@@ -30,10 +30,12 @@ class Background:
         q = torch.linalg.solve_triangular(self.root, (x - self.mean).T, upper=False).square().sum(0)
         volume = float(self.root.diagonal().double().log().sum())
         if math.isinf(self.dof):
-            return -q / 2 - volume - d * _HALF_LOG_2PI
+            gaussian: Tensor = -q / 2 - volume - d * _HALF_LOG_2PI
+            return gaussian
         v = self.dof
         constant = math.lgamma((v + d) / 2) - math.lgamma(v / 2) - d / 2 * math.log(v * math.pi) - volume
-        return constant - (v + d) / 2 * torch.log1p(q / v)
+        heavy: Tensor = constant - (v + d) / 2 * torch.log1p(q / v)
+        return heavy
 
 
 _DOFS = (2.1, 2.5, 3.0, 4.0, 6.0, 10.0, 20.0, 50.0, math.inf)
@@ -84,7 +86,8 @@ class SparseModel:
             return torch.eye(d) / self.noise
         U, strength, _ = torch.linalg.svd(self.factors, full_matrices=False)
         shrink = 1.0 - self.noise / (self.noise**2 + strength.square()).sqrt()
-        return (torch.eye(d) - (U * shrink) @ U.T) / self.noise
+        root: Tensor = (torch.eye(d) - (U * shrink) @ U.T) / self.noise
+        return root
 
     @cached_property
     def volume(self) -> float:
@@ -106,7 +109,8 @@ class SparseModel:
         """
         p = self.rates.clamp(1e-6, 0.5)
         size = self.sizes.clamp(min=1e-12).log() + self.atoms.norm(dim=0).clamp(min=1e-12).log()
-        return ((1 - p) / p).log() + (size + 1 - _HALF_LOG_2PI).clamp(min=0.0)
+        nats: Tensor = ((1 - p) / p).log() + (size + 1 - _HALF_LOG_2PI).clamp(min=0.0)
+        return nats
 
     def code(self, x: Float[Tensor, "rows d"], barred: Tensor | None = None) -> Priced:
         """The codes of rows."""
