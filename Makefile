@@ -11,11 +11,14 @@
 # make test-newest  the unmarked tests with what the registry has today; NEWEST="torch==2.13.0" keeps a package back
 # make site     the documentation with its search and API pages, into .site/html; any warning fails
 # make fuzz     every method against the independent float64 model, 200 random models each
+# make sanitize  the C kernels under the address, undefined-behaviour and thread sanitizers
+# make mutants  changed expressions of theory, losses and core, and whether a test notices; ARGS="--count 200 --seconds 3600"
 # make clean    remove the environments and every cache
 
 .DEFAULT_GOAL := help
 .PHONY: help setup bench test test-slow test-compile test-gpu test-real test-newest check check-format check-lint \
-	check-types check-house format pages speed gpu-day real peers peers-ci peers-ci-install lock fuzz site site-install clean
+	check-types check-house format pages speed gpu-day real peers peers-ci peers-ci-install lock fuzz sanitize mutants site \
+	site-install clean
 
 SUITABLE := import sys, venv, pip; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14 python; do \
@@ -120,6 +123,18 @@ site-install:
 
 site: site-install
 	NO_MKDOCS_2_WARNING=1 .site/venv/bin/python -m mkdocs build --quiet
+
+# The kernels with a driver of their own, from several threads: no Python, whose allocator would hide what is wrong.
+NATIVE := src/monosem/kernels/native
+SANITIZE = $(CC) -O1 -g -march=native -std=gnu11 -fopenmp-simd -fno-sanitize-recover=all -I $(NATIVE)
+sanitize:
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && for kind in address,undefined thread; do \
+		$(SANITIZE) -fsanitize=$$kind -o $$folder/driver tests/kernels/driver.c $(NATIVE)/*.c -lm -lpthread \
+			&& $$folder/driver && echo "nothing wrong: $$kind" || exit 1; done
+
+# Set aside: an hour or more. Outcomes are added to tests/mutants.jsonl; a further call goes on from there.
+mutants: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants $(ARGS)
 
 clean:
 	rm -rf $(VENV) .newest .peers .site build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -194,3 +194,20 @@ def test_a_bfloat16_product_has_bfloat16_gradients() -> None:
         assert float((found - wanted).detach().abs().max()) < 2**-6 * 7
         assert not torch.equal(found, wanted)
     assert torch.equal(precision.multiply(a, b), a @ b)
+
+
+@pytest.mark.parametrize(
+    ("of_x", "of_W"), [(1, 1e-24), (1, 1e-25), (1e-20, 1e-18), (1e-20, 1e-20), (1e15, 1e-39), (0, 1)]
+)
+def test_tiny_numbers_are_computed_not_decided(of_x: float, of_W: float) -> None:
+    """Their squares underflow: a bound made of these squares alone left out up to every cell."""
+    generator = torch.Generator().manual_seed(3)
+    x, W = (torch.randn(8, 100, generator=generator) * of_x), torch.randn(150, 100, generator=generator) * of_W
+    halved = Halved(W, torch.zeros(150))
+    z = halved.every(x)
+    for floor in (0.0, float(z.flatten().sort().values[-100])):
+        cells = halved.above(x, floor, x.shape[0] * 150 * 8)
+        assert cells is not None
+        wanted = (z > floor).nonzero()
+        assert cells[0].tolist() == (z > floor).sum(1).tolist()
+        assert torch.equal(cells[1], wanted[:, 1])

@@ -21,6 +21,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from monosem.base.errors import ShapeError, check
+
 
 @dataclass(frozen=True, eq=False)
 class Positions:
@@ -32,6 +34,39 @@ class Positions:
     crow: Int[Tensor, " rows_and_1"]
     col: Int[Tensor, " nnz"]
     n_q: int
+
+    def __post_init__(self) -> None:
+        for name, t in (("crow", self.crow), ("col", self.col)):
+            good = t.dtype == torch.int64 and t.ndim == 1
+            check(
+                good, f"{name} is {t.dtype} of shape {tuple(t.shape)}; give positions as one row of int64", ShapeError
+            )
+
+    def verify(self) -> None:
+        """Make sure, once, that every cell lies in [batch, n_q], before its address does.
+
+        Raises: ShapeError when `crow` does not rise from 0 to the number of cells, or a latent is outside [0, n_q).
+        """
+        start, end, falls, least, most = self._extremes
+        rises = start == 0 and end == self.nnz and not falls
+        check(
+            rises,
+            f"crow runs from {start} to {end} over {self.nnz} cells; it must rise from 0 to {self.nnz}",
+            ShapeError,
+        )
+        inside = least >= 0 and most < self.n_q
+        check(
+            inside, f"latents {least} to {most} in positions of n_q={self.n_q}; they run from 0 to n_q - 1", ShapeError
+        )
+
+    @cached_property
+    def _extremes(self) -> tuple[int, int, bool, int, int]:
+        """First and last of crow, whether it ever falls, least and largest latent (0, -1 without cells)."""
+        if not self.crow.numel():
+            return 0, -1, False, 0, -1
+        falls = bool((self.crow[1:] < self.crow[:-1]).any())
+        least, most = (int(t) for t in self.col.aminmax()) if self.nnz else (0, -1)
+        return int(self.crow[0]), int(self.crow[-1]), falls, least, most
 
     @property
     def batch(self) -> int:
@@ -228,4 +263,6 @@ Code = SparseCode | DenseCode
 def _count(values: Tensor) -> int:
     """Values that are not zero; numpy counts twice as fast on the CPU."""
     values = values.detach()
-    return int(torch.count_nonzero(values)) if values.is_cuda else int(np.count_nonzero(values.numpy()))
+    if values.is_cuda or values.dtype == torch.bfloat16:  # which numpy lacks
+        return int(torch.count_nonzero(values))
+    return int(np.count_nonzero(values.numpy()))

@@ -97,6 +97,11 @@ class Activation:
     def project(self, parameters: dict[str, Tensor]) -> None:
         """Bring learned parameters back to where they may be, after an optimiser step (in place)."""
 
+    def reset(self, latents: Tensor, z: Tensor, parameters: dict[str, Tensor]) -> None:
+        """Put what some latents own back to its start, in place; z [k]: what each reads of the row it is drawn at."""
+        for name, start in self.parameters(len(next(iter(parameters.values()), ()))).items():
+            parameters[name][latents] = start.to(parameters[name])[latents]
+
     def needs_decoder_norm(self) -> bool:
         """Whether `score` reads the decoder norms."""
         return False

@@ -67,6 +67,15 @@ class BlockMap(nn.Module):
             weight[latents[inside] - block.first] = rows[inside, block.columns].to(weight.dtype)
 
     @torch.no_grad()
+    def along_rows(self, latents: Tensor, x: Float[Tensor, "k width"]) -> Float[Tensor, " k"]:
+        """<W[latents[i]], x[i]> for each i."""
+        total = x.new_zeros(latents.numel())
+        for block, weight in zip(self.blocks, self.weights, strict=True):
+            inside = (latents >= block.first) & (latents < block.last)
+            total[inside] += (weight[latents[inside] - block.first] * x[inside, block.columns]).sum(1)
+        return total
+
+    @torch.no_grad()
     def scale_rows(self, factors: Float[Tensor, " n_q"]) -> None:
         """Multiply every latent's row by its factor, in place."""
         for block, weight in zip(self.blocks, self.weights, strict=True):

@@ -81,6 +81,12 @@ class JumpReLU(Activation):
         """The sum of H(z - theta) over all cells, with the same gradient, in fewer passes."""
         return heaviside_sum(z, self.threshold(at), self.bandwidth)
 
+    def reset(self, latents: Tensor, z: Tensor, parameters: dict[str, Tensor]) -> None:
+        """theta at its start, or half of z where that is less: a latent that is drawn anew fires at its own row."""
+        theta = (z / 2).clamp(min=1e-12, max=self.theta)
+        name = "log_theta" if self.log_threshold else "theta"
+        parameters[name][latents] = (theta.log() if self.log_threshold else theta).to(parameters[name])
+
     def project(self, parameters: dict[str, Tensor]) -> None:
         """Keep theta >= 0."""
         if not self.log_threshold:

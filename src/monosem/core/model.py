@@ -1,6 +1,6 @@
 """SDL: the one model. x_r_hat = W_D sigma(W_E (x_p - b_in) + b_E) + b_D + W_skip x_p."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Literal
@@ -9,20 +9,26 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from monosem.base.errors import ShapeError, check
+from monosem.base.errors import RefusedError, ShapeError, check
 from monosem.base.selection import Request
-from monosem.base.sparse import Code
+from monosem.base.sparse import Code, SparseCode
 from monosem.core.activations import Activation, At, Context
 from monosem.core.blockmap import BlockMap
 from monosem.core.dictionaries import Dictionary, Free
 from monosem.core.encoders import Affine, Encoder, fitting
 from monosem.core.encoding import encode, laid, scores
-from monosem.core.pairs import Layout
+from monosem.core.pairs import Layout, check_finite
 from monosem.kernels.ops import write
 
 PreBias = Literal["none", "free", "tied"]
 Selection = Literal["fp32", "bf16"]
 AFFINE, FREE = Affine(), Free()
+
+
+def _transformed(x: Tensor) -> bool:
+    """Whether torch.func wraps a tensor, in vmap or grad."""
+    wrapped = getattr(torch._C._functorch, "is_functorch_wrapped_tensor", None)
+    return wrapped is not None and bool(wrapped(x))
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,13 +154,37 @@ class SDL(nn.Module):
 
         `requests` are extra selections that terms need; `dead` marks what TopK(among="dead") ranks. Raises: ShapeError.
         """
+        context = context or Context(training=self.training)
+        self._check_rows(x_p, context)
+        return Forward(self, x_p, *encode(self, self.inputs(x_p), requests, dead, context), torch.is_grad_enabled())
+
+    def _check_rows(self, x_p: Tensor, context: Context) -> None:
+        """Rows of training are checked where they enter, in `fit`."""
         check(
             x_p.ndim == 2 and x_p.shape[1] == self.layout.n_p,
             f"x_p has shape {tuple(x_p.shape)}; this model reads [batch, n_p={self.layout.n_p}]",
             ShapeError,
         )
-        context = context or Context(training=self.training)
-        return Forward(self, x_p, *encode(self, self.inputs(x_p), requests, dead, context), torch.is_grad_enabled())
+        if torch.compiler.is_compiling():
+            return
+        mine = self.b_E
+        check(x_p.device == mine.device, f"x_p is on {x_p.device}, the model on {mine.device}; move one to the other")
+        check(not x_p.is_meta, "the meta device has no numbers to select by; load the model on 'cpu' or 'cuda'")
+        same = x_p.dtype == mine.dtype or torch.is_autocast_enabled(x_p.device.type)
+        check(same, f"x_p is {x_p.dtype}, the model {mine.dtype}; give it x_p.to({mine.dtype})")
+        if _transformed(x_p):
+            cells = "torch.func transforms do not reach into a selection of cells; give the model the batch itself"
+            check(self.plain, f"{cells} and use torch.autograd, or set path='reference'", RefusedError)
+        elif not context.training:
+            check_finite("x_p", x_p)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SDL":
+        """What .to(), .half() and .cuda() do; the activation's buffers keep their dtype: a threshold has its digits."""
+        kept = self.activation_state()
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, value in kept.items():
+            setattr(self, f"act_{name}", value.to(self.b_E.device))
+        return self
 
     @torch.no_grad()
     def observe(self, out: Forward) -> None:
@@ -186,11 +216,19 @@ class SDL(nn.Module):
         return self.forward(x_p).code
 
     def write(self, code: Code, weights: Sequence[Tensor] | None = None) -> Float[Tensor, "batch n_r"]:
-        """W_D x_q, without bias or skip; with other decoder weights where given."""
+        """W_D x_q, without bias or skip; with other decoder weights where given. Raises: ShapeError."""
+        same = code.n_q == self.n_q
+        check(
+            same, f"the code has n_q={code.n_q} latents, the model {self.n_q}; decode codes of this model", ShapeError
+        )
         return write(code, self.layout.n_r, self.layout.decoder, weights or list(self.decoder.weights), self.plain)
 
     def decode(self, code: Code, x_p: Float[Tensor, "batch n_p"] | None = None) -> Float[Tensor, "batch n_r"]:
-        """x_r_hat = W_D x_q + b_D + W_skip x_p."""
+        """x_r_hat = W_D x_q + b_D + W_skip x_p. Raises: ShapeError for a code that is not one of this model."""
+        if isinstance(code, SparseCode):
+            code.at.verify()
+            have, cells = code.values.numel(), code.at.nnz
+            check(have == cells, f"the code has {have} values for {cells} cells; give one value per cell", ShapeError)
         return self.write(code).add_(self.offset(x_p))  # in place: one array less to fetch
 
     def offset(self, x_p: Float[Tensor, "batch n_p"] | None = None) -> Tensor:

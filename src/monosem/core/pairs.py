@@ -1,5 +1,6 @@
 """Pairings: what is read and what is written, and which latents may meet which columns."""
 
+import hashlib
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Protocol, runtime_checkable
@@ -219,11 +220,35 @@ class LocatedSource(Source, Protocol):
         ...
 
 
+def check_finite(name: str, x: Float[Tensor, "rows width"], index: Int[Tensor, " rows"] | None = None) -> None:
+    """One rule for what is not a number, in training and inference, on every path; where all is well it costs one sum.
+
+    `index`: the rows' numbers. Raises: DataError, naming the first row that holds NaN or infinity.
+    """
+    x = x.detach()
+    if bool(x.sum().isfinite()):
+        return
+    wrong = (~x.isfinite().all(1)).nonzero()[:, 0]
+    if wrong.numel():  # else only the sum overflowed
+        first = int(wrong[0] if index is None else index[int(wrong[0])])
+        rows = f"{wrong.numel()} of {len(x)} rows, the first of them row {first}"
+        raise DataError(f"{name} holds NaN or infinity in {rows}; remove them")
+
+
+def _contents(x: Tensor) -> str:
+    """sha256 of a tensor's type, shape and numbers."""
+    total = hashlib.sha256(f"{x.dtype} {tuple(x.shape)}".encode())
+    for part in x.split(max(1, 2**24 // max(x.shape[1], 1))):
+        total.update(part.cpu().contiguous().view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
 class TensorSource:
     """Rows of one or two tensors in memory (or mapped from disk).
 
     Shapes: x_p [rows, n_p]; x_r [rows, n_r], or None for x_r = x_p. Several sources lie side by side; their
-    widths are given by p_widths and r_widths.
+    widths are given by p_widths and r_widths. `digest` identifies the data; where none is given, it is that of the
+    numbers, taken when it is first asked for.
     Raises: DataError for wrong rank, no rows, mismatched rows, a non-numeric type.
     """
 
@@ -233,7 +258,7 @@ class TensorSource:
         x_r: Tensor | None = None,
         p_widths: tuple[int, ...] | None = None,
         r_widths: tuple[int, ...] | None = None,
-        digest: str = "",
+        digest: str | None = None,
     ) -> None:
         for name, x in (("x_p", x_p), ("x_r", x_r)):
             if x is None:
@@ -245,15 +270,22 @@ class TensorSource:
             raise DataError(
                 f"x_p has {x_p.shape[0]} rows, x_r has {x_r.shape[0]}; they must be rows of the same inputs"
             )
-        self._x_p, self._x_r = x_p, x_r
+        self._x_p, self._x_r = x_p.detach(), None if x_r is None else x_r.detach()
         self.rows: int | None = x_p.shape[0]
         self.p_widths = p_widths or (x_p.shape[1],)
         target = x_p if x_r is None else x_r
         self.r_widths = r_widths or (self.p_widths if x_r is None else (target.shape[1],))
-        self.digest = digest
+        self._digest = digest
         for name, widths, x in (("p_widths", self.p_widths, x_p), ("r_widths", self.r_widths, target)):
             if sum(widths) != x.shape[1]:
                 raise ArgumentError(f"{name}={widths} sum to {sum(widths)}, the data have {x.shape[1]} columns")
+
+    @property
+    def digest(self) -> str:
+        """What was given, or of the numbers."""
+        if self._digest is None:
+            self._digest = "+".join(_contents(x) for x in (self._x_p, self._x_r) if x is not None)
+        return self._digest
 
     def take(self, index: Int[Tensor, " batch"]) -> tuple[Float[Tensor, "batch n_p"], Float[Tensor, "batch n_r"]]:
         """Rows by number."""

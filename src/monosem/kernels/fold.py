@@ -5,6 +5,7 @@ lower latent in a row; for the largest of a batch, row by row). A tile, a row th
 process's latents all enter by that door.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -119,7 +120,10 @@ def kth(score: Float[Tensor, " n"], k: int) -> float:
 def pick(rule: Rule, score: Float[Tensor, "batch n_q"]) -> Positions | Mask:
     """The cells that a rule selects of scores that are all there; a mask where those above a floor may be crowded."""
     if isinstance(rule, Custom):
-        return rule.select(score)
+        chosen = rule.select(score)
+        if isinstance(chosen, Positions):
+            chosen.verify()
+        return chosen
     if isinstance(rule, TopK):
         return _top(score, rule)
     return _above(score, rule) if rule.most is None else _top_of_batch(score, rule)
@@ -140,7 +144,7 @@ def _top(score: Tensor, rule: TopK) -> Positions:
 
 
 def _above(score: Tensor, rule: Above, all_of_them: bool = False) -> Positions | Mask:
-    if usable(score):
+    if usable(score) and score.shape[0]:
         cells = above(score, floors_of(rule), None if all_of_them else room(score.numel()))
         if cells is not None:
             return positions_of(cells, score.shape[1])
@@ -169,7 +173,8 @@ class BatchFloor:
         """Guess from a sample of the cells of some rows, so that `slack` times too many are above the floor."""
         share = self.most * rows / max(self.rows, 1) * sample.numel() / max(cells, 1)
         expected = min(sample.numel(), int(slack * share) + 32)
-        self.floor = max(self._base, kth(sample, expected)) if expected else self._base
+        guess = kth(sample, expected) if expected else self._base
+        self.floor = max(self._base, guess) if math.isfinite(guess) else self._base  # half of infinity is infinite
 
     def was_too_high(self, kept: int) -> bool:
         """Whether a pass kept too few cells; the floor is lower then."""

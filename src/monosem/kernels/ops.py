@@ -100,8 +100,8 @@ def write(
 
 
 def takes_rows(*weights: Tensor) -> bool:
-    """Whether `step_rows` takes these weights."""
-    return usable(*weights) or serves(*weights)
+    """Whether `step_rows` takes these weights: their rows must lie one after another."""
+    return all(weight.is_contiguous() for weight in weights) and (usable(*weights) or serves(*weights))
 
 
 def step_rows(

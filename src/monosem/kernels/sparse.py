@@ -45,6 +45,7 @@ def _ordered(at: Positions, tile: int) -> list[native.Ordered]:
         order, starts = at.latent_major
         known[tile] = [native.Ordered(0, at.batch, starts, at.row[order], order)]
     elif tile not in known:
+        at.verify()
         known[tile] = native.order_cells(at.crow, at.col, at.n_q, tile)
     return known[tile]
 

@@ -18,7 +18,8 @@ class Resample:
         b with probability proportional to ||x_r,b - x_r_hat,b||^4 (the squared loss) out of `rows` rows;
         W_D[:, j] = (x_r,b - b_D) over its norm, W_E[j] = (x_p,b - b_in) over its norm,
         times encoder_scale times the mean norm of the rows of W_E that are alive,
-        b_E[j] = 0; the optimiser's moments of these entries are reset.
+        b_E[j] = 0; what the activation keeps for j (theta, r_mag, b_mag) and the optimiser's moments of all these
+        entries are reset, theta so low that j fires at its own row.
     Source: Bricken et al. 2023. Difference: biases are subtracted from the drawn rows, and in transcoders encoder and
         decoder take the row's own side.
     """
@@ -56,11 +57,12 @@ class Resample:
         model.train(was_training)
         chance = loss.pow(2) if bool((loss > 0).any()) else torch.ones_like(loss)
         drawn = torch.multinomial(chance.cpu(), latents.numel(), replacement=True, generator=generator).to(x_p.device)
-        target, source = x_r[drawn] - model.b_D, x_p[drawn] - model.b_in
+        target, centred = x_r[drawn] - model.b_D, x_p[drawn] - model.b_in
         target = target / target.norm(dim=1, keepdim=True).clamp(min=1e-12)
-        source = source / source.norm(dim=1, keepdim=True).clamp(min=1e-12)
+        source = centred / centred.norm(dim=1, keepdim=True).clamp(min=1e-12)
         norms = model.encoder.squared_norms().sqrt()
         alive = norms[~dead].mean() if bool((~dead).any()) else norms.new_ones(())
         model.decoder.set_rows(latents, target)
         model.encoder.set_rows(latents, source * alive * self.encoder_scale)
         model.b_E[latents] = 0.0
+        model.activation.reset(latents, model.encoder.along_rows(latents, centred), dict(model.act.items()))

@@ -21,7 +21,8 @@ class AuxK(Term):
     Equation: e = x_r - x_r_hat (a constant with `detach`), e_hat = W_D a (no bias), a = relu(z) (z with relu=False) on
         the k_aux largest scores among dead latents; value = D(e - e_hat) * scale, where D is a sum or a mean over
         coordinates, mean over the batch, divided by the batch variance of the residual or of the target
-        with `over`, and scale = min(n_dead / (n_r // 2), 1) with `scale_by_dead`. No dead latents: 0.
+        with `over`, and scale = min(n_dead / (n_r // 2), 1) with `scale_by_dead`. No dead latents: 0;
+        a batch of one row has no variance, so that `over` makes it 0 too.
         k_aux defaults to n_r // 2.
     Source: Gao et al. 2024, A.2. Published normalisations by name in AUXK_PUBLISHED. Eq 8 of Tang et al. 2025
         reconstructs x_p through an undefined W_D'; this is what it means.
@@ -95,7 +96,9 @@ class GhostGrads(Term):
         if step.dead is None or step.count_dead == 0:
             return torch.zeros_like(step.x_r[0, 0])
         z = step.extra[Every()]
-        ghost = step.write(z.with_values(torch.where(step.dead, z.values, -torch.inf).exp()))
+        exponent = torch.where(step.dead, z.values, -torch.inf)
+        most = step.group.max(exponent.detach().amax(1, keepdim=True))  # exp overflows; the factor takes it out again
+        ghost = step.write(z.with_values((exponent - most).exp()))
         e = step.error
         factor = e.norm(dim=1, keepdim=True) / (2 * ghost.norm(dim=1, keepdim=True)).clamp(min=1e-12)
         loss: Tensor = (e - ghost * factor.detach()).pow(2).sum(1).mean()

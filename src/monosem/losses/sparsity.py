@@ -25,6 +25,12 @@ def _norms(step: Step, norm: Norm, code: Code | None = None) -> Tensor | float:
     return norms if code is None else code.along(norms)
 
 
+def _size(step: Step) -> Tensor:
+    """|x_q|, with the gradient of x_q itself where no latent is negative: at 0 too, where theta may feel it."""
+    values = step.code.values
+    return values.abs() if step.model.activation.pattern_kind == "signed" else values
+
+
 @TERMS.register("l1")
 @dataclass(frozen=True)
 class L1(Term):
@@ -51,9 +57,7 @@ class L1(Term):
     def apply(self, step: Step, state: State) -> Tensor:
         """Sum over latents, mean over the batch."""
         code = step.code if self.on == "code" else step.cells
-        size = code.values.relu() if self.on == "gate" else code.values
-        if self.on == "code" and step.model.activation.pattern_kind == "signed":
-            size = size.abs()
+        size = code.values.relu() if self.on == "gate" else _size(step)
         per_latent = code.latent_sum(size)  # summed over rows first: one pass where the code is dense
         return step.group.sum((per_latent * _norms(step, self.norm)).sum() / max(code.batch, 1))
 
@@ -116,7 +120,7 @@ class Tanh(Term):
 
     def apply(self, step: Step, state: State) -> Tensor:
         """Sum over latents, mean over the batch."""
-        size = step.code.values.abs() * _norms(step, self.norm, step.code)
+        size = _size(step) * _norms(step, self.norm, step.code)
         return step.mean((self.scale * size).tanh(), step.code)
 
 
@@ -150,7 +154,7 @@ class Lp(Term):
         context = step.context
         moment = context.step * self.updates // max(context.steps, 1)  # p changes `updates` times over the run
         p = at_step(self.p, moment, max(self.updates - 1, 1))  # the last of them has the final p
-        size = step.code.values.abs() * _norms(step, self.norm, step.code)
+        size = _size(step) * _norms(step, self.norm, step.code)
 
         def penalty(power: float) -> Tensor:
             return step.mean((size + self.eps).pow(power) - self.eps**power, step.code)

@@ -4,20 +4,20 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from monosem.anchors.directions import Anchors
-from monosem.base.errors import DataError, RefusedError, check
+from monosem.base.errors import CheckpointError, DataError, RefusedError, check
 from monosem.base.seeds import torch_generator
-from monosem.base.spec import digest
+from monosem.base.spec import digest, to_plain
 from monosem.core.activations import Context
 from monosem.core.constraints import Constraint
 from monosem.core.model import SDL
-from monosem.core.pairs import LocatedSource, Rows, Source
+from monosem.core.pairs import LocatedSource, Rows, Source, check_finite
 from monosem.core.units import Units
 from monosem.kernels.ops import kept_memory
 from monosem.losses.control import settle
@@ -39,7 +39,10 @@ CALIBRATION_BATCHES, CALIBRATION_ROWS = 64, 16384
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """A trained model (in evaluation mode), its log, and how long this process worked on it."""
+    """A trained model (in evaluation mode), its log, and how long this process worked on it.
+
+    `identity` tells runs that go on in a folder apart; without one it is empty.
+    """
 
     model: SDL
     log: list[dict[str, float]]
@@ -48,10 +51,11 @@ class Result:
 
 
 def identity_of(method: Method, source: Source, n_q: int, config: FitConfig, anchors: Anchors | None) -> str:
-    """What makes a run the same run: method, data, sizes, configuration (not its logging), anchors."""
-    plain = replace(config, checkpoint_every=None)
+    """What makes a run the same: method, data, sizes, anchors, and the configuration but for its length and logging."""
+    plain = {k: v for k, v in to_plain(config).items() if k not in ("steps", "log_every", "checkpoint_every")}
     directions = None if anchors is None else [anchors.kind, digest(anchors.p.tolist()), digest(anchors.r.tolist())]
-    return digest({"method": method, "data": source.digest, "n_q": n_q, "config": plain, "anchors": directions})
+    data = [source.digest, source.p_widths, source.r_widths]
+    return digest({"method": method, "data": data, "n_q": n_q, "config": plain, "anchors": directions})
 
 
 def train_step(run: Run, update: Update, x_p: Tensor, x_r: Tensor, rows: Rows | None = None) -> tuple[Step, Loss]:
@@ -93,16 +97,20 @@ def log_entry(run: Run, config: FitConfig, step: Step, loss: Loss) -> dict[str, 
     }
 
 
-def check_finite(run: Run, config: FitConfig, step: Step, loss: Loss) -> None:
-    """Raises: DataError when the loss of a step is not finite; it names the rows, or else the learning rate."""
+def check_loss(run: Run, config: FitConfig, loss: Loss) -> None:
+    """Raises: DataError when the loss of a step is not finite; its rows were."""
     total = float(loss.total.detach())
-    if math.isfinite(total):
-        return
-    for name, x in (("x_p", step.x_p), ("x_r", step.x_r)):
-        wrong = int((~torch.isfinite(x).all(1)).sum())
-        message = f"{name} holds NaN or infinity in {wrong} of the {x.shape[0]} rows of step {run.step}; remove them"
-        check(wrong == 0, message, DataError)
-    raise DataError(f"the loss is {total} at step {run.step}; lower lr={config.lr} or set clip")
+    lower = f"the loss is {total} at step {run.step}; lower lr={config.lr} or set clip"
+    check(math.isfinite(total), lower, DataError)
+
+
+def rows_of(source: Source, index: Tensor, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """Rows by number, on a device: the one way by which they enter training. Raises: DataError unless all are finite."""
+    x_p, x_r = source.take(index)
+    check_finite("x_p", x_p, index)
+    if x_r is not x_p:
+        check_finite("x_r", x_r, index)
+    return (x_p, x_r) if device is None else (x_p.to(device), x_r.to(device))
 
 
 def resample(
@@ -113,7 +121,7 @@ def resample(
         return
     generator = torch_generator(config.seed, "resample", run.step)
     order = Order(source.rows, plan.rows if source.rows is None else min(plan.rows, source.rows), config.seed)
-    x_p, x_r = (x.to(run.model.b_E.device) for x in source.take(order.index(run.step // plan.every)))
+    x_p, x_r = rows_of(source, order.index(run.step // plan.every), run.model.b_E.device)
     dead = run.tracker.dead
     for constraint in constraints:
         dead[constraint.fixed_latents(run.model)] = False
@@ -136,7 +144,7 @@ def calibrate(run: Run, config: FitConfig, source: Source) -> None:
     index = Order(source.rows, number, config.seed).index(0 if source.rows else max(seen // number - 1, 0))
 
     def batches() -> Iterator[Tensor]:
-        return (source.take(part)[0].to(run.model.b_E.device) for part in torch.split(index, batch))
+        return (rows_of(source, part, run.model.b_E.device)[0] for part in torch.split(index, batch))
 
     run.model.calibrate(batches())
     if run.objective.asked_l0 is not None:
@@ -155,15 +163,14 @@ def start_run(method: Method, source: Source, n_q: int, config: FitConfig, ancho
     """A run at step 0, on its device: the model as it starts, its objective and its optimiser. Raises: as `fit`."""
     check(source.rows is None or source.rows > 0, "the source has no rows", DataError)
     sample_size = config.sample_rows if source.rows is None else min(config.sample_rows, source.rows)
-    sample = source.take(Order(source.rows, sample_size, config.seed).index(0))
+    sample = rows_of(source, Order(source.rows, sample_size, config.seed).index(0))
     model, objective = method.build(n_q, source.p_widths, source.r_widths, sample, config.seed, anchors)
     fixed = [name for name in ("encoder", "decoder") if not all(p.requires_grad for p in getattr(model, name).weights)]
     resampled = method.resample is not None
     check(not (resampled and fixed), f"resampling draws {fixed} anew, but they are fixed; drop one", RefusedError)
     model.selection = config.selection
     model.to(_device(config)).train()
-    identity = identity_of(method, source, n_q, config, anchors)
-    return Run.start(model, objective, config.lr, config.betas, config.eps, config.window, identity)
+    return Run.start(model, objective, config.lr, config.betas, config.eps, config.window)
 
 
 def _batches(run: Run, source: Source, config: FitConfig) -> Iterator[tuple[Tensor, Tensor, Rows | None]]:
@@ -171,8 +178,7 @@ def _batches(run: Run, source: Source, config: FitConfig) -> Iterator[tuple[Tens
     order, device = Order(source.rows, config.batch_size, config.seed), run.model.b_E.device
     while run.step < config.steps:
         index = order.index(run.step)
-        x_p, x_r = (x.to(device) for x in source.take(index))
-        yield x_p, x_r, source.where(index) if isinstance(source, LocatedSource) else None
+        yield *rows_of(source, index, device), source.where(index) if isinstance(source, LocatedSource) else None
 
 
 @contextmanager
@@ -210,13 +216,14 @@ def fit(
 
     With `out`, a folder, the run writes log.jsonl, checkpoint.safetensors and, at the end, the model; called again
     after an interruption it goes on from the last checkpoint and ends with the same bits (same machine type,
-    threads and versions). `callbacks` are called with the run and the entry at every logged step, to which they may
-    add numbers; the model is then in evaluation mode.
+    threads and versions). A finished run goes on where more `steps` are asked for, on the schedule of that length.
+    `callbacks` are called with the run and the entry at every logged step, to which they may add numbers; the model is
+    then in evaluation mode.
     Where the source gives rows in `units` of its own, these are folded into the finished model, which takes and gives
     raw rows then; the log, callbacks and checkpoint stay in the units of training.
 
-    Raises: RefusedError for a combination that the mathematics forbids; DataError when the loss is not finite;
-        CheckpointError when `out` holds another run.
+    Raises: RefusedError for a combination that the mathematics forbids; DataError for rows, or a loss, that are not
+        finite; CheckpointError when `out` holds another run, or more steps of this one.
     Example:
         >>> from monosem.core.pairs import TensorSource
         >>> rows = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
@@ -227,12 +234,16 @@ def fit(
     started = time.perf_counter()
     with _threads(config.threads), kept_memory():
         run = start_run(method, source, n_q, config, anchors)
+        if out is not None:
+            run.identity = identity_of(method, source, n_q, config, anchors)
         constraints = method.constraints_of(run.model, anchors)
         update, folder = Update(run, constraints, config), RunFolder(out, run, allow_other_machine)
+        longer = f"{out} holds {run.step} steps of this run, more than steps={config.steps}; ask for at least as many"
+        check(run.step <= config.steps, longer, CheckpointError)
         with progress_bar(config.steps, run.step, method.spec, progress) as advance:
             for x_p, x_r, rows in _batches(run, source, config):
                 step, loss = train_step(run, update, x_p, x_r, rows)
-                check_finite(run, config, step, loss)
+                check_loss(run, config, loss)
                 resample(run, method.resample, constraints, config, source)
                 if run.step % config.log_every == 0 or run.step in (1, config.steps):
                     entry = log_entry(run, config, step, loss)

@@ -58,7 +58,13 @@ class Run:
 
     @staticmethod
     def start(
-        model: SDL, objective: Objective, lr: float, betas: tuple[float, float], eps: float, window: int, identity: str
+        model: SDL,
+        objective: Objective,
+        lr: float,
+        betas: tuple[float, float],
+        eps: float,
+        window: int,
+        identity: str = "",
     ) -> "Run":
         """A run at step 0."""
         parameters = [p for p in model.parameters() if p.requires_grad]

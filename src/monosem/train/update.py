@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from monosem.base.errors import check
 from monosem.core.constraints import Constraint
 from monosem.kernels.ops import Ledger, RowStep, dense_products, huge_pages, open_ledger, step_rows, takes_rows
 from monosem.train.config import FitConfig
@@ -24,6 +25,9 @@ class Update:
     """
 
     def __init__(self, run: Run, constraints: Sequence[Constraint], config: FitConfig) -> None:
+        for name, p in run.model.named_parameters():
+            remedy = "copy them (.data = .data.contiguous()): an optimiser writes rows one after another"
+            check(p.is_contiguous(), f"the numbers of {name} lie among others, strides {p.stride()}; {remedy}")
         self.run, self.constraints, self.config = run, constraints, config
         self.pieces: dict[int, tuple[int, ...]] = {}
         self.weights: list[Tensor] = self._fusable()

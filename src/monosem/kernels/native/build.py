@@ -1,9 +1,11 @@
 """The shared library of the C kernels: compiled on first use by the machine's C compiler, kept in the user's cache.
 
 Nothing is compiled at import. Without a compiler (or with MONOSEM_NATIVE=0) there is no library and every caller
-takes its plain torch path: same values within rounding, slower.
+takes its plain torch path: same values within rounding, slower. So it does, with one warning, where anything goes
+wrong: a file in the cache is used only if its bytes are those that were compiled and its answers are right.
 """
 
+import atexit
 import ctypes
 import hashlib
 import os
@@ -11,9 +13,14 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+
+from monosem.kernels.native.answers import symbols, wrong_answer
 
 SOURCES = ("cells.c", "rank.c", "rows.c", "certified.c", "dense.c", "team.c")
 _HEADERS = ("cells.h",)
@@ -31,15 +38,26 @@ _FLAGS = (
 _reason: list[str] = []
 
 
-def _folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "monosem" / "native"
+def _cache() -> Path | None:
+    """The user's cache, made where that is possible; None for a user without a home."""
+    with suppress(OSError, RuntimeError):  # RuntimeError: no HOME, and no entry for this user
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")) / "monosem" / "native"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+    return None
+
+
+def _own() -> Path:
+    """A folder of this process alone, where there is no cache to write into."""
+    folder = Path(tempfile.mkdtemp(prefix="monosem-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _machine() -> str:
     """What a build for this machine depends on: its instruction set."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     except OSError:
         return platform.machine() + platform.processor()
     return platform.machine() + "".join(next((line for line in lines if line.startswith(("flags", "Features"))), ""))
@@ -49,16 +67,46 @@ def _compiler() -> str | None:
     return next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
 
 
-def _compile(compiler: str, sources: list[Path], target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, suffix=".part")
-    os.close(handle)
+def _flags() -> tuple[str, ...]:
+    """The compiler's flags, and more of them from MONOSEM_NATIVE_FLAGS (as `make sanitize` gives)."""
+    return (*_FLAGS, *os.environ.get("MONOSEM_NATIVE_FLAGS", "").split())
+
+
+def _compile(compiler: str, folder: Path, name: str) -> Path:
+    """Compile into a file that is named after its own bytes: whole or not at all, also when two processes build."""
+    handle, part = tempfile.mkstemp(dir=folder, suffix=".part")
     try:
-        command = [compiler, *_FLAGS, "-o", name, *map(str, sources), "-lm"]
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
-        os.replace(name, target)  # whole or not at all, also when two processes build at once
+        sources = [str(files(__package__) / source) for source in SOURCES]
+        command = [compiler, *_flags(), "-o", part, *sources, "-lm"]
+        subprocess.run(command, check=True, capture_output=True, text=True, errors="replace", timeout=120)
+        target = folder / f"{name}-{_bytes_of(Path(part))}.so"
+        os.fsync(handle)
+        os.replace(part, target)
+        return target
     finally:
-        Path(name).unlink(missing_ok=True)
+        os.close(handle)
+        Path(part).unlink(missing_ok=True)
+
+
+def _bytes_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def _texts(names: Sequence[str]) -> list[str]:
+    return [(files(__package__) / name).read_text(encoding="utf-8") for name in names]
+
+
+def _built(compiler: str | None, name: str) -> Path | None:
+    """The library's file, from the cache if a whole one is there; None without a compiler."""
+    folder = _cache()
+    for known in sorted(folder.glob(f"{name}-*.so")) if folder else ():
+        with suppress(OSError):
+            if known.stem == f"{name}-{_bytes_of(known)}":
+                return known
+            known.unlink()  # a build that a crash cut short, or a disk altered
+    if compiler is None:
+        return None
+    return _compile(compiler, folder if folder and os.access(folder, os.W_OK | os.X_OK) else _own(), name)
 
 
 @cache
@@ -67,30 +115,32 @@ def library() -> ctypes.CDLL | None:
     if os.environ.get("MONOSEM_NATIVE", "1") == "0":
         _reason.append("MONOSEM_NATIVE=0")
         return None
-    compiler = _compiler()
-    sources = [Path(str(files(__package__) / name)) for name in SOURCES]
-    headers = [(files(__package__) / name).read_text() for name in _HEADERS]
-    key = hashlib.sha256()
-    for part in (_machine(), str(compiler), *_FLAGS, *(source.read_text() for source in sources), *headers):
-        key.update(part.encode())
-    target = _folder() / f"kernels-{key.hexdigest()[:20]}.so"
     try:
-        if not target.exists():
-            if compiler is None:
-                _reason.append("no C compiler (cc, gcc or clang) on the path")
-                return None
-            _compile(compiler, sources, target)
-        found = ctypes.CDLL(str(target))
-    except (OSError, subprocess.SubprocessError) as error:
+        path = _built(_compiler(), _name())
+        if path is None:
+            _reason.append("no C compiler (cc, gcc or clang) on the path")
+            return None
+        made = ctypes.CDLL(str(path))
+        wrong = wrong_answer(made, symbols(_texts(SOURCES)))
+        if wrong is not None:
+            raise OSError(f"{path}: {wrong} gives a wrong answer, or is missing")
+        return made
+    except Exception as error:
         _reason.append(f"{error}: {getattr(error, 'stderr', '') or ''}".strip())
+        warnings.warn(f"torch computes what compiled kernels would, slower: {_reason[-1][:500]}", stacklevel=2)
         return None
-    return found
+
+
+@cache
+def _name() -> str:
+    """The name of the build for this machine: a hash of source, flags, compiler, processor."""
+    parts = (_machine(), str(_compiler()), *_flags(), *_texts((*SOURCES, *_HEADERS)))
+    return f"kernels-{hashlib.sha256(''.join(parts).encode()).hexdigest()[:20]}"
 
 
 def build_name() -> str:
     """Which kernels compute: the compiled build's name (a hash of source, flags, compiler, processor), or "torch"."""
-    found = library()
-    return "torch" if found is None else Path(found._name).stem
+    return "torch" if library() is None else _name()
 
 
 @cache
@@ -102,9 +152,10 @@ def kernel_hash() -> str:
     compiler = _compiler()
     if library() is None or compiler is None:
         return "none"
-    made = subprocess.run([compiler, "--version"], check=False, capture_output=True, text=True, timeout=10).stdout
-    texts = [(files(__package__) / name).read_text() for name in (*SOURCES, *_HEADERS)]
-    return hashlib.sha256("\0".join([made.partition("\n")[0], *_FLAGS, *texts]).encode()).hexdigest()[:20]
+    version = [compiler, "--version"]
+    made = subprocess.run(version, check=False, capture_output=True, text=True, errors="replace", timeout=10).stdout
+    texts = _texts((*SOURCES, *_HEADERS))
+    return hashlib.sha256("\0".join([made.partition("\n")[0], *_flags(), *texts]).encode()).hexdigest()[:20]
 
 
 def why_absent() -> str:

@@ -4,8 +4,11 @@
  *     |<w, x> - y| <= |w - w'| |x| + |w'| |x - x'| + rounding(y) + summation,
  * so that the float32 value z[b, j] = <w_j, x_b> + bias_j, summed in the one order of `dot` in cells.h, lies between
  * low and up = y + bias_j -+ that bound. Only latents whose `up` reaches what is already certain are computed exactly.
+ * What underflows on the way is in the bound too: of tiny numbers it decides nothing, and all are computed.
  */
 #include "cells.h"
+
+#define SMALLEST 1.2e-38f /* a little more than the smallest normal number: what is below it may be taken as 0 */
 
 /* Rows of a[rows, width] to bfloat16 (nearest, ties to even); lost[j] = |a_j - half_j| and size[j] = |half_j|,
  * both rounded up.
@@ -28,8 +31,9 @@ void monosem_halve(const float *a, int64_t ld, int64_t rows, int64_t width, uint
             residual += d * d;
             square += h.f * h.f;
         }
-        lost[j] = sqrtf(residual) * 1.001f + 1e-30f;
-        size[j] = sqrtf(square) * 1.001f + 1e-30f;
+        const float under = (float)width * SMALLEST; /* squares below it may count as 0 */
+        lost[j] = sqrtf(residual + under) * 1.001f;
+        size[j] = sqrtf(square + under) * 1.001f;
     }
 }
 
@@ -49,7 +53,7 @@ ALWAYS int some_bounds(const struct product *p, int64_t r, int64_t start, int64_
     const float *restrict bias = p->bias + at, *restrict lost = p->lost + at, *restrict size = p->size + at;
     const float of_lost = (p->x_size[r] + p->x_lost[r]) * (1.0f + p->summation) * 1.001f;
     const float of_size = (p->x_lost[r] + 2.0f * p->summation * (p->x_size[r] + p->x_lost[r])) * 1.001f;
-    const float rounding = 1.0f / 256.0f;
+    const float rounding = 1.0f / 256.0f, under = 4.0f * (float)(p->width + 2) * SMALLEST; /* products that vanish */
     int32_t wrong = 0;
 #pragma omp simd reduction(| : wrong)
     for (int64_t i = 0; i < n; i++) {
@@ -59,7 +63,7 @@ ALWAYS int some_bounds(const struct product *p, int64_t r, int64_t start, int64_
         } v = {.u = (uint32_t)y[i] << 16};
         const float near = v.f + bias[i];
         const float most = lost[i] * of_lost + size[i] * of_size + fabsf(v.f) * rounding +
-                           (fabsf(v.f) + fabsf(bias[i])) * 1e-6f;
+                           (fabsf(v.f) + fabsf(bias[i])) * 1e-6f + under;
         up[i] = near + most < 3e38f ? near + most : 3e38f; /* infinities that cancel say nothing */
         low[i] = near - most > -3e38f ? near - most : -3e38f;
         wrong |= near != near;

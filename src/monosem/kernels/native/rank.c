@@ -56,7 +56,7 @@ void monosem_top(const struct tops *t, const float *s, int64_t ld, int64_t from,
         const int direct = bias && !among && floor > -INFINITY && n % LANES == 0; /* each entry is read once */
         const float *entry = direct ? s + r * ld : row;
         if (!direct) lay(s + r * ld, n, first, bias, among, row);
-        if (filled == 0 && t->k <= n && !direct) floor = nextafterf(floor_of(row, n, t->k, scratch), -INFINITY);
+        if (filled == 0 && t->k && t->k <= n && !direct) floor = nextafterf(floor_of(row, n, t->k, scratch), -INFINITY);
         for (int64_t start = 0; start < n; start += LANES) {
             const float *plus = direct ? bias + first + start : nothing;
             uint64_t bits = above_block(entry + start, plus, &floor, 0);
@@ -97,8 +97,7 @@ int64_t monosem_topped(const struct tops *t, int64_t from, int64_t to, int64_t *
             continue;
         }
         if (t->filled[r] > t->k) keep_largest(index, value, t->filled[r], t->k, work);
-        for (int64_t i = 0; i < t->k; i++) out_index[r * t->k + i] = index[i];
-        memcpy(out_value + r * t->k, value, (size_t)t->k * sizeof(float));
+        for (int64_t i = 0; i < t->k; i++) out_index[r * t->k + i] = index[i], out_value[r * t->k + i] = value[i];
     }
     return short_rows;
 }

@@ -1,0 +1,300 @@
+"""Mutation testing of theory, losses and core: `make mutants`, or python -m tests.mutants --count 200 --seconds 3000.
+
+A mutant is one change of one expression: (file, function, operator, number of the site). All are listed, a seed draws
+some, function by function, and each is tried in a process of its own that has imported torch and pytest but nothing of
+the library; the changed source is given to it in place of the file, which stays as it is. Tests of the same part run
+until one fails. What survives is listed with its change, and with the reason in REASONS where one is known; outcomes
+are appended to tests/mutants.jsonl, so that a further call goes on.
+"""
+
+import argparse
+import ast
+import copy
+import importlib.abc
+import importlib.util
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src"
+RECORD = Path(__file__).with_suffix(".jsonl")
+TESTS = {
+    "core": ("tests/core", "tests/oracle/test_oracle.py", "tests/train/test_calibration.py"),
+    "losses": ("tests/losses/test_values.py", "tests/losses/test_defects.py", "tests/losses/test_resample.py"),
+    "theory": ("tests/theory/test_objects.py", "tests/theory/test_remarks.py", "tests/theory/test_checks.py"),
+}
+"""Where a part's own tests are; what takes long stays out."""
+LIMIT_S = 240
+REASONS: dict[str, str] = {}
+"""Why a survivor is no hole, by its name."""
+
+_COMPARED = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq}
+_ARITHMETIC = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.MatMult: ast.Add}
+_OPPOSITE = {"min": "max", "max": "min", "amin": "amax", "amax": "amin", "argmin": "argmax", "argmax": "argmin",
+             "all": "any", "any": "all", "sum": "mean", "mean": "sum", "floor": "ceil", "ceil": "floor"}  # fmt: skip
+_DROPPED = {"relu", "abs", "detach", "sqrt", "exp", "log", "square", "clone", "contiguous", "T"}
+
+
+def _comparison(node: ast.AST) -> ast.AST | None:
+    if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in _COMPARED:
+        return ast.Compare(node.left, [_COMPARED[type(node.ops[0])]()], node.comparators)
+    return None
+
+
+def _arithmetic(node: ast.AST) -> ast.AST | None:
+    if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
+        return ast.BinOp(node.left, _ARITHMETIC[type(node.op)](), node.right)
+    return None
+
+
+def _constant(node: ast.AST) -> ast.AST | None:
+    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+        return ast.Constant(node.value + 1 if type(node.value) is int else node.value * 2 + 0.5)
+    return None
+
+
+def _sign(node: ast.AST) -> ast.AST | None:
+    return node.operand if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.Not) else None
+
+
+def _logic(node: ast.AST) -> ast.AST | None:
+    if isinstance(node, ast.BoolOp):
+        return ast.BoolOp(ast.Or() if isinstance(node.op, ast.And) else ast.And(), node.values)
+    if isinstance(node, ast.Constant) and type(node.value) is bool:
+        return ast.Constant(not node.value)
+    return None
+
+
+def _opposite(node: ast.AST) -> ast.AST | None:
+    """min for max, all for any, sum for mean: of functions and methods."""
+    if isinstance(node, ast.Attribute) and node.attr in _OPPOSITE:
+        return ast.Attribute(node.value, _OPPOSITE[node.attr], node.ctx)
+    if isinstance(node, ast.Name) and node.id in ("min", "max", "all", "any"):
+        return ast.Name(_OPPOSITE[node.id], node.ctx)
+    return None
+
+
+def _dropped(node: ast.AST) -> ast.AST | None:
+    """x for x.relu(), x.detach() and the like, and for x.T."""
+    called = isinstance(node, ast.Call) and not node.args and not node.keywords
+    name = node.func if called and isinstance(node, ast.Call) else node
+    if isinstance(name, ast.Attribute) and name.attr in _DROPPED and called == (name.attr != "T"):
+        return name.value
+    return None
+
+
+def _condition(node: ast.AST) -> ast.AST | None:
+    if isinstance(node, ast.IfExp):
+        return ast.IfExp(node.test, node.orelse, node.body)
+    if isinstance(node, ast.If):
+        return ast.If(ast.UnaryOp(ast.Not(), node.test), node.body, node.orelse)
+    return None
+
+
+OPERATORS: dict[str, Callable[[ast.AST], ast.AST | None]] = {
+    "comparison": _comparison, "arithmetic": _arithmetic, "constant": _constant, "sign": _sign, "logic": _logic,
+    "opposite": _opposite, "dropped call": _dropped, "condition": _condition,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change."""
+
+    path: str
+    function: str
+    operator: str
+    site: int
+
+    @property
+    def name(self) -> str:
+        """How it is called in the record."""
+        return f"{self.path}::{self.function}::{self.operator}::{self.site}"
+
+    @property
+    def part(self) -> str:
+        """theory, losses or core."""
+        return Path(self.path).parts[1]
+
+    @property
+    def module(self) -> str:
+        """The module that it changes."""
+        return ".".join(Path(self.path).with_suffix("").parts)
+
+
+def _functions(tree: ast.Module) -> Iterator[tuple[str, ast.FunctionDef]]:
+    """Functions and methods by their qualified name."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef):
+            yield node.name, node
+        elif isinstance(node, ast.ClassDef):
+            yield from ((f"{node.name}.{f.name}", f) for f in node.body if isinstance(f, ast.FunctionDef))
+
+
+def _sites(function: ast.FunctionDef, operator: str) -> list[ast.AST]:
+    """Where an operator applies in the body, error messages and docstrings left out."""
+    change, nodes = OPERATORS[operator], []
+    pending: list[ast.AST] = [*function.body]
+    while pending:
+        node = pending.pop(0)
+        if isinstance(node, ast.JoinedStr | ast.Raise | ast.Assert):
+            continue
+        if change(node) is not None:
+            nodes.append(node)
+        pending.extend(ast.iter_child_nodes(node))
+    return nodes
+
+
+def every(parts: Sequence[str]) -> list[Mutant]:
+    """All mutants of some parts of the library."""
+    mutants = []
+    for part in parts:
+        for file in sorted((SOURCE / "monosem" / part).rglob("*.py")):
+            for name, function in _functions(ast.parse(file.read_text(encoding="utf-8"))):
+                mutants += [
+                    Mutant(str(file.relative_to(SOURCE)), name, operator, site)
+                    for operator in OPERATORS
+                    for site in range(len(_sites(function, operator)))
+                ]
+    return mutants
+
+
+def draw(count: int, seed: int, parts: Sequence[str]) -> list[Mutant]:
+    """Some mutants, in turns of the functions, so that long functions do not take all."""
+    by_function: dict[tuple[str, str], list[Mutant]] = {}
+    for mutant in every(parts):
+        by_function.setdefault((mutant.path, mutant.function), []).append(mutant)
+    order, groups = random.Random(seed), list(by_function.values())
+    for group in groups:
+        order.shuffle(group)
+    drawn: list[Mutant] = []
+    while len(drawn) < count and any(groups):
+        order.shuffle(groups)
+        drawn += [group.pop() for group in groups if group]
+    return drawn[:count]
+
+
+def changed(mutant: Mutant) -> tuple[ast.Module, str]:
+    """The changed source as a tree, and the change in words."""
+    tree = ast.parse((SOURCE / mutant.path).read_text(encoding="utf-8"))
+    old = _sites(dict(_functions(tree))[mutant.function], mutant.operator)[mutant.site]
+    new = OPERATORS[mutant.operator](old)
+    assert new is not None
+    before, after = (ast.unparse(ast.fix_missing_locations(copy.deepcopy(node))).split("\n")[0] for node in (old, new))
+
+    class Put(ast.NodeTransformer):
+        def visit(self, node: ast.AST) -> ast.AST:
+            return ast.copy_location(new, old) if node is old else self.generic_visit(node)
+
+    line = getattr(old, "lineno", 0)
+    return ast.fix_missing_locations(Put().visit(tree)), f"line {line}: {before}  ->  {after}"
+
+
+class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Gives the changed source in place of one module's file."""
+
+    def __init__(self, mutant: Mutant) -> None:
+        self.mutant, self.code = mutant, compile(changed(mutant)[0], mutant.path, "exec")
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name != self.mutant.module:
+            return None
+        return importlib.util.spec_from_file_location(name, SOURCE / self.mutant.path, loader=self)
+
+    def exec_module(self, module: ModuleType) -> None:
+        exec(self.code, module.__dict__)
+
+
+def tried(mutant: Mutant) -> str:
+    """caught (a test failed), stopped (it took too long), or survived."""
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        silence = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silence, 1), os.dup2(silence, 2)
+        code = 1
+        with suppress(BaseException):
+            import pytest
+
+            sys.meta_path.insert(0, _Finder(mutant))
+            stem = Path(mutant.path).stem
+            files = [
+                f for test in TESTS[mutant.part] for f in (sorted(ROOT.glob(f"{test}/test_*.py")) or [ROOT / test])
+            ]
+            files.sort(key=lambda file: stem.rstrip("s") not in file.stem)
+            code = int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", *map(str, files)]))
+        os._exit(code)
+    deadline = time.monotonic() + LIMIT_S
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return "survived" if status == 0 else "caught"
+        time.sleep(0.05)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return "stopped"
+
+
+def known() -> dict[str, dict[str, str]]:
+    """The outcomes so far, by name."""
+    lines = RECORD.read_text(encoding="utf-8").splitlines() if RECORD.exists() else ()
+    return {outcome["name"]: outcome for outcome in map(json.loads, lines)}
+
+
+def report(outcomes: Sequence[dict[str, str]]) -> str:
+    """The share that was caught, by part; then what survived."""
+    lines = []
+    for part in TESTS:
+        here = Counter(o["outcome"] for o in outcomes if o["name"].startswith(f"monosem/{part}/"))
+        total, caught = sum(here.values()), here["caught"] + here["stopped"]
+        lines += [f"{part}: {caught} of {total} caught ({caught / total:.0%})"] if total else []
+    for outcome in outcomes:
+        if outcome["outcome"] == "survived":
+            lines.append(
+                f"survived: {outcome['name']}\n    {outcome['change']}\n    {REASONS.get(outcome['name'], '?')}"
+            )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Try what a seed draws, until time is up, and print the record."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=3600.0)
+    parser.add_argument("--part", choices=TESTS, action="append")
+    options = parser.parse_args()
+    os.environ["MONOSEM_NO_TYPECHECK"] = "1"
+    import hypothesis
+    import pytest
+    import scipy.optimize
+    import torch
+
+    assert (hypothesis, pytest, scipy.optimize) is not None
+    torch.set_num_threads(1)
+    stop, before = time.monotonic() + options.seconds, known()
+    for mutant in draw(options.count, options.seed, options.part or tuple(TESTS)):
+        if mutant.name in before:
+            continue
+        if time.monotonic() > stop:
+            break
+        outcome = {"name": mutant.name, "outcome": tried(mutant), "change": changed(mutant)[1]}
+        with RECORD.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(outcome) + "\n")
+        print(outcome["outcome"], outcome["name"], flush=True)
+    print(report(list(known().values())))
+
+
+if __name__ == "__main__":
+    main()
