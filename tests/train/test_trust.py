@@ -144,7 +144,7 @@ def test_latents_that_are_drawn_anew_fire(name: str, monkeypatch: pytest.MonkeyP
     made = with_resampling(method(name), Resample(every=100, begin=0.0, end=1.0, rows=2048))
     fit(made, TaskSource(task("lrb/nano")), 192, config, callbacks=[look])
     fired = torch.cat(revived)
-    assert fired.numel() >= 100
+    assert fired.numel() >= 10
     assert float(fired.float().mean()) >= 0.95
 
 

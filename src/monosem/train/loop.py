@@ -105,7 +105,7 @@ def check_loss(run: Run, config: FitConfig, loss: Loss) -> None:
 
 
 def rows_of(source: Source, index: Tensor, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
-    """Rows by number, on a device: the one way by which they enter training. Raises: DataError unless all are finite."""
+    """Rows by number, the one way by which they enter training. Raises: DataError unless all are finite."""
     x_p, x_r = source.take(index)
     check_finite("x_p", x_p, index)
     if x_r is not x_p:
