@@ -260,15 +260,14 @@ def test_callbacks_hear_every_logged_step_and_the_model_comes_back_in_evaluation
 def test_data_that_are_not_finite_are_named(name: str, value: float) -> None:
     x = rows(75, 10)
     x[3, 2] = value
-    step = 1 + next(t for t in range(5) if 3 in Order(75, 16, 0).index(t))
-    with pytest.raises(DataError, match=rf"x_p holds NaN or infinity in 1 of the 16 rows of step {step}; remove"):
-        fit(name, TensorSource(x), 32, FitConfig(20, 16))
+    with pytest.raises(DataError, match="x_p holds NaN or infinity in 1 of 16 rows, the first of them row 3; remove"):
+        fit(name, TensorSource(x), 32, FitConfig(20, 16, sample_rows=1))
 
 
 def test_a_target_that_is_not_finite_is_named() -> None:
     y = rows(16, 4)
     y[3, 2] = math.nan
-    with pytest.raises(DataError, match="x_r holds NaN or infinity in 1 of the 16 rows of step 1"):
+    with pytest.raises(DataError, match="x_r holds NaN or infinity in 1 of 16 rows, the first of them row 3"):
         fit("topk_transcoder(k=2)", TensorSource(rows(16, 5), y), 32, FitConfig(20, 16))
 
 

@@ -20,7 +20,7 @@ from monosem.losses.fidelity import Reconstruction
 from monosem.losses.resample import Resample
 from monosem.losses.revival import GhostGrads
 from monosem.losses.sparsity import L1, Lp, Tanh
-from monosem.methods import METHODS, Method, method, with_resampling
+from monosem.methods import Method, method, with_resampling
 from monosem.train.config import FitConfig
 from monosem.train.loop import fit, start_run
 from monosem.train.state import Run
@@ -29,7 +29,8 @@ from tests.losses.trials import make_step
 from tests.train.scenes import rows
 
 CONFIG = FitConfig(12, 16, 1e-2, log_every=4)
-NAMES = [f"{name}(k=2)" if "k" in METHODS[name].defaults else name for name in METHODS]
+NAMES = ["relu_l1", "p_anneal", "gated", "jumprelu", "binary"]
+NAMES += [f"{name}(k=2)" for name in ("topk", "batch_topk", "matryoshka", "multi_topk", "abs_topk", "group_max")]
 
 
 def spoiled(x: Tensor, row: int, number: float) -> Tensor:

@@ -138,9 +138,10 @@ def _top(score: Tensor, rule: TopK) -> Positions:
         return Positions.from_rows(top_index(score, min(rule.k, n_q)), n_q)
     size, rest = divmod(n_q, rule.groups)
     check(rest == 0, f"n_q={n_q} latents do not split into k={rule.groups} equal groups; make n_q a multiple of k")
-    index = top_index(score.reshape(batch * rule.groups, size), min(rule.k, size)).view(batch, rule.groups, -1)
+    most = min(rule.k, size)
+    index = top_index(score.reshape(batch * rule.groups, size), most).view(batch, rule.groups, most)
     first = torch.arange(rule.groups, device=score.device)[:, None] * size
-    return Positions.from_rows((index + first).reshape(batch, -1), n_q)
+    return Positions.from_rows((index + first).reshape(batch, rule.groups * most), n_q)
 
 
 def _above(score: Tensor, rule: Above, all_of_them: bool = False) -> Positions | Mask:
