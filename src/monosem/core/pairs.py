@@ -238,7 +238,7 @@ def check_finite(name: str, x: Float[Tensor, "rows width"], index: Int[Tensor, "
 def _contents(x: Tensor) -> str:
     """sha256 of a tensor's type, shape and numbers."""
     total = hashlib.sha256(f"{x.dtype} {tuple(x.shape)}".encode())
-    for part in x.split(max(1, 2**24 // max(x.shape[1], 1))):
+    for part in torch.split(x, max(1, 2**24 // max(x.shape[1], 1))):
         total.update(part.cpu().contiguous().view(torch.uint8).numpy().data)
     return total.hexdigest()
 
