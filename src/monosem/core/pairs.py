@@ -243,6 +243,14 @@ def _contents(x: Tensor) -> str:
     return total.hexdigest()
 
 
+def _table(name: str, x: Tensor) -> Tensor:
+    """Rows in memory, without a graph."""
+    check(x.ndim == 2, f"{name} has shape {tuple(x.shape)}; give a table [rows, width]", DataError)
+    check(x.shape[0] > 0 and x.shape[1] > 0, f"{name} is empty, shape {tuple(x.shape)}", DataError)
+    check(x.is_floating_point(), f"{name} has type {x.dtype}; convert it to float32", DataError)
+    return x.detach()
+
+
 class TensorSource:
     """Rows of one or two tensors in memory (or mapped from disk).
 
@@ -260,17 +268,11 @@ class TensorSource:
         r_widths: tuple[int, ...] | None = None,
         digest: str | None = None,
     ) -> None:
-        for name, x in (("x_p", x_p), ("x_r", x_r)):
-            if x is None:
-                continue
-            check(x.ndim == 2, f"{name} has shape {tuple(x.shape)}; give a table [rows, width]", DataError)
-            check(x.shape[0] > 0 and x.shape[1] > 0, f"{name} is empty, shape {tuple(x.shape)}", DataError)
-            check(x.is_floating_point(), f"{name} has type {x.dtype}; convert it to float32", DataError)
+        self._x_p, self._x_r = _table("x_p", x_p), None if x_r is None else _table("x_r", x_r)
         if x_r is not None and x_r.shape[0] != x_p.shape[0]:
             raise DataError(
                 f"x_p has {x_p.shape[0]} rows, x_r has {x_r.shape[0]}; they must be rows of the same inputs"
             )
-        self._x_p, self._x_r = x_p.detach(), None if x_r is None else x_r.detach()
         self.rows: int | None = x_p.shape[0]
         self.p_widths = p_widths or (x_p.shape[1],)
         target = x_p if x_r is None else x_r
