@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -34,6 +35,7 @@ def catalog(
         "pairings": _pairings,
         "activations": _activations,
         "terms": _terms,
+        **{kind: partial(_entries, kind) for kind in _KINDS},
         "tasks": _tasks,
         "worlds": _worlds,
     }
@@ -98,6 +100,18 @@ def _terms() -> Table:
     from monosem.losses.objective import TERMS
 
     return _table("Loss terms", ((name, _sentence(kind), _arguments(_fields(kind))) for name, kind in TERMS.items()))
+
+
+_KINDS = ("constraints", "encoders", "dictionaries", "settings", "schedules")
+"""What else a method's text can name; docs/methods.md."""
+
+
+def _entries(kind: str) -> Table:
+    from monosem.methods.catalogue import catalogue
+
+    where = {entry.where for entry in catalogue()[kind]}
+    rows = ((entry.name, entry.summary, entry.text) for entry in catalogue()[kind])
+    return _table(f"{kind.capitalize()}, {' or '.join(where)}", rows)
 
 
 def _tasks() -> Table:
