@@ -22,7 +22,7 @@ from monosem.train.loop import fit
 from studies.page import provenance, write_generated
 from studies.stored import store, stored
 
-TASK, STEPS, ROWS, SEED = "lrb/mini", 400, 8192, 100
+TASK, STEPS, ROWS, SEED = "lrb/mini", 250, 8192, 100
 """A world of the seeds on which recipes are chosen: this table compares no methods."""
 
 

@@ -9,7 +9,7 @@ import pytest
 from monosem.anchors.term import Anchoring
 from monosem.base.calls import REQUIRED, Call, arguments
 from monosem.base.errors import ArgumentError, UnknownNameError
-from monosem.base.schedule import SCHEDULES, Cosine, Ramp
+from monosem.base.schedule import SCHEDULES, Cosine, Course, Ramp
 from monosem.core.activations import ACTIVATIONS, Activation, BatchTopK, ReLU, TopK
 from monosem.core.constraints import CONSTRAINTS, Fixed, UnitNorm
 from monosem.core.dictionaries import DICTIONARIES, Tied
@@ -212,3 +212,20 @@ def test_names_of_parts_are_names_of_one_kind_only() -> None:
     assert not set(names) & set(TERMS)
     with pytest.raises(UnknownNameError):
         method("no_such")
+
+
+def test_a_schedule_of_ones_own_stands_where_a_weight_stands() -> None:
+    @dataclass(frozen=True)
+    class Pulse(Course):
+        height: float
+
+        def at(self, step: int, steps: int) -> float:
+            return self.height * (step % 2)
+
+    SCHEDULES.add("pulse", Pulse)
+    try:
+        made = method("relu_l1(l1=pulse(0.5))")
+        assert made.terms[1].weight == Pulse(0.5)
+        assert method(made.spec) == made
+    finally:
+        del SCHEDULES._items["pulse"]

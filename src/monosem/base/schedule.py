@@ -1,6 +1,7 @@
 """Values that change over a run, as functions of the step and the number of steps."""
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +12,17 @@ SCHEDULES: Registry[type[Any]] = Registry("schedule")
 """What may stand in a method's text where a weight stands, beside a number."""
 
 
+class Course(ABC):
+    """A value as a function of the step; a frozen dataclass that is registered stands in text by its name."""
+
+    @abstractmethod
+    def at(self, step: int, steps: int) -> float:
+        """The value at `step` of `steps`."""
+
+
 @SCHEDULES.register("ramp")
 @dataclass(frozen=True)
-class Ramp:
+class Ramp(Course):
     """Linear from `start` to `stop` between two fractions of the run, constant outside.
 
     Equation: start + (stop - start) * clip((t/T - begin) / (end - begin), 0, 1) at step t of T.
@@ -34,7 +43,7 @@ class Ramp:
 
 @SCHEDULES.register("cosine")
 @dataclass(frozen=True)
-class Cosine:
+class Cosine(Course):
     """Half a cosine from `start` to `stop` between two fractions of the run, constant outside.
 
     Equation: start + (stop - start) (1 - cos(pi s)) / 2, s = clip((t/T - begin) / (end - begin), 0, 1).
@@ -73,7 +82,7 @@ class WarmupDecay:
         return up * (1 - (1 - self.floor) * done)
 
 
-Schedule = float | Ramp | Cosine
+Schedule = float | Course
 
 
 def at_step(value: Schedule, step: int, steps: int) -> float:
