@@ -64,8 +64,8 @@ def rows(count: int, seed: int) -> Tensor:
 )
 def test_the_number_of_latents_asked_for_is_reached_on_other_rows(text: str, target: float) -> None:
     config = FitConfig(steps=250, batch_size=128, lr=1e-2, log_every=250)
-    model = fit(text.format(target), TensorSource(rows(16384, 1)), 32, config).model
-    other = rows(16384, 2)
+    model = fit(text.format(target), TensorSource(rows(32768, 1)), 32, config).model
+    other = rows(32768, 2)
     with torch.no_grad():
         active = model(other).code.count() / len(other)
     assert active == pytest.approx(target, rel=0.02)

@@ -29,7 +29,7 @@ class ToL0:
 
     l0: float
     start: float = 0.1
-    gain: float = 0.02
+    gain: float = 0.05
     damping: float = 1.0
     rate: float = 0.1
 
