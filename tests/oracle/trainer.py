@@ -83,8 +83,9 @@ class Trainer:
         """Gradients of v and d in W_E = v + (1 - <v, d>) d / ||d||^2 at v = W_E, by autograd; d only turns."""
         v = self.arrays["W_E"].detach().clone().requires_grad_()
         d = self.arrays["W_D"].detach().T.clone().requires_grad_()
-        W_E = v + (1 - (v * d).sum(1, keepdim=True)) * d / d.pow(2).sum(1, keepdim=True)
-        pull = (W_E * gradients["W_E"]).sum() + (d * gradients["W_D"].T).sum()
+        with torch.enable_grad():
+            W_E = v + (1 - (v * d).sum(1, keepdim=True)) * d / d.pow(2).sum(1, keepdim=True)
+            pull = (W_E * gradients["W_E"]).sum() + (d * gradients["W_D"].T).sum()
         of_v, of_d = torch.autograd.grad(pull, (v, d))
         return {"W_E": of_v, "W_D": of_d.T}
 
