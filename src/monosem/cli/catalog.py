@@ -1,7 +1,7 @@
 """`monosem list` and `monosem cite`: what there is, by name, and whose work it is."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Annotated, Any
 
@@ -30,7 +30,7 @@ def catalog(
     ] = "",
 ) -> None:
     """List methods with their arguments and citations, pairings, activations, loss terms, tasks and parts of worlds."""
-    tables = {
+    tables: dict[str, Callable[[], Table]] = {
         "methods": _methods,
         "pairings": _pairings,
         "activations": _activations,
