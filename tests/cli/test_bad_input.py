@@ -113,7 +113,7 @@ OTHERS: dict[str, tuple[list[str], Callable[[Path], object], str]] = {
         lambda path: (path.mkdir(), (path / "a.record.json").write_text('{"schema": 1')),
         "a.record.json is not readable JSON",
     ),
-    "evaluate, no model": (["evaluate", "{folder}", "--task", "lrb/nano"], Path.mkdir, "has no config.json"),
+    "evaluate, no model": (["evaluate", "{folder}", "--task", "lrb/nano"], Path.mkdir, "which no known format does"),
     "evaluate, damaged": (["evaluate", "{folder}", "--task", "lrb/nano"], _garbage, "config.json is not readable JSON"),
     "cite, unknown": (["cite", "tpok"], Path.mkdir, "did you mean 'topk'?"),
     "list, unknown": (["list", "nothing"], Path.mkdir, "choose one of methods"),

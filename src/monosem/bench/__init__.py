@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from monosem.bench.absorption import best_latent as best_latent
     from monosem.bench.absorption import label_absorption as label_absorption
     from monosem.bench.anchor_sets import discovered_anchors as discovered_anchors
+    from monosem.bench.code_truth import CodeTruth as CodeTruth
+    from monosem.bench.code_truth import Matching as Matching
+    from monosem.bench.code_truth import hedging as hedging
+    from monosem.bench.code_truth import sparse_probe as sparse_probe
+    from monosem.bench.code_truth import stability as stability
+    from monosem.bench.code_truth import uniqueness as uniqueness
     from monosem.bench.defaults import PAPER_ROWS as PAPER_ROWS
     from monosem.bench.defaults import fit_config as fit_config
     from monosem.bench.defaults import recipe as recipe
@@ -24,8 +30,11 @@ if TYPE_CHECKING:
     from monosem.bench.folds import Coded as Coded
     from monosem.bench.folds import Fold as Fold
     from monosem.bench.folds import evaluate as evaluate
+    from monosem.bench.foreign import export_rows as export_rows
+    from monosem.bench.foreign import foreign_record as foreign_record
     from monosem.bench.laws import Hierarchy as Hierarchy
     from monosem.bench.laws import Zipf as Zipf
+    from monosem.bench.laws_sizes import Composed as Composed
     from monosem.bench.metrics import DICTIONARY_METRICS as DICTIONARY_METRICS
     from monosem.bench.metrics import DUPLICATE_COSINE as DUPLICATE_COSINE
     from monosem.bench.metrics import SIMILARITIES as SIMILARITIES
@@ -68,8 +77,10 @@ if TYPE_CHECKING:
     from monosem.bench.task_scores import oracle as oracle
     from monosem.bench.task_scores import random_rows as random_rows
     from monosem.bench.tasks import TASKS as TASKS
+    from monosem.bench.tasks import WORLDS as WORLDS
     from monosem.bench.tasks import Task as Task
     from monosem.bench.tasks import TaskSource as TaskSource
+    from monosem.bench.tasks import named_task as named_task
     from monosem.bench.tasks import task as task
     from monosem.bench.world import Directions as Directions
     from monosem.bench.world import FeatureLaw as FeatureLaw
@@ -78,5 +89,7 @@ if TYPE_CHECKING:
     from monosem.bench.world import World as World
     from monosem.bench.world import WorldSpec as WorldSpec
     from monosem.bench.world import feature_directions as feature_directions
+    from monosem.bench.worlds import grid_text as grid_text
+    from monosem.bench.worlds import world_spec as world_spec
 
 show(__name__)

@@ -89,7 +89,7 @@ FIELDS: Mapping[str, type | tuple[type, ...]] = {
 NEW_IN_2 = ("numerics", "env.features", "env.kernels", "digest")
 """Fields that version 1 did not require."""
 
-_LOG = ("step", "loss", "fvu", "l0", "dead")
+LOGGED = ("step", "loss", "fvu", "l0", "dead")
 """What of a training log every record keeps."""
 _KIND = "runs"
 _SHARED = ("task", "method", "anchors", "config", "env", "curves.tau", "training.step")
@@ -192,7 +192,7 @@ def finished(
         "metrics": metrics,
         "curves": curves,
         "similarity": similarity,
-        "training": {name: [entry[name] for entry in result.log] for name in (*_LOG, *watched)},
+        "training": {name: [entry[name] for entry in result.log] for name in (*LOGGED, *watched)},
         "env": environment(),
         "wall_time_s": result.seconds,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -11,6 +11,7 @@ from monosem.base.errors import ShapeError, check
 from monosem.base.seeds import philox
 from monosem.base.sparse import Positions, SparseCode
 from monosem.bench.absorption import Families, absorption
+from monosem.bench.code_truth import CodeTruth, Matching, hedging, uniqueness
 from monosem.bench.folds import Coded, evaluate
 from monosem.bench.laws import Hierarchy
 from monosem.bench.metrics import score
@@ -30,7 +31,7 @@ SHOWN = 40
 
 
 def evaluate_model(model: SDL, source: TaskSource, features: torch.Tensor, rows: int | None = None) -> dict[str, Any]:
-    """Every metric of a trained model on a task: recovery of `features`, codes on held-out rows.
+    """Every metric of a trained model on a task: recovery of `features`, codes on held-out rows and against the truth.
 
     In a hierarchy also absorption: of the families that are scored, and of those that are not. `rows`: how many are
     held out, EVAL_ROWS unless given.
@@ -48,6 +49,8 @@ def evaluate_model(model: SDL, source: TaskSource, features: torch.Tensor, rows:
             x_p, x_r = source.pair(truth)
             with torch.no_grad():
                 out = model(x_p, context=context)
+            if trained is None and context is INFERENCE:
+                truths.add(out.code, truth.features)
             yield truth, x_r, out
 
     def codes(context: Context = INFERENCE, trained: int | None = None) -> dict[str, float]:
@@ -55,9 +58,12 @@ def evaluate_model(model: SDL, source: TaskSource, features: torch.Tensor, rows:
         return evaluate(Coded(x_r, out.x_r_hat, out.code, truth.features.l0) for truth, x_r, out in parts)
 
     W_E, W_D = model.W_E.detach(), model.W_D.detach()
+    truths = CodeTruth(Matching.of(W_D, source.W_r))
     p_widths, r_widths = source.p_widths, source.r_widths
     metrics = score(W_E, W_D, source.W_p, source.W_r, p_widths=p_widths, r_widths=r_widths, features=features)
     metrics |= codes()
+    metrics |= {"codes": truths.metrics(features)}
+    metrics |= {"uniqueness": uniqueness(W_D, source.W_r), "hedging": hedging(W_D, source.W_r)}
     if model.activation.pattern_kind == "cross-sample":
         metrics["batch_rule"] = _brief(codes(BATCH_RULE))
     if source.rows is not None:

@@ -86,6 +86,12 @@ _CheckpointEvery = Annotated[
 
 
 def bench(
+    action: Annotated[
+        str,
+        typer.Argument(
+            help='"export": write the task\'s rows for other trainers to --out, and run nothing.', show_default=False
+        ),
+    ] = "",
     task: _Task = "lrb/mini-hard",
     methods: _Methods = None,
     anchors: _Anchors = None,
@@ -105,6 +111,9 @@ def bench(
     from monosem.anchors.term import PRINTED
     from monosem.bench.run import plan
 
+    if action:
+        _export(action, task, split_methods(methods or []), out_folder)
+        return
     only = plain != anchored and not both
     jobs = plan(
         task,
@@ -118,8 +127,6 @@ def bench(
         anchoring=PRINTED if printed else None,
         among=among or ("all",),
     )
-    if workers is not None and workers < 1:
-        fail(f"--workers {workers}; use at least one")
     say(f"{len(jobs)} runs on {task}, {jobs[0].config.steps} steps each; records go to {out_folder}", "dim")
     failed = _run(jobs, out_folder, workers, page)
     say(f"records  {out_folder}  ({len(jobs) - len(failed)} of {len(jobs)} runs)")
@@ -129,12 +136,31 @@ def bench(
         fail(f"{len(failed)} of {len(jobs)} runs failed; call the same command again to try them again", code=1)
 
 
+def _export(action: str, task: str, methods: list[str], out_folder: Path) -> None:
+    """Write rows; a method's name says of which pairing."""
+    from monosem.bench.foreign import export_rows
+    from monosem.bench.run import pairing_of
+    from monosem.bench.tasks import TaskSource
+    from monosem.bench.tasks import task as find_task
+
+    if action != "export":
+        fail(f'there is nothing called {action!r}; "monosem bench export" writes rows, "monosem bench" alone runs')
+    pairing = pairing_of(methods[0]) if methods else "sae"
+    with err().status(f"drawing {task}"):
+        paths = export_rows(TaskSource(find_task(task, pairing)), out_folder)
+    for path in paths:
+        say(f"{path}  {path.stat().st_size:,} bytes")
+    say(f"next, with a model trained on them: monosem evaluate MODEL --task {task!r} --out {out_folder}", "dim")
+
+
 def _run(jobs: "list[Job]", out_folder: Path, workers: int | None, page: bool) -> dict[int, str]:
     """Run the jobs, show their scores, write the page; why runs failed, by job."""
     from monosem.bench.run import run_jobs
     from monosem.cli.live import LiveRuns
     from monosem.report.page import write_report
 
+    if workers is not None and workers < 1:
+        fail(f"--workers {workers}; use at least one")
     with LiveRuns(jobs, err()) as live:
         paths = run_jobs(jobs, out_folder, workers, live.callbacks)
     if live.already:

@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from monosem.cli.console import err, fail, out, set_threads
+from monosem.cli.console import err, fail, out, say, set_threads
 
 if TYPE_CHECKING:
     from monosem.data.batches import Batch, TokenFilter
@@ -23,7 +23,9 @@ _on_network = partial(typer.Option, rich_help_panel="On a language model", show_
 
 
 def evaluate(
-    folder: Annotated[Path, typer.Argument(help="Folder of a trained model.", show_default=False)],
+    folder: Annotated[
+        Path, typer.Argument(help="A trained model: a folder, or a file of any known format.", show_default=False)
+    ],
     task: Annotated[str | None, _on_task(help="Task; `monosem list tasks` names them.")] = None,
     pairing: Annotated[
         str | None, _on_task(help="sae, transcoder or crosscoder. [default: the model's]", show_default=False)
@@ -31,6 +33,9 @@ def evaluate(
     world: Annotated[int, _on_task(help="Seed of the world. [default: 0]")] = 0,
     held_out: Annotated[
         int | None, _on_task(help="Number of anchored features to leave out. [default: the task's]")
+    ] = None,
+    records: Annotated[
+        Path | None, _on_task("--out", help="Folder for a record, which `monosem report` shows beside your own runs.")
     ] = None,
     text: Annotated[list[Path] | None, _on_network("--text", help="Held-out texts: .txt, .jsonl or .parquet.")] = None,
     network: Annotated[
@@ -59,7 +64,7 @@ def evaluate(
     if (task is None) != on_network:
         fail("say on what: either --task TASK, or --text FILES with the network's --network and --at")
     if task is not None:
-        _evaluate_on_task(folder, task, pairing, world, held_out, rows, as_json)
+        _evaluate_on_task(folder, task, pairing, world, held_out, rows, as_json, records)
         return
     if not text:
         fail("no text to score on; give --text FILES that the model was not trained on")
@@ -73,35 +78,44 @@ def evaluate(
 
 
 def _evaluate_on_task(
-    folder: Path, task: str, pairing: str | None, world: int, held_out: int | None, rows: int, as_json: bool
+    folder: Path,
+    task: str,
+    pairing: str | None,
+    world: int,
+    held_out: int | None,
+    rows: int,
+    as_json: bool,
+    records: Path | None,
 ) -> None:
-    from monosem.bench.records import metrics_table
+    from monosem.bench.foreign import foreign_record, write_foreign
     from monosem.bench.run import pairing_of
-    from monosem.bench.task_scores import chance, evaluate_model, oracle
     from monosem.bench.tasks import SIDES, TaskSource
     from monosem.bench.tasks import task as find_task
     from monosem.cli.tables import score_table
-    from monosem.core.io import load_config, load_model
+    from monosem.interop import read
 
-    model, spec = load_model(folder), str(load_config(folder)["metadata"].get("method", ""))
+    loaded = read(folder)
+    spec = str(loaded.metadata.get("method", ""))
     pairing = pairing or (pairing_of(spec) if spec else "sae")
     if pairing not in SIDES:
         fail(f"unknown pairing {pairing!r}; choose {', '.join(SIDES)}")
-    value = find_task(task, pairing, world)
-    source = TaskSource(value)
-    have, wanted = (model.layout.n_p, model.layout.n_r), (sum(source.p_widths), sum(source.r_widths))
-    if have != wanted:
-        fail(f"{folder} has (n_p, n_r) = {have}, {task} with {pairing} has {wanted}; choose the model's own task")
+    source = TaskSource(find_task(task, pairing, world))
+    name = folder.stem if folder.is_file() else folder.resolve().name
     with err().status(f"scoring on {task}"):
-        features = value.scored(held_out)
-        references = {"chance": chance(source, features=features), "oracle": oracle(source, rows=min(rows, 1024))}
-        metrics = metrics_table(evaluate_model(model, source, features, rows), **references)
+        about = spec or f"{loaded.format}(n_q={loaded.model.layout.n_q})"
+        record = foreign_record(loaded.model, source, name, about, held_out=held_out, rows=rows)
+    for note in loaded.notes:
+        say(note, "yellow")
+    if records is not None:
+        say(f"record   {write_foreign(records, record)}")
+    scored = source.task.scored(held_out).numel()
     if as_json:
         facts = {"model": str(folder), "method": spec, "task": task, "pairing": pairing, "world": world}
-        typer.echo(json.dumps(facts | {"scored": features.numel(), "metrics": metrics}, indent=1, sort_keys=True))
+        facts |= {"format": loaded.format}
+        typer.echo(json.dumps(facts | {"scored": scored, "metrics": record["metrics"]}, indent=1, sort_keys=True))
         return
-    title = f"{spec or folder} on {task}, {pairing}, world {world}: {features.numel()} features"
-    out().print(score_table(metrics, title))
+    title = f"{spec or folder} on {task}, {pairing}, world {world}: {scored} features"
+    out().print(score_table(record["metrics"], title))
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,11 @@ if TYPE_CHECKING:
     from monosem.theory.search.atlas import atlas as atlas
     from monosem.theory.search.atlas import partitions as partitions
     from monosem.theory.search.certified import certified_optimum as certified_optimum
+    from monosem.theory.walls import ClosedMinimum as ClosedMinimum
+    from monosem.theory.walls import Standing as Standing
+    from monosem.theory.walls import closed_minimum as closed_minimum
+    from monosem.theory.walls import nonnegative_maximum as nonnegative_maximum
+    from monosem.theory.walls import standing as standing
     from monosem.theory.zeroset import mirrored_pair as mirrored_pair
     from monosem.theory.zeroset import recovery as recovery
     from monosem.theory.zeroset import unrecovering as unrecovering

@@ -114,7 +114,7 @@ CLOSED_36 = Check(
 
 
 def flow(
-    problem: Problem, w_D: np.ndarray, w_E: np.ndarray, steps: int = 3000, rate: float = 0.05
+    problem: Problem, w_D: np.ndarray, w_E: np.ndarray, steps: int = 2000, rate: float = 0.05
 ) -> tuple[float, float]:
     """Gradient descent with small steps, one ReLU latent: the loss at its end, and the least response on the way."""
     W_p, W_r, M = problem.W_p.numpy(), problem.W_r.numpy(), problem.weights.numpy()
