@@ -72,7 +72,6 @@ OTHERS: dict[str, dict[str, Any]] = {
     "method": {"name": "topk(k=3)"},
     "another method": {"name": "relu_l1"},
     "size": {"n_q": 25},
-    "steps": {"config": replace(CONFIG, steps=9)},
     "rate": {"config": replace(CONFIG, lr=2e-2)},
     "seed": {"config": replace(CONFIG, seed=1)},
     "clip": {"config": replace(CONFIG, clip=1.0)},
