@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from monosem.base.errors import ArgumentError, CheckpointError, DataError, ShapeError
 from monosem.data.batches import Batch, TokenFilter
@@ -159,7 +160,7 @@ def test_another_harvest_in_the_same_folder_is_refused(change: dict[str, Any], s
 @pytest.mark.parametrize(
     ("options", "error", "says"),
     [
-        ({"dtype": "int8"}, ArgumentError, "dtype='int8'; known: float32, float16, bfloat16"),
+        ({"dtype": "int4"}, ArgumentError, "dtype='int4'; known: float32, float16, bfloat16, int8"),
         ({"pool": "max"}, ArgumentError, "pool='max'; known"),
         ({"batches": []}, DataError, "no batches to harvest"),
         ({"batches": [{"input_ids": torch.zeros(0, 3, dtype=torch.int64)}]}, DataError, "with rows, not"),
@@ -181,14 +182,14 @@ def test_sites_of_other_shapes_are_refused(tmp_path: Path) -> None:
     class Image(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.conv, self.flat = nn.Conv2d(1, 2, 3), nn.Flatten()
+            self.conv, self.flat = nn.Conv3d(1, 2, 3), nn.Flatten()
 
         def forward(self, x: Tensor) -> Tensor:
             flat: Tensor = self.flat(self.conv(x))
             return flat
 
-    image, pixels = Image().eval(), [torch.randn(2, 1, 5, 5)]
-    with pytest.raises(ShapeError, match=r"conv:out gives torch.float32 of shape \(2, 2, 3, 3\) for 2 documents"):
+    image, pixels = Image().eval(), [torch.randn(2, 1, 3, 5, 5)]
+    with pytest.raises(ShapeError, match=r"conv:out gives torch.float32 of shape \(2, 2, 1, 3, 3\) for 2 documents"):
         harvest(image, "conv:out", pixels, tmp_path / "a")
     assert harvest(image, "flat:out", pixels, tmp_path / "b").widths == (18,)
     (tmp_path / "full").mkdir()
@@ -203,3 +204,24 @@ def test_progress_is_told(tmp_path: Path) -> None:
     assert len(told) == 5
     assert told[-1] == (store.rows, sum(int(batch["attention_mask"].sum()) for batch in masked_batches()))
     assert np.all(np.diff([rows for rows, _ in told]) > 0)
+
+
+def test_a_convolution_has_a_row_per_place(tmp_path: Path) -> None:
+    """[batch, channels, height, width] row by row of the picture, from a DataLoader of (pictures, classes)."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(4)).eval()
+    pictures = torch.randn(6, 3, 7, 8)
+    net(pictures)
+    loader = DataLoader(TensorDataset(pictures, torch.arange(6) % 2), batch_size=4)
+    store = harvest(net, "1:out", loader, tmp_path, labels=["even", "odd"])
+    with torch.no_grad():
+        wanted = net[1](net[0](pictures))
+    assert (store.rows, store.widths) == (6 * 5 * 6, (5,))
+    rows = store.table("1:out").take(torch.arange(store.rows))
+    for row in (0, 7, 31, 100, 179):
+        picture, place = divmod(row, 30)
+        assert torch.equal(rows[row], wanted[picture, :, place // 6, place % 6])
+        assert int(store.documents[row]) == picture
+        assert int(store.positions[row]) == place
+    assert store.labels is not None
+    assert store.labels.codes.tolist() == [picture % 2 for picture in range(6) for _ in range(30)]

@@ -1,14 +1,21 @@
-"""Rows straight from a network: every row once an epoch, shuffled, and the same at every call."""
+"""Rows straight from a network: a function of the seed and their number, from every kind of batches."""
 
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from monosem.base.errors import ArgumentError, DataError
 from monosem.core.io import load_model
-from monosem.core.pairs import Source
+from monosem.core.pairs import LocatedSource, Source
 from monosem.data.batches import TokenFilter
+from monosem.data.stream import SPAN
 from monosem.networks.harvest import harvest
 from monosem.networks.live import LiveSource
 from monosem.train.config import FitConfig, Order
@@ -16,56 +23,161 @@ from monosem.train.loop import fit
 from tests.networks.networks import Tiny, masked_batches
 
 IN, OUT = "layers.1.mlp:in", "layers.1.mlp:out"
+KEEP = TokenFilter(first=1)
 
 
-def _live(**options: object) -> LiveSource:
-    given = {"keep": TokenFilter(first=1), "buffer": 16, "seed": 3, "normalise": False} | options
-    return LiveSource(Tiny(), IN, OUT, masked_batches(), **given)  # type: ignore[arg-type]
+def _live(batches: Any = None, **options: Any) -> LiveSource:
+    given = {"keep": KEEP, "buffer": 16, "seed": 3, "normalise": False} | options
+    return LiveSource(Tiny(), IN, OUT, masked_batches() if batches is None else batches, **given)
+
+
+def _rows(source: LiveSource, first: int, last: int, step: int = 7) -> Tensor:
+    """Rows [first, last), read in pieces as training reads them."""
+    pieces = (torch.arange(start, min(start + step, last)) for start in range(first, last, step))
+    return torch.cat([torch.cat(source.take(index), 1) for index in pieces])
+
+
+class Saving:
+    """Batches that can say where they are, as torchdata's and `datasets`' streams do."""
+
+    def __init__(self) -> None:
+        self.place, self.given = 0, 0
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        batches = masked_batches()
+        while self.place < len(batches):
+            self.place, self.given = self.place + 1, self.given + 1
+            yield batches[self.place - 1]
+        self.place = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"place": self.place}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.place = state["place"]
 
 
 def test_an_epoch_is_every_row_once_and_in_another_order(tmp_path: Path) -> None:
-    live = _live()
+    live = _live(buffer=10_000)
     assert isinstance(live, Source)
-    store = harvest(Tiny(), f"{IN}; {OUT}", masked_batches(), tmp_path, keep=TokenFilter(first=1))
-    assert live.epoch_rows == store.rows
+    assert isinstance(live, LocatedSource)
+    store = harvest(Tiny(), f"{IN}; {OUT}", masked_batches(), tmp_path, keep=KEEP)
     index = torch.arange(store.rows)
     kept = torch.cat([store.table(site).take(index) for site in (IN, OUT)], 1)
     epochs = [torch.cat(live.take(index + e * store.rows), 1) for e in (0, 1)]
+    assert not torch.allclose(*epochs)
+    moved = (torch.cdist(epochs[0], kept).argmin(1) - index).abs().double().mean()
+    assert float(moved) > store.rows / 6
     for rows in (kept, *epochs):
         rows.copy_(rows[rows[:, 0].argsort()])
     for rows in epochs:
         torch.testing.assert_close(rows, kept)
-    one, two = (live.take(index + e * store.rows)[0] for e in (0, 1))
-    assert not torch.allclose(one, two)
-    moved = (torch.cdist(one, store.table(IN).take(index)).argmin(1) - index).abs().double().mean()
-    assert float(moved) > store.rows / 6  # batches are permuted, rows within a block too
 
 
-def test_a_row_is_a_function_of_its_number() -> None:
-    whole = _live()
-    rows = whole.take(torch.arange(2 * whole.epoch_rows))[0]
-    generator = torch.Generator().manual_seed(0)
-    other = _live()
-    for _ in range(20):
-        index = torch.randint(0, 2 * whole.epoch_rows, (7,), generator=generator)
-        assert torch.equal(other.take(index)[0], rows[index])
-    far = torch.arange(5) + 2**50
-    assert torch.equal(_live().take(far)[1], other.take(far)[1])
-    assert not torch.equal(_live(seed=4).take(far)[1], other.take(far)[1])
-    assert len({_live().digest, _live(seed=4).digest, _live(buffer=8).digest, _live(keep=None).digest}) == 4
+def test_rows_know_their_tokens() -> None:
+    live = _live()
+    x_p = live.take(torch.arange(12))[0]
+    where = live.where(torch.arange(12))
+    embedded = Tiny().embed.weight
+    assert where.token is not None
+    assert where.position is not None
+    with torch.no_grad():
+        wanted = Tiny().layers[0](mask=None, hidden_states=embedded[where.token])[0]  # no token sees another
+    torch.testing.assert_close(x_p, wanted)
+    assert int(where.position.min()) >= 1
 
 
-def test_each_batch_runs_about_once_an_epoch() -> None:
-    live = _live(buffer=10_000)
-    ran = []
-    live.runner.models[""].register_forward_pre_hook(lambda *_: ran.append(1))
-    order = Order(None, 8, 0)
-    start = int(order.index(0)[0])
-    steps = 3 * live.epoch_rows // 8
-    for step in range(steps):
-        live.take(order.index(step))
-    epochs = (start + 8 * steps - 1) // live.epoch_rows - start // live.epoch_rows + 1
-    assert len(ran) == epochs * 5
+@pytest.mark.parametrize("kind", ["list", "saving", "function", "loader"])
+def test_a_row_is_a_function_of_its_number(kind: str, tmp_path: Path) -> None:
+    """Read on, read again from the start, from the middle by another object, with a cursor and without."""
+
+    def batches() -> Any:
+        tokens = TensorDataset(torch.arange(120).reshape(20, 6) % 40, torch.arange(20))
+        makers = {"list": masked_batches, "saving": Saving, "function": lambda: lambda: iter(masked_batches())}
+        return makers[kind]() if kind in makers else DataLoader(tokens, batch_size=4)
+
+    file = tmp_path / "cursor.json"
+    whole = _live(batches(), cursor=file)
+    rows = _rows(whole, 0, 300)
+    assert torch.equal(_rows(whole, 40, 60), rows[40:60])  # back
+    assert torch.equal(_rows(_live(batches()), 150, 200), rows[150:200])
+    far = _live(batches(), cursor=file)
+    ran: list[int] = []
+    far.producer.runner.models[""].register_forward_pre_hook(lambda *_: ran.append(1))
+    assert torch.equal(_rows(far, 280, 300), rows[280:])
+    assert len(ran) < 12  # two blocks of 16 rows and the room ahead, not 280 rows
+    far.close()
+    assert torch.equal(_rows(far, SPAN * 5, SPAN * 5 + 20), rows[:20])
+    assert not torch.equal(_rows(_live(batches(), seed=4), 0, 20), rows[:20])
+    digests = {_live(batches(), **o).digest for o in ({}, {"seed": 4}, {"buffer": 8}, {"keep": None}, {"about": 1})}
+    assert len(digests) == 5
+
+
+def test_a_cursor_spares_reading_again(tmp_path: Path) -> None:
+    file = tmp_path / "cursor.json"
+    rows = _rows(_live(Saving(), cursor=file), 0, 400)
+    late = Saving()
+    source = _live(late, cursor=file)
+    late.given = 0
+    assert torch.equal(_rows(source, 350, 400), rows[350:])
+    assert late.given < 12  # 400 rows are some 25 batches
+
+
+def test_an_iterator_is_read_once() -> None:
+    rows = _rows(_live(lambda: iter(masked_batches())), 0, 48)
+    once = _live(iter(masked_batches()))
+    assert torch.equal(_rows(once, 0, 48), rows)
+    with pytest.raises(DataError, match="an iterator cannot be read again from its start"):
+        once.take(torch.arange(3))
+    short = _live(iter(masked_batches()))
+    with pytest.raises(DataError, match=r"the stream ends after \d+ rows, training asks for row 69"):
+        _rows(short, 0, 1000)
+
+
+def test_the_ring_does_not_grow_and_runs_ahead() -> None:
+    """The network runs on by a block and a quarter, and no further."""
+    live = _live(buffer=40)
+    ran: list[int] = []
+    live.producer.runner.models[""].register_forward_pre_hook(lambda *_: ran.append(1))
+    live.take(torch.arange(4))
+    deadline = time.monotonic() + 5
+    while live._ring.arrived < live._ring.slots and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert live._ring.arrived == live._ring.slots == 50
+    held_before = [x.data_ptr() for x in live._ring.rows]
+    _rows(live, 4, 2000, 16)
+    assert [x.data_ptr() for x in live._ring.rows] == held_before
+    assert len(ran) > 50
+
+
+def test_several_dictionaries_from_one_pass() -> None:
+    """Two loops in two threads, of different sites; every batch runs once, and each sees what it would see alone."""
+    config = FitConfig(steps=20, batch_size=8, sample_rows=16)
+    both = LiveSource(Tiny(), "layers.*:out", None, masked_batches(), keep=KEEP, buffer=40, normalise=False)
+    views = [both.view(both.sites_of(f"layers.{i}:out")) for i in (0, 2)]
+    both.close()
+    ran: list[int] = []
+    both.producer.runner.models[""].register_forward_pre_hook(lambda *_: ran.append(1))
+    models: dict[int, Any] = {}
+
+    def train(number: int) -> None:
+        models[number] = fit("topk(k=2)", views[number], 12, config).model
+        views[number].close()
+
+    threads = [threading.Thread(target=train, args=(number,)) for number in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    rows_a_batch = sum(KEEP(b["input_ids"], b["attention_mask"].bool()).sum() for b in masked_batches()) / 5
+    assert len(ran) < 2 * (20 * 8 + 50) / float(rows_a_batch)
+    for number, layer in ((0, 0), (1, 2)):
+        alone = LiveSource(Tiny(), "layers.*:out", None, masked_batches(), keep=KEEP, buffer=40, normalise=False)
+        view = alone.view(alone.sites_of(f"layers.{layer}:out"))
+        alone.close()
+        assert torch.equal(fit("topk(k=2)", view, 12, config).model.W_D, models[number].W_D)
+    with pytest.raises(ArgumentError, match=r"\['layers.1:in'\] are not read by this stream"):
+        both.sites_of("layers.1:in")
 
 
 def test_training_from_it_goes_on_with_the_same_bits(tmp_path: Path) -> None:
@@ -76,25 +188,48 @@ def test_training_from_it_goes_on_with_the_same_bits(tmp_path: Path) -> None:
         if entry["step"] == 21:
             raise KeyboardInterrupt
 
-    live = _live(normalise=True, buffer=40)
-    whole = fit("topk_transcoder(k=3)", live, 24, config, out=tmp_path / "whole")
+    def run(name: str, **more: Any) -> Any:
+        live = _live(normalise=True, buffer=40, cursor=tmp_path / f"{name}.json")
+        return fit("topk_transcoder(k=3)", live, 24, config, out=tmp_path / name, **more)
+
+    whole = run("whole")
     with pytest.raises(KeyboardInterrupt):
-        fit(
-            "topk_transcoder(k=3)",
-            _live(normalise=True, buffer=40),
-            24,
-            config,
-            out=tmp_path / "part",
-            callbacks=[stop],
-        )
-    fit("topk_transcoder(k=3)", _live(normalise=True, buffer=40), 24, config, out=tmp_path / "part")
+        run("part", callbacks=[stop])
+    run("part")
     part = load_model(tmp_path / "part")
     assert torch.equal(part.W_E, whole.model.W_E)
     assert torch.equal(part.b_D, whole.model.b_D)
-    x_p, x_r = _live().take(torch.arange(live.epoch_rows))
+    x_p, x_r = _live().take(torch.arange(100))
     with torch.no_grad():
         error = (part(x_p).x_r_hat - x_r).square().sum() / (x_r - x_r.mean(0)).square().sum()
     assert float(error) < 0.9
+
+
+class Slow(nn.Module):
+    """Some rows after a wait that takes no processor: a network on another device."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds, self.tap = seconds, nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        time.sleep(self.seconds)
+        return self.tap(x)  # type: ignore[no-any-return]
+
+
+def test_training_does_not_wait_for_a_network_that_is_faster() -> None:
+    """A step of 30 ms, a pass of 10 ms for its rows: hardly a step waits as long as a pass takes."""
+    rows = [torch.randn(32, 4, generator=torch.Generator().manual_seed(n)) for n in range(40)]
+    live = LiveSource(Slow(0.01).eval(), "tap:out", None, rows, buffer=256, normalise=False)
+    live.take(torch.arange(32))
+    order, waits = Order(None, 32, 0), []
+    for step in range(40):
+        before = live._ring.waited
+        live.take(order.index(step))
+        waits.append(live._ring.waited - before)
+        time.sleep(0.03)
+    assert sum(wait > 0.01 for wait in waits) <= 4  # all of them, were the network run in turn with training
+    assert 0 < live.waited < 0.5
 
 
 def test_an_sae_reads_one_side() -> None:
@@ -113,3 +248,12 @@ def test_wrong_input() -> None:
         _live(keep=TokenFilter(first=99))
     with pytest.raises(ArgumentError, match="training mode"):
         LiveSource(Tiny().train(), IN, OUT, masked_batches())
+    with pytest.raises(ArgumentError, match="without gaps"):
+        _live().take(torch.tensor([0, 2]))
+
+    def broken() -> Iterator[Any]:
+        yield masked_batches()[0]
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        _rows(_live(broken), 0, 100)

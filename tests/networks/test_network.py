@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from monosem.base.errors import DataError, RefusedError, ShapeError
+from monosem.base.errors import ArgumentError, DataError, RefusedError, ShapeError
 from monosem.core.model import SDL
 from monosem.data.batches import TokenFilter
 from monosem.networks.network import Effect, NetworkScores, network_scores
@@ -119,13 +119,14 @@ def _compare(found: NetworkScores, effect: Effect, wanted: dict[str, float]) -> 
 
 
 KEEP = TokenFilter(drop=(1,))
+EVERY = ("spliced", "zero", "mean")
 
 
 def test_a_sparse_autoencoder_on_the_stream() -> None:
     model, sae = llama(), trained("topk(k=6)", 24, (WIDTH,), (WIDTH,))
     with torch.no_grad():
         sae.b_E[-3:] = -1e3  # three latents that never fire
-    found = network_scores(model, sae, "model.layers.1:out", _texts(), keep=KEEP)
+    found = network_scores(model, sae, "model.layers.1:out", _texts(), keep=KEEP, kl=EVERY)
     wanted = _direct(model, sae, ["layer1"], ["layer1"], [0])
     assert wanted["tokens"] == 3 * 8 + 2 * 5 + 4 * 11 - 3 * 2
     assert 0 < wanted["dead"] < 1
@@ -137,13 +138,13 @@ def test_a_sparse_autoencoder_on_the_stream() -> None:
 @pytest.mark.parametrize("text", ["topk_transcoder(k=6)", "relu_l1_skip_transcoder"])
 def test_a_transcoder_in_the_place_of_the_mlp(text: str) -> None:
     model, coder = llama(), trained(text, 24, (WIDTH,), (WIDTH,))
-    found = network_scores(model, coder, MLP.format(1) + ":in,out", _texts(), keep=KEEP)
+    found = network_scores(model, coder, MLP.format(1) + ":in,out", _texts(), keep=KEEP, kl=EVERY)
     _compare(found, found.effects[0], _direct(model, coder, ["mlp1_in"], ["mlp1"], [0]))
 
 
 def test_a_crosscoder_at_each_source_and_at_all() -> None:
     model, coder = llama(), trained("topk_crosscoder(k=6)", 24, (WIDTH, WIDTH), (WIDTH, WIDTH))
-    found = network_scores(model, coder, "model.layers.0:out; model.layers.2:out", _texts(), keep=KEEP)
+    found = network_scores(model, coder, "model.layers.0:out; model.layers.2:out", _texts(), keep=KEEP, kl=EVERY)
     names = ["layer0", "layer2"]
     assert [len(effect.sites) for effect in found.effects] == [1, 1, 2]
     for effect, together in zip(found.effects, ([0], [1], [0, 1]), strict=True):
@@ -153,7 +154,7 @@ def test_a_crosscoder_at_each_source_and_at_all() -> None:
 
 def test_a_cross_layer_transcoder() -> None:
     model, coder = llama(2), trained("topk_cross_layer(k=6)", 24, (WIDTH, WIDTH), (WIDTH, WIDTH))
-    found = network_scores(model, coder, "model.layers.*.mlp:in,out", _texts(), keep=KEEP)
+    found = network_scores(model, coder, "model.layers.*.mlp:in,out", _texts(), keep=KEEP, kl=EVERY)
     wanted = _direct(model, coder, ["mlp0_in", "mlp1_in"], ["mlp0", "mlp1"], [0, 1])
     _compare(found, found.effects[2], wanted)
 
@@ -231,3 +232,17 @@ def test_refusals() -> None:
         network_scores(model, sae, "model.layers.[01]:out", _texts())
     with pytest.raises(Exception, match="training mode"):
         network_scores(llama().train(), sae, at, _texts())
+
+
+def test_losses_do_not_depend_on_how_many_predictions_are_scored_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the KL is only of what is asked for."""
+    model, sae = llama(), trained("topk(k=4)", 24, (WIDTH,), (WIDTH,))
+    whole = network_scores(model, sae, "model.layers.1:out", _texts(), keep=KEEP)
+    monkeypatch.setattr("monosem.networks.network._CELLS", 1)  # one prediction at a time
+    single = network_scores(model, sae, "model.layers.1:out", _texts(), keep=KEEP)
+    for name, value in whole.effects[0].ce.items():
+        assert single.effects[0].ce[name] == pytest.approx(value, rel=1e-6)
+    assert single.effects[0].kl == pytest.approx(dict(whole.effects[0].kl), rel=1e-5)
+    assert list(whole.effects[0].kl) == ["spliced"]
+    with pytest.raises(ArgumentError, match=r"kl=\('swapped',\) names \['swapped'\]; known: spliced"):
+        network_scores(model, sae, "model.layers.1:out", _texts(), keep=KEEP, kl=("swapped",))

@@ -14,7 +14,7 @@ from monosem.base.errors import CheckpointError, DataError, ShapeError, check
 from monosem.base.files import write_atomic
 
 COINCIDENT = 0.95
-"""Anchors whose |cosine| exceeds this are reported: two latents would be asked to be the same feature."""
+"""Anchors whose cosine exceeds this are reported: two latents would be asked to be the same feature."""
 
 
 class AnchorWarning(UserWarning):
@@ -54,7 +54,7 @@ class Anchors:
         self._warn()
 
     def _warn(self) -> None:
-        cosine = (self.r.T @ self.r).abs().fill_diagonal_(0.0)
+        cosine = (self.r.T @ self.r).fill_diagonal_(0.0)  # w and -w are two features of a code that is not negative
         if self.k > 1 and float(cosine.max()) > COINCIDENT:
             i, j = divmod(int(cosine.argmax()), self.k)
             pairs = int((cosine > COINCIDENT).sum()) // 2

@@ -91,8 +91,12 @@ def steer(
 
 
 def _continued(language: Any, tokenizer: Any, prompt: str, tokens: int, temperature: float) -> str:
-    ids = tokenizer(prompt or (tokenizer.bos_token or ""), return_tensors="pt")
-    sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+    from monosem.networks.devices import input_device, moved
+
+    ids = moved(dict(tokenizer(prompt or (tokenizer.bos_token or ""), return_tensors="pt")), input_device(language))
+    sampling: dict[str, Any] = (
+        {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+    )
     output = language.generate(
         ids["input_ids"],
         attention_mask=ids["attention_mask"],

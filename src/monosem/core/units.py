@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,9 @@ from monosem.base.spec import digest
 from monosem.core.activations import BatchTopK
 from monosem.core.model import SDL
 from monosem.core.rownorm import RowNormSDL
+
+_ROWS = 4096
+"""Rows that are in float64 at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +43,19 @@ class Units:
         scale: bool = True,
     ) -> "Units":
         """Measured on a sample of rows. Raises: DataError for a source whose rows are all equal."""
-        return Units(*_measured(x_p, p_widths, centre, scale), *_measured(x_r, r_widths, centre, scale))
+        sides = (torch.split(x_p, list(p_widths), 1), torch.split(x_r, list(r_widths), 1))
+        return Units.of_sources(sides[0], None if x_r is x_p else sides[1], centre, scale)
+
+    @staticmethod
+    def of_sources(
+        p: Iterable[Float[Tensor, "rows n"]],
+        r: Iterable[Float[Tensor, "rows n"]] | None,
+        centre: bool = True,
+        scale: bool = True,
+    ) -> "Units":
+        """Measured source by source, so that only one need be in memory; `r` None: x_r is x_p."""
+        read = _measured(p, centre, scale)
+        return Units(*read, *(read if r is None else _measured(r, centre, scale)))
 
     @property
     def digest(self) -> str:
@@ -125,12 +140,18 @@ def _with_bias(model: SDL) -> SDL:
     return model
 
 
-def _measured(x: Tensor, widths: Sequence[int], centre: bool, scale: bool) -> tuple[Tensor, Tensor]:
+def _measured(sources: Iterable[Tensor], centre: bool, scale: bool) -> tuple[Tensor, Tensor]:
+    """Means and scales of some sources, side by side; float64 for some rows at a time."""
     means, scales = [], []
-    for number, part in enumerate(torch.split(x.double(), list(widths), dim=1)):
-        mean = part.mean(0) if centre else part.new_zeros(part.shape[1])
-        norm = float((part - mean).norm(dim=1).mean())
+    for number, x in enumerate(sources):
+        parts = torch.split(x, _ROWS)
+        mean = x.new_zeros(x.shape[1], dtype=torch.float64)
+        if centre:
+            for part in parts:
+                mean += part.double().sum(0)
+            mean /= x.shape[0]
+        norm = float(torch.cat([(part.double() - mean).norm(dim=1) for part in parts]).mean())
         check(norm > 0 or not scale, f"source {number} has no rows that differ; it cannot be scaled", DataError)
         means.append(mean)
-        scales.append(torch.full_like(mean, math.sqrt(part.shape[1]) / norm if scale else 1.0))
+        scales.append(torch.full_like(mean, math.sqrt(x.shape[1]) / norm if scale else 1.0))
     return torch.cat(means).float(), torch.cat(scales).float()

@@ -1,6 +1,6 @@
 """Batches: what a module is called with, and which of its rows are kept, with their provenance."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -98,7 +98,8 @@ class Batch:
 def _as_batch(raw: Any, first: int = 0, keep: TokenFilter | None = None) -> Batch:
     """A batch from what a module takes: token numbers [batch, time], a tokenizer's mapping, or rows of numbers.
 
-    Documents are numbered from `first`. "labels" of a mapping are not the module's but the rows' classes.
+    Documents are numbered from `first`. "labels" of a mapping are not the module's but the rows' classes, and so is the
+    second of a pair (inputs, whole numbers), as a DataLoader gives it.
     """
     if isinstance(raw, Batch):
         return raw
@@ -121,13 +122,23 @@ def _parts(raw: Any) -> tuple[Any, Any, Any, Any, Any]:
         token = inputs.get("input_ids")
         leading = token if token is not None else next(iter(inputs.values()), None)
         return inputs, leading, token, raw.get("labels"), inputs.get("attention_mask")
+    if isinstance(raw, (tuple, list)) and _is_pair(raw):
+        inputs, leading, token, _, mask = _parts(raw[0])
+        return inputs, leading, token, raw[1] if len(raw) == 2 else None, mask
     tokens = isinstance(raw, Tensor) and not raw.is_floating_point() and raw.ndim == 2
     return raw, raw, raw if tokens else None, None, None
 
 
-def number_documents(batches: Iterable[Any], keep: TokenFilter | None = None) -> Iterator[Batch]:
-    """Every item as a Batch; raw ones have their documents numbered one after the other."""
-    first = 0
+def _is_pair(raw: Sequence[Any]) -> bool:
+    """Whether a batch is (inputs,) or (inputs, class numbers), as a DataLoader gives them."""
+    label = raw[1] if len(raw) == 2 else None
+    return len(raw) in (1, 2) and (
+        label is None or (isinstance(label, Tensor) and label.ndim == 1 and not label.is_floating_point())
+    )
+
+
+def number_documents(batches: Iterable[Any], keep: TokenFilter | None = None, first: int = 0) -> Iterator[Batch]:
+    """Every item as a Batch; raw ones have their documents numbered one after the other, from `first` on."""
     for raw in batches:
         batch = _as_batch(raw, first, keep)
         first = max(first, int(batch.document.max()) + 1)

@@ -57,7 +57,7 @@ class ClassMeans:
 class AnchorQuality:
     """What class means are worth as anchors, measured with means of half of the rows on the other half.
 
-    `closest`: the largest |cos| between two anchors; `coincident`: pairs above 0.95; `accuracy`: rows whose own
+    `closest`: the largest cosine of two anchors; `coincident`: pairs above 0.95; `accuracy`: rows whose own
     class's anchor is the nearest by cosine, averaged over classes, beside `chance` = 1 / classes.
     """
 
@@ -100,7 +100,7 @@ def read_means(table: Table, labels: Labels, centre: bool = True, shrinkage: flo
         seen += torch.bincount(codes, minlength=len(labels.names))
     there = seen > 0
     every = means_of(table, labels).directions(centre, shrinkage)
-    cosine = (every @ every.T).abs().fill_diagonal_(0)
+    cosine = (every @ every.T).fill_diagonal_(0)
     accuracy = float((right[there] / seen[there]).mean())
     return AnchorQuality(float(cosine.max()), int((cosine > COINCIDENT).sum()) // 2, accuracy, 1 / len(labels.names))
 

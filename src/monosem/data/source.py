@@ -1,21 +1,29 @@
 """Training sources of rows on disk: tables, checked once from end to end, and stores, for every pairing."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from monosem.base.errors import ArgumentError, DataError, check
+from monosem.base.seeds import torch_generator
 from monosem.base.spec import digest
 from monosem.core.pairs import SAE, Crosscoder, CrossLayer, Pairing, Rows
 from monosem.core.units import Units
 from monosem.data.store import Sharded, Store, is_store, open_store
 from monosem.data.table import Labels, Table, read_labels, read_table
+
+NORM_LIMIT = 5.0
+"""Rows whose norm is above this many times the median are left out, unless said otherwise."""
+
+HELD_OUT = 8192
+"""Rows that are held back from training and scored, unless said otherwise; a tenth of the rows at most."""
 
 
 class FileSource:
@@ -41,7 +49,7 @@ class FileSource:
                 f"{x_p.path} has {x_p.rows} rows, {x_r.path} has {x_r.rows}; they must be rows of the same inputs"
             )
         target = x_p if x_r is None else x_r
-        self.x_p, self.x_r, self.rows = x_p, x_r, x_p.rows
+        self.x_p, self.x_r, self.rows, self.total = x_p, x_r, x_p.rows, x_p.rows
         self.p_widths = p_widths or (x_p.width,)
         self.r_widths = r_widths or (self.p_widths if x_r is None else (target.width,))
         for name, widths, table in (("widths", self.p_widths, x_p), ("target widths", self.r_widths, target)):
@@ -50,17 +58,97 @@ class FileSource:
                 raise ArgumentError(f"{name} {widths} sum to {sum(widths)}, {table.path} has {table.width} columns")
         self.units: Units | None = None
         self.labels: Labels | None = None
+        self.held_out: Int[Tensor, " rows"] = torch.zeros(0, dtype=torch.int64)
+        self._kept: Int[Tensor, " rows"] | None = None
         self._digest = digest or "+".join(_check_through(table) for table in (x_p, x_r) if table is not None)
 
     @property
     def digest(self) -> str:
-        """Of the data, and of the units in which they are given."""
-        return self._digest if self.units is None else f"{self._digest}@{self.units.digest}"
+        """Of the data, the rows that are left, and the units in which they are given."""
+        rows = self._digest if self._kept is None else f"{self._digest}/{digest(_sums(self._kept))}"
+        return rows if self.units is None else f"{rows}@{self.units.digest}"
 
     def normalised(self, centre: bool = True, scale: bool = True, rows: int = 65536) -> "FileSource":
         """Train in units measured on up to `rows` rows: centred, mean norm sqrt(n) for each source; returns itself."""
-        self.units = Units.of(*self.sample(rows), self.p_widths, self.r_widths, centre, scale)
+        index = self._spread(rows)
+        p = self._each(self.x_p, self.p_widths, index)
+        r = None if self.x_r is None else self._each(self.x_r, self.r_widths, index)
+        self.units = Units.of_sources(p, r, centre, scale)
         return self
+
+    def _each(self, table: Table, widths: Sequence[int], index: Tensor) -> Iterator[Tensor]:
+        """Rows of one source after the other."""
+        for last, width in zip(accumulate(widths), widths, strict=True):
+            yield (table if width == table.width else table.columns(last - width, last)).take(self._place(index))
+
+    def _place(self, index: Tensor) -> Tensor:
+        """Where rows by number lie in the tables."""
+        return index if self._kept is None else self._kept[index]
+
+    def kept_rows(self) -> Bool[Tensor, " total"] | None:
+        """Which rows of the tables are left; None for all."""
+        if self._kept is None:
+            return None
+        mask = torch.zeros(self.total, dtype=torch.bool)
+        mask[self._kept] = True
+        return mask
+
+    def _leave(self, mask: Bool[Tensor, " total"]) -> None:
+        """Keep only rows of a mask over the tables."""
+        before = self.kept_rows()
+        self._kept = (mask if before is None else mask & before).nonzero()[:, 0]
+        check(self._kept.numel() > 0, "no row is left; loosen what leaves rows out", DataError)
+        self.rows = self._kept.numel()
+
+    def ordinary(self, limit: float = NORM_LIMIT) -> int:
+        """Leave out rows that are far longer than most; returns how many.
+
+        Equation: a row goes where, at any source, ||x|| > limit times the median of ||x|| over all rows. All rows are
+            read once. In residual streams a few tokens (the first, delimiters) have norms tens of times the usual and
+            would decide the loss and every ratio of variances.
+        """
+        check(limit > 1, f"limit={limit}; it is a multiple of the median norm, more than 1")
+        ordinary = torch.ones(self.total, dtype=torch.bool)
+        for table, widths in ((self.x_p, self.p_widths), *([] if self.x_r is None else [(self.x_r, self.r_widths)])):
+            parts = (torch.split(rows, list(widths), 1) for _, rows in table.chunks())
+            norms = torch.cat([torch.stack([x.norm(dim=1) for x in part]) for part in parts], 1)
+            ordinary &= (norms <= limit * norms.median(1, keepdim=True).values).all(0)
+        before = self.rows
+        if not bool(ordinary.all()):
+            self._leave(ordinary)
+        return before - self.rows
+
+    def set_aside(self, rows: int = HELD_OUT, share: float = 0.1, seed: int = 0) -> int:
+        """Hold rows back from training, for `held_out`: `rows` of them, at most a `share`; returns how many.
+
+        Of a store whole documents in a keyed order, else single rows. Call it after `ordinary`.
+        """
+        wanted = min(rows, int(share * self.rows))
+        if wanted < 2:
+            return 0
+        place = self._place(torch.arange(self.rows))
+        group = self._groups(place)
+        order = torch.randperm(int(group.max()) + 1, generator=torch_generator(seed, "held out"))
+        counts = torch.bincount(group, minlength=order.numel())[order].cumsum(0)
+        chosen = order[: max(1, int((counts <= wanted).sum()))]
+        aside = torch.isin(group, chosen)
+        if bool(aside.all()):
+            return 0
+        self.held_out = place[aside]
+        mask = torch.ones(self.total, dtype=torch.bool)
+        mask[self.held_out] = False
+        self._leave(mask)
+        return self.held_out.numel()
+
+    def _groups(self, place: Tensor) -> Tensor:
+        """The number of each row's group, which is held back whole; here every row is one."""
+        return torch.arange(place.numel())
+
+    def batches(self, index: Tensor, size: int = 1024) -> Iterator[tuple[Tensor, Tensor]]:
+        """Raw rows of the tables by their place, some at a time."""
+        for part in torch.split(index, size):
+            x_p = self.x_p.take(part)
+            yield x_p, x_p if self.x_r is None else self.x_r.take(part)
 
     def take(self, index: Int[Tensor, " batch"]) -> tuple[Float[Tensor, "batch n_p"], Float[Tensor, "batch n_r"]]:
         """Rows by number, as float32, in the units of training."""
@@ -68,12 +156,17 @@ class FileSource:
         return rows if self.units is None else self.units.both(*rows)
 
     def _raw(self, index: Int[Tensor, " batch"]) -> tuple[Tensor, Tensor]:
-        x_p = self.x_p.take(index)
-        return x_p, x_p if self.x_r is None else self.x_r.take(index)
+        place = self._place(index)
+        x_p = self.x_p.take(place)
+        return x_p, x_p if self.x_r is None else self.x_r.take(place)
 
     def sample(self, rows: int) -> tuple[Float[Tensor, "rows n_p"], Float[Tensor, "rows n_r"]]:
         """Up to `rows` raw rows, spread evenly over the table: what a trained model takes."""
-        return self._raw(torch.linspace(0, self.rows - 1, min(rows, self.rows), dtype=torch.float64).round().long())
+        return self._raw(self._spread(rows))
+
+    def _spread(self, rows: int) -> Tensor:
+        """Numbers of up to `rows` rows, spread evenly."""
+        return torch.linspace(0, self.rows - 1, min(rows, self.rows), dtype=torch.float64).round().long()
 
 
 def open_rows(
@@ -111,6 +204,11 @@ def open_rows(
     if labels is not None:
         source.labels = _open_labels(labels, source.rows, labels_key)
     return source
+
+
+def _sums(rows: Tensor) -> list[float]:
+    """Numbers that tell sets of rows apart."""
+    return [rows.numel(), int(rows.sum()), float((rows.double() * torch.arange(1.0, rows.numel() + 1)).sum())]
 
 
 def _leave_out(why: str, arguments: Mapping[str, object]) -> None:
@@ -173,8 +271,15 @@ class _SideBySide:
         self.shape = (parts[0].shape[0], sum(part.shape[1] for part in parts))
         self.dtype = np.dtype(np.float32)
 
+    def expect_run(self, start: int, stop: int) -> None:
+        """Start reading rows that follow each other."""
+        for part in self.parts:
+            part.expect_run(start, stop)
+
     def __getitem__(self, key: Any) -> np.ndarray:
         """Rows by a number, a slice or an array of numbers, as float32."""
+        for part in self.parts if isinstance(key, np.ndarray) else ():
+            part.expect(key)
         return np.concatenate([part[key].astype(np.float32, copy=False) for part in self.parts], axis=-1)
 
 
@@ -214,8 +319,13 @@ class StoreSource(FileSource):
 
     def where(self, index: Int[Tensor, " batch"]) -> Rows:
         """The token, document and place of rows by number."""
-        columns = (self.store.tokens, self.store.documents, self.store.positions)
-        return Rows(index, *(torch.from_numpy(column[index.numpy()].astype(np.int64)) for column in columns))
+        columns, place = (self.store.tokens, self.store.documents, self.store.positions), self._place(index).numpy()
+        return Rows(index, *(torch.from_numpy(column[place].astype(np.int64)) for column in columns))
+
+    def _groups(self, place: Tensor) -> Tensor:
+        """Documents."""
+        documents = torch.from_numpy(self.store.documents[place.numpy()].astype(np.int64))
+        return documents.unique(return_inverse=True)[1]  # type: ignore[no-any-return,no-untyped-call]
 
 
 def sites_for(

@@ -20,6 +20,7 @@ import torch
 
 from monosem.base.errors import CheckpointError, DataError, check
 from monosem.base.files import read_json
+from monosem.data.reading import Pages, large
 from monosem.data.table import Labels, Table
 
 FORMAT = "monosem.store/1"
@@ -42,14 +43,23 @@ def sha256_of(path: Path) -> str:
 class Sharded:
     """An array whose rows lie in several .npy files; each is mapped when a row of it is first read."""
 
-    def __init__(self, paths: tuple[Path, ...], shape: tuple[int, ...], each: int, bf16: bool = False) -> None:
-        self.paths, self.shape, self.each, self.bf16 = paths, shape, each, bf16
+    def __init__(
+        self,
+        paths: tuple[Path, ...],
+        shape: tuple[int, ...],
+        each: int,
+        bf16: bool = False,
+        scale: "Sharded | None" = None,
+    ) -> None:
+        self.paths, self.shape, self.each, self.bf16, self.scale = paths, shape, each, bf16, scale
+        self.large = large(int(np.prod(shape)) * 4)
         self._maps: dict[int, np.ndarray] = {}
+        self._pages: dict[int, Pages] = {}
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Of what indexing returns."""
-        return np.dtype(np.float32) if self.bf16 else self._map(0).dtype
+        return np.dtype(np.float32) if self.bf16 or self.scale is not None else self._map(0).dtype
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -59,15 +69,20 @@ class Sharded:
             path = self.paths[number]
             rows = min(self.each, self.shape[0] - number * self.each)
             try:
-                mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+                pages = Pages(path, self.large)
             except (OSError, ValueError, EOFError) as error:
                 raise CheckpointError(f"{path} cannot be read ({error}); restore it or harvest again") from None
-            if mapped.shape != (rows, *self.shape[1:]):
-                raise CheckpointError(f"{path} has shape {mapped.shape}, its manifest says {(rows, *self.shape[1:])}")
-            self._maps[number] = np.asarray(mapped)
+            if pages.array.shape != (rows, *self.shape[1:]):
+                shape = pages.array.shape
+                raise CheckpointError(f"{path} has shape {shape}, its manifest says {(rows, *self.shape[1:])}")
+            self._maps[number], self._pages[number] = pages.array, pages
         return self._maps[number]
 
-    def _plain(self, part: np.ndarray) -> np.ndarray:
+    def _plain(self, part: np.ndarray, key: Any) -> np.ndarray:
+        """What the files' numbers stand for; `key` chose them."""
+        if self.scale is not None:
+            scaled: np.ndarray = part.astype(np.float32) * self.scale[key][..., None]
+            return scaled
         return (part.astype(np.uint32) << 16).view(np.float32) if self.bf16 else part
 
     def __getitem__(self, key: Any) -> np.ndarray:
@@ -75,13 +90,13 @@ class Sharded:
         if isinstance(key, slice):
             start, stop, step = key.indices(self.shape[0])
             check(step == 1, f"step={step}; rows are read one after the other, or by an array of numbers")
-            return self._plain(self._run(start, stop))
+            return self._plain(self._run(start, stop), key)
         index = np.asarray(key)
         check(index.dtype.kind in "iu", f"rows are chosen by whole numbers, not {index.dtype}", DataError)
         flat = np.where(index < 0, index + self.shape[0], index).reshape(-1)
         if flat.size and not (flat.min() >= 0 and flat.max() < self.shape[0]):
             raise DataError(f"row {int(flat.max())} is asked for; the store has rows 0 to {self.shape[0] - 1}")
-        return self._plain(self._gather(flat)).reshape((*index.shape, *self.shape[1:]))
+        return self._plain(self._gather(flat), flat).reshape((*index.shape, *self.shape[1:]))
 
     def _run(self, start: int, stop: int) -> np.ndarray:
         parts = []
@@ -89,13 +104,32 @@ class Sharded:
             number, first = divmod(start, self.each)
             last = min(self.each, first + stop - start)
             parts.append(self._map(number)[first:last])
+            self._pages[number].expect_run(first, last)
             start += last - first
         if not parts:
             return self._map(0)[:0]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
+    def expect(self, index: np.ndarray) -> None:
+        """Start reading rows that are asked for next, all at once."""
+        if self.large and index.size:
+            number, within = np.divmod(index, self.each)
+            for shard in np.unique(number).tolist():
+                self._map(shard)
+                self._pages[shard].expect(within[number == shard])
+
+    def expect_run(self, start: int, stop: int) -> None:
+        """Start reading rows that follow each other and are asked for next."""
+        while self.large and start < stop:
+            number, first = divmod(start, self.each)
+            last = min(self.each, first + stop - start)
+            self._map(number)
+            self._pages[number].expect_run(first, last)
+            start += last - first
+
     def _gather(self, index: np.ndarray) -> np.ndarray:
         """Shard by shard; within one, numpy takes rows straight from the mapped pages."""
+        self.expect(index)
         number, within = np.divmod(index, self.each)
         first = int(number[0]) if number.size else 0
         if not number.size or bool((number == first).all()):
@@ -118,9 +152,11 @@ class Store:
         self.widths: tuple[int, ...] = tuple(site["width"] for site in manifest["sites"])
         self.dtype: str = manifest["dtype"]
 
-    def _sharded(self, name: str, width: tuple[int, ...] = (), bf16: bool = False) -> Sharded:
+    def _sharded(
+        self, name: str, width: tuple[int, ...] = (), bf16: bool = False, scale: Sharded | None = None
+    ) -> Sharded:
         paths = tuple(shard_folder(self.folder, i) / f"{name}.npy" for i in range(len(self.manifest["shards"])))
-        return Sharded(paths, (self.rows, *width), self.manifest["shard_rows"], bf16)
+        return Sharded(paths, (self.rows, *width), self.manifest["shard_rows"], bf16, scale)
 
     def match(self, text: str) -> tuple[str, ...]:
         """The stored sites that a text names, as "model.layers.*.mlp:in,out". Raises: ArgumentError if none."""
@@ -131,8 +167,9 @@ class Store:
         names = self.match(site)
         check(len(names) == 1, f"{site!r} means {len(names)} sites ({', '.join(names)}); name one")
         name, number = names[0], self.sites.index(names[0])
-        width = (self.widths[number],)
-        return Table(self._sharded(f"x{number}", width, self.dtype == "bfloat16"), self.folder / name)
+        scale = self._sharded(f"scale{number}") if self.dtype == "int8" else None
+        values = self._sharded(f"x{number}", (self.widths[number],), self.dtype == "bfloat16", scale)
+        return Table(values, self.folder / name)
 
     @cached_property
     def tokens(self) -> Sharded:

@@ -43,10 +43,45 @@ class Table:
         """Rows by number, as float32."""
         return _float32(self.values[index if isinstance(self.values, Tensor) else index.numpy()])
 
+    def part(self, rows: slice) -> Float[Tensor, "rows width"]:
+        """Rows that follow each other, as float32."""
+        return _float32(self.values[rows])
+
+    def expect(self, start: int, stop: int) -> None:
+        """Begin to read rows that are asked for next, where the table's values know how."""
+        begin = getattr(self.values, "expect_run", None)
+        if begin is not None:
+            begin(start, stop)
+
+    def columns(self, first: int, last: int) -> "Table":
+        """Some columns of the same rows."""
+        return Table(_Columns(self.values, first, last), self.path)
+
     def chunks(self) -> Iterator[tuple[int, Float[Tensor, "rows width"]]]:
         """All rows in order, CHUNK at a time: (number of the first, rows as float32)."""
         for start in range(0, self.rows, CHUNK):
             yield start, _float32(self.values[start : start + CHUNK])
+
+
+class _Columns:
+    """Some columns of an array; of several arrays side by side only those that hold them are read."""
+
+    def __init__(self, values: Any, first: int, last: int) -> None:
+        self.shape = (values.shape[0], last - first)
+        self.parts: list[tuple[Any, int, int]] = []
+        start = 0
+        for part in getattr(values, "parts", (values,)):
+            stop = start + part.shape[1]
+            if start < last and first < stop:
+                self.parts.append((part, max(first, start) - start, min(last, stop) - start))
+            start = stop
+
+    def __getitem__(self, key: Any) -> Any:
+        """Rows by a slice or an array of numbers."""
+        rows = [part[key][:, first:last] for part, first, last in self.parts]
+        if len(rows) == 1:
+            return rows[0]
+        return torch.cat(rows, 1) if isinstance(rows[0], Tensor) else np.concatenate(rows, 1)
 
 
 def read_array(path: str | Path, key: str | None = None) -> Any:

@@ -1,7 +1,7 @@
 """Texts as batches of tokens: documents from files, cut into windows, put together by length."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -13,6 +13,7 @@ import torch
 
 from monosem.base.errors import DataError, check
 from monosem.base.registry import Registry
+from monosem.base.seeds import torch_generator
 from monosem.data.batches import Batch, TokenFilter
 from monosem.data.table import read_array
 
@@ -116,19 +117,123 @@ def text_batches(
     """Batches of about `tokens` places from texts, by a transformers tokenizer with its special tokens.
 
     Texts longer than `length` tokens become several windows ("split": each a context of its own, with special tokens)
-    or are cut ("cut"). `together` windows at a time are sorted by length, so that a batch is padded little; the order
-    is the same in every run. A row's document is the number of its text; its position counts over the windows before.
+    or are cut ("cut"). `together` windows at a time are sorted by length, so that a batch is padded little; their
+    batches come in a keyed order, the same in every run, so that the first so many rows are of short and long texts
+    alike (`sampled` does the same to the texts; the fewer `together`, the closer the sample). A row's document is the
+    number of its text; its position counts over the windows before.
     `labels` holds one class number per text.
     """
     check(long in ("split", "cut"), f"long={long!r}; known: split, cut")
     check(length >= 2, f"length={length}; a window has at least two tokens")
-    stream = _windows(tokenizer, texts, length, long)
+    stream, group = _windows(tokenizer, texts, length, long), 0
     while windows := list(islice(stream, together)):
         windows.sort(key=lambda window: len(window[2]), reverse=True)
+        parts, group = [], group + 1
         while windows:
             rows = max(1, tokens // len(windows[0][2]))
-            yield _batch(windows[:rows], tokenizer, keep or TokenFilter(), labels)
+            parts.append(windows[:rows])
             del windows[:rows]
+        for part in torch.randperm(len(parts), generator=torch_generator(0, "texts", group)).tolist():
+            yield _batch(parts[part], tokenizer, keep or TokenFilter(), labels)
+
+
+def sampled(number: int, seed: int = 0) -> list[int]:
+    """Numbers of texts in a keyed order: whatever part of them is read, it is a sample of all."""
+    order: list[int] = torch.randperm(number, generator=torch_generator(seed, "sampled")).tolist()
+    return order
+
+
+class PackedTexts:
+    """Batches of full windows from texts that need not end: no padding, and a place to go on from.
+
+    Documents follow each other, each with the tokenizer's special tokens, and are cut every `length` tokens; a batch
+    has tokens // length windows. A row's document is that of its window's first token, its position the place in the
+    window. `texts`: strings; conversations (lists of messages, put together by the tokenizer's chat template); or
+    mappings with either in `field`, as `datasets` gives them, streaming or not. They are gone through anew each time;
+    a function makes them anew. What is left over at the end is dropped.
+    `state_dict` says where the next batch begins. Texts that have `state_dict` themselves go on from theirs; of others
+    those before are read again, but not tokenized.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        texts: Iterable[Any] | Callable[[], Iterable[Any]],
+        *,
+        field: str | None = None,
+        length: int = 256,
+        tokens: int = 4096,
+        keep: TokenFilter | None = None,
+    ) -> None:
+        check(2 <= length <= tokens, f"length={length}, tokens={tokens}; a window has two tokens, a batch one window")
+        self.tokenizer, self.texts, self.field, self.length = tokenizer, texts, field, length
+        self.windows, self.keep = tokens // length, keep or TokenFilter()
+        self._state: dict[str, Any] = {"documents": 0, "carry": [], "source": None}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Documents that are behind, what is left of them as (document, tokens), and the texts' own state."""
+        return self._state | {"carry": [list(part) for part in self._state["carry"]]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on there."""
+        self._state = dict(state)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches from where the state says, to the end; the next time from the start."""
+        number, need = self._state["documents"], self.windows * self.length
+        carry: list[tuple[int, list[int]]] = [(document, list(ids)) for document, ids in self._state["carry"]]
+        ready = sum(len(ids) for _, ids in carry)
+        for text, source in self._texts():
+            if text is not None:
+                carry.append((number, self._ids(text, number)))
+                number, ready = number + 1, ready + len(carry[-1][1])
+            while ready >= need:
+                batch = self._batch(carry)
+                ready -= need
+                self._state = {"documents": number, "carry": list(carry), "source": source}
+                yield batch
+        self._state = {"documents": 0, "carry": [], "source": None}
+
+    def _texts(self) -> Iterator[tuple[Any, Any]]:
+        """(None, its state), then (text, the state after it) from where the state says."""
+        texts: Any = self.texts() if callable(self.texts) else self.texts
+        source = self._state["source"]
+        saves = hasattr(texts, "state_dict") and hasattr(texts, "load_state_dict")
+        if saves and source is not None:
+            texts.load_state_dict(source)
+        yield None, source
+        for text in texts if saves and source is not None else islice(texts, self._state["documents"], None):
+            yield text, texts.state_dict() if saves else None
+
+    def _ids(self, text: Any, number: int) -> list[int]:
+        """The tokens of a text, a conversation, or a mapping that holds either."""
+        if isinstance(text, Mapping):
+            known = ", ".join(map(str, text))
+            check(self.field in text, f"document {number} has no field {self.field!r} but {known}; name it", DataError)
+            text = text[self.field]
+        if isinstance(text, str):
+            return list(self.tokenizer(text, verbose=False)["input_ids"])
+        check(isinstance(text, (list, tuple)), f"document {number} is no text; give strings or messages", DataError)
+        ids = self.tokenizer.apply_chat_template(list(text), tokenize=True)
+        return list(ids["input_ids"] if isinstance(ids, Mapping) else ids)
+
+    def _batch(self, carry: list[tuple[int, list[int]]]) -> Batch:
+        """The first tokens of what is left, taken off it."""
+        ids = torch.empty(self.windows, self.length, dtype=torch.int64)
+        documents = torch.empty(self.windows, dtype=torch.int64)
+        for row in range(self.windows):
+            documents[row], filled = carry[0][0], 0
+            while filled < self.length:
+                number, part = carry.pop(0)
+                used = part[: self.length - filled]
+                ids[row, filled : filled + len(used)] = torch.tensor(used, dtype=torch.int64)
+                filled += len(used)
+                if len(used) < len(part):
+                    carry.insert(0, (number, part[len(used) :]))
+        mask = torch.ones_like(ids)
+        place = torch.arange(self.length).expand_as(ids)
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        return Batch(inputs, documents, self.keep(ids, mask.bool()), ids, place)
 
 
 _Window = tuple[int, int, list[int]]  # the text's number, the place of the window's first token, tokens

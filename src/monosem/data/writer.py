@@ -14,10 +14,11 @@ import numpy as np
 from monosem.base.errors import CheckpointError, check
 from monosem.base.files import read_json, write_atomic, write_json
 from monosem.base.machine import machine
+from monosem.data.reading import new_array
 from monosem.data.store import COLUMNS, FORMAT, is_store, sha256_of, shard_folder
 
-STORED = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
-"""The type in the files, by the type of the numbers."""
+STORED = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16, "int8": np.int8}
+"""The type in the files, by the type of the numbers; int8 has a float32 scale per row beside it."""
 
 
 class Writer:
@@ -99,7 +100,7 @@ class Writer:
                 shutil.rmtree(path)
 
     def append(self, xs: Sequence[np.ndarray], columns: Mapping[str, np.ndarray]) -> None:
-        """Add rows: one array per site, in the files' type, and one per column."""
+        """Add rows: one array per site, in the files' type, and one per column (with int8, scales too)."""
         arrays = {f"x{i}": x for i, x in enumerate(xs)} | dict(columns)
         start, rows = 0, len(columns["token"])
         while start < rows:
@@ -117,9 +118,7 @@ class Writer:
         self._wait()
         self._part().mkdir(parents=True)
         self._open = {
-            name: np.lib.format.open_memmap(
-                self._part() / f"{name}.npy", mode="w+", dtype=kind, shape=(self.each, *shape)
-            )
+            name: new_array(self._part() / f"{name}.npy", kind, (self.each, *shape))
             for name, (shape, kind) in self._kinds.items()
         }
 
@@ -136,7 +135,9 @@ class Writer:
         part, number = self._part(), len(self.manifest["shards"])
         for name, array in arrays.items():
             if rows < self.each:
-                np.save(part / f"{name}.short.npy", array[:rows])
+                short = new_array(part / f"{name}.short.npy", array.dtype, (rows, *array.shape[1:]))
+                short[:] = array[:rows]
+                del short  # unmaps, once it is written
                 os.replace(part / f"{name}.short.npy", part / f"{name}.npy")
         arrays.clear()  # unmaps
         hashes = {}
@@ -176,7 +177,11 @@ _OF_THE_RUN = ("machine", "shards", "complete")
 
 def _kinds(header: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], Any]]:
     """(shape of a row, type) of every array of a shard."""
-    sites = {f"x{i}": ((site["width"],), STORED[header["dtype"]]) for i, site in enumerate(header["sites"])}
+    sites: dict[str, tuple[tuple[int, ...], Any]] = {
+        f"x{i}": ((site["width"],), STORED[header["dtype"]]) for i, site in enumerate(header["sites"])
+    }
+    if header["dtype"] == "int8":
+        sites |= {f"scale{i}": ((), np.float32) for i in range(len(header["sites"]))}
     names = (*COLUMNS, "label") if header["labels"] is not None else COLUMNS
     return sites | dict.fromkeys(names, ((), np.int32))
 

@@ -90,7 +90,7 @@ def collect(
     for start in range(0, rows.count, step):
         stop = min(start + step, rows.count)
         low, high = max(0, start - before), min(rows.count, stop + after)
-        x_p, x_r = rows.source.take(torch.arange(low, high))
+        x_p, x_r = (x.to(model.b_E.device) for x in rows.source.take(torch.arange(low, high)))
         out = model(x_p.to(model.b_E.dtype))
         inner = slice(start - low, stop - low)
         batch = Coded(x_r[inner], out.x_r_hat[inner], out.code)
@@ -124,10 +124,10 @@ def nearest_latents(W_D: Float[Tensor, "n_r n_q"], most: int) -> tuple[np.ndarra
     step = max(1, _CELLS // n_q)
     for start in range(0, n_q, step):
         part = columns[:, start : start + step].T @ columns
-        own = torch.arange(part.shape[0])
+        own = torch.arange(part.shape[0], device=part.device)
         part[own, own + start] = -2.0  # itself comes last
         largest = part.topk(most, 1)
-        index[start : start + step], cosine[start : start + step] = largest.indices.numpy(), largest.values.numpy()
+        index[start : start + step], cosine[start : start + step] = largest.indices.cpu(), largest.values.cpu()
     return index, cosine
 
 
@@ -135,9 +135,9 @@ def _cells(code: Code) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The cells that are not zero, by latent and then by row: (latent, row, value)."""
     if isinstance(code, SparseCode):
         order, _ = code.at.latent_major
-        latent, row, value = (part[order].numpy() for part in (code.at.col, code.at.row, code.values.float()))
+        latent, row, value = (part[order].cpu().numpy() for part in (code.at.col, code.at.row, code.values.float()))
     else:
-        cells = code.values.float().numpy()
+        cells = code.values.float().cpu().numpy()
         latent, row = np.nonzero(cells.T)
         value = cells[row, latent]
     fires = value != 0

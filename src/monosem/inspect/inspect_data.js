@@ -98,6 +98,7 @@ function modelOf(data) {
       latent: arrays.nearest[latent * header.nearest + i],
       cosine: arrays.cosine[latent * header.nearest + i] / 32767,
     })),
+    explained: (latent) => header.labels?.[latent] ?? null,
     anchor: (latent) => (latent < (header.anchored?.names.length ?? 0)
       ? { name: header.anchored.names[latent], cosine: header.anchored.cosine[latent] } : null),
     // The different words on which a latent fires most, strongest first.

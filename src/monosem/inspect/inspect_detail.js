@@ -101,6 +101,11 @@ function nearTable(model, latent, choose) {
     el("td", { class: "n" }, cosine.toFixed(2)), el("td", {}, model.arrays.fired[j] ? summary(j) : "never fires")))));
 }
 
+function explanationOf({ judge, detection, fuzzing }) {
+  const score = (name, value) => (value === null ? [] : [`${name} ${value.toFixed(2)}`]);
+  return [`Words of ${judge}`, ...score("detection", detection), ...score("fuzzing", fuzzing)].join(", ") + " (chance .50)";
+}
+
 function makeDetail(model, choose) {
   const { header, arrays, sets } = model;
   const detail = document.getElementById("detail");
@@ -127,7 +132,8 @@ function makeDetail(model, choose) {
       el("p", { class: "note" }, restOfClasses(model, latent)));
     if (header.nearest) aside.push(el("h3", {}, "Nearest latents"), el("p", { class: "note" }, "by the cosine of decoder columns"), nearTable(model, latent, choose));
     detail.replaceChildren(
-      el("h2", {}, `Latent ${latent}`, anchor ? el("span", { class: "badge", title: "This latent was anchored" }, `⚓ ${anchor.name}`) : null),
+      el("h2", {}, `Latent ${latent}`, anchor ? el("span", { class: "badge", title: "This latent was anchored" }, `⚓ ${anchor.name}`) : null,
+        model.explained(latent) ? el("span", { class: "badge", title: explanationOf(model.explained(latent)) }, model.explained(latent).label) : null),
       el("div", { class: "facts" }, fact("fires on", `${whole(fired)} of ${sentence(header.rows, rowNoun)} (${percent(fired / header.rows)})`),
         fired ? [fact("max", short(largest)), fact("mean where it fires", short(arrays.mean[latent]))] : [],
         anchor ? fact("cosine with its anchor", anchor.cosine.toFixed(3)) : null),

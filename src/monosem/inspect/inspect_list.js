@@ -17,6 +17,7 @@ function columnsOf(model) {
     cell: (j) => (arrays.fired[j] ? [`${(100 * model.purity(j)).toFixed(0)} % `, header.classes[arrays.class[j * header.class_places]]] : []),
   });
   if (header.kind === "tokens") columns.push({ name: "strongest on", width: "minmax(110px, 2fr)", left: true, cell: (j) => model.words(j, 8).map((word) => el("span", { class: "word" }, oneLine(word))) });
+  if (header.labels) columns.push({ name: "label", title: "What a judge says it stands for", width: "minmax(90px, 1fr)", left: true, cell: (j) => [model.explained(j)?.label ?? ""] });
   if (header.kind === "texts") columns.push({ name: "strongest on", width: "minmax(110px, 2fr)", left: true, cell: (j) => model.sets.top.rows(j, 1).map((row) => oneLine(model.text(row) ?? "").slice(0, 80)) });
   if (header.kind === "images") columns.push({ name: "strongest on", width: "156px", left: true, cell: (j) => model.sets.top.rows(j, 5).map((row) => picture(model, row)) });
   return columns;
@@ -40,6 +41,7 @@ function searcher(model) {
       : header.kind === "texts" ? [...model.sets.top.rows(j, 99), ...model.sets.sample.rows(j, 99)].map((row) => model.text(row) ?? "") : []),
     promoted: (j) => (header.effect ? model.promoted(j).map((entry) => entry.text) : []),
     class: (j) => [...(header.class_places && model.arrays.fired[j] ? [header.classes[model.arrays.class[j * header.class_places]]] : []), ...(model.anchor(j) ? [model.anchor(j).name] : [])],
+    label: (j) => (model.explained(j) ? [model.explained(j).label] : []),
   };
   const strings = (field) => (made[field] ??= Array.from({ length: header.n_q }, (_, j) => lists[field](j).join("\u0001").toLowerCase()));
   return (field, query) => {
@@ -66,6 +68,7 @@ function makeList(model, open) {
   if (header.kind === "texts") fields.push(["word", "text"]);
   if (header.effect) fields.push(["promoted", "promotes"]);
   if (header.class_places || header.anchored) fields.push(["class", "class"]);
+  if (header.labels) fields.push(["label", "label"]);
   field.append(...fields.map(([value, text]) => el("option", { value }, text)));
 
   head.append(...columns.map((column, i) => el("span", { role: "columnheader", class: column.left ? "left" : null },

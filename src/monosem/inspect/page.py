@@ -4,7 +4,7 @@ import base64
 import io
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
@@ -279,13 +279,14 @@ def inspect_page(
     effect: LogitEffect | None = None,
     anchors: Anchors | None = None,
     anchor_names: tuple[str, ...] = (),
+    labels: Mapping[int, Mapping[str, Any]] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> str:
     """The page as text: every latent's firing rate, strongest contexts, histogram, classes and nearest latents.
 
     `method` says what trained the model; `effect` adds the tokens that latents promote; `anchors` marks the first
-    latents, `anchor_names` names them. The rows pass once (`collect`); `progress` is called with the number done. The
-    page is the same for the same input.
+    latents, `anchor_names` names them; `labels` are what `explain` says of some. The rows pass once (`collect`);
+    `progress` is called with the number done. The page is the same for the same input.
     Raises: ShapeError when rows, anchors or effect do not fit the model.
 
     Example:
@@ -298,7 +299,9 @@ def inspect_page(
         (True, True)
     """
     anchored_latents = None if anchors is None else anchored(model, anchors, anchor_names)
-    header = {"model": title, "method": method, "title_rows": rows.title, "monosem": __version__}
+    header: dict[str, Any] = {"model": title, "method": method, "title_rows": rows.title, "monosem": __version__}
+    if labels:
+        header["labels"] = {str(latent): dict(value) for latent, value in labels.items()}
     data = page_data(collect(model, rows, options, progress), rows, header, effect, anchored_latents)
     return Template(_resource("inspect.html")).substitute(
         title=escape(title),

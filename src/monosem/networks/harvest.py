@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int8
 from torch import Tensor, nn
 
 from monosem.base.errors import CheckpointError, DataError, ShapeError, check
 from monosem.data.batches import Batch, Pool, TokenFilter, number_documents
 from monosem.data.store import Store, open_store
 from monosem.data.writer import STORED, Writer
+from monosem.networks.devices import input_device, moved
 from monosem.networks.sites import Site, capture, find_sites
 
 SHARD_ROWS = 65536
@@ -48,24 +50,26 @@ class Runner:
         check(not training, "the model is in training mode (dropout acts); call model.eval() first")
 
     def raw(self, batch: Batch) -> dict[Site, Tensor]:
-        """What each site gives for a batch, as the modules gave it."""
+        """What each site gives for a batch, as the modules gave it; the channels of pictures last."""
         outputs: dict[Site, Tensor] = {}
         for name, model in self.models.items():
             own = [site for site in self.sites if site.model == name]
-            device = next((p.device for p in model.parameters()), torch.device("cpu"))
             if own:
                 with capture(model, own, self.stop) as seen:
-                    outputs |= seen.run(model, _moved(batch.inputs, device))
-        return outputs
+                    outputs |= seen.run(model, moved(batch.inputs, input_device(model)))
+        return {site: _as_rows(x) for site, x in outputs.items()}
 
     def shape(self, outputs: Mapping[Site, Tensor], batch: Batch) -> tuple[int, tuple[int, ...]]:
-        """(places per document, width of every site), checked: each site is [batch, width] or [batch, time, width]."""
+        """(places per document, width of every site), checked: each site is [batch, width] or [batch, time, width].
+
+        A convolution's [batch, channels, height, width] has height x width places, row by row of the picture.
+        """
         rows, times = batch.document.numel(), {}
         for site, x in outputs.items():
             if x.ndim not in (2, 3) or x.shape[0] != rows or not x.is_floating_point():
                 raise ShapeError(
                     f"{site} gives {x.dtype} of shape {tuple(x.shape)} for {rows} documents; a site gives numbers "
-                    "[batch, width] or [batch, time, width]: choose another module, or wrap this one"
+                    "[batch, width], [batch, time, width] or [batch, channels, height, width]: choose another module"
                 )
             times[str(site)] = x.shape[1] if x.ndim == 3 else 1
         check(
@@ -121,6 +125,7 @@ def harvest(
     `module`: any torch module, or several by name, which read the same batches. `sites`: "model.layers.5.mlp:in,out".
     `batches`: token numbers, mappings as a tokenizer gives them, rows of numbers, or `Batch`es; the same ones in
     the same order when called again. `keep` filters tokens of raw batches; `pool` makes one row of every document.
+    `dtype`: of the stored numbers; int8 has a scale per row, and half of bfloat16's bytes.
     `rows`: stop after so many. `labels` names the classes that batches carry as numbers. `stop` ends each
     forward pass at the last site. `about` is written to the manifest as it is.
     Called again after a kill, it skips what is stored (comparing tokens and places) and ends with the same bytes.
@@ -203,12 +208,18 @@ def _append(
     runner: Runner, writer: Writer, batch: Batch, outputs: Mapping[Site, Tensor] | None, count: int, part: slice
 ) -> None:
     """Write some of a batch's rows, in the files' type."""
-    dtype = getattr(torch, writer.manifest["dtype"])
+    dtype = writer.manifest["dtype"]
     xs, columns = runner.rows(batch, outputs)
     if len(columns["token"]) != count:
         raise ShapeError("a site has other places per document than at first; pad the batches")
-    converted = [_converted(x, dtype, site)[part] for x, site in zip(xs, runner.sites, strict=True)]
-    writer.append(converted, {name: values[part].numpy() for name, values in columns.items()})
+    extra = {name: values[part].numpy() for name, values in columns.items()}
+    kept = []
+    for number, (x, site) in enumerate(zip(xs, runner.sites, strict=True)):
+        if dtype == "int8":
+            x, scales = _quantised(x)
+            extra[f"scale{number}"] = _converted(scales, torch.float32, site)[part]
+        kept.append(_converted(x, getattr(torch, dtype), site)[part])
+    writer.append(kept, extra)
 
 
 _OTHER = "give the batches that the harvest was begun with, or another folder"
@@ -229,22 +240,28 @@ def _same_batch(columns: Mapping[str, Tensor], stored: Store, first: int) -> Non
             )
 
 
+def _as_rows(x: Tensor) -> Tensor:
+    """Pictures [batch, channels, height, width] as [batch, height width, channels]; others as they are."""
+    return x.flatten(2).transpose(1, 2) if x.ndim == 4 else x
+
+
+def _quantised(x: Float[Tensor, "rows width"]) -> tuple[Int8[Tensor, "rows width"], Float[Tensor, " rows"]]:
+    """Rows in 8 bits and their scales. Equation: scale = max |x| / 127, q = round(x / scale), x ~ q scale."""
+    scale = x.float().abs().amax(1) / 127
+    q = (x.float() / scale.clamp(min=1e-30)[:, None]).round()
+    return q.to(torch.int8), scale
+
+
 def _converted(x: Tensor, dtype: torch.dtype, site: Site) -> np.ndarray:
     """Rows in the files' type; a number that is not finite there is refused."""
     narrow = x.to(dtype).cpu()
+    if not dtype.is_floating_point:
+        return narrow.numpy()
     if not bool(torch.isfinite(narrow.sum(dtype=torch.float32))) and not bool(torch.isfinite(narrow).all()):
         worst = float(x.float().nan_to_num(nan=float("inf")).abs().max())
         what = "NaN or infinity" if worst == float("inf") else f"{worst:g}, too large for {dtype}"
         raise DataError(f"{site} gives {what}; " + ("check the model" if worst == float("inf") else "use float32"))
     return (narrow.view(torch.uint16) if dtype == torch.bfloat16 else narrow).numpy()
-
-
-def _moved(inputs: Any, device: torch.device) -> Any:
-    if device.type == "cpu":
-        return inputs
-    if isinstance(inputs, Mapping):
-        return {name: _moved(value, device) for name, value in inputs.items()}
-    return inputs.to(device) if isinstance(inputs, Tensor) else inputs
 
 
 SAMPLED = 1024
@@ -254,13 +271,15 @@ SAMPLED = 1024
 def fingerprint(model: nn.Module) -> dict[str, Any]:
     """Class, number of parameters, and a sha256 over every parameter's and buffer's name, type, shape and a sample.
 
-    Two models that differ only in numbers between the sampled ones have the same fingerprint.
+    Two models that differ only in numbers between the sampled ones have the same fingerprint. Of what is off-loaded
+    (on no device) the name, type and shape count alone.
     """
     total = hashlib.sha256(type(model).__name__.encode())
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         flat = tensor.detach().reshape(-1)
         step = max(1, flat.numel() // SAMPLED)
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        total.update(flat[::step].to("cpu", torch.float64).numpy().tobytes())
+        if tensor.device.type != "meta":
+            total.update(flat[::step].to("cpu", torch.float64).numpy().tobytes())
     count = sum(parameter.numel() for parameter in model.parameters())
     return {"class": type(model).__name__, "parameters": count, "sha256": total.hexdigest()}

@@ -1,44 +1,45 @@
-"""Training rows straight from a network, never stored: shuffled in a large buffer, and the same rows at every call."""
+"""Training rows straight from a network, which runs ahead of training in a thread of its own; nothing is stored."""
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
+from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from monosem.base.errors import DataError, check
 from monosem.base.seeds import torch_generator
 from monosem.base.spec import digest
-from monosem.core.units import Units
 from monosem.data.batches import Batch, Pool, TokenFilter, number_documents
+from monosem.data.ring import Piece
+from monosem.data.stream import BUFFER_ROWS, StreamSource
 from monosem.networks.harvest import Runner, fingerprint
-from monosem.networks.sites import Site
 
-BUFFER_ROWS = 65536
-"""Rows that are shuffled together, unless said otherwise."""
+Batches = Iterable[Any] | Callable[[], Iterable[Any]]
+"""What `harvest` takes; a function makes it anew, for an iterator that can be read once."""
 
 
-class LiveSource:
+class LiveSource(StreamSource):
     """A stream of rows of a network's sites: x_p from `read`, x_r from `write` (None: x_r = x_p).
 
-    Every epoch visits the batches in a keyed permutation, and cuts the rows that they give into blocks of `buffer`
-    rows, each put in a keyed permutation. Row r of the stream is therefore a function of r and the seed alone: a
-    training that was killed goes on with the same rows, after running the batches of one block again. Two rows of one
-    batch are at most about one block apart: a window, not the permutation over all rows that a store gives.
-    `batches` are held in memory (tokens, not activations). With `normalise`, units are those of the first block.
-    `module`, `keep`, `pool`, `stop`: as for `harvest`.
+    The network runs ahead of training, into a ring of `buffer` rows on the dictionary's `device` in `dtype`
+    (data/stream.py). `batches` are gone through again and again: a list in a keyed permutation of its own every time,
+    anything else (a DataLoader, a dataset, a text stream, a function that makes an iterator) in its order; an iterator
+    is read once. None is kept. Row r is a function of r and the seed: a training that was killed goes on with the same
+    rows. Batches with `state_dict` and `load_state_dict` (torchdata's, `datasets`', TextStream) are resumed there with
+    a `cursor` file; others are read again up to that place, without running the network.
+    `about` describes the batches, for the run's identity; the first batch is part of it in any case.
+    `module`, `keep`, `pool`, `stop`: as for `harvest`. Others: as for StreamSource.
     """
-
-    rows: int | None = None
 
     def __init__(
         self,
         module: nn.Module | Mapping[str, nn.Module],
         read: str,
         write: str | None,
-        batches: Iterable[Any],
+        batches: Batches,
         *,
         keep: TokenFilter | None = None,
         pool: Pool = "none",
@@ -46,95 +47,125 @@ class LiveSource:
         seed: int = 0,
         normalise: bool = True,
         stop: bool = True,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        cursor: str | Path | None = None,
+        about: Any = None,
     ) -> None:
-        check(buffer >= 1, f"buffer={buffer}; it holds at least one row")
-        self.runner = Runner.of(module, read if write is None else f"{read}; {write}", pool, stop)
-        reads = Runner.of(module, read, pool, stop).sites
-        writes = reads if write is None else Runner.of(module, write, pool, stop).sites
-        self._read, self._write = ([self.runner.sites.index(s) for s in side] for side in (reads, writes))
-        self.runner.check_evaluating()
-        self.batches = tuple(number_documents(batches, keep))
-        check(bool(self.batches), "no batches to read; give at least one", DataError)
-        time, widths = self.runner.shape(self.runner.raw(self.batches[0]), self.batches[0])
-        self.counts = tuple(batch.count(time, pool) for batch in self.batches)
-        self.epoch_rows = sum(self.counts)
-        check(self.epoch_rows > 0, "the batches hold no row that is kept; loosen the token filter", DataError)
-        self.p_widths = tuple(widths[i] for i in self._read)
-        self.r_widths = tuple(widths[i] for i in self._write)
-        self.buffer, self.seed = min(buffer, self.epoch_rows), seed
-        self._blocks: dict[tuple[int, int], list[Tensor]] = {}
-        self.units: Units | None = None
-        self._digest = self._digest_of(reads, writes, buffer)
-        if normalise:
-            self.units = Units.of(*self._raw(torch.arange(self.buffer)), self.p_widths, self.r_widths)
+        runner = Runner.of(module, read if write is None else f"{read}; {write}", pool, stop)
+        runner.check_evaluating()
+        self.producer = _Network(runner, batches, keep, seed, about)
+        if self.producer.rows is not None:
+            buffer = min(buffer, self.producer.rows)
+        options = {"buffer": buffer, "seed": seed, "device": device, "dtype": dtype, "normalise": normalise}
+        sides = self.sites_of(read), None if write is None else self.sites_of(write)
+        super().__init__(self.producer, *sides, cursor=cursor, **options)  # type: ignore[arg-type]
 
-    def _digest_of(self, reads: Sequence[Site], writes: Sequence[Site], buffer: int) -> str:
-        return digest(
+    def sites_of(self, text: str) -> tuple[int, ...]:
+        """The numbers of the sites that a text means, for `view`. Raises: ArgumentError for one that is not run."""
+        runner = self.producer.runner
+        sites = Runner.of(runner.models, text, runner.pool).sites
+        absent = [str(site) for site in sites if site not in runner.sites]
+        check(not absent, f"{absent} are not read by this stream; name them when it is made")
+        return tuple(runner.sites.index(site) for site in sites)
+
+
+class _Network:
+    """Rows of a network, batch after batch."""
+
+    def __init__(self, runner: Runner, batches: Batches, keep: TokenFilter | None, seed: int, about: Any) -> None:
+        self.runner, self.keep, self.seed = runner, keep, seed
+        self._batches, self._begun = batches, False
+        self._once = not callable(batches) and iter(batches) is batches
+        items = self._items(0)
+        self._start = copy.deepcopy(items.state_dict()) if _saves(items) else None
+        first = next(iter(items), None)
+        if first is None:
+            raise DataError("no batches to read; give at least one")
+        if self._once:
+            self._batches = chain([first], batches)  # type: ignore[arg-type]
+        batch = next(number_documents([first], keep))
+        self.time, self.widths = runner.shape(runner.raw(batch), batch)
+        self.rows = self._counted(batches) if isinstance(batches, Sequence) else None
+        self.digest = digest(
             {
-                "models": {name: fingerprint(model) for name, model in self.runner.models.items()},
-                "sites": [[str(site) for site in side] for side in (reads, writes)],
-                "batches": [_contents(batch) for batch in self.batches],
-                "pool": self.runner.pool,
-                "buffer": buffer,
-                "seed": self.seed,
+                "models": {name: fingerprint(model) for name, model in runner.models.items()},
+                "sites": [str(site) for site in runner.sites],
+                "first": _contents(batch),
+                "batches": len(batches) if isinstance(batches, Sequence) else None,
+                "about": about,
+                "pool": runner.pool,
+                "seed": seed,
             }
         )
 
-    @property
-    def digest(self) -> str:
-        """Of the network, the batches and the order."""
-        return self._digest if self.units is None else f"{self._digest}@{self.units.digest}"
+    def _counted(self, batches: Sequence[Any]) -> int:
+        """Rows of a list of batches."""
+        counts = (batch.count(self.time, self.runner.pool) for batch in number_documents(batches, self.keep))
+        rows = sum(counts)
+        check(rows > 0, "the batches hold no row that is kept; loosen the token filter", DataError)
+        return rows
 
-    def take(self, index: Int[Tensor, " batch"]) -> tuple[Float[Tensor, "batch n_p"], Float[Tensor, "batch n_r"]]:
-        """Rows of the stream by number, as float32, in the units of training."""
-        rows = self._raw(index)
-        return rows if self.units is None else self.units.both(*rows)
+    def _items(self, epoch: int) -> Any:
+        """The raw batches of an epoch."""
+        batches = self._batches() if callable(self._batches) else self._batches
+        if not isinstance(batches, Sequence):
+            return batches
+        order = torch.randperm(len(batches), generator=torch_generator(self.seed, "live/batches", epoch))
+        return (batches[number] for number in order.tolist())
 
-    def _raw(self, index: Int[Tensor, " batch"]) -> tuple[Tensor, Tensor]:
-        epoch, within = index // self.epoch_rows, index % self.epoch_rows
-        block, place = within // self.buffer, within % self.buffer
-        where = torch.stack([epoch, block], 1)
-        parts: list[tuple[Tensor, list[Tensor]]] = []
-        for key in where.unique(dim=0).tolist():  # type: ignore[no-untyped-call]
-            cells = (where == torch.tensor(key)).all(1).nonzero()[:, 0]
-            parts.append((cells, [x[place[cells]] for x in self._block(key[0], key[1])]))
-        order = torch.cat([cells for cells, _ in parts]).argsort()
-        xs = [torch.cat([rows[i] for _, rows in parts])[order] for i in range(len(self.runner.sites))]
-        x_p = torch.cat([xs[i] for i in self._read], 1)
-        return x_p, x_p if self._read == self._write else torch.cat([xs[i] for i in self._write], 1)
+    def pieces(self, state: Any, drop: int) -> Iterator[Piece]:
+        """Epoch after epoch; batches that are left out whole are not run."""
+        if self._once:
+            again = "an iterator cannot be read again from its start; give a function that makes it, or a larger buffer"
+            check(not self._begun, again, DataError)
+            self._begun = True
+        epoch, place = (0, None) if state is None else (state["epoch"], state)
+        while True:
+            ran = 0
+            for before, batch in self._from(epoch, place):
+                count = batch.count(self.time, self.runner.pool)
+                ran += count
+                if drop >= count:
+                    drop -= count
+                    continue
+                xs, columns = self.runner.rows(batch)
+                where = torch.stack([columns[name] for name in ("token", "document", "position")], 1)
+                yield Piece([x[drop:] for x in xs], where[drop:], before, drop)
+                drop = 0
+            if self._once:
+                return
+            check(ran > 0 or place is not None, "the batches hold no row that is kept; loosen the filter", DataError)
+            epoch, place = epoch + 1, None
 
-    def _block(self, epoch: int, block: int) -> list[Tensor]:
-        """The shuffled rows of a block, one tensor per site; the last two are kept."""
-        if (epoch, block) not in self._blocks:
-            first = block * self.buffer
-            last = min(first + self.buffer, self.epoch_rows)
-            rows = self._run(epoch, first, last)
-            mixed = torch.randperm(last - first, generator=torch_generator(self.seed, "live/rows", epoch, block))
-            while len(self._blocks) > 1:
-                del self._blocks[next(iter(self._blocks))]
-            self._blocks[epoch, block] = [x[mixed] for x in rows]
-        return self._blocks[epoch, block]
-
-    def _run(self, epoch: int, first: int, last: int) -> list[Tensor]:
-        """Rows [first, last) of an epoch, in the order in which the network gives them."""
-        order = torch.randperm(len(self.batches), generator=torch_generator(self.seed, "live/batches", epoch)).tolist()
-        parts: list[list[Tensor]] = []
-        start = 0
-        for number in order:
-            stop = start + self.counts[number]
-            if stop > first and start < last:
-                xs, _ = self.runner.rows(self.batches[number])
-                parts.append([x[max(0, first - start) : last - start].float().cpu() for x in xs])
-            start = stop
-        return [torch.cat(list(site)) for site in zip(*parts, strict=True)]
+    def _from(self, epoch: int, place: Any) -> Iterator[tuple[Any, Batch]]:
+        """(the state before it, batch) from a place in an epoch on."""
+        items = self._items(epoch)
+        number, first = (0, 0) if place is None else (place["batch"], place["document"])
+        saves = _saves(items)
+        inner = None if not saves else self._start if place is None else place["source"]
+        if saves:
+            items.load_state_dict(inner)
+        left = iter(items) if saves else islice(items, number, None)
+        for raw in left:
+            batch = next(number_documents([raw], self.keep, first))
+            yield {"epoch": epoch, "batch": number, "document": first, "source": inner}, batch
+            number, first = number + 1, max(first, int(batch.document.max()) + 1)
+            inner = items.state_dict() if saves else None
 
 
-def _contents(batch: Batch) -> str:
-    """sha256 of what a batch gives to the network, and of what is kept of it."""
+def _saves(items: Any) -> bool:
+    """Whether batches say where they are."""
+    return hasattr(items, "state_dict") and hasattr(items, "load_state_dict")
+
+
+def _contents(batch: Batch) -> list[Any]:
+    """What a batch gives to the network: names, types, shapes, and sums that tell batches apart."""
     inputs = dict(batch.inputs) if isinstance(batch.inputs, Mapping) else {"": batch.inputs}
-    total = hashlib.sha256()
-    for name, x in (inputs | {"keep": batch.keep}).items():
-        total.update(f"{name} {x.dtype} {tuple(x.shape)}".encode() if isinstance(x, Tensor) else f"{name} {x}".encode())
+    parts: list[Any] = []
+    for name, x in sorted((inputs | {"keep": batch.keep}).items()):
         if isinstance(x, Tensor):
-            total.update(x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()
+            flat = x.detach().cpu().double().flatten()
+            weights = torch.arange(1, flat.numel() + 1, dtype=torch.float64)
+            parts.append([name, str(x.dtype), list(x.shape), float(flat.sum()), float((flat * weights).sum())])
+    return parts

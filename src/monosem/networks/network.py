@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from monosem.base.errors import DataError, RefusedError, ShapeError, check
 from monosem.bench.folds import FVU, Coded, Dead, Fold, MeanL0
+from monosem.bench.robust import RobustFVU, Unexplained
 from monosem.core.activation import Context
 from monosem.core.model import SDL
 from monosem.data.batches import Batch, TokenFilter, number_documents
+from monosem.networks.devices import input_device, moved
 from monosem.networks.harvest import Runner
 from monosem.networks.rewrite import Places, Rewrite, places, rewriting
 from monosem.networks.sites import Site
@@ -24,8 +26,8 @@ _INTERVENTIONS = ("spliced", "zero", "mean")
 _Key = tuple[str, tuple[int, ...]]
 """An intervention and the targets that it replaces; ("clean", ()) for none."""
 
-_CHUNK = 512
-"""Predictions whose distributions over the vocabulary are compared at once."""
+_CELLS = 1 << 24
+"""Numbers (predictions x vocabulary) whose distributions are in memory at once, in float32."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class Effect:
     """What happens to the network when some of its sites hold something else, in nats per counted prediction.
 
     Equation: ce = mean of -log p(next token); kl = mean of KL(p_clean || p).
-    `ce` and `kl` are by intervention: spliced (x_r_hat), zero, mean (of x_r over the counted tokens), and clean.
+    `ce` is by intervention: spliced (x_r_hat), zero, mean (of x_r over the counted tokens), and clean; `kl` is of those
+    that were asked for.
     """
 
     sites: tuple[str, ...]
@@ -54,8 +57,9 @@ class Effect:
 class NetworkScores:
     """Scores over all counted tokens; each is a ratio of sums, never a mean of the ratios of batches.
 
-    Equation: fvu = sum |x_r - x_r_hat|^2 / sum |x_r - mean x_r|^2, `fvu_at` by site; l0 = active latents per token;
-        dead = share of latents that never fire; cosine = mean over tokens of cos(x_r, x_r_hat).
+    Equation: fvu = sum |x_r - x_r_hat|^2 / sum |x_r - mean x_r|^2; `unexplained`, by site: that, without the largest
+        rows, and by dimension; l0 = active latents per token; dead = share of latents that never fire;
+        cosine = mean over tokens of cos(x_r, x_r_hat).
     """
 
     tokens: int
@@ -64,8 +68,13 @@ class NetworkScores:
     l0: float
     dead: float
     cosine: float
-    fvu_at: Mapping[str, float]
+    unexplained: Mapping[str, Unexplained]
     effects: tuple[Effect, ...]
+
+    @property
+    def fvu_at(self) -> dict[str, float]:
+        """FVU by site."""
+        return {name: value.fvu for name, value in self.unexplained.items()}
 
     def plain(self) -> dict[str, Any]:
         """As plain values, for records."""
@@ -79,7 +88,8 @@ class NetworkScores:
             }
             for effect in self.effects
         ]
-        return rest | {"fvu_at": dict(self.fvu_at), "effects": effects}
+        unexplained = {name: value.plain() for name, value in self.unexplained.items()}
+        return rest | {"fvu_at": self.fvu_at, "unexplained": unexplained, "effects": effects}
 
 
 class _Cosine(Fold[tuple[int, float]]):
@@ -113,6 +123,7 @@ def network_scores(
     batches: Iterable[Any],
     to: str | None = None,
     keep: TokenFilter | None = None,
+    kl: Sequence[str] = ("spliced",),
 ) -> NetworkScores:
     """How well a model stands in for what it reconstructs, on a language model and its text.
 
@@ -121,16 +132,20 @@ def network_scores(
     sites are read: first a pass gives x_p, then passes with x_r_hat, 0 and the mean of x_r in the place of x_r. Models
     with several targets are spliced at each alone, then at all.
     `at`, `to`: sites, as `places` reads them (a transcoder: "layer.mlp:in,out"). `batches`: what `harvest` takes, token
-    numbers or a tokenizer's mappings; they are gone through twice.
+    numbers or a tokenizer's mappings; they are gone through twice. `kl`: the interventions whose KL is wanted.
+    The network, its parts and the model may lie on different devices; inputs and rows are moved to where they belong.
+    Distributions are compared some predictions at a time, in float32, and summed in float64.
     Raises: DataError when batches can be read only once, or count nothing; RefusedError when the network gives no
         logits; ShapeError when sites and sources differ.
     Source: loss recovered: Gao et al. 2024, 4.1 and Rajamanoharan et al. 2024a, as a ratio of sums.
     """
     if iter(batches) is batches:
         raise DataError("batches can be read only once, and they are needed twice; give a list, or the like")
+    unknown = [name for name in kl if name not in _INTERVENTIONS]
+    check(not unknown, f"kl={tuple(kl)} names {unknown}; known: {', '.join(_INTERVENTIONS)}")
     check(not model.training, "the network is in training mode (dropout acts); call model.eval() first")
     where = places(sdl, model, at, to)
-    coding, losses = _Coding(sdl, where), _Losses()
+    coding, losses = _Coding(sdl, where), _Losses(frozenset(kl))
     runner = Runner({"": model}, tuple(dict.fromkeys((*where.reads, *where.writes))))
     with torch.inference_mode():
         for batch in number_documents(batches, keep):
@@ -145,16 +160,26 @@ def network_scores(
 
 @dataclass
 class _Losses:
-    """Sums over the counted predictions, in float64."""
+    """Sums over the counted predictions, in float64; KL of the interventions in `compared`."""
 
+    compared: frozenset[str]
     predictions: int = 0
     ce: dict[_Key, float] = field(default_factory=dict)
     kl: dict[_Key, float] = field(default_factory=dict)
 
-    def add(self, key: _Key, ce: float, kl: float = 0.0) -> None:
-        """The sums of one batch."""
+    def add(
+        self,
+        key: _Key,
+        logits: Float[Tensor, "predictions vocabulary"],
+        target: Int[Tensor, " predictions"],
+        clean: Float[Tensor, "predictions vocabulary"] | None = None,
+    ) -> None:
+        """One batch under an intervention; `clean` are the logits that it is compared with."""
+        reference = clean if key[0] in self.compared else None
+        ce, kl = _losses(logits, target.to(logits.device), reference)
         self.ce[key] = self.ce.get(key, 0.0) + ce
-        self.kl[key] = self.kl.get(key, 0.0) + kl
+        if reference is not None:
+            self.kl[key] = self.kl.get(key, 0.0) + kl
 
 
 class _Coding:
@@ -164,21 +189,20 @@ class _Coding:
         self.sdl, self.where, self.tokens = sdl, where, 0
         self.folds: dict[str, Fold[Any]] = {"fvu": FVU(), "l0": MeanL0(), "dead": Dead(), "cosine": _Cosine()}
         self.states = {name: fold.init() for name, fold in self.folds.items()}
-        self.sites = [FVU().init() for _ in where.writes]
+        self.sites = [RobustFVU(width) for width in sdl.layout.r_widths]
         self.total: Float[Tensor, " n_r"] = torch.zeros(sdl.layout.n_r, dtype=torch.float64)
 
     def update(self, rows: Mapping[Site, Tensor]) -> None:
         """One batch's rows by site."""
-        x_p = _together(rows, self.where.reads, self.sdl.layout.p_widths).to(self.sdl.b_E)
-        x_r = _together(rows, self.where.writes, self.sdl.layout.r_widths).to(self.sdl.b_E)
+        x_p = _together(rows, self.where.reads, self.sdl.layout.p_widths, self.sdl.b_E)
+        x_r = _together(rows, self.where.writes, self.sdl.layout.r_widths, self.sdl.b_E)
         if x_p.shape[0] == 0:
             return
         done = self.sdl.forward(x_p, context=Context())
         batch = Coded(x_r, done.x_r_hat, done.code)
         self.states = {name: fold.update(self.states[name], batch) for name, fold in self.folds.items()}
         for number, columns in enumerate(self.sdl.layout.r_slices):
-            part = Coded(x_r[:, columns], done.x_r_hat[:, columns], done.code)
-            self.sites[number] = FVU().update(self.sites[number], part)
+            self.sites[number].update(x_r[:, columns], done.x_r_hat[:, columns])
         self.tokens += x_p.shape[0]
         self.total += x_r.double().sum(0).cpu()
 
@@ -190,24 +214,24 @@ class _Coding:
             Effect(
                 tuple(names[target] for target in targets),
                 clean | {name: losses.ce[name, targets] / count for name in _INTERVENTIONS},
-                {name: losses.kl[name, targets] / count for name in _INTERVENTIONS},
+                {name: losses.kl[name, targets] / count for name in _INTERVENTIONS if name in losses.compared},
             )
             for targets in _subsets(len(names))
         )
-        fvu_at = {name: FVU().compute(state) for name, state in zip(names, self.sites, strict=True)}
+        unexplained = {name: sums.result() for name, sums in zip(names, self.sites, strict=True)}
         code = {name: fold.compute(self.states[name]) for name, fold in self.folds.items()}
-        return NetworkScores(self.tokens, count, **code, fvu_at=fvu_at, effects=effects)
+        return NetworkScores(self.tokens, count, **code, unexplained=unexplained, effects=effects)
 
 
-def _together(rows: Mapping[Site, Tensor], sites: Sequence[Site], widths: Sequence[int]) -> Tensor:
-    """Sources side by side; each must have its width."""
+def _together(rows: Mapping[Site, Tensor], sites: Sequence[Site], widths: Sequence[int], like: Tensor) -> Tensor:
+    """Sources side by side, on one device and of one type; each must have its width."""
     for site, width in zip(sites, widths, strict=True):
         check(
             rows[site].shape[1] == width,
             f"{site} has width {rows[site].shape[1]}, the model has {width} there; choose its own site",
             ShapeError,
         )
-    return torch.cat([rows[site] for site in sites], 1)
+    return torch.cat([rows[site].to(like) for site in sites], 1)
 
 
 def _subsets(targets: int) -> list[tuple[int, ...]]:
@@ -230,38 +254,41 @@ def _intervene(model: nn.Module, sdl: SDL, where: Places, batch: Batch, mean: Te
     if not bool(pairs.any()):
         return
     seen: dict[Site, Tensor] = {}
-    clean = _log_probabilities(model, batch, [(site, partial(_tap, seen, site)) for site in where.reads], pairs)
-    target = batch.token[:, 1:][pairs].to(clean.device)
+    clean = _logits(model, batch, [(site, partial(_tap, seen, site)) for site in where.reads], pairs)
+    target = batch.token[:, 1:][pairs]
     losses.predictions += target.numel()
-    losses.add(("clean", ()), _cross_entropy(clean, target))
-    here = keep.to(clean.device)
-    x_p = torch.cat([seen[site][here] for site in where.reads], 1).to(sdl.b_E)
+    losses.add(("clean", ()), clean, target)
+    x_p = torch.cat([seen[site][keep.to(seen[site].device)].to(sdl.b_E) for site in where.reads], 1)
     x_r_hat = sdl.forward(x_p, context=Context()).x_r_hat
     instead = {"spliced": x_r_hat, "zero": torch.zeros_like(x_r_hat), "mean": mean.to(x_r_hat).expand_as(x_r_hat)}
     for chosen in _subsets(len(where.writes)):
         for name in _INTERVENTIONS:
             rows = instead[name]
             changes = [
-                (where.writes[number], partial(_put, rows[:, sdl.layout.r_slices[number]], here)) for number in chosen
+                (where.writes[number], partial(_put, rows[:, sdl.layout.r_slices[number]], keep)) for number in chosen
             ]
-            other = _log_probabilities(model, batch, changes, pairs)
-            losses.add((name, chosen), _cross_entropy(other, target), _divergence(clean, other))
+            losses.add((name, chosen), _logits(model, batch, changes, pairs), target, clean)
 
 
-def _divergence(
-    clean: Float[Tensor, "predictions vocabulary"], other: Float[Tensor, "predictions vocabulary"]
-) -> float:
-    """sum over predictions of KL(p || q) = sum of p (log p - log q), from log p and log q, in float64."""
-    total = 0.0
-    for start in range(0, clean.shape[0], _CHUNK):
-        p, q = clean[start : start + _CHUNK].double(), other[start : start + _CHUNK].double()
-        total += float((p.exp() * (p - q)).sum())
-    return total
+def _losses(
+    logits: Float[Tensor, "predictions vocabulary"],
+    target: Int[Tensor, " predictions"],
+    clean: Float[Tensor, "predictions vocabulary"] | None,
+) -> tuple[float, float]:
+    """(sum over predictions of -log p(target), sum of KL(p_clean || p) or 0), some predictions at a time.
 
-
-def _cross_entropy(log_p: Float[Tensor, "predictions vocabulary"], target: Int[Tensor, " predictions"]) -> float:
-    """sum over predictions of -log p(target)."""
-    return -float(log_p.gather(1, target[:, None]).double().sum())
+    Equation: -log p(target) = logsumexp(z) - z[target]; KL = sum over v of p_clean(v) (log p_clean(v) - log p(v)),
+        in float32; sums over predictions in float64.
+    """
+    ce = kl = 0.0
+    rows = max(1, _CELLS // logits.shape[1])
+    for part in (slice(start, start + rows) for start in range(0, logits.shape[0], rows)):
+        log_q = logits[part].float().log_softmax(1)
+        ce -= float(log_q.gather(1, target[part, None]).double().sum())
+        if clean is not None:
+            log_p = clean[part].to(log_q).log_softmax(1)
+            kl += float((log_p.exp() * (log_p - log_q)).sum(dtype=torch.float64))
+    return ce, kl
 
 
 def _tap(seen: dict[Site, Tensor], site: Site, x: Tensor) -> Tensor:
@@ -272,16 +299,17 @@ def _tap(seen: dict[Site, Tensor], site: Site, x: Tensor) -> Tensor:
 def _put(rows: Tensor, keep: Bool[Tensor, "batch time"], x: Tensor) -> Tensor:
     """Rows in the place of the kept ones."""
     new = x.clone()
-    new[keep] = rows.to(x)
+    new[keep.to(x.device)] = rows.to(x)
     return new
 
 
-def _log_probabilities(
+def _logits(
     model: nn.Module, batch: Batch, changes: Sequence[tuple[Site, Rewrite]], pairs: Bool[Tensor, "batch pairs"]
 ) -> Float[Tensor, "predictions vocabulary"]:
-    """log p(next token) at the counted predictions, in float32."""
+    """What the network says of the next token at the counted predictions, in its own type."""
+    inputs = moved(batch.inputs, input_device(model))
     with rewriting(model, changes):
-        out = model(**batch.inputs) if isinstance(batch.inputs, Mapping) else model(batch.inputs)
+        out = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
     logits = out if isinstance(out, Tensor) else getattr(out, "logits", None)
     if logits is None or logits.ndim != 3 or logits.shape[1] != pairs.shape[1] + 1:
         given = tuple(logits.shape) if isinstance(logits, Tensor) else type(out).__name__
@@ -290,4 +318,4 @@ def _log_probabilities(
             "a language model"
         )
     kept: Tensor = logits[:, :-1][pairs.to(logits.device)]
-    return kept.float().log_softmax(1)
+    return kept

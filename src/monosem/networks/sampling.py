@@ -7,6 +7,7 @@ import torch
 
 from monosem.base.errors import RefusedError, check
 from monosem.base.seeds import torch_generator
+from monosem.networks.devices import input_device
 from monosem.networks.steer import is_cache
 
 
@@ -29,14 +30,14 @@ def sample_texts(
     begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     check(begin is not None, "the tokenizer has neither a beginning nor an end token; sampling cannot start")
     check(temperature > 0, f"temperature={temperature}; it must be positive")
-    stops = {begin, tokenizer.eos_token_id} - {None}
+    stops, device = {begin, tokenizer.eos_token_id} - {None}, input_device(model)
     for number in range(-(-documents // batch)):
         generator = torch_generator(seed, "sample", number)
         newest, past = torch.full((batch, 1), begin), dict[str, Any]()
         drawn: list[torch.Tensor] = []
         open_ = torch.ones(batch, dtype=torch.bool)
         while len(drawn) < tokens and bool(open_.any()):
-            out = model(input_ids=newest, use_cache=True, **past)
+            out = model(input_ids=newest.to(device), use_cache=True, **past)
             past = {name: value for name, value in out.items() if is_cache(value)}  # taken back by the name it is given
             if not past:
                 raise RefusedError(

@@ -1,0 +1,268 @@
+"""A ring of rows that a producer fills in a thread of its own while training reads them, shuffled."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from monosem.base.errors import DataError, check
+from monosem.base.files import read_json, write_json
+from monosem.base.seeds import torch_generator
+
+_KEPT = 256
+"""Cursors that are kept: the newest blocks'."""
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """Rows that a producer hands over.
+
+    Shapes: xs one [rows, width] per site; columns [rows, 3] int32 (token, document, position), or None.
+    `state`: from which the producer would give these rows again, as plain JSON, after leaving out `offset` rows.
+    """
+
+    xs: Sequence[Tensor]
+    columns: Int[Tensor, "rows 3"] | None
+    state: Any
+    offset: int = 0
+
+
+@runtime_checkable
+class Producer(Protocol):
+    """What gives the rows of a stream, always the same ones in the same order."""
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Width of every site."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Identifies the rows and their order."""
+        ...
+
+    def pieces(self, state: Any, drop: int) -> Iterator[Piece]:
+        """All rows from a state on (None: from the start) but the first `drop`, which cost as little as possible."""
+        ...
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """Where a block of rows begins: its first row, the producer's state before it, and the rows to leave out there."""
+
+    row: int = 0
+    state: Any = None
+    drop: int = 0
+
+
+class Cursors:
+    """The newest cursors and some notes of a stream; in a file, if there is one, for a run that is killed."""
+
+    def __init__(self, path: Path | None, digest: str) -> None:
+        self.path, self.digest = path, digest
+        self.all: dict[int, Cursor] = {}
+        self.notes: dict[str, Any] = {}
+        if path is not None and path.is_file():
+            known = read_json(path)
+            if known.get("digest") == digest:
+                self.all = {row: Cursor(row, state, drop) for row, state, drop in known["cursors"]}
+                self.notes = known["notes"]
+
+    def before(self, row: int) -> Cursor:
+        """The newest cursor at or before a row; the start of the stream if there is none."""
+        return max((c for c in self.all.values() if c.row <= row), key=lambda c: c.row, default=Cursor())
+
+    def add(self, cursor: Cursor) -> None:
+        """Keep a cursor."""
+        self.all[cursor.row] = cursor
+        for row in sorted(self.all)[:-_KEPT]:
+            del self.all[row]
+        self.save()
+
+    def save(self) -> None:
+        """Write the file."""
+        if self.path is not None:
+            cursors = [[c.row, c.state, c.drop] for _, c in sorted(self.all.items())]
+            write_json(self.path, {"digest": self.digest, "notes": self.notes, "cursors": cursors})
+
+
+class Ring:
+    """`size` rows that are shuffled together, and room for the next ones while those are read.
+
+    Row n of the producer belongs to block n // size, which is read in a keyed permutation once it is complete. A row's
+    place is free again when every reader is past it, and is filled at once: with room for some batches more than a
+    block, the producer need never stop, nor training wait for it. Row r of the stream is therefore a function of r and
+    the seed, whoever reads it and when.
+    Shapes: rows [size + room, width] per site, on `device` in `dtype`.
+    """
+
+    def __init__(
+        self,
+        producer: Producer,
+        size: int,
+        room: int,
+        seed: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        cursors: Cursors,
+    ) -> None:
+        self.producer, self.size, self.seed, self.cursors = producer, size, seed, cursors
+        self.slots = size + room
+        self.rows = [torch.empty(self.slots, width, dtype=dtype, device=device) for width in producer.widths]
+        self.columns = torch.full((self.slots, 3), -1, dtype=torch.int32)
+        self.changed = threading.Condition()
+        self.readers: dict[int, tuple[int, threading.Thread]] = {}  # how far each is, and who reads
+        self.live: set[int] = set()  # readers that may still come
+        self.waited = 0.0
+        self._orders: dict[tuple[int, int], Tensor] = {}
+        self._thread: threading.Thread | None = None
+        self._fresh(0)
+
+    def _fresh(self, row: int) -> None:
+        """Nothing has arrived; the next row is number `row`, which begins a block."""
+        self.arrived = self.freed = row
+        self.end: int | None = None  # how many rows there are, when that is known
+        self.error: BaseException | None = None
+        self.stopped = False
+        self._free = deque(range(self.slots))
+        self._slot = torch.empty(3 * self.slots, dtype=torch.int64)  # of row n, at n modulo its length
+
+    def take(self, reader: int, first: int, last: int) -> tuple[list[Tensor], Tensor]:
+        """Rows [first, last) of the stream, copied: (one tensor per site, columns).
+
+        The reader will not ask for rows before `first` again; if it does, the producer begins anew there.
+        Raises: DataError when the stream ends before `last`, or what the producer raised.
+        """
+        parts: list[tuple[list[Tensor], Tensor]] = []
+        while first < last:
+            block, begin = divmod(first, self.size)
+            stop = min(last, (block + 1) * self.size)
+            self._reach(reader, first, block)
+            size = self.size if self.end is None else min(self.size, self.end - block * self.size)
+            check(stop <= block * self.size + size, self._ended(last), DataError)
+            numbers = block * self.size + self._order(block, size)[begin : begin + stop - first]
+            slot = self._slot[numbers % self._slot.numel()]
+            parts.append(([x[slot.to(x.device)] for x in self.rows], self.columns[slot]))
+            first = stop
+        columns = torch.cat([part for _, part in parts])
+        return [torch.cat(list(site)) for site in zip(*(xs for xs, _ in parts), strict=True)], columns
+
+    def _reach(self, reader: int, first: int, block: int) -> None:
+        """Wait until a block is there, and free what no reader needs any more."""
+        with self.changed:
+            thread = threading.current_thread()
+            others = {n: (row, t) for n, (row, t) in self.readers.items() if t is not thread and t.is_alive()}
+            self.readers = others | {reader: (first, thread)}  # of one thread, only one waits at a time
+            oldest = min(row for row, _ in self.readers.values())
+            behind = oldest < self.freed
+            ahead = oldest // self.size * self.size > self.arrived
+        if self._thread is None or behind or ahead:
+            self._restart(oldest // self.size * self.size)
+        began = time.perf_counter()
+        with self.changed:
+            self._release(oldest)
+            complete = (block + 1) * self.size
+            self.changed.wait_for(lambda: self.arrived >= complete or self.end is not None or self.error is not None)
+            if self.error is not None:
+                raise self.error
+            self._release(oldest)
+        self.waited += time.perf_counter() - began
+
+    def _release(self, oldest: int) -> None:
+        """The places of the rows before `oldest` are free, as far as their blocks are complete."""
+        while self.freed < oldest:
+            block, begin = divmod(self.freed, self.size)
+            if self.end is None and self.arrived < (block + 1) * self.size:
+                return
+            stop = min(oldest, (block + 1) * self.size)
+            size = self.size if self.end is None else min(self.size, self.end - block * self.size)
+            numbers = block * self.size + self._order(block, size)[begin : begin + stop - self.freed]
+            self._free.extend(self._slot[numbers % self._slot.numel()].tolist())
+            self.freed = stop
+            self.changed.notify_all()
+
+    def _order(self, block: int, size: int) -> Tensor:
+        """The keyed permutation of a block."""
+        if (block, size) not in self._orders:
+            while len(self._orders) > 2:
+                del self._orders[next(iter(self._orders))]
+            self._orders[block, size] = torch.randperm(size, generator=torch_generator(self.seed, "ring", block))
+        return self._orders[block, size]
+
+    def _ended(self, last: int) -> str:
+        return (
+            f"the stream ends after {self.end or 0:,} rows, training asks for row {last - 1:,}; give more rows, or a "
+            "source that can be gone through again (a list, not an iterator)"
+        )
+
+    def _restart(self, row: int) -> None:
+        """Run the producer from a block's first row on."""
+        self.stop()
+        self._fresh(row)
+        cursor = self.cursors.before(row)
+        pieces = self.producer.pieces(cursor.state, cursor.drop + row - cursor.row)
+        self._thread = threading.Thread(target=self._fill, args=(pieces,), daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the producer's thread; reading goes on from a new one."""
+        with self.changed:
+            self.stopped = True
+            self.changed.notify_all()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+        self._thread = None
+
+    def _put(self, piece: Piece) -> bool:
+        """Take in a piece, waiting for room; False when the ring was stopped."""
+        rows, done = piece.xs[0].shape[0], 0
+        ahead = -self.arrived % self.size  # rows until a block begins
+        if ahead < rows:
+            self.cursors.add(Cursor(self.arrived + ahead, piece.state, piece.offset + ahead))
+        while done < rows:
+            with self.changed:
+                self.changed.wait_for(lambda: self._free or self.stopped)
+                if self.stopped:
+                    return False
+                slot = torch.tensor([self._free.popleft() for _ in range(min(rows - done, len(self._free)))])
+            part = slice(done, done + slot.numel())
+            for kept, x in zip(self.rows, piece.xs, strict=True):
+                kept.index_copy_(0, slot.to(kept.device), x[part].to(kept))
+            if piece.columns is not None:
+                self.columns[slot] = piece.columns[part]
+            with self.changed:
+                numbers = torch.arange(self.arrived, self.arrived + slot.numel())
+                self._slot[numbers % self._slot.numel()] = slot
+                self.arrived += slot.numel()
+                self.changed.notify_all()
+            done = part.stop
+        return True
+
+    def _fill(self, pieces: Iterator[Piece]) -> None:
+        """The producer's thread: until the rows end, or somebody stops it."""
+        error: BaseException | None = None
+        try:
+            with torch.inference_mode():
+                if not all(self._put(piece) for piece in pieces):
+                    return
+        except BaseException as raised:
+            error = raised
+        with self.changed:
+            self.error, self.end = error, self.arrived
+            self.changed.notify_all()
+
+    def leave(self, reader: int) -> None:
+        """A reader reads no more; when all have left, the producer ends."""
+        with self.changed:
+            self.readers.pop(reader, None)
+            self.live.discard(reader)
+            self.changed.notify_all()
+        if not self.live:
+            self.stop()

@@ -1,0 +1,68 @@
+"""Where a network takes its inputs, also when its layers lie on several devices or are off-loaded."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from monosem.base.errors import check
+
+CPU = torch.device("cpu")
+_Inputs = TypeVar("_Inputs")
+
+
+def find_device(name: str | torch.device) -> torch.device:
+    """A device by name. Raises: ArgumentError for a name that torch does not know, or a device that is not there.
+
+    Example:
+        >>> find_device("cpu")
+        device(type='cpu')
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        why = str(error).split(";")[0].split("\n")[0]
+        check(False, f"device={str(name)!r} is no device ({why}); write 'cpu', 'cuda' or 'cuda:1'")
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        present = (device.index or 0) < count
+        check(present, f"device={str(name)!r}, but torch {torch.__version__} sees {count} GPUs; use 'cpu'")
+    return device
+
+
+def input_device(model: nn.Module) -> torch.device:
+    """Where a network's tokens belong: with its embedding; else with its first parameter.
+
+    An off-loaded embedding has no place of its own ("meta"); accelerate's hook says where it runs.
+    """
+    embedding = _embedding(model)
+    for module in (model,) if embedding is None else (embedding, model):
+        running = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+        if running is not None:
+            return torch.device(running)
+        placed = (parameter.device for parameter in module.parameters() if parameter.device.type != "meta")
+        device = next(placed, None)
+        if device is not None:
+            return device
+    return CPU
+
+
+def _embedding(model: nn.Module) -> nn.Module | None:
+    """The module that reads tokens, of a model in the manner of transformers."""
+    find = getattr(model, "get_input_embeddings", None)
+    try:
+        embedding = None if find is None else find()
+    except NotImplementedError:
+        return None
+    return embedding if isinstance(embedding, nn.Module) else None
+
+
+def moved(inputs: _Inputs, device: torch.device) -> _Inputs:
+    """The same inputs (a tensor, or a mapping of such) on a device; what is no tensor stays."""
+    value: Any = inputs
+    if isinstance(value, Mapping):
+        value = {name: moved(part, device) for name, part in value.items()}
+    elif isinstance(value, Tensor):
+        value = value.to(device)
+    return value  # type: ignore[no-any-return]

@@ -1,0 +1,158 @@
+"""Checks of placement, in a process of its own: `python -m tests.networks.on_two_gpus` prints a line per check.
+
+The network is split over gpu:0 and gpu:1 (tests/devices.py), the dictionary lies on gpu:1 and its dense path is taken,
+as native kernels cannot run on tensors that are not where they say. Every result is compared with the CPU's.
+"""
+
+import copy
+import tempfile
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from monosem.bench.folds import FVU
+from monosem.core.model import SDL
+from monosem.core.pairs import TensorSource
+from monosem.data.batches import TokenFilter
+from monosem.inspect.collect import collect
+from monosem.inspect.rows import Rows
+from monosem.networks.devices import input_device
+from monosem.networks.edits import add, clamp
+from monosem.networks.harvest import fingerprint, harvest
+from monosem.networks.live import LiveSource
+from monosem.networks.network import network_scores
+from monosem.networks.splice import splice
+from monosem.networks.steer import steer
+from tests.devices import begin, placed
+from tests.networks.llamas import trained
+from tests.networks.networks import Tiny, masked_batches
+
+KEEP = TokenFilter(first=1)
+MLP = "layers.1.mlp:in,out"
+
+
+class Split(Tiny):
+    """The embedding and the first layer on one device, the rest on another."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        x = self.embed(input_ids)
+        for layer in self.layers:
+            x, _ = layer(mask=attention_mask, hidden_states=x.to(_device(layer)))
+        logits: Tensor = self.head(x.to(_device(self.head)))
+        return logits
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next(module.parameters()).device
+
+
+def split() -> Split:
+    """On two GPUs."""
+    model = Split()
+    for part, device in ((model.embed, 0), (model.layers[0], 0), (model.layers[1:], 1), (model.head, 1)):
+        placed(part, f"gpu:{device}")
+    return model
+
+
+def dictionary(text: str, layers: int = 1) -> tuple[SDL, SDL]:
+    """The same model on the CPU and on gpu:1."""
+    here = trained(text, 12, (6,) * layers, (6,) * layers)
+    here.path = "reference"
+    there = placed(copy.deepcopy(here), "gpu:1")
+    assert isinstance(there, SDL)
+    return here, there
+
+
+def near(one: Any, other: Any) -> None:
+    """Equal numbers, wherever they lie."""
+    torch.testing.assert_close(torch.as_tensor(one).cpu(), torch.as_tensor(other).cpu(), rtol=1e-4, atol=1e-5)
+
+
+def captured() -> None:
+    """A store of sites on both devices."""
+    sites = "layers.0:out; layers.2:out"
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
+        there = harvest(split(), sites, masked_batches(), one, keep=KEEP, pool="none")
+        here = harvest(Tiny(), sites, masked_batches(), other, keep=KEEP)
+        index = torch.arange(here.rows)
+        for site in here.sites:
+            near(there.table(site).take(index), here.table(site).take(index))
+    assert input_device(split()) == torch.device("gpu:0")
+    assert fingerprint(split())["sha256"] != ""
+
+
+def streamed() -> None:
+    """Rows of a stream from two devices."""
+    there, here = (
+        LiveSource(model, "layers.0:out; layers.2:out", None, masked_batches(), keep=KEEP, buffer=16, seed=3)
+        for model in (split(), Tiny())
+    )
+    near(there.take(torch.arange(20))[0], here.take(torch.arange(20))[0])
+
+
+def scored() -> None:
+    """A transcoder, and a crosscoder whose sites lie on different devices."""
+    for text, sites in (("relu_l1_transcoder", MLP), ("relu_l1_crosscoder", "layers.0:out; layers.2:out")):
+        here, there = dictionary(text, 1 if sites == MLP else 2)
+        with torch.inference_mode(False):
+            one = network_scores(split(), there, sites, masked_batches(), keep=KEEP).plain()
+            other = network_scores(Tiny(), here, sites, masked_batches(), keep=KEEP).plain()
+        for a, b in zip(one.pop("effects"), other.pop("effects"), strict=True):
+            near(list(a["ce"].values()), list(b["ce"].values()))
+            near(list(a["kl"].values()), list(b["kl"].values()))
+        near(list(one.pop("fvu_at").values()), list(other.pop("fvu_at").values()))
+        near([float(v) for v in one.values()], [float(v) for v in other.values()])
+
+
+def spliced() -> None:
+    """With and without the error, under a mask from the CPU."""
+    here, there = dictionary("relu_l1_transcoder")
+    tokens = masked_batches()[0]["input_ids"]
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    mask[:, 0] = False
+    for error in (False, True):
+        with torch.no_grad(), splice(split(), there, MLP, error=error, mask=mask) as _:
+            pass
+        one, other = split(), Tiny()
+        with splice(one, there, MLP, error=error, mask=mask):
+            logits = one(tokens.to("gpu:0"))
+        with splice(other, here, MLP, error=error, mask=mask):
+            near(logits.detach(), other(tokens).detach())
+
+
+def steered() -> None:
+    """Edits with positions, masks and amounts from the CPU; another device than the site's."""
+    here, there = dictionary("relu_l1_transcoder")
+    there = placed(there, "gpu:0")  # type: ignore[assignment]
+    tokens = masked_batches()[0]["input_ids"]
+    mask = torch.zeros_like(tokens, dtype=torch.bool)
+    mask[0, 1] = True
+    edits = (add([2, 5], torch.tensor([0.5, 2.0]), at=slice(1, 3)), clamp(3, 1.5), clamp(4, -1.0, at=mask))
+    one, other = split(), Tiny()
+    with torch.no_grad(), steer(one, there, MLP, *edits), steer(other, here, MLP, *edits):
+        near(one(tokens.to("gpu:0")), other(tokens))
+
+
+def looked_at() -> None:
+    """The page's numbers of a model on a GPU."""
+    here, there = dictionary("relu_l1")
+    rows = Rows(TensorSource(torch.randn(50, 6, generator=torch.Generator().manual_seed(0))))
+    one, other = collect(there, rows), collect(here, rows)
+    near(one.counts.fired, other.counts.fired)
+    near(one.top.row, other.top.row)
+    near(one.cosine, other.cosine)
+    assert isinstance(FVU(), FVU)
+    near(one.fvu, other.fvu)
+
+
+def main() -> None:
+    """All of them."""
+    begin()
+    for check in (captured, streamed, scored, spliced, steered, looked_at):
+        check()
+        print(f"{check.__name__} ok", flush=True)
+
+
+if __name__ == "__main__":
+    main()
