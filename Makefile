@@ -10,6 +10,7 @@
 # make lock     requirements.lock anew, with what the registry has today; needs CPython 3.11
 # make test-newest  the unmarked tests with what the registry has today; NEWEST="torch==2.13.0" keeps a package back
 # make site     the documentation with its search and API pages, into .site/html; any warning fails
+# make attack   damaged and hostile files against every command, killed runs; goes on where it stopped (below runs/attack)
 # make fuzz     every method against the independent float64 model, 200 random models each
 # make sanitize  the C kernels under the address, undefined-behaviour and thread sanitizers
 # make mutants  changed expressions of theory, losses and core, and whether a test notices; ARGS="--count 200 --seconds 3600"
@@ -17,7 +18,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help setup bench test test-slow test-compile test-gpu test-real test-newest check check-format check-lint \
-	check-types check-house format pages speed gpu-day real peers peers-ci peers-ci-install lock fuzz sanitize mutants site \
+	check-types check-house format pages speed gpu-day real peers peers-ci peers-ci-install lock fuzz sanitize mutants attack site \
 	site-install clean
 
 SUITABLE := import sys, venv, pip; sys.exit(sys.version_info < (3, 11))
@@ -135,6 +136,12 @@ sanitize:
 # Set aside: an hour or more. Outcomes are added to tests/mutants.jsonl; a further call goes on from there.
 mutants: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants $(ARGS)
+
+attack: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.attack files --count 2000 --seeds 0
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.attack files --count 500 --seeds 1
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.attack kills --count 300 --seeds 0
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.attack record --seeds 0 1
 
 clean:
 	rm -rf $(VENV) .newest .peers .site build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from monosem.base.errors import MonosemError
+from monosem.base.files import claim
 from monosem.bench.pool import NO_CALLBACKS, Event, JobCallbacks, run_all
 from studies.engine.records import Records
 from studies.engine.study import Need, Progress, Run
@@ -31,8 +32,20 @@ def run_missing(
 
     What several runs need is made first, once; `say` gets a line of text about it, `callbacks` the runs' events. A run
     that fails leaves the others alone; without a callback for errors they are raised together at the end.
+    Raises: OutputError when the folder cannot be written, or another process runs there.
     """
-    folder = Path(folder)
+    with claim(folder):
+        return _run_missing(runs, Path(folder), workers, callbacks, say, known)
+
+
+def _run_missing(
+    runs: Sequence[Run],
+    folder: Path,
+    workers: int | None,
+    callbacks: JobCallbacks,
+    say: Say,
+    known: Sequence[Path],
+) -> int:
     todo = _todo(runs, Records(folder, *known))
     count = max(1, min(workers or len(os.sched_getaffinity(0)), len(todo)))
     refused = _prepare([runs[i].needs for i in todo], folder, count, say)

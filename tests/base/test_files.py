@@ -1,5 +1,6 @@
 """Files are written whole or not at all; streams of random numbers depend on their key alone."""
 
+import fcntl
 import os
 import stat
 from pathlib import Path
@@ -8,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from monosem.base.errors import CheckpointError
-from monosem.base.files import read_json, write_atomic, write_json
+from monosem.base.errors import LONGEST, CheckpointError, OutputError, shortened
+from monosem.base.files import LARGEST_JSON, claim, read_json, write_atomic, write_json
 from monosem.base.seeds import key, philox, torch_generator
 
 
@@ -83,3 +84,62 @@ def test_first_numbers_of_a_stream() -> None:
     assert key(0, "init") == 187449070551250798457184882472329095466
     assert philox(0, "golden", 1).integers(0, 1000, 5).tolist() == [913, 526, 213, 574, 473]
     assert torch.randint(0, 1000, (5,), generator=torch_generator(0, "golden", 1)).tolist() == [465, 237, 384, 118, 18]
+
+
+def test_claims_nest_and_leave_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    with claim(folder), claim(folder):
+        assert [path.name for path in folder.iterdir()] == [".lock"]
+    assert list(tmp_path.iterdir()) == []
+    folder.mkdir(parents=True)
+    (folder / "mine").write_text("x")
+    (folder / ".lock").write_text("process 1 on elsewhere (gone)")  # a process that died
+    with claim(folder):
+        assert f"process {os.getpid()}" in (folder / ".lock").read_text()
+    assert [path.name for path in folder.iterdir()] == ["mine"]
+
+
+def test_a_claim_of_another_process_is_named(tmp_path: Path) -> None:
+    with (tmp_path / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write("process 17 on host (monosem train)")
+        file.flush()
+        with (
+            pytest.raises(OutputError, match=r"is in use by process 17 on host \(monosem train\); wait"),
+            claim(tmp_path),
+        ):
+            pass
+
+
+@pytest.mark.parametrize("place", ["file/inside", "n" * 300])
+def test_outputs_that_cannot_be(place: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for write in (lambda: write_atomic(tmp_path / place, b"x"), lambda: claim(tmp_path / place).__enter__()):
+        with pytest.raises(OutputError, match="cannot be written"):
+            write()
+    with pytest.raises(OutputError, match="is a folder"):
+        write_atomic(tmp_path, b"x")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_json_that_would_take_all_memory_or_time(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    with path.open("wb") as file:
+        file.truncate(LARGEST_JSON + 1)
+    with pytest.raises(CheckpointError, match="bytes, at most"):
+        read_json(path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(CheckpointError, match="no plain file"):
+        read_json(path)
+    path.unlink()
+    for text in ("NaN", "[Infinity]", "[" * 100_000, "9" * 5000):
+        path.write_text(text)
+        with pytest.raises(CheckpointError, match="not readable JSON"):
+            read_json(path)
+
+
+def test_messages_are_short() -> None:
+    message = str(CheckpointError("x" * 3_000_000))
+    assert len(message) == LONGEST
+    assert shortened("a" * 30 + "b" * 30, 20) == "aaaaaaaaaa ... bbbbb"

@@ -4,6 +4,7 @@ import copy
 import gzip
 import json
 import math
+import random
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -351,3 +352,50 @@ def test_a_file_that_expands_without_end_is_refused(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(packed, "_LARGEST", 1000)
     with pytest.raises(CheckpointError, match="expands beyond"):
         read_records(path)
+
+
+def test_a_flipped_bit_of_a_record_is_seen(tmp_path: Path) -> None:
+    """Refused, or it says the same (an E for an e in a number): never another record."""
+    path = write_record(tmp_path, example())
+    whole, wanted, chance = path.read_bytes(), read_records(tmp_path), random.Random(0)
+    refused = 0
+    for bit in chance.sample(range(len(whole) * 8), 300):
+        changed = bytearray(whole)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        try:
+            assert read_records(tmp_path) == wanted
+        except MonosemError:
+            refused += 1
+    assert refused > 290
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        ("task.spec.world", "x", "world is 'x', not an object"),
+        ("task.spec.world", -1, "world is -1, not an object"),
+        ("similarity", {"feature": [0], "latent": [1]}, "similarity.cosine is missing"),
+        ("similarity", {"feature": [0], "latent": [1], "cosine": [[1.0], []]}, "rows of several lengths"),
+        ("env.features", [1], r"features\[0\] is 1, not a text"),
+        ("wall_time_s", -1.0, "wall_time_s is -1.0, not 0 or more"),
+    ],
+)
+def test_what_the_report_reads_deeper_is_checked(place: str, value: Any, said: str, tmp_path: Path) -> None:
+    record = example()
+    *above, last = place.split(".")
+    inner = record
+    for name in above:
+        inner = inner[name]
+    inner[last] = value
+    (tmp_path / f"a{records.SUFFIX}").write_text(json.dumps(record))
+    with pytest.raises(DataError, match=said):
+        read_records(tmp_path)
+
+
+def test_numbers_without_end_in_a_specification(tmp_path: Path) -> None:
+    for number in ("NaN", "1e999"):
+        text = json.dumps(example()).replace('"spec": {', f'"spec": {{"x": {number}, ', 1)
+        (tmp_path / f"a{records.SUFFIX}").write_text(text)
+        with pytest.raises(MonosemError):
+            read_records(tmp_path)

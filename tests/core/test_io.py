@@ -1,6 +1,10 @@
 """The own format: the same bits back, and one clear error for files that are damaged, altered, newer or foreign."""
 
+import errno
 import json
+import math
+import random
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from monosem.base.errors import ArgumentError, CheckpointError
+from monosem.base import files
+from monosem.base.errors import ArgumentError, CheckpointError, OutputError
+from monosem.base.tensors import UncheckedWarning
 from monosem.core.activations import ACTIVATIONS, Activation, TopK
 from monosem.core.io import (
+    FORMAT,
     activation_from_text,
     activation_to_text,
     cast_parameters,
@@ -18,6 +25,7 @@ from monosem.core.io import (
     layout_to_plain,
     load_config,
     load_model,
+    load_outline,
     model_tensors,
     save_model,
 )
@@ -27,7 +35,14 @@ from monosem.core.rownorm import RowNorm, RowNormSDL
 
 EXAMPLES = {name: kind(k=2) if name in ("topk", "batch_topk", "abs_topk", "group_max") else kind()  # type: ignore[call-arg]
             for name, kind in ACTIVATIONS.items()}  # fmt: skip
-WIDTHS = {"sae": (6,), "transcoder": (6,), "skip_transcoder": (6,), "crosscoder": (6, 4), "cross_layer": (6, 4)}
+WIDTHS = {
+    "sae": (6,),
+    "transcoder": (6,),
+    "skip_transcoder": (6,),
+    "crosscoder": (6, 4),
+    "cross_layer": (6, 4),
+    "weakly_causal": (6, 4),
+}
 
 
 def _layouts() -> dict[str, Layout]:
@@ -56,7 +71,7 @@ def test_the_same_bits_come_back(name: str, pairing: str, tmp_path: Path) -> Non
     before, after = model_tensors(model), model_tensors(again)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) and before[key].dtype == after[key].dtype for key in before)
-    assert load_config(tmp_path)["metadata"] == {"note": [1, "two"]}
+    assert load_config(tmp_path).metadata == {"note": [1, "two"]}
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
@@ -111,21 +126,24 @@ CHANGES: list[tuple[dict[str, Any], str]] = [
     ({"format": "other/1"}, r"not 'monosem\.model/1'.*interop\.load"),
     ({"format": None}, "not 'monosem"),
     ({"activation": "nothing()"}, "unknown activation"),
-    ({"activation": 3}, "damaged"),
+    ({"activation": 3}, "activation is 3, not a text"),
     ({"activation": "relu()"}, r"unexpected \['act\.theta'\]"),
-    ({"pre_bias": "loose"}, "known: none, free, tied"),
-    ({"dtype": "int8"}, "damaged"),
-    ({"layout": None}, "damaged"),
+    ({"pre_bias": "loose"}, "pre_bias is 'loose', not one of 'none', 'free', 'tied'"),
+    ({"dtype": "int8"}, "dtype is 'int8', not one of"),
+    ({"layout": None}, "layout is None, not an object"),
     ({"layout__n_q": 10**15}, "lies outside|its config says"),
-    ({"layout__n_q": -1}, "at least 1"),
-    ({"layout__n_q": 12.5}, "whole numbers"),
-    ({"layout__n_q": True}, "whole numbers"),
+    ({"layout__n_q": -1}, "layout.n_q is -1, not 1 or more"),
+    ({"layout__n_q": 12.5}, "layout.n_q is 12.5, not a whole number"),
+    ({"layout__n_q": True}, "layout.n_q is True, not a whole number"),
     ({"layout__p_widths": []}, "lies outside"),
     ({"layout__encoder": [[0, 12, 0, 600]]}, "lies outside"),
-    ({"layout__encoder": [[0, 12, 0]]}, "damaged"),
+    ({"layout__encoder": [[0, 12, 0]]}, r"layout.encoder\[0\] is .*, not a list of 4"),
     ({"layout__decoder": []}, "lies outside"),
-    ({"row_norm": {"kind": "layer_norm", "scale": 2}}, "damaged"),
-    ({"row_norm": 7}, "damaged"),
+    ({"row_norm": {"kind": "layer_norm", "scale": 2}}, "row_norm.scale is 2, not a field that is known"),
+    ({"row_norm": 7}, "row_norm is 7, not an object or null"),
+    ({"metadata": []}, r"metadata is \[\], not an object"),
+    ({"sha257": "0"}, "sha257 is '0', not a field that is known"),
+    ({"activation": "jumprelu()"}, "do not belong together"),
 ]
 
 
@@ -168,6 +186,11 @@ def test_missing_files(name: str, saved: Path) -> None:
         load_model(saved)
 
 
+def _refused(folder: Path, reason: str) -> None:
+    with pytest.raises(CheckpointError, match=reason):
+        load_model(folder)
+
+
 def test_altered_tensors(saved: Path) -> None:
     path = saved / "model.safetensors"
     whole = load_file(path)
@@ -179,9 +202,81 @@ def test_altered_tensors(saved: Path) -> None:
         (whole | {"b_in": torch.zeros(6, dtype=torch.int64)}, "b_in is torch.int64"),
         ({k: v for k, v in whole.items() if k != "encoder.0"}, "encoder.0 has shape None"),
     ]:
-        save_file(altered, path)
-        with pytest.raises(CheckpointError, match=reason):
-            load_model(saved)
+        save_file(altered, path, {"format": FORMAT})  # without a checksum, as an older version would
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UncheckedWarning)
+            _refused(saved, reason)
+
+
+def test_every_flipped_bit_is_seen(saved: Path) -> None:
+    """800 bits of both files, anywhere: an altered model never loads without a word."""
+    chance = random.Random(0)
+    for name in ("model.safetensors", "config.json"):
+        path, whole = saved / name, (saved / name).read_bytes()
+        for bit in chance.sample(range(len(whole) * 8), 400):
+            changed = bytearray(whole)
+            changed[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(changed)
+            with pytest.raises(CheckpointError):
+                load_model(saved)
+        path.write_bytes(whole)
+    load_model(saved)
+
+
+def test_a_model_of_an_older_version_loads_with_a_word(saved: Path) -> None:
+    path = saved / "model.safetensors"
+    save_file(load_file(path), path, {"format": FORMAT})
+    with pytest.warns(UncheckedWarning, match="an older version wrote it"):
+        load_model(saved)
+    save_file(load_file(path), path, {"format": FORMAT, "sha257": "0"})  # a flipped bit in the checksum's name
+    _refused(saved, r"unknown \['sha257'\]")
+
+
+def test_weights_that_are_not_finite_are_refused_unless_asked_for(saved: Path) -> None:
+    for name, value in (("encoder.0", math.nan), ("b_D", math.inf), ("act.theta", -math.inf)):
+        model = load_model(saved)
+        dict(model_tensors(model))[name].view(-1)[0] = value
+        save_model(model, saved.parent / "bad")
+        _refused(saved.parent / "bad", f"{name} holds NaN or infinity.*unchecked=True")
+        again = load_model(saved.parent / "bad", unchecked=True)
+        assert not torch.isfinite(model_tensors(again)[name]).all()
+    model = load_model(saved)
+    model_tensors(model)["act.theta"][0] = math.inf  # a latent that never fires
+    save_model(model, saved.parent / "bad")
+    load_model(saved.parent / "bad")
+
+
+def test_a_config_of_another_run_is_refused(saved: Path) -> None:
+    other = save_model(_model(EXAMPLES["jumprelu"], _layouts()["sae"]), saved.parent / "other", {"note": 1})
+    (other / "config.json").replace(saved / "config.json")
+    _refused(saved, "config.json and model.safetensors do not belong together")
+    assert load_model(saved, unchecked=True).n_q == 12
+
+
+def test_a_full_disk_leaves_the_old_model(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second of two files fails: the first is not renamed either."""
+    before, fill = {path.name: path.read_bytes() for path in saved.iterdir()}, files._fill
+
+    def full(part: Path, write: Any) -> None:
+        if "config.json" in part.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fill(part, write)
+
+    monkeypatch.setattr(files, "_fill", full)
+    with pytest.raises(OutputError, match=r"config.json cannot be written \(No space left on device\)"):
+        save_model(_model(EXAMPLES["relu"], _layouts()["sae"]), saved)
+    assert before == {path.name: path.read_bytes() for path in saved.iterdir()}
+
+
+def test_device_and_dtype(saved: Path) -> None:
+    model = load_model(saved, dtype=torch.bfloat16, device="cpu")
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert torch.equal(model.W_D, load_model(saved).W_D.bfloat16())
+
+
+def test_an_outline_has_shapes_and_no_numbers(saved: Path) -> None:
+    whole, outline = model_tensors(load_model(saved)), model_tensors(load_outline(saved))
+    assert all(outline[name].is_meta and outline[name].shape == whole[name].shape for name in whole)
 
 
 def test_json_that_breaks_parsers_is_damage(saved: Path) -> None:

@@ -6,7 +6,6 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "studies.rerun:rerun",
     ),
     "telling_names": (
-        "monosem.core",
         "monosem.kernels",
         "monosem.report",
     ),

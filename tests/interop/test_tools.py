@@ -30,7 +30,7 @@ def _run(*arguments: str) -> Any:
 def test_describe_says_what_it_is(tmp_path: Path) -> None:
     model, metadata = ours("saelens")["jumprelu"]
     interop.save(model, tmp_path, "saelens", metadata)
-    rows = dict(interop.describe(tmp_path).rows)
+    rows = dict(interop.describe(tmp_path, weights=True).rows)
     norms = model.decoder.squared_norms().sqrt().detach()
     assert rows["format"] == "SAELens"
     assert rows["kind"] == "sae"

@@ -19,7 +19,7 @@ from tests.networks.networks import Tiny, masked_batches
 
 STAGES = ("append", "before rename", "after rename")
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["torch._dynamo", "tests.representations.test_harvest_killed"])
+_CONTEXT.set_forkserver_preload(["torch._dynamo", "tests.networks.test_harvest_killed"])
 
 
 def _harvest(folder: Path) -> None:

@@ -1,7 +1,10 @@
 """Checkpoints that must not be resumed: damaged, of another run, of another machine; and what a kill leaves behind."""
 
 import json
+import os
+import random
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from monosem.anchors.term import Anchoring
-from monosem.base.errors import CheckpointError
+from monosem.base.errors import CheckpointError, OutputError
+from monosem.base.tensors import UncheckedWarning
 from monosem.core.io import load_model
 from monosem.core.pairs import TensorSource
 from monosem.methods import method, with_anchoring
@@ -20,7 +24,7 @@ from monosem.train.config import FitConfig
 from monosem.train.loop import Result, fit, identity_of
 from monosem.train.state import FORMAT
 from tests.train.scenes import anchors, rows
-from tests.train.victims import tensors_of
+from tests.train.victims import contents, tensors_of
 
 CONFIG = FitConfig(8, 16, 1e-2, log_every=2, checkpoint_every=4)
 NAME = "checkpoint.safetensors"
@@ -59,6 +63,52 @@ def test_a_damaged_checkpoint_is_refused(damage: Callable[[bytes], bytes], done:
         call(done)
     path.unlink()
     assert call(done).log[-1]["step"] == 8
+
+
+@pytest.mark.parametrize("name", [NAME, "log.jsonl"])
+def test_every_flipped_bit_is_seen(name: str, done: Path) -> None:
+    path, chance = done / name, random.Random(0)
+    whole = path.read_bytes()
+    for bit in chance.sample(range(len(whole) * 8), 60):
+        changed = bytearray(whole)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        with pytest.raises(CheckpointError):
+            call(done)
+    path.write_bytes(whole)
+    call(done)
+
+
+def test_a_checkpoint_of_an_older_version_goes_on_with_a_word(done: Path) -> None:
+    path = done / NAME
+    about = {name: tensors_of(path)["metadata"][name] for name in ("format", "identity", "step", "machine")}
+    save_file(load_file(path), path, about)
+    with pytest.warns(UncheckedWarning, match="an older version wrote it"):
+        assert call(done).log[-1]["step"] == 8
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    """Whoever comes second is told who is there; nothing of his is written, and the first one ends as alone."""
+    said: list[str] = []
+
+    def second(run: Any, entry: dict[str, float]) -> None:
+        if run.step == 4:
+            with ThreadPoolExecutor(1) as other, pytest.raises(OutputError) as caught:
+                other.submit(call, tmp_path / "run").result()
+            said.append(str(caught.value))
+
+    call(tmp_path / "run", callbacks=[second])
+    call(tmp_path / "alone")
+    assert f"is in use by process {os.getpid()} on" in said[0]
+    assert contents(tmp_path / "run") == contents(tmp_path / "alone")
+
+
+def test_a_refused_run_leaves_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for place in (tmp_path / "file", tmp_path / "file" / "sub", tmp_path / ("n" * 300)):
+        with pytest.raises(OutputError, match="cannot be written"):
+            call(place)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize("format", ["monosem.run/99", "monosem.model/1", ""])

@@ -16,11 +16,10 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from monosem.base import files
+from monosem.base import files, tensors
 from monosem.bench import records, task_scores
 from monosem.bench.run import Job, run_job
 from monosem.train import folder as folder_module
-from monosem.train import state
 from monosem.train.config import FitConfig
 from monosem.train.loop import fit
 from tests.train.scenes import SCENES
@@ -54,15 +53,15 @@ def _arm(death: Death) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     real_make, real_save, real_replace, real_add = (
-        files.tempfile.mkstemp, state.save_file, files.os.replace, folder_module.RunFolder.log,
+        files.tempfile.mkstemp, tensors.save_file, files.os.replace, folder_module.RunFolder.log,
     )  # fmt: skip
 
     def make(**where: Any) -> tuple[int, str]:
         made = real_make(**where)
         return (die(), made)[1] if now() else made
 
-    def save(tensors: dict[str, torch.Tensor], path: str, metadata: dict[str, str]) -> None:
-        real_save(tensors, path, metadata)
+    def save(values: dict[str, torch.Tensor], path: str, metadata: dict[str, str]) -> None:
+        real_save(values, path, metadata)
         if now():
             os.truncate(path, os.path.getsize(path) // 2)
             die()
@@ -88,7 +87,7 @@ def _arm(death: Death) -> None:
         case "part":
             files.tempfile.mkstemp = make  # type: ignore[assignment]
         case "half":
-            state.save_file = save  # type: ignore[attr-defined]
+            tensors.save_file = save  # type: ignore[attr-defined]
         case "rename" | "renamed":
             files.os.replace = replace  # type: ignore[assignment]
         case "line" | "logged":

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from monosem.base.errors import CheckpointError, DataError, ShapeError, check
+from monosem.base.errors import ArgumentError, CheckpointError, DataError, ShapeError, check
 from monosem.base.files import write_atomic
+from monosem.base.tensors import read_tensors, tensor_writer
 
 COINCIDENT = 0.95
 """Anchors whose cosine exceeds this are reported: two latents would be asked to be the same feature."""
@@ -71,25 +70,24 @@ class Anchors:
         return self.p.shape[1]
 
     def save(self, path: str | Path) -> Path:
-        """Write to a safetensors file, atomically."""
-        tensors = {"p": self.p.contiguous(), "r": self.r.contiguous()}
-        return write_atomic(
-            path, lambda part: save_file(tensors, str(part), {"format": "monosem.anchors/1", "kind": self.kind})
-        )
+        """Write to a safetensors file, atomically, with a checksum."""
+        about = {"format": _FORMAT, "kind": self.kind}
+        return write_atomic(path, tensor_writer({"p": self.p, "r": self.r}, about))
+
+
+_FORMAT, _GIVE = "monosem.anchors/1", "give what Anchors.save wrote"
 
 
 def load_anchors(path: str | Path) -> Anchors:
-    """Read anchors from a file that `Anchors.save` wrote."""
+    """Read anchors from a file that `Anchors.save` wrote. Raises: CheckpointError for any other, or a damaged one."""
+    about, tensors = read_tensors(Path(path), _FORMAT, frozenset(["kind"]), _GIVE)
+    sides = [tensors.get(name) for name in ("p", "r")]
+    fine = all(side is not None and side.ndim == 2 and side.is_floating_point() for side in sides)
+    check(fine and len(tensors) == 2, f"{path} does not hold two tables p and r of numbers; {_GIVE}", CheckpointError)
     try:
-        with safe_open(str(path), framework="pt") as file:
-            meta = file.metadata() or {}
-            if not meta.get("format", "").startswith("monosem.anchors/"):
-                raise CheckpointError(f"{path} holds no anchors (its format says {meta.get('format')!r})")
-            return Anchors(file.get_tensor("p"), file.get_tensor("r"), meta.get("kind", "file"))
-    except CheckpointError:
-        raise
-    except Exception as error:
-        raise CheckpointError(f"{path} cannot be read as anchors ({error}); write it with Anchors.save") from None
+        return Anchors(tensors["p"], tensors["r"], about.get("kind", "file"))
+    except ArgumentError as error:
+        raise CheckpointError(f"{path} cannot be read as anchors ({error}); {_GIVE}") from None
 
 
 def true_features(W_p: Float[Tensor, "n_p n"], W_r: Float[Tensor, "n_r n"], features: Int[Tensor, " k"]) -> Anchors:

@@ -10,14 +10,26 @@ Drawn as a tree::
     ├── RefusedError       (ValueError)   a combination that the mathematics forbids
     ├── GeneratorError     (RuntimeError) a data generator cannot reach what was asked
     ├── AbsentError        (RuntimeError) a download is not there; what needs it can be skipped
-    └── CheckpointError    (RuntimeError) a file is damaged, newer, or from another machine
+    ├── CheckpointError    (RuntimeError) a file is damaged, newer, or from another machine
+    └── OutputError        (OSError)      an output cannot be written: disk full, read-only, in the way, in use
 
 Every message says what is wrong with both numbers in the paper's names, then the remedy.
 """
 
+LONGEST = 2000
+"""Characters of a message; a file can hold a name of megabytes."""
+
+
+def shortened(text: str, most: int = 200) -> str:
+    """A text of at most `most` characters: its beginning and its end, where it is longer."""
+    return text if len(text) <= most else f"{text[: most - most // 4 - 5]} ... {text[-(most // 4) :]}"
+
 
 class MonosemError(Exception):
-    """Any error that monosem raises on purpose."""
+    """Any error that monosem raises on purpose; its message has at most LONGEST characters."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(shortened(str(message), LONGEST))
 
 
 class ArgumentError(MonosemError, ValueError):
@@ -52,6 +64,12 @@ class AbsentError(MonosemError, RuntimeError):
 
 class CheckpointError(MonosemError, RuntimeError):
     """A saved file is damaged, too new, or was written under other conditions."""
+
+
+class OutputError(MonosemError, OSError):
+    """An output cannot be written: the disk is full or read-only, something is in the way, another process has it."""
+
+    __str__ = Exception.__str__
 
 
 def check(condition: bool, message: str, error: type[MonosemError] = ArgumentError) -> None:

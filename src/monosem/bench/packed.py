@@ -14,14 +14,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from monosem.base.errors import CheckpointError
-from monosem.base.files import write_atomic
+from monosem.base.errors import CheckpointError, shortened
+from monosem.base.files import parse_json, plain_file, write_atomic
 
 PACKED = ".jsonl.gz"
 """How the name of a packed file ends."""
 _FORMAT, _VERSION = "monosem-packed", 1
 _LONGEST, _LARGEST = 1 << 26, 1 << 30
 """Bytes of a line, and of a whole file when expanded, beyond which a file is refused."""
+
+
+_DAMAGE = (
+    CheckpointError, OSError, EOFError, zlib.error, ValueError, RecursionError, LookupError, TypeError, AttributeError,
+    StopIteration, MemoryError,
+)  # fmt: skip
 
 
 class Packed(NamedTuple):
@@ -61,8 +67,9 @@ def read_packed(path: str | Path, kind: str) -> Packed:
     number, header = 1, dict[str, Any]()
     lines: list[tuple[int, dict[str, Any]]] = []
     try:
+        plain_file(path)
         for text in _lines(path):
-            one = json.loads(text.decode())
+            one = parse_json(text.decode())
             if not isinstance(one, dict):
                 raise ValueError("it is no object")
             if number == 1:
@@ -72,10 +79,10 @@ def read_packed(path: str | Path, kind: str) -> Packed:
             number += 1
         if not header or len(lines) != header["count"]:
             raise ValueError(f"it has {len(lines)} objects of {header.get('count', 'an unknown number')}")
-    except (OSError, EOFError, zlib.error, ValueError, RecursionError, LookupError, TypeError) as error:
+    except _DAMAGE as error:
         remedy = "restore it from version control, or pack its loose files again"
         raise CheckpointError(
-            f"{path}, line {number}, is damaged ({error or type(error).__name__}); {remedy}"
+            f"{path}, line {number}, is damaged ({shortened(str(error)) or type(error).__name__}); {remedy}"
         ) from None
     return Packed(header, lines)
 

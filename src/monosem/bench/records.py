@@ -7,17 +7,19 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 
-from monosem.base.errors import CheckpointError, DataError, check
+from monosem.base.errors import CheckpointError, DataError, check, shortened
 from monosem.base.files import read_json, write_json
 from monosem.base.machine import cpu_features, cpu_name
-from monosem.base.spec import canonical
+from monosem.base.schema import AtLeast, read
+from monosem.base.spec import canonical, digest
 from monosem.base.version import __version__
 from monosem.bench.metrics import flatten
 from monosem.bench.packed import PACKED, read_packed, write_packed
@@ -142,11 +144,11 @@ def validate(record: Mapping[str, Any]) -> None:
     """
     version = record.get("schema")
     if version not in READABLE or isinstance(version, bool):
-        raise CheckpointError(
-            f"record has schema {version!r}, this monosem reads {READABLE}; use the version that wrote it"
-        )
+        have = shortened(repr(version), 80)
+        raise CheckpointError(f"record has schema {have}, this monosem reads {READABLE}; use the version that wrote it")
     _check_fields(record)
     _check_numbers(record)
+    _check_inner(record)
 
 
 def _check_fields(record: Mapping[str, Any]) -> None:
@@ -160,9 +162,34 @@ def _check_fields(record: Mapping[str, Any]) -> None:
         wrong = isinstance(value, bool) and kind is not bool
         if wrong or not isinstance(value, kind):
             wanted = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
-            raise DataError(f"record field {path} is {value!r}, not {wanted}; see docs/records.md")
+            raise DataError(f"record field {path} is {shortened(repr(value), 80)}, not {wanted}; see docs/records.md")
     unknown = set(record) - {path.partition(".")[0] for path in FIELDS}
     check(not unknown, f"record has unknown fields {sorted(unknown)}; raise the schema to add one", DataError)
+
+
+@dataclass(frozen=True)
+class _Similarity:
+    feature: list[int]
+    latent: list[int]
+    cosine: list[list[float]]
+
+
+@dataclass(frozen=True)
+class _Inner:
+    """Parts whose readers go deeper than FIELDS."""
+
+    world: dict[str, Any]
+    similarity: _Similarity | None
+    features: list[str]
+    wall_time_s: Annotated[float, AtLeast(0)]
+
+
+def _check_inner(record: Mapping[str, Any]) -> None:
+    parts = {"world": record["task"]["spec"].get("world", {}), "features": record["env"].get("features", [])}
+    parts |= {name: record[name] for name in ("similarity", "wall_time_s")}
+    similarity = read(_Inner, parts, "record", DataError).similarity
+    widths = {len(row) for row in similarity.cosine} if similarity else {1}
+    check(len(widths) == 1, "record field similarity.cosine has rows of several lengths", DataError)
 
 
 def _check_numbers(record: Mapping[str, Any]) -> None:
@@ -170,7 +197,11 @@ def _check_numbers(record: Mapping[str, Any]) -> None:
     for name, row in record["metrics"].items():
         names = {"value", "chance"}
         fine = isinstance(row, dict) and names <= set(row) <= _COLUMNS and all(map(_is_number, row.values()))
-        check(fine, f"metrics.{name} is {row!r}; it needs finite numbers or null for value and chance", DataError)
+        check(
+            fine,
+            f"metrics.{name} is {shortened(repr(row), 80)}; it needs finite numbers or null for value and chance",
+            DataError,
+        )
     for group, first in (("curves", "tau"), ("training", "step")):
         for name, series in record[group].items():
             length = len(record[group][first])
@@ -211,11 +242,11 @@ def results_digest(record: Mapping[str, Any], model: torch.nn.Module | None = No
     Two runs with equal digests gave the same bits. Without a model the weights are left out.
     """
     results = canonical({name: record[name] for name in ("metrics", "curves", "training")})
-    digest = hashlib.sha256(results.encode())
+    total = hashlib.sha256(results.encode())
     for name, weights in sorted(model.state_dict().items()) if model is not None else ():
-        digest.update(f"{name} {weights.dtype} {tuple(weights.shape)}".encode())
-        digest.update(weights.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+        total.update(f"{name} {weights.dtype} {tuple(weights.shape)}".encode())
+        total.update(weights.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
 
 
 def outdated(records: Iterable[Mapping[str, Any]]) -> str:
@@ -242,9 +273,9 @@ def record_name(record: Mapping[str, Any]) -> str:
 
 
 def write_record(folder: str | Path, record: Mapping[str, Any]) -> Path:
-    """Validate a record and write it whole under its own name; the same run replaces its older record."""
+    """Validate a record and write it whole under its own name, with a sha256 of all of it; it replaces an older one."""
     validate(record)
-    return write_json(Path(folder) / record_name(record), record)
+    return write_json(Path(folder) / record_name(record), {**record, "sha256": digest(dict(record))})
 
 
 def read_records(path: str | Path) -> list[dict[str, Any]]:
@@ -278,7 +309,11 @@ def read_record(path: str | Path) -> dict[str, Any]:
     """One loose record. Raises: as `read_records`."""
     record = read_json(path)
     check(isinstance(record, dict), f"{path} is not a record; restore it or delete it", CheckpointError)
-    return _valid(record, str(path))
+    said = record.pop("sha256", None)  # older versions left it out
+    whole = _valid(record, str(path))
+    altered = said is not None and said != digest(record)
+    check(not altered, f"{path} was altered since it was written; restore it or delete it", CheckpointError)
+    return whole
 
 
 def pack_records(
@@ -322,8 +357,11 @@ def _read_packed(path: Path) -> list[dict[str, Any]]:
 def _valid(record: dict[str, Any], where: str) -> dict[str, Any]:
     try:
         validate(record)
+        canonical({name: record[name] for name in ("task", "method", "anchors", "seed", "config", "env")})
     except (CheckpointError, DataError) as error:
         raise type(error)(f"{where}: {error}") from None
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+        raise DataError(f"{where}: its specification is damaged ({shortened(str(error))}); restore it") from None
     return record
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from monosem.anchors.term import Anchoring
 from monosem.base.errors import MonosemError, check
+from monosem.base.files import claim
 from monosem.base.plugins import loaded
 from monosem.base.spec import to_plain
 from monosem.bench.anchor_sets import FOUND_COSINE, anchor_set, anchors_against_truth
@@ -245,8 +246,13 @@ def run_jobs(
     A run in such a process gives the same bits as running it alone. `workers` defaults to the number of cores.
     `callbacks` are called for jobs that have their record already, that start, reach a step, finish or fail (the
     others go on). Without a callback for errors they are raised together at the end.
+    Raises: OutputError when the folder cannot be written, or another process writes records there.
     """
-    folder = Path(folder)
+    with claim(folder):
+        return _run_missing(jobs, Path(folder), workers, callbacks)
+
+
+def _run_missing(jobs: Sequence[Job], folder: Path, workers: int | None, callbacks: JobCallbacks) -> list[Path]:
     paths = [folder / job_record_name(job) for job in jobs]
     todo = [i for i, path in enumerate(paths) if not path.exists()]
     failed: list[str] = []

@@ -89,15 +89,15 @@ def _score_classes(
     """Score decoder columns on class means: held-out, anchored and all classes, with chance for comparison."""
     import torch
 
-    from monosem.base.files import read_json
     from monosem.bench.real import class_scores
     from monosem.core.io import load_model
     from monosem.data.class_means import class_anchors
+    from monosem.data.trained import read_classes
 
     source, known = _labelled(data, store, target, key, read, write, labels, labels_key)
     trained = load_model(model)
     note = anchors.with_suffix(".json") if anchors else model / "anchors.json"
-    given = read_json(note)["classes"] if anchors or note.exists() else []
+    given = read_classes(note) if anchors or note.exists() else ()
     picked = known.pick(given) if given else torch.zeros(0, dtype=torch.int64)
     means = class_anchors(source, known, centre=not raw)
     _scores(class_scores(trained, means, picked), len(known.names), len(given), trained.n_q)

@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from monosem.anchors.directions import AnchorWarning
 from monosem.base.errors import MonosemError
+from monosem.base.tensors import UncheckedWarning
 
 _Options = TypeVar("_Options")
 
@@ -74,7 +75,7 @@ def _warnings_in_a_line() -> Iterator[None]:
         def show(
             message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: Any, **more: Any
         ) -> None:
-            if issubclass(category, AnchorWarning):
+            if issubclass(category, (AnchorWarning, UncheckedWarning)):
                 err().print(Text.assemble(("warning: ", "bold yellow"), (str(message), "yellow")), soft_wrap=True)
             else:
                 usual(message, category, filename, lineno, *rest, **more)
@@ -119,6 +120,9 @@ class Commands(TyperGroup):
                 return super().invoke(ctx)
         except MonosemError as error:
             fail(str(error))
+        except OSError as error:  # what the system says about a file that nobody named
+            place = f"{error.filename}: " if error.filename else ""
+            fail(f"{place}{error.strerror or error}; check the path and the disk")
         except ModuleNotFoundError as error:
             if error.name not in EXTRAS:
                 raise

@@ -36,14 +36,15 @@ def convert(
 def describe(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A file or folder of any known format.")],
     input_scale: _Scale = None,
+    weights: Annotated[bool, typer.Option("--weights", help="Read the weights too, for their norms.")] = False,
 ) -> None:
-    """Say what a file holds: kind, sizes, activation, norms, the share of dead latents if known."""
+    """Say what a file holds, by its headers: kind, sizes, activation, the share of dead latents if known."""
     from monosem.interop import describe as description
 
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, text in description(path, input_scale).rows:
+    for name, text in description(path, input_scale, weights=weights).rows:
         table.add_row(name, text)
     out().print(table)
 

@@ -80,9 +80,11 @@ def harvest(
     threads: Annotated[int | None, typer.Option(help="Torch threads.")] = None,
 ) -> None:
     """Store a network's activations at some sites; called again after an interruption, it ends with the same bytes."""
+    from monosem.base.files import check_output
     from monosem.data.texts import pieces
     from monosem.networks.harvest import harvest as run
 
+    check_output(out_folder)
     set_threads(threads)
     with err().status("reading the network"):
         models, tokenizer = _models(model)

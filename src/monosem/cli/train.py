@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from monosem.base.errors import MonosemError
 from monosem.cli.console import command_of, err, fail, out, say, split_names
 
 if TYPE_CHECKING:
@@ -83,9 +84,16 @@ class TrainOptions:
 @command_of(TrainOptions)
 def train(o: TrainOptions) -> None:
     """Train a method on your own activations; called again, it resumes from its last checkpoint."""
+    from monosem.base.files import claim
+
+    with claim(o.out_folder):
+        _train(o)
+
+
+def _train(o: TrainOptions) -> None:
     from monosem.data.source import open_rows
     from monosem.data.store import is_store
-    from monosem.data.trained import keep_anchors, note_source
+    from monosem.data.trained import notes_of
     from monosem.train.loop import fit
 
     chosen, config, folder = _chosen(o), _config(o), o.out_folder
@@ -99,16 +107,20 @@ def train(o: TrainOptions) -> None:
         source = open_rows(o.data, o.target, pairing=chosen.pairing, **named)
         if stored if o.normalise is None else o.normalise:
             source.normalised()
-        anchors = keep_anchors(folder, source, o.anchors_file, split_names(o.classes), o.labels)
+        notes = notes_of(source, o.anchors_file, split_names(o.classes), o.labels)
+    anchors = notes.anchors
     shape = f"{source.rows:,} rows, n_p={sum(source.p_widths)}, n_r={sum(source.r_widths)}"
     with_anchors = f", {anchors.k} anchors ({anchors.kind})" if anchors else ""
     say(f"{chosen.spec} on {shape}, n_q={o.n_q}{with_anchors}")
     if (folder / "checkpoint.safetensors").exists():
         say(f"{folder} holds a checkpoint of an earlier call; resuming from there", "dim")
     chosen = _centred(chosen) if o.centre else chosen
-    note_source(folder, source)
     result = fit(chosen, source, o.n_q, config, anchors, out=folder, progress=True)
-    _summary(result, source, anchors, folder)
+    notes.keep(folder)
+    try:
+        _summary(result, source, anchors, folder)
+    except MonosemError as error:
+        say(f"trained and saved in {folder}; it cannot be scored: {error}", "yellow")
 
 
 def _chosen(o: TrainOptions) -> "Method":

@@ -9,23 +9,25 @@ docs/format.md says it at length.
 """
 
 import dataclasses
+import hashlib
+import math
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from monosem.base.blocks import Block
-from monosem.base.errors import ArgumentError, CheckpointError, check
-from monosem.base.files import read_json, write_atomic, write_json
+from monosem.base.errors import ArgumentError, CheckpointError, MonosemError, check, shortened
+from monosem.base.files import json_bytes, read_json, write_together
 from monosem.base.registry import Registry
+from monosem.base.schema import Size, read
 from monosem.base.spec import format_call, parse_call, spoken
+from monosem.base.tensors import read_shapes, read_tensors, tensor_writer
 from monosem.core.activations import ACTIVATIONS, Activation
 from monosem.core.dictionaries import DICTIONARIES
 from monosem.core.encoders import ENCODERS
-from monosem.core.model import AFFINE, FREE, SDL
+from monosem.core.model import AFFINE, FREE, SDL, PreBias
 from monosem.core.pairs import Layout
 from monosem.core.rownorm import RowNorm, RowNormSDL
 
@@ -79,27 +81,54 @@ def layout_to_plain(layout: Layout) -> dict[str, Any]:
     }
 
 
+@dataclasses.dataclass(frozen=True)
+class _LayoutFields:
+    n_q: Size
+    p_widths: list[Size]
+    r_widths: list[Size]
+    encoder: list[tuple[int, int, int, int]]
+    decoder: list[tuple[int, int, int, int]]
+    shared: bool = False
+    skip: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """What config.json says; `metadata` is what the writer gave to `save_model`."""
+
+    format: str
+    activation: str
+    pre_bias: PreBias
+    dtype: Literal["float32", "float64", "bfloat16", "float16"]
+    layout: _LayoutFields
+    row_norm: RowNorm | None = None
+    metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
+    encoder: str = "affine()"
+    dictionary: str = "free()"
+
+
 def layout_from_plain(plain: dict[str, Any]) -> Layout:
     """A layout from plain JSON values. Raises: ArgumentError for values that are no layout."""
-    n_q, p_widths, r_widths = (_integers(plain[name]) for name in ("n_q", "p_widths", "r_widths"))
-    check(len(n_q) == 1 and min(n_q + p_widths + r_widths, default=0) >= 1, "a layout's sizes are at least 1")
+    return _layout(read(_LayoutFields, plain, "a layout", ArgumentError))
+
+
+def _layout(fields: _LayoutFields) -> Layout:
     sides = []
-    for side, widths in (("encoder", p_widths), ("decoder", r_widths)):
-        blocks = tuple(Block(*_integers(block)) for block in plain[side])
-        inside = all(0 <= b.first < b.last <= n_q[0] and 0 <= b.left < b.right <= sum(widths) for b in blocks)
-        check(bool(blocks) and inside, f"a block of {side} lies outside [{n_q[0]}, {sum(widths)}]")
+    for side, widths in (("encoder", fields.p_widths), ("decoder", fields.r_widths)):
+        blocks = tuple(Block(*block) for block in getattr(fields, side))
+        inside = all(0 <= b.first < b.last <= fields.n_q and 0 <= b.left < b.right <= sum(widths) for b in blocks)
+        check(bool(blocks) and inside, f"a block of {side} lies outside [{fields.n_q}, {sum(widths)}]")
         sides.append(blocks)
-    return Layout(n_q[0], p_widths, r_widths, sides[0], sides[1], plain["shared"] is True, plain["skip"] is True)
-
-
-def _integers(value: Any) -> tuple[int, ...]:
-    values = value if isinstance(value, list) else [value]
-    check(all(type(item) is int for item in values), f"{value!r} stands where whole numbers belong")
-    return tuple(values)
+    widths_of = (tuple(fields.p_widths), tuple(fields.r_widths))
+    return Layout(fields.n_q, *widths_of, sides[0], sides[1], fields.shared, fields.skip)
 
 
 def model_tensors(model: SDL) -> dict[str, Tensor]:
     """Every tensor of a model by its name in the format; tied decoders appear on both sides."""
+    return {name: t.detach() for name, t in _live_tensors(model).items()}
+
+
+def _live_tensors(model: SDL) -> dict[str, Tensor]:
     tensors = {f"encoder.{i}": w for i, w in enumerate(model.encoder.weights)}
     tensors |= {f"decoder.{i}": w for i, w in enumerate(model.decoder.weights)}
     tensors |= {f"decoder.{name}": t for name, t in model.decoder.own.items()}
@@ -110,24 +139,63 @@ def model_tensors(model: SDL) -> dict[str, Tensor]:
         tensors["W_skip"] = model.W_skip
     tensors |= {f"encoder.{name}": p for name, p in model.enc.items()}
     tensors |= {f"act.{name}": p for name, p in model.act.items()}
-    tensors |= {f"state.{name}": b for name, b in model.activation_state().items()}
-    return {name: t.detach() for name, t in tensors.items()}
+    return tensors | {f"state.{name}": b for name, b in model.activation_state().items()}
 
 
 def set_model_tensors(model: SDL, tensors: dict[str, Tensor], where: str) -> None:
     """Copy tensors into a model; names and shapes must agree exactly."""
     own = model_tensors(model)
+    _check_names(own, tensors, where)
+    for name, tensor in own.items():
+        with torch.no_grad():
+            tensor.copy_(tensors[name])
+
+
+def place_tensors(model: SDL, tensors: dict[str, Tensor], where: str, unchecked: bool = False) -> SDL:
+    """Give a model without weights of its own (made on the device "meta") these tensors, not copies; evaluating.
+
+    Meta tensors make an outline, a model that has shapes only.
+
+    Raises: CheckpointError where names or shapes disagree, or, unless `unchecked`, where a number is not finite.
+    """
+    own = model_tensors(model)
+    _check_names(own, tensors, where)
+    for name in own if not unchecked else ():
+        _check_finite(name, tensors[name], where)
+    names = {id(live): name for name, live in _live_tensors(model).items()}
+    for module in model.modules():
+        for key, parameter in module._parameters.items():
+            if parameter is not None:
+                tensor = tensors[names[id(parameter)]]
+                module._parameters[key] = torch.nn.Parameter(tensor, requires_grad=parameter.requires_grad)
+        for key, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[key] = tensors[names[id(buffer)]].to(buffer.dtype)
+    return model.eval()
+
+
+def _check_names(own: dict[str, Tensor], tensors: dict[str, Tensor], where: str) -> None:
     missing, extra = sorted(set(own) - set(tensors)), sorted(set(tensors) - set(own))
     if missing or extra:
         raise CheckpointError(f"{where}: tensors missing {missing}, unexpected {extra}; it does not match its config")
     for name, tensor in own.items():
-        if tensor.shape != tensors[name].shape or not tensors[name].is_floating_point():
+        given = tensors[name]
+        if tensor.shape != given.shape or given.dtype not in DTYPES.values():
             raise CheckpointError(
-                f"{where}: {name} is {tensors[name].dtype} of shape {tuple(tensors[name].shape)}, "
+                f"{where}: {name} is {given.dtype} of shape {tuple(given.shape)}, "
                 f"its config says floating-point of shape {tuple(tensor.shape)}"
             )
-        with torch.no_grad():
-            tensor.copy_(tensors[name])
+
+
+def _check_finite(name: str, tensor: Tensor, where: str) -> None:
+    """A threshold may be infinite: such a latent never fires."""
+    low, high = (float(bound) for bound in tensor.detach().reshape(-1).aminmax())
+    endless = name.startswith("act.") and "theta" in name and high == math.inf
+    if not (math.isfinite(low) and (math.isfinite(high) or endless)):
+        raise CheckpointError(
+            f"{where}: {name} holds NaN or infinity, so that every answer would; train or export it again "
+            "(unchecked=True reads it all the same)"
+        )
 
 
 def cast_parameters(model: SDL, dtype: torch.dtype) -> SDL:
@@ -138,10 +206,11 @@ def cast_parameters(model: SDL, dtype: torch.dtype) -> SDL:
 
 
 def save_model(model: SDL, folder: str | Path, metadata: dict[str, Any] | None = None) -> Path:
-    """Write a model to a folder, each file atomically; the config last, so that a folder with one is whole."""
+    """Write a model to a folder, whole or not at all; the tensors carry a checksum of themselves and of the config.
+
+    Raises: OutputError when the folder cannot be written; a model that was there is untouched then.
+    """
     folder = Path(folder)
-    tensors = {name: t.cpu().contiguous().clone() for name, t in model_tensors(model).items()}
-    write_atomic(folder / "model.safetensors", lambda part: save_file(tensors, str(part), {"format": FORMAT}))
     config = {
         "format": FORMAT,
         "activation": activation_to_text(model.activation),
@@ -155,60 +224,86 @@ def save_model(model: SDL, folder: str | Path, metadata: dict[str, Any] | None =
         config["encoder"] = part_to_text(model.encoder_kind, ENCODERS)
     if model.dictionary != FREE:
         config["dictionary"] = part_to_text(model.dictionary, DICTIONARIES)
-    write_json(folder / "config.json", config)
+    text = json_bytes(config)
+    about = {"format": FORMAT, "config": hashlib.sha256(text).hexdigest()}
+    tensors = tensor_writer(model_tensors(model), about)
+    write_together({folder / "model.safetensors": tensors, folder / "config.json": text})
     return folder
 
 
-def load_model(folder: str | Path) -> SDL:
-    """Read a model from a folder, in evaluation mode.
+def load_model(
+    folder: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    unchecked: bool = False,
+) -> SDL:
+    """Read a model from a folder, in evaluation mode; its learned parameters in their own dtype, or in `dtype`.
 
+    `unchecked` reads what is refused otherwise: weights that are not finite, or files altered since they were written.
     Raises: CheckpointError, one clear message, when files are missing, damaged, of another kind or of a newer version.
+    Warns: UncheckedWarning for files of an older version, which have no checksum.
     """
     folder = Path(folder)
-    config = load_config(folder)
-    path = folder / "model.safetensors"
+    config, path = load_config(folder), folder / "model.safetensors"
     if not path.is_file():
         raise CheckpointError(f"{folder} has no model.safetensors; give the folder that save_model or training wrote")
+    model = _empty_model(config, folder)
+    about, tensors = read_tensors(path, FORMAT, frozenset(["config"]), unchecked=unchecked)
+    _agree(model.layout, tensors, str(folder))
+    _check_names(model_tensors(model), tensors, str(folder))
+    same = about.get("config") == hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
+    if "config" in about and not (same or unchecked):
+        text = "config.json and model.safetensors do not belong together: one was altered, or written by another run"
+        raise CheckpointError(f"{folder}: {text}; restore both (unchecked=True reads them all the same)")
+    kind = dtype or DTYPES[config.dtype]
+    for name in tensors:
+        tensors[name] = tensors[name].to(device, None if name.startswith("state.") else kind)
+    return place_tensors(model, tensors, str(folder), unchecked)
+
+
+def load_outline(folder: str | Path) -> SDL:
+    """A saved model with the shapes of its tensors and none of their numbers (on the device "meta"), from its headers.
+
+    Raises: CheckpointError as `load_model`, but for what only the numbers show.
+    """
+    folder = Path(folder)
+    config, path = load_config(folder), folder / "model.safetensors"
+    model, shapes = _empty_model(config, folder), read_shapes(path)
+    kinds = {name: torch.empty(shape, dtype=kind, device="meta") for name, (shape, kind) in shapes.items()}
+    _agree(model.layout, kinds, str(folder))
+    return place_tensors(cast_parameters(model, DTYPES[config.dtype]), kinds, str(folder), unchecked=True)
+
+
+def _empty_model(config: ModelConfig, folder: Path) -> SDL:
+    """The model that a config describes, without memory for its weights."""
     try:
-        tensors = load_file(str(path))
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); the file is truncated or altered") from None
-    try:
-        layout = layout_from_plain(config["layout"])
-        _agree(layout, tensors, str(folder))
-        activation, pre_bias = activation_from_text(str(config["activation"])), config["pre_bias"]
-        check(pre_bias in ("none", "free", "tied"), f"pre_bias={pre_bias!r}; known: none, free, tied")
-        norm = config.get("row_norm")
-        encoder = part_from_text(str(config.get("encoder", "affine()")), ENCODERS)
-        dictionary = part_from_text(str(config.get("dictionary", "free()")), DICTIONARIES)
-        model = (
-            SDL(layout, activation, pre_bias, encoder, dictionary)
-            if norm is None
-            else RowNormSDL(layout, activation, pre_bias, RowNorm(**norm))
-        )
-        cast_parameters(model, DTYPES[config["dtype"]])
-    except CheckpointError:
-        raise
-    except (LookupError, TypeError, ValueError, AttributeError, RecursionError, MemoryError, RuntimeError) as error:
-        why = " ".join(str(error).split())[:300]
+        layout, activation = _layout(config.layout), activation_from_text(config.activation)
+        with torch.device("meta"):
+            if config.row_norm is not None:
+                return RowNormSDL(layout, activation, config.pre_bias, config.row_norm)
+            encoder = part_from_text(config.encoder, ENCODERS)
+            dictionary = part_from_text(config.dictionary, DICTIONARIES)
+            return SDL(layout, activation, config.pre_bias, encoder, dictionary)
+    except (MonosemError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        why = shortened(" ".join(str(error).split()), 300)
         raise CheckpointError(f"{folder}/config.json is damaged ({type(error).__name__}: {why})") from None
-    set_model_tensors(model, tensors, str(folder))
-    return model.eval()
 
 
-def load_config(folder: str | Path) -> dict[str, Any]:
-    """A saved model's config.json, its version checked; `metadata` is what the writer gave to save_model."""
+def load_config(folder: str | Path) -> ModelConfig:
+    """A saved model's config.json, its version and every field's type checked."""
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise CheckpointError(f"{folder} has no config.json; give the folder that save_model or training wrote")
-    config = read_json(path)
-    found = config.get("format") if isinstance(config, dict) else None
-    if found == FORMAT:
-        return dict(config)
-    name, _, version = str(found).rpartition("/")
+    plain = read_json(path)
+    have = str(plain.get("format") if isinstance(plain, dict) else None)
+    if have == FORMAT:
+        return read(ModelConfig, plain, str(path))
+    name, _, version = have.rpartition("/")
+    have = repr(shortened(have, 80))
     if name == FORMAT.rpartition("/")[0] and version.isdigit():
-        raise CheckpointError(f"{path} has format {found!r}, this version reads {FORMAT!r}; update monosem")
-    raise CheckpointError(f"{path} has format {found!r}, not {FORMAT!r}; monosem.interop.load reads others' formats")
+        raise CheckpointError(f"{path} has format {have}, this version reads {FORMAT!r}; update monosem")
+    raise CheckpointError(f"{path} has format {have}, not {FORMAT!r}; monosem.interop.load reads others' formats")
 
 
 def _agree(layout: Layout, tensors: dict[str, Tensor], where: str) -> None:
@@ -217,6 +312,6 @@ def _agree(layout: Layout, tensors: dict[str, Tensor], where: str) -> None:
     for side, blocks in (("encoder", layout.encoder), ("decoder", layout.decoder)):
         shapes |= {f"{side}.{i}": block.shape for i, block in enumerate(blocks)}
     for name, shape in shapes.items():
-        found = tuple(tensors[name].shape) if name in tensors else None
-        if found != shape:
-            raise CheckpointError(f"{where}: {name} has shape {found}, its config says {shape}; one of them is altered")
+        have = tuple(tensors[name].shape) if name in tensors else None
+        if have != shape:
+            raise CheckpointError(f"{where}: {name} has shape {have}, its config says {shape}; one of them is altered")

@@ -15,8 +15,8 @@ from monosem.core.activations import BatchTopK
 from monosem.core.model import SDL
 from monosem.core.rownorm import RowNormSDL
 
-_ROWS = 4096
-"""Rows that are in float64 at once."""
+ROWS = 4096
+"""Rows, or latents, that are in float64 at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,8 +75,10 @@ class Units:
         """x_r in these units."""
         return (x_r - self.r_mean) * self.r_scale
 
-    def fold(self, model: SDL) -> SDL:
+    def fold(self, model: SDL, in_place: bool = False) -> SDL:
         """The model that reads and answers raw rows, for one that was trained on rows in these units; same codes.
+
+        A copy, unless `in_place`.
 
         Equation: f(x) = r_mean + f'(p_scale (x - p_mean)) / r_scale, by W_E = W_E' p_scale, W_D = W_D' / r_scale,
             b_in = p_mean + b_in' / p_scale, W_skip = W_skip' p_scale / r_scale,
@@ -85,9 +87,8 @@ class Units:
             norms rank latents but change unevenly.
         """
         self._refuse(model)
-        model = (
-            _with_bias(copy.deepcopy(model)) if self.p_mean.any() and model.pre_bias == "none" else copy.deepcopy(model)
-        )
+        model = model if in_place else copy.deepcopy(model)
+        model = _with_bias(model) if self.p_mean.any() and model.pre_bias == "none" else model
         device = model.b_E.device
         p_mean, p_scale, r_mean, r_scale = (
             v.to(device, torch.float64) for v in (self.p_mean, self.p_scale, self.r_mean, self.r_scale)
@@ -99,9 +100,11 @@ class Units:
                 shift = skip @ p_mean
                 model.W_skip.copy_(skip / r_scale[:, None])
             for block, weight in zip(model.encoder.blocks, model.encoder.weights, strict=True):
-                weight.copy_(weight.double() * p_scale[block.columns])
+                for rows in weight.split(ROWS):
+                    rows.copy_(rows.double() * p_scale[block.columns])
             for block, weight in zip(model.decoder.blocks, model.decoder.weights, strict=True):
-                weight.copy_(weight.double() / r_scale[block.columns])
+                for rows in weight.split(ROWS):
+                    rows.copy_(rows.double() / r_scale[block.columns])
             model.b_D.copy_(r_mean + (model.b_D.double() - shift) / r_scale)
             if model._b_in is not None:
                 model._b_in.copy_(p_mean + model._b_in.double() / p_scale)
@@ -144,7 +147,7 @@ def _measured(sources: Iterable[Tensor], centre: bool, scale: bool) -> tuple[Ten
     """Means and scales of some sources, side by side; float64 for some rows at a time."""
     means, scales = [], []
     for number, x in enumerate(sources):
-        parts = torch.split(x, _ROWS)
+        parts = torch.split(x, ROWS)
         mean = x.new_zeros(x.shape[1], dtype=torch.float64)
         if centre:
             for part in parts:

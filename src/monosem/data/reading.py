@@ -95,5 +95,6 @@ def new_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
     length = ALIGNED - len(start) - 2
     with path.open("wb") as file:
         file.write(start + length.to_bytes(2, "little") + text.ljust(length - 1).encode("latin1") + b"\n")
-        file.truncate(ALIGNED + int(np.prod(shape)) * kind.itemsize)
+        file.flush()
+        os.posix_fallocate(file.fileno(), 0, ALIGNED + int(np.prod(shape)) * kind.itemsize)  # or an error, not SIGBUS
     return np.memmap(path, kind, "r+", ALIGNED, shape)

@@ -10,7 +10,8 @@ Every shard has `shard_rows` rows but the last. bfloat16 is kept as its 16 bits,
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +19,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from monosem.base.errors import CheckpointError, DataError, check
+from monosem.base.errors import CheckpointError, DataError, check, shortened
 from monosem.base.files import read_json
+from monosem.base.schema import Sha256, Size, read
+from monosem.base.spec import digest
 from monosem.data.reading import Pages, large
 from monosem.data.table import Labels, Table
 
@@ -40,19 +43,93 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _compare(path: Path, wanted: str) -> None:
+    have = sha256_of(path) if path.is_file() else "no file"
+    if have != wanted:
+        raise CheckpointError(f"{path} has sha256 {have}, the manifest says {wanted}; restore it or harvest again")
+
+
+@dataclass(frozen=True)
+class _Site:
+    name: str
+    model: str
+    module: str
+    side: Literal["in", "out"]
+    width: Size
+
+
+@dataclass(frozen=True)
+class _Shard:
+    rows: Size
+    sha256: dict[str, Sha256]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What manifest.json holds; `sha256` is of all the rest of it (older versions left it out)."""
+
+    format: str
+    sites: list[_Site]
+    models: dict[str, Any]
+    dtype: Literal["float32", "float16", "bfloat16", "int8"]
+    pool: Literal["none", "mean", "first", "last"]
+    rows_wanted: Size | None
+    shard_rows: Size
+    labels: list[str] | None
+    about: dict[str, Any]
+    machine: dict[str, str]
+    vocabulary: Sha256 | None
+    shards: list[_Shard]
+    complete: bool
+    sha256: Sha256 | None = None
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a store, every field checked. Raises: CheckpointError when it is none, newer, or altered."""
+    path = folder / "manifest.json"
+    if not is_store(folder):
+        raise CheckpointError(f"{folder} has no manifest.json; give the folder that `monosem harvest` wrote")
+    plain = read_json(path)
+    version = plain.get("format") if isinstance(plain, dict) else None
+    if version != FORMAT:
+        version = shortened(repr(version), 80)
+        raise CheckpointError(f"{folder} has format {version}, this version reads {FORMAT!r}; harvest it again")
+    manifest = read(Manifest, plain, str(path))
+    said = plain.pop("sha256", None)
+    check(said in (None, digest(plain)), f"{path} was altered since it was written; restore it", CheckpointError)
+    _check_shards(manifest, str(path))
+    return dict(plain)
+
+
+def _check_shards(manifest: Manifest, where: str) -> None:
+    """Every shard but the last is full, and has one file per site and column."""
+    columns = COLUMNS if manifest.labels is None else (*COLUMNS, "label")
+    arrays = ("x", "scale") if manifest.dtype == "int8" else ("x",)
+    files = {f"{name}.npy" for name in columns}
+    files |= {f"{name}{i}.npy" for name in arrays for i in range(len(manifest.sites))}
+    check(bool(manifest.sites), f"{where}: sites is empty; restore the file", CheckpointError)
+    for number, shard in enumerate(manifest.shards):
+        full = shard.rows == manifest.shard_rows or number == len(manifest.shards) - 1
+        right = full and shard.rows <= manifest.shard_rows and set(shard.sha256) == files
+        text = f"{where}: shards[{number}] does not fit shard_rows={manifest.shard_rows} and {len(files)} files"
+        check(right, f"{text}; restore the file", CheckpointError)
+
+
 class Sharded:
-    """An array whose rows lie in several .npy files; each is mapped when a row of it is first read."""
+    """An array whose rows lie in several .npy files; each is hashed and mapped when a row of it is first read."""
 
     def __init__(
         self,
-        paths: tuple[Path, ...],
+        paths: Mapping[Path, str],
         shape: tuple[int, ...],
         each: int,
         bf16: bool = False,
         scale: "Sharded | None" = None,
+        checked: bool = True,
     ) -> None:
-        self.paths, self.shape, self.each, self.bf16, self.scale = paths, shape, each, bf16, scale
+        self.paths, self.shape, self.each, self.bf16, self.scale = tuple(paths), shape, each, bf16, scale
         self.large = large(int(np.prod(shape)) * 4)
+        self._sha256, self._checked = dict(paths), checked and not self.large
         self._maps: dict[int, np.ndarray] = {}
         self._pages: dict[int, Pages] = {}
 
@@ -68,6 +145,8 @@ class Sharded:
         if number not in self._maps:
             path = self.paths[number]
             rows = min(self.each, self.shape[0] - number * self.each)
+            if self._checked:
+                _compare(path, self._sha256[path])
             try:
                 pages = Pages(path, self.large)
             except (OSError, ValueError, EOFError) as error:
@@ -143,10 +222,10 @@ class Sharded:
 
 
 class Store:
-    """A finished store, opened by `open_store`; nothing is read before it is asked for."""
+    """A finished store, opened by `open_store`; nothing is read before it is asked for, and nothing unchecked then."""
 
-    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
-        self.folder, self.manifest = folder, manifest
+    def __init__(self, folder: Path, manifest: dict[str, Any], checked: bool = True) -> None:
+        self.folder, self.manifest, self.checked = folder, manifest, checked
         self.rows = sum(shard["rows"] for shard in manifest["shards"])
         self.sites: tuple[str, ...] = tuple(site["name"] for site in manifest["sites"])
         self.widths: tuple[int, ...] = tuple(site["width"] for site in manifest["sites"])
@@ -155,8 +234,9 @@ class Store:
     def _sharded(
         self, name: str, width: tuple[int, ...] = (), bf16: bool = False, scale: Sharded | None = None
     ) -> Sharded:
-        paths = tuple(shard_folder(self.folder, i) / f"{name}.npy" for i in range(len(self.manifest["shards"])))
-        return Sharded(paths, (self.rows, *width), self.manifest["shard_rows"], bf16, scale)
+        shards = enumerate(self.manifest["shards"])
+        paths = {shard_folder(self.folder, i) / f"{name}.npy": shard["sha256"][f"{name}.npy"] for i, shard in shards}
+        return Sharded(paths, (self.rows, *width), self.manifest["shard_rows"], bf16, scale, self.checked)
 
     def match(self, text: str) -> tuple[str, ...]:
         """The stored sites that a text names, as "model.layers.*.mlp:in,out". Raises: ArgumentError if none."""
@@ -193,13 +273,21 @@ class Store:
         if names is None:
             return None
         codes = self._sharded("label")[0 : self.rows]
+        inside = codes.min() >= 0 and codes.max() < len(names)
+        check(
+            bool(inside), f"{self.folder} has labels beyond its {len(names)} names; harvest it again", CheckpointError
+        )
         return Labels(torch.from_numpy(codes.astype(np.int64)), tuple(names))
 
     @cached_property
     def vocabulary(self) -> tuple[str, ...] | None:
         """The text of every token by its number, with its leading space; None where the harvest had no vocabulary."""
-        path = self.folder / "vocabulary.json"
-        return tuple(read_json(path)) if self.manifest["vocabulary"] else None
+        path, wanted = self.folder / "vocabulary.json", self.manifest["vocabulary"]
+        if wanted is None:
+            return None
+        if self.checked:
+            _compare(path, wanted)
+        return tuple(str(word) for word in read_json(path))
 
     def text(self, rows: Any) -> list[str]:
         """The text of the tokens of some rows (numbers, or a slice). Without a vocabulary: their numbers."""
@@ -230,9 +318,7 @@ class Store:
         for number, shard in enumerate(self.manifest["shards"]):
             files |= {shard_folder(self.folder, number) / name: wanted for name, wanted in shard["sha256"].items()}
         for path, wanted in files.items():
-            have = sha256_of(path) if path.is_file() else "no file"
-            if have != wanted:
-                raise CheckpointError(f"{path} has sha256 {have}, the manifest says {wanted}; harvest it again")
+            _compare(path, wanted)
 
 
 def is_store(folder: str | Path) -> bool:
@@ -240,18 +326,14 @@ def is_store(folder: str | Path) -> bool:
     return (Path(folder) / "manifest.json").is_file()
 
 
-def open_store(folder: str | Path, partial: bool = False) -> Store:
+def open_store(folder: str | Path, partial: bool = False, checked: bool = True) -> Store:
     """Open a store; `partial` also opens one whose harvest has not finished, up to its last whole shard.
 
+    A file's sha256 is compared when a row of it is first read, about a second a gigabyte; not with `checked` False.
     Raises: CheckpointError when it is none, is of another version, is not finished, or files are missing.
     """
     folder = Path(folder)
-    if not is_store(folder):
-        raise CheckpointError(f"{folder} has no manifest.json; give the folder that `monosem harvest` wrote")
-    manifest = read_json(folder / "manifest.json")
-    version = manifest.get("format") if isinstance(manifest, dict) else None
-    if version != FORMAT:
-        raise CheckpointError(f"{folder} has format {version!r}, this version reads {FORMAT!r}; harvest it again")
+    manifest = read_manifest(folder)
     if not (manifest["complete"] or partial):
         done = sum(shard["rows"] for shard in manifest["shards"])
         raise CheckpointError(f"{folder} is not finished ({done:,} rows so far); call the same harvest again to go on")
@@ -262,7 +344,7 @@ def open_store(folder: str | Path, partial: bool = False) -> Store:
             path = shard_folder(folder, number) / name
             if not path.is_file():
                 raise CheckpointError(f"{path} is missing; restore it or harvest again into an empty folder")
-    return Store(folder, manifest)
+    return Store(folder, manifest, checked)
 
 
 def parse_sites(text: str) -> tuple[tuple[str, Side], ...]:

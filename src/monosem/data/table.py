@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -91,7 +92,7 @@ def read_array(path: str | Path, key: str | None = None) -> Any:
     """
     path = Path(path)
     check(path.exists(), f"{path} does not exist; check the path", DataError)
-    check(path.is_file(), f"{path} is a folder; give a file ({', '.join(READERS)})", DataError)
+    check(path.is_file(), f"{path} is no plain file; give one ({', '.join(READERS)})", DataError)
     check(path.suffix in READERS, f"{path} is no {' or '.join(READERS)} file; convert it to one", DataError)
     check(path.stat().st_size > 0, f"{path} is empty (0 bytes); write it again", DataError)
     return READERS[path.suffix](path, key)
@@ -104,11 +105,18 @@ def read_table(path: str | Path, key: str | None = None) -> Table:
     check(len(shape) == 2, f"{path} has shape {shape}; a table [rows, width] is needed, reshape it", DataError)
     check(min(shape) > 0, f"{path} is empty, shape {shape}; give at least one row and one column", DataError)
     if isinstance(values, Tensor):
-        numeric = not (values.is_complex() or values.dtype == torch.bool)
+        numeric = values.dtype in _NUMBERS
     else:
         numeric = values.dtype.kind in "iuf"
     check(numeric, f"{path} holds {_dtype(values)}, not real numbers; convert it to float32", DataError)
     return Table(values, path)
+
+
+_FLOATS = frozenset([torch.float64, torch.float32, torch.float16, torch.bfloat16])
+_NUMBERS = _FLOATS | {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8}
+_LABELS = _NUMBERS - {torch.bfloat16} | {torch.bool}
+_MANY, _TIMES = 1 << 28, 200
+"""Numbers that a compressed table may hold, and how many bytes of them for a byte of the file above that."""
 
 
 @READERS.register(".npy")
@@ -119,6 +127,8 @@ def _npy(path: Path, key: str | None) -> np.ndarray:
             version = np.lib.format.read_magic(file)
             header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, _, dtype = header(file)
+        if not all(type(size) is int for size in shape):
+            raise ValueError(f"its shape is {shape}")
         if dtype.hasobject:
             raise DataError(f"{path} holds Python objects, not numbers; save it as a float32 array")
         if 0 in shape:
@@ -127,7 +137,7 @@ def _npy(path: Path, key: str | None) -> np.ndarray:
         return mapped
     except DataError:
         raise
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, SyntaxError, TokenError, TypeError, OverflowError, RecursionError) as error:
         raise DataError(f"{path} is not a whole .npy file ({_one_line(error)}); write it again with np.save") from None
 
 
@@ -157,8 +167,9 @@ def _parquet(path: Path, key: str | None) -> np.ndarray:
             wanted = [name.strip() for name in key.split(",")] if key else names
             absent = [name for name in wanted if name not in names]
             check(not absent, f"{path} has no column {_few(absent)} but {_few(names)}; choose among them", DataError)
+            _check_columns(path, names, wanted, file.metadata.num_rows)
             table = file.read(columns=wanted)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, KeyError, MemoryError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not a whole .parquet file ({_one_line(error)}); write it again") from None
     columns = [_column(path, name, table.column(name).combine_chunks()) for name in wanted]
     if len(columns) == 1:
@@ -169,6 +180,14 @@ def _parquet(path: Path, key: str | None) -> np.ndarray:
         DataError,
     )
     return np.stack(columns, axis=1)
+
+
+def _check_columns(path: Path, names: list[str], wanted: list[str], rows: int) -> None:
+    twice = sorted({name for name in wanted if names.count(name) > 1})
+    check(bool(wanted) and not twice, f"{path} has no columns, or {_few(twice)} twice; rename them", DataError)
+    many = rows * len(wanted)
+    bomb = many > _MANY and 8 * many > _TIMES * path.stat().st_size
+    check(not bomb, f"{path} says that it holds {many:,} numbers, which its size contradicts", DataError)
 
 
 def _column(path: Path, name: str, column: Any) -> np.ndarray:
@@ -228,7 +247,10 @@ def read_labels(path: str | Path, rows: int, key: str | None = None) -> Labels:
     Raises: DataError, naming the file, when they are not one per row or not labels.
     """
     values = read_array(path, key)
-    values = values.numpy() if isinstance(values, Tensor) else np.asarray(values)
+    if isinstance(values, Tensor):
+        check(values.dtype in _LABELS, f"{path} holds {_dtype(values)}, not labels; give integers or text", DataError)
+        values = values.numpy()
+    values = np.asarray(values)
     check(
         values.ndim == 1,
         f"{path} has shape {values.shape}; labels are one number or word per row, shape ({rows},)",
@@ -243,5 +265,8 @@ def read_labels(path: str | Path, rows: int, key: str | None = None) -> Labels:
         values = values.astype(np.int64)
     check(values.dtype.kind in "iubUS", f"{path} holds {values.dtype}, not labels; give integers or text", DataError)
     names, codes = np.unique(values, return_inverse=True)
-    words = tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist())
+    try:
+        words = tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist())
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} holds labels that are not UTF-8 text ({error.reason}); convert them") from None
     return Labels(torch.from_numpy(codes.reshape(-1)), words)

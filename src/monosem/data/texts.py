@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from monosem.base.errors import DataError, check
+from monosem.base.errors import DataError, check, shortened
 from monosem.base.registry import Registry
 from monosem.base.seeds import torch_generator
 from monosem.data.batches import Batch, TokenFilter
@@ -19,6 +19,10 @@ from monosem.data.table import read_array
 
 Each = Literal["line", "paragraph", "file"]
 """What is one document of a .txt file."""
+
+
+LONGEST = 1 << 26
+"""Letters of a line, or of a document, that are read."""
 
 
 @dataclass(frozen=True)
@@ -54,44 +58,55 @@ def read_documents(
             raise DataError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it") from None
 
 
+def _lines(path: Path) -> Iterator[str]:
+    """The lines of a text file, one at a time; a line without an end is refused before it takes all memory."""
+    number = 1
+    with path.open(encoding="utf-8") as file:
+        while line := file.readline(LONGEST + 1):
+            check(len(line) <= LONGEST, f"{path}, line {number}, has over {LONGEST:,} letters; split it", DataError)
+            yield line
+            number += 1
+
+
 @DOCUMENTS.register(".txt")
 def _txt(path: Path, each: Each, field: str, label: str | None) -> Iterator[Document]:
     check(
         label is None, f"{path} is plain text and has no field {label!r}; give labels in .jsonl or .parquet", DataError
     )
     if each == "file":
+        size = path.stat().st_size
+        check(size <= LONGEST, f"{path} has {size:,} bytes, a document at most {LONGEST:,}; split it", DataError)
         yield Document(path.read_text(encoding="utf-8"))
         return
     paragraph: list[str] = []
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            if each == "line":
-                yield Document(line.rstrip("\n"))
-            elif line.strip():
-                paragraph.append(line)
-            elif paragraph:
-                yield Document("".join(paragraph).rstrip("\n"))
-                paragraph = []
+    for line in _lines(path):
+        if each == "line":
+            yield Document(line.rstrip("\n"))
+        elif line.strip():
+            paragraph.append(line)
+        elif paragraph:
+            yield Document("".join(paragraph).rstrip("\n"))
+            paragraph = []
     if paragraph:
         yield Document("".join(paragraph).rstrip("\n"))
 
 
 @DOCUMENTS.register(".jsonl")
 def _jsonl(path: Path, each: Each, field: str, label: str | None) -> Iterator[Document]:
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                entry = json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{path}, line {number}, is not JSON ({error}); give one object a line") from None
-            for wanted in (field, *([label] if label else [])):
-                known = ", ".join(entry) if isinstance(entry, dict) else type(entry).__name__
-                present = isinstance(entry, dict) and wanted in entry
-                check(present, f"{path}, line {number}, has no field {wanted!r} but {known}; name the field", DataError)
-            check(isinstance(entry[field], str), f"{path}, line {number}: {field!r} is no text", DataError)
-            yield Document(entry[field], str(entry[label]) if label else None)
+    for number, line in enumerate(_lines(path), 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            why = shortened(str(error))
+            raise DataError(f"{path}, line {number}, is not JSON ({why}); give one object a line") from None
+        for wanted in (field, *([label] if label else [])):
+            known = ", ".join(entry) if isinstance(entry, dict) else type(entry).__name__
+            present = isinstance(entry, dict) and wanted in entry
+            check(present, f"{path}, line {number}, has no field {wanted!r} but {known}; name the field", DataError)
+        check(isinstance(entry[field], str), f"{path}, line {number}: {field!r} is no text", DataError)
+        yield Document(entry[field], str(entry[label]) if label else None)
 
 
 @DOCUMENTS.register(".parquet")

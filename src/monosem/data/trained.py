@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from monosem.anchors.directions import Anchors, load_anchors
 from monosem.base.errors import check
 from monosem.base.files import read_json, write_json
+from monosem.base.schema import read
 from monosem.data.class_means import class_anchors
 from monosem.data.source import FileSource, StoreSource
 
@@ -20,20 +22,35 @@ class TrainedOn:
     write: str | None
 
 
+@dataclass(frozen=True)
+class _SourceNote:
+    store: str
+    read: list[str]
+    write: list[str] | None
+
+
+@dataclass(frozen=True)
+class _Classes:
+    classes: list[str]
+
+
+def read_classes(path: str | Path) -> tuple[str, ...]:
+    """The names of the classes in a note beside anchors; () where it names none.
+
+    Raises: CheckpointError for what is no such note.
+    """
+    note = read_json(path)
+    named = {"classes": note.get("classes", [])} if isinstance(note, dict) else note
+    return tuple(read(_Classes, named, str(path)).classes)
+
+
 def trained_on(folder: str | Path) -> TrainedOn | None:
     """What a model's folder says it was trained on; None for a model of tables, or from elsewhere."""
     path = Path(folder) / "source.json"
     if not path.is_file():
         return None
-    note = read_json(path)
-    return TrainedOn(Path(note["store"]), "; ".join(note["read"]), "; ".join(note["write"]) if note["write"] else None)
-
-
-def note_source(folder: str | Path, source: FileSource) -> None:
-    """Keep the store and its sites beside a model, for `trained_on`; nothing is kept of tables."""
-    if isinstance(source, StoreSource):
-        note = {"store": str(source.store.folder), "read": source.read, "write": source.write}
-        write_json(Path(folder) / "source.json", note)
+    note = read(_SourceNote, read_json(path), str(path))
+    return TrainedOn(Path(note.store), "; ".join(note.read), "; ".join(note.write) if note.write else None)
 
 
 def anchors_of(folder: str | Path) -> tuple[Anchors | None, tuple[str, ...]]:
@@ -41,36 +58,53 @@ def anchors_of(folder: str | Path) -> tuple[Anchors | None, tuple[str, ...]]:
     path, names = Path(folder) / "anchors.safetensors", Path(folder) / "anchors.json"
     if not path.is_file():
         return None, ()
-    classes = read_json(names).get("classes", []) if names.is_file() else []
-    return load_anchors(path), tuple(str(name) for name in classes)
+    return load_anchors(path), read_classes(names) if names.is_file() else ()
 
 
-def keep_anchors(
-    folder: str | Path,
+@dataclass(frozen=True, eq=False)
+class RunNotes:
+    """What is kept beside a model: the anchors of its run, what is known of them, and the store of its rows."""
+
+    anchors: Anchors | None = None
+    about: dict[str, Any] | None = None
+    source: dict[str, Any] | None = None
+
+    def keep(self, folder: str | Path) -> None:
+        """Write them into the folder of the finished model."""
+        folder = Path(folder)
+        if self.source is not None:
+            write_json(folder / "source.json", self.source)
+        if self.anchors is not None:
+            self.anchors.save(folder / "anchors.safetensors")
+        if self.about is not None:
+            write_json(folder / "anchors.json", self.about)
+
+
+def notes_of(
     source: FileSource,
     given: str | Path | None = None,
     classes: Sequence[str] | None = None,
     labels: str | Path | None = None,
-) -> Anchors | None:
-    """The anchors of a run, kept in its folder: those of a file, or the class means of labelled rows, or none.
+) -> RunNotes:
+    """The anchors of a run, those of a file, or the class means of labelled rows, or none, and what to keep beside it.
 
     `given`: what `Anchors.save` wrote; a .json of its name, if there is one, is kept as well. `classes`: only these of
-    the source's labels; `labels`: where the labels are from, for the note.
+    the source's labels; `labels`: where the labels are from, for the note. Nothing is written here: a run may still be
+    refused.
     Raises: ArgumentError when anchors are given twice, or classes without labels.
     """
     check(given is None or source.labels is None, "an anchors file and labels both give anchors; leave one out")
     check(classes is None or source.labels is not None, "classes are chosen among labels; give them with --labels")
-    folder = Path(folder)
+    store = None
+    if isinstance(source, StoreSource):
+        store = {"store": str(source.store.folder), "read": source.read, "write": source.write}
     if given is not None:
-        anchors, note = load_anchors(given), Path(given).with_suffix(".json")
-        anchors.save(folder / "anchors.safetensors")
+        note = Path(given).with_suffix(".json")
         if note.exists():
-            write_json(folder / "anchors.json", read_json(note))
-        return anchors
+            read_classes(note)
+        return RunNotes(load_anchors(given), read_json(note) if note.exists() else None, store)
     if source.labels is None:
-        return None
+        return RunNotes(source=store)
     names = list(source.labels.names if classes is None else classes)
-    anchors = class_anchors(source, source.labels, names)
-    anchors.save(folder / "anchors.safetensors")
-    write_json(folder / "anchors.json", {"classes": names, "labels": str(labels)})
-    return anchors
+    about = {"classes": names, "labels": str(labels)}
+    return RunNotes(class_anchors(source, source.labels, names), about, store)

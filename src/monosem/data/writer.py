@@ -6,16 +6,18 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from monosem.base.errors import CheckpointError, check
-from monosem.base.files import read_json, write_atomic, write_json
+from monosem.base.files import claim, write_atomic, write_json, writing
 from monosem.base.machine import machine
+from monosem.base.spec import digest
 from monosem.data.reading import new_array
-from monosem.data.store import COLUMNS, FORMAT, is_store, sha256_of, shard_folder
+from monosem.data.store import COLUMNS, FORMAT, is_store, read_manifest, sha256_of, shard_folder
 
 STORED = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16, "int8": np.int8}
 """The type in the files, by the type of the numbers; int8 has a float32 scale per row beside it."""
@@ -25,8 +27,10 @@ class Writer:
     """Rows go in, shards come out. A shard is filled in a hidden folder, flushed, hashed and renamed.
 
     `header` says what is stored (sites with their widths, dtype, labels, models, settings); the manifest repeats it.
-    A folder that holds the beginning of the same store is continued: `rows` says how many rows are safe.
-    Raises: CheckpointError when the folder holds another store, or one begun on another machine.
+    A folder that holds the beginning of the same store is continued: `rows` says how many rows are safe. The room of a
+    shard is taken from the disk before it is filled. What is refused changes nothing.
+    Raises: CheckpointError when the folder holds another store, or one begun on another machine; OutputError when it
+        cannot be written, or another process writes there.
     """
 
     def __init__(
@@ -51,14 +55,20 @@ class Writer:
         self._filled = 0
         self._pool = ThreadPoolExecutor(1)
         self._pending: Future[None] | None = None
+        with ExitStack() as stack:
+            stack.enter_context(claim(folder))
+            self._start(folder, vocabulary, allow_other_machine)
+            self._claim = stack.pop_all()
+
+    def _start(self, folder: Path, vocabulary: Sequence[str] | None, allow_other_machine: bool) -> None:
         if is_store(folder):
-            self._resume(read_json(folder / "manifest.json"), allow_other_machine)
+            self._resume(read_manifest(folder), allow_other_machine)
         elif folder.exists():
             others = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
             check(not others, f"{folder} holds other files ({', '.join(others[:3])}); give an empty folder")
         self._clean()
         if not self.complete:
-            write_json(folder / "manifest.json", self.manifest)
+            self._write_manifest()
         if vocabulary is not None and not (folder / "vocabulary.json").is_file():
             write_atomic(folder / "vocabulary.json", _words(vocabulary))
 
@@ -115,12 +125,12 @@ class Writer:
                 self._finish()
 
     def _begin(self) -> None:
+        """Files of a whole shard, their room reserved: a full disk is an error here, not in the middle of a write."""
         self._wait()
-        self._part().mkdir(parents=True)
-        self._open = {
-            name: new_array(self._part() / f"{name}.npy", kind, (self.each, *shape))
-            for name, (shape, kind) in self._kinds.items()
-        }
+        with writing(self.folder):
+            self._part().mkdir(parents=True)
+            for name, (shape, kind) in self._kinds.items():
+                self._open[name] = new_array(self._part() / f"{name}.npy", kind, (self.each, *shape))
 
     def _part(self) -> Path:
         return self.folder / "shards" / ".part"
@@ -132,7 +142,16 @@ class Writer:
         self._pending = self._pool.submit(self._seal, arrays, rows)
 
     def _seal(self, arrays: dict[str, np.ndarray], rows: int) -> None:
-        part, number = self._part(), len(self.manifest["shards"])
+        with writing(self.folder):
+            hashes = self._sealed(arrays, rows)
+            os.replace(self._part(), shard_folder(self.folder, len(self.manifest["shards"])))
+        shards = [*self.manifest["shards"], {"rows": rows, "sha256": hashes}]
+        self._write_manifest(shards=shards)
+        self.manifest["shards"] = shards
+
+    def _sealed(self, arrays: dict[str, np.ndarray], rows: int) -> dict[str, str]:
+        """The sha256 of every file of the shard, cut to its rows and flushed to disk."""
+        part = self._part()
         for name, array in arrays.items():
             if rows < self.each:
                 short = new_array(part / f"{name}.short.npy", array.dtype, (rows, *array.shape[1:]))
@@ -145,10 +164,11 @@ class Writer:
             with path.open("rb+") as file:
                 os.fsync(file.fileno())
             hashes[path.name] = sha256_of(path)
-        os.replace(part, shard_folder(self.folder, number))
-        shards = [*self.manifest["shards"], {"rows": rows, "sha256": hashes}]
-        write_json(self.folder / "manifest.json", self.manifest | {"shards": shards})
-        self.manifest["shards"] = shards
+        return hashes
+
+    def _write_manifest(self, **changes: Any) -> None:
+        manifest = self.manifest | changes
+        write_json(self.folder / "manifest.json", manifest | {"sha256": digest(manifest)})
 
     def _wait(self) -> None:
         if self._pending is not None:
@@ -157,19 +177,25 @@ class Writer:
 
     def close(self) -> None:
         """Write the last, shorter shard and say that the store is complete."""
-        if self._filled:
-            self._finish()
-        self.stop()
-        if not self.complete:
-            self.manifest["complete"] = True
-            write_json(self.folder / "manifest.json", self.manifest)
+        try:
+            if self._filled:
+                self._finish()
+            self._wait()
+            if not self.complete:
+                self._write_manifest(complete=True)
+                self.manifest["complete"] = True
+        finally:
+            self.stop()
 
     def stop(self) -> None:
-        """Leave the store as it is: whole shards stay, the one being filled is dropped when harvesting goes on."""
+        """Leave the store as it is: whole shards stay, the one being filled is dropped."""
         try:
             self._wait()
         finally:
             self._pool.shutdown()
+            self._open.clear()  # unmaps
+            shutil.rmtree(self._part(), ignore_errors=True)
+            self._claim.close()
 
 
 _OF_THE_RUN = ("machine", "shards", "complete")

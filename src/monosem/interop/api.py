@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monosem.base.errors import CheckpointError, MonosemError, RefusedError
-from monosem.core.io import activation_to_text, load_config, load_model, save_model
+from monosem.base.errors import CheckpointError, MonosemError, RefusedError, shortened
+from monosem.core.io import activation_to_text, load_config, load_model, load_outline, save_model
 from monosem.core.model import SDL
 from monosem.core.rownorm import RowNormSDL
 from monosem.interop import (  # each file adds its formats to FORMATS
@@ -22,8 +23,8 @@ from monosem.interop import (  # each file adds its formats to FORMATS
     saelens,
     sparsify,
 )
-from monosem.interop.build import kind_of
-from monosem.interop.files import FORMATS, Candidate, Format, Loaded
+from monosem.interop.build import NAMED, kind_of
+from monosem.interop.files import FORMATS, Candidate, Dtype, Format, Loaded
 from monosem.interop.folding import fold_input_scale
 
 _ = (circuit_tracer, dictionary_learning, gemma_scope, llamascopium, openai, saelens, sparsify)
@@ -34,35 +35,61 @@ def recognise(path: str | Path) -> str:
 
     Raises: CheckpointError when there is nothing, when no format knows it, or when a file cannot be read.
     """
-    candidate = Candidate(path)
+    return _recognise(Candidate(path))
+
+
+def _recognise(candidate: Candidate) -> str:
     for name, format in FORMATS.items():
         if _guarded(candidate, format.recognise):
             return name
     here = sorted(p.name for p in candidate.folder.iterdir())[:8] if candidate.path.is_dir() else [candidate.path.name]
+    entries = ""
+    if any(here[0].endswith(suffix) for suffix in (".pt", ".npz", ".safetensors")) and len(here) == 1:
+        entries = f" with the entries {shortened(str(sorted(_guarded(candidate, _keys(here[0])))))}"
     known = "; ".join(f"{name}: {format.shape}" for name, format in FORMATS.items())
-    raise CheckpointError(f"{path} holds {here}, which no known format does; known are {known}")
+    here_text = shortened(str(here), 300)
+    raise CheckpointError(f"{candidate.path} holds {here_text}{entries}, which no known format does; known are {known}")
 
 
-def read(path: str | Path, input_scale: float | None = None) -> Loaded:
+def _keys(name: str) -> Callable[[Candidate], frozenset[str]]:
+    return lambda candidate: candidate.keys(name)
+
+
+def read(path: str | Path, input_scale: float | None = None, *, dtype: Dtype = None, unchecked: bool = False) -> Loaded:
     """Read a model and what its file says beside it.
 
     `input_scale`: the factor that a model's inputs were multiplied by when it was trained, where the file does not
-    hold it; it is folded in, so that the model reads raw inputs.
+    hold it; it is folded in, so that the model reads raw inputs. `dtype`: of the weights; None: monosem's own files as
+    they are, others' in float32 (half precisions widened, which is exact), or float64 where they are stored so;
+    "file": as stored. `unchecked` reads numbers that are not finite, and altered files, all the same.
     Raises: CheckpointError for damaged or unknown files; RefusedError, with the reason, for what SDL cannot express.
     """
-    name = recognise(path)
-    loaded: Loaded = _guarded(Candidate(path), FORMATS[name].read)
+    return _read(Candidate(path, dtype, unchecked=unchecked), input_scale)
+
+
+def _read(candidate: Candidate, input_scale: float | None) -> Loaded:
+    name = _recognise(candidate)
+    loaded: Loaded = _guarded(candidate, FORMATS[name].read)
     model, notes = loaded.model, loaded.notes
     if loaded.unknown_scale and input_scale is None:
-        raise RefusedError(f"{path}: {loaded.unknown_scale}; pass input_scale")
+        raise RefusedError(f"{candidate.path}: {loaded.unknown_scale}; pass input_scale")
     if input_scale is not None:
-        model = fold_input_scale(model, input_scale)
+        model = fold_input_scale(model, input_scale, in_place=True)
         notes = (*notes, f"input scale {input_scale:.6g}, as given, folded into the weights")
     return replace(loaded, model=model, notes=notes, format=name, metadata=_finite(loaded.metadata))
 
 
-def load(path: str | Path, input_scale: float | None = None) -> SDL:
-    """The model of a file or folder of any known format, in evaluation mode; see `read`.
+def load(
+    path: str | Path,
+    input_scale: float | None = None,
+    *,
+    device: str | torch.device | None = None,
+    dtype: Dtype = None,
+    unchecked: bool = False,
+) -> SDL:
+    """The model of a file or folder of any known format, in evaluation mode, on a device; see `read`.
+
+    Reading takes the memory of the model and some 8 MB: tensors are read piece by piece, layer by layer.
 
     Example:
         >>> import tempfile
@@ -74,7 +101,8 @@ def load(path: str | Path, input_scale: float | None = None) -> SDL:
         >>> bool((same.W_D == model.W_D).all())
         True
     """
-    return read(path, input_scale).model
+    model = read(path, input_scale, dtype=dtype, unchecked=unchecked).model
+    return model if device is None else model.to(device)
 
 
 def save(model: SDL, path: str | Path, format: str = "monosem", metadata: dict[str, Any] | None = None) -> Path:
@@ -98,7 +126,7 @@ def _guarded(candidate: Candidate, step: Any) -> Any:
         raise
     except (MonosemError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         kind = "" if isinstance(error, MonosemError) else f"{type(error).__name__}: "
-        why = " ".join(str(error).split())[:300]
+        why = shortened(" ".join(str(error).split()), 300)
         raise CheckpointError(f"{candidate.path} is damaged or not what it seems ({kind}{why})") from error
 
 
@@ -120,9 +148,12 @@ def _is_own(candidate: Candidate) -> bool:
 
 def _read_own(candidate: Candidate) -> Loaded:
     """Read the folder."""
-    model = load_model(candidate.folder)
-    metadata = load_config(candidate.folder).get("metadata")
-    return Loaded(model, metadata if isinstance(metadata, dict) else {})
+    if candidate.outline:
+        model = load_outline(candidate.folder)
+    else:
+        dtype = candidate.dtype if isinstance(candidate.dtype, torch.dtype) else None
+        model = load_model(candidate.folder, dtype=dtype, unchecked=candidate.unchecked)
+    return Loaded(model, load_config(candidate.folder).metadata)
 
 
 def _write_own(model: SDL, folder: Path, metadata: dict[str, Any]) -> None:
@@ -144,38 +175,49 @@ class Description:
         return "\n".join(f"{name:<{width}}  {text}" for name, text in self.rows)
 
 
-def describe(path: str | Path, input_scale: float | None = None) -> Description:
-    """Describe the model at a path; see `read`."""
-    loaded = read(path, input_scale)
+def describe(path: str | Path, input_scale: float | None = None, *, weights: bool = False) -> Description:
+    """Describe the model at a path; see `read`. Headers alone are read, unless norms of the `weights` are wanted."""
+    loaded = _read(Candidate(path), input_scale) if weights else _outline(path, input_scale)
     model, layout = loaded.model, loaded.model.layout
-    with torch.no_grad():
-        encoder = model.encoder.squared_norms().sqrt()
-        decoder = model.decoder.squared_norms().sqrt()
+    skip = ", skip" * (model.W_skip is not None)
     rows = [
         ("path", str(path)),
         ("format", FORMATS[loaded.format].title),
-        ("kind", kind_of(model).replace("_", " ") + (", skip" if model.W_skip is not None else "")),
+        ("kind", kind_of(model).replace("_", " ") + skip),
         ("sizes", f"n_p={_widths(layout.p_widths)}, n_q={model.n_q}, n_r={_widths(layout.r_widths)}"),
         ("activation", activation_to_text(model.activation)),
         ("input bias", {"tied": "b_D subtracted", "free": "b_in subtracted", "none": "none"}[model.pre_bias]),
         ("dtype", str(model.b_E.dtype).removeprefix("torch.")),
-        ("encoder norms", _spread(encoder)),
-        ("decoder norms", _spread(decoder)),
     ]
     if isinstance(model, RowNormSDL):
         rows.append(("per-row norm", f"{model.norm.kind}, eps={model.norm.eps}, restore={model.norm.restore}"))
-    for name, parameter in model.act.items():
-        rows.append((name, _spread(parameter.detach())))
-    for name, value in model.activation_state().items():
-        rows.append((name, f"{float(value):.6g}" + (" (never set)" if float(value) < 0 else "")))
-    silent = int((decoder == 0).sum())
-    if silent:
-        rows.append(("zero decoder columns", str(silent)))
+    rows += [] if model.encoder.weights[0].is_meta else _of_weights(model)
+    state = {name: float(value) for name, value in model.activation_state().items() if not value.is_meta}
+    rows += [(name, f"{value:.6g}" + " (never set)" * (value < 0)) for name, value in state.items()]
     rows.append(("dead latents", "unknown" if loaded.dead is None else f"{loaded.dead:.2%}"))
-    known = ("model_name", "hook_name", "hook_name_out")
-    rows += [(name, str(loaded.metadata[name])) for name in known if loaded.metadata.get(name)]
+    rows += [(name, str(loaded.metadata[name])) for name in NAMED if loaded.metadata.get(name)]
     rows += [("note", note) for note in loaded.notes]
-    return Description(tuple(rows))
+    return Description(tuple((name, shortened(text, 500)) for name, text in rows))
+
+
+def _outline(path: str | Path, input_scale: float | None) -> Loaded:
+    """What the headers say; where a reader needs numbers for it, the whole file."""
+    try:
+        return _read(Candidate(path, outline=True), input_scale)
+    except CheckpointError as error:
+        if not isinstance(error.__cause__, (NotImplementedError, RuntimeError)):
+            raise
+    return _read(Candidate(path), input_scale)
+
+
+def _of_weights(model: SDL) -> list[tuple[str, str]]:
+    with torch.no_grad():
+        encoder = model.encoder.squared_norms().sqrt()
+        decoder = model.decoder.squared_norms().sqrt()
+    rows = [("encoder norms", _spread(encoder)), ("decoder norms", _spread(decoder))]
+    rows += [(name, _spread(parameter.detach())) for name, parameter in model.act.items()]
+    silent = int((decoder == 0).sum())
+    return rows + ([("zero decoder columns", str(silent))] if silent else [])
 
 
 def _widths(widths: tuple[int, ...]) -> str:
@@ -211,7 +253,14 @@ def hub_class() -> Any:
 
         @classmethod
         def _from_pretrained(
-            cls, *, model_id: str, subfolder: str = "", input_scale: float | None = None, **options: Any
+            cls,
+            *,
+            model_id: str,
+            subfolder: str = "",
+            input_scale: float | None = None,
+            device: str | None = None,
+            dtype: Dtype = None,
+            **options: Any,
         ) -> "HubSDL":
             folder = Path(model_id)
             if not folder.is_dir():
@@ -219,7 +268,7 @@ def hub_class() -> Any:
                 wanted = f"{subfolder}/*" if subfolder else None
                 given = {name: options.get(name) for name in known}
                 folder = Path(snapshot_download(model_id, allow_patterns=wanted, **given))  # type: ignore[arg-type]
-            return cls(load(folder / subfolder, input_scale))
+            return cls(load(folder / subfolder, input_scale, device=device, dtype=dtype))
 
     return HubSDL
 
@@ -227,7 +276,8 @@ def hub_class() -> Any:
 def from_pretrained(name: str | Path, **options: Any) -> SDL:
     """A model from a repository on the Hub or a local folder, of any known format.
 
-    `options`: subfolder, input_scale, and those of huggingface_hub (revision, token, cache_dir, ...).
+    `options`: subfolder, input_scale, device and dtype as for `load`, and those of huggingface_hub (revision, token,
+    cache_dir, ...).
     """
     model: SDL = hub_class().from_pretrained(name, **options).model
     return model

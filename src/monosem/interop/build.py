@@ -5,12 +5,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, NoReturn
 
+import torch
 from torch import Tensor
 
 from monosem.base.blocks import Block
 from monosem.base.errors import RefusedError
 from monosem.core.activations import Activation
-from monosem.core.io import cast_parameters, set_model_tensors
+from monosem.core.io import place_tensors
 from monosem.core.model import SDL, PreBias
 from monosem.core.pairs import SAE, CrossLayer, Layout, Transcoder
 from monosem.core.rownorm import RowNorm, RowNormSDL
@@ -38,14 +39,27 @@ def assemble(
     Raises: CheckpointError where a shape disagrees.
     """
     layout = replace(layout, skip=W_skip is not None)
-    model = SDL(layout, activation, pre_bias) if norm is None else RowNormSDL(layout, activation, pre_bias, norm)
+    with torch.device("meta"):
+        model = SDL(layout, activation, pre_bias) if norm is None else RowNormSDL(layout, activation, pre_bias, norm)
     tensors = {f"encoder.{i}": w for i, w in enumerate(encoder)} | {f"decoder.{i}": w for i, w in enumerate(decoder)}
     tensors |= {"b_E": b_E, "b_D": b_D} | ({} if W_skip is None else {"W_skip": W_skip})
     tensors |= {f"act.{name}": t for name, t in (act or {}).items()}
     tensors |= {f"state.{name}": t for name, t in (state or {}).items()}
-    cast_parameters(model, encoder[0].dtype)
-    set_model_tensors(model, tensors, where)
-    return model.eval()
+    return place_tensors(model, _owned(tensors, encoder[0].dtype), where, unchecked=True)
+
+
+def _owned(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Contiguous tensors of one type, none of which shares its memory with another; nothing is copied without need."""
+    owned: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in tensors.items():
+        own = (tensor if name.startswith("state.") else tensor.to(dtype)).contiguous()
+        storage = own.untyped_storage()
+        if not own.is_meta and (storage.nbytes() != own.nbytes or storage.data_ptr() in storages):
+            own = own.clone()
+        storages.add(own.untyped_storage().data_ptr())
+        owned[name] = own
+    return owned
 
 
 def sae(W_E: Tensor, W_D: Tensor) -> Layout:
@@ -196,6 +210,15 @@ def source_config(metadata: dict[str, Any], format: str) -> dict[str, Any]:
     return dict(source.get("config", {})) if isinstance(source, dict) and source.get("format") == format else {}
 
 
+NAMED = ("model_name", "hook_name", "hook_name_out", "layer", "dataset_path", "context_size")
+"""What metadata calls what every format may know: the network, both sites, the layer, the texts and their length."""
+
+
 def generic_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
-    """What every format may know: model_name, hook_name, hook_name_out."""
-    return {name: metadata[name] for name in ("model_name", "hook_name", "hook_name_out") if metadata.get(name)}
+    """The entries of NAMED that are known."""
+    return {name: metadata[name] for name in NAMED if metadata.get(name) not in (None, "")}
+
+
+def named(**values: Any) -> dict[str, Any]:
+    """Metadata of what a file says; what it leaves open is left out, and nothing is guessed."""
+    return {name: value for name, value in values.items() if value not in (None, "")}

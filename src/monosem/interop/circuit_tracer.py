@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from monosem.base.errors import CheckpointError, RefusedError, check
-from monosem.base.files import write_atomic
+from monosem.base.files import plain_file, write_atomic
 from monosem.core.activations import Activation, BatchTopK, JumpReLU, ReLU
 from monosem.core.model import SDL
 from monosem.core.pairs import CrossLayer
@@ -24,13 +24,14 @@ from monosem.interop.build import (
     generic_metadata,
     kind_of,
     layered,
+    named,
     refuse,
     source_config,
 )
-from monosem.interop.files import FORMATS, Candidate, Format, Loaded, TensorFiles, write_tensors
+from monosem.interop.files import FORMATS, LARGEST_CONFIG, Candidate, Format, Loaded, TensorFiles, write_tensors
 from monosem.interop.folding import encoder_bias, thresholds
 
-_NAME = "circuit_tracer"
+_NAME, _UNKNOWN = "circuit_tracer", "unknown"
 _LARGEST_SKIP = 2**28
 """Entries of a dense W_skip over all layers of a set, above which the set is read layer by layer."""
 
@@ -48,9 +49,10 @@ def read(candidate: Candidate) -> Loaded:
     config = read_yaml(candidate.folder / "config.yaml")
     cross = candidate.path.is_dir() and candidate.has("W_enc_0.safetensors")
     model = _read_cross(candidate) if cross else _read_set(candidate)
-    names = {"hook_name": config.get("feature_input_hook"), "hook_name_out": config.get("feature_output_hook")}
-    names = {"model_name": config.get("model_name")} | names
-    return Loaded(model, {k: v for k, v in names.items() if v} | {"source": {"format": _NAME, "config": config}})
+    names = {"model_name": "model_name", "hook_name": "feature_input_hook", "hook_name_out": "feature_output_hook"}
+    said = {name: config.get(key) for name, key in names.items()}
+    known = named(**{name: value for name, value in said.items() if value != _UNKNOWN})
+    return Loaded(model, known | {"source": {"format": _NAME, "config": config}})
 
 
 def _numbered(candidate: Candidate, stem: str) -> list[str]:
@@ -121,12 +123,12 @@ def write(model: SDL, folder: Path, metadata: dict[str, Any]) -> None:
         tensors |= {} if theta is None else {"activation_function.threshold": theta[i]}
         tensors |= {"W_skip": skips[i]} if skips else {}
         write_tensors(folder / f"layer_{i}.safetensors", tensors)
-    named = generic_metadata(metadata)
+    known = generic_metadata(metadata)
     config = {
-        "model_name": named.get("model_name", "unknown"),
-        "feature_input_hook": named.get("hook_name", "hook_resid_mid"),
-        "feature_output_hook": named.get("hook_name_out", "hook_mlp_out"),
-        "scan": named.get("model_name", "unknown"),
+        "model_name": known.get("model_name", _UNKNOWN),
+        "feature_input_hook": known.get("hook_name", _UNKNOWN),
+        "feature_output_hook": known.get("hook_name_out", _UNKNOWN),
+        "scan": known.get("model_name", _UNKNOWN),
         **source_config(metadata, _NAME),
         "model_kind": "cross_layer_transcoder" if kind == "cross_layer" else "transcoder_set",
     }
@@ -173,6 +175,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
+        plain_file(path, LARGEST_CONFIG)
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is not readable text ({error}); restore it or delete it") from None

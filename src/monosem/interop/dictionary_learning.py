@@ -1,19 +1,20 @@
 """dictionary_learning (Marks, Karvonen and Mueller), every class, read and write; its fork for crosscoders, read."""
 
 from collections import OrderedDict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from monosem.base.errors import CheckpointError, RefusedError
+from monosem.base.errors import CheckpointError, RefusedError, shortened
 from monosem.base.files import write_atomic, write_json
 from monosem.core.activations import AbsTopK, Activation, BatchTopK, Gated, JumpReLU, ReLU, TopK
 from monosem.core.model import SDL, PreBias
 from monosem.core.pairs import Crosscoder
-from monosem.interop.build import Plain, assemble, generic_metadata, refuse, sae, source_config
-from monosem.interop.files import FORMATS, Candidate, Format, Loaded, Tensors
+from monosem.interop.build import Plain, assemble, generic_metadata, named, refuse, sae, source_config
+from monosem.interop.files import FORMATS, Candidate, Entry, Format, Loaded, Tensors
 from monosem.interop.folding import thresholds
 
 _NAME = "dictionary_learning"
@@ -36,7 +37,7 @@ def _recognise(candidate: Candidate) -> bool:
     if name is None:
         return False
     keys = set(candidate.keys(name))
-    return {"ae", "step"} <= keys or any(keys == expected for expected in _KEYS.values())
+    return {"ae", "step"} <= keys or any(keys >= expected for expected in _KEYS.values())
 
 
 def _file(candidate: Candidate) -> str | None:
@@ -51,9 +52,20 @@ def _class(config: dict[str, Any], values: dict[str, Any], where: str) -> str:
         return str(said)
     if said is None and len(fits) == 1:
         return fits[0]
+    _refuse_extra(values, said, where)
     if said is None and fits:
         raise CheckpointError(f"{where}: {' and '.join(fits)} look alike; keep its config.json beside it")
-    raise CheckpointError(f"{where}: its config says {said}, its tensors are {sorted(values)}; one of them is altered")
+    raise CheckpointError(
+        f"{where}: its config says {said}, its tensors are {shortened(str(sorted(values)))}; one of them is altered"
+    )
+
+
+def _refuse_extra(values: dict[str, Any], said: str | None, where: str) -> None:
+    """Raises: CheckpointError that names what stands beside the entries of a class."""
+    near = [name for name, keys in _KEYS.items() if keys < set(values) and said in (name, None)]
+    if near:
+        extra = shortened(str(sorted(set(values) - _KEYS[near[-1]])))
+        raise CheckpointError(f"{where}: the entries of {near[-1]}, and {extra}, which that class does not have")
 
 
 def read(candidate: Candidate) -> Loaded:
@@ -61,37 +73,39 @@ def read(candidate: Candidate) -> Loaded:
     name = _file(candidate)
     assert name is not None
     where, config = str(candidate.folder / name), candidate.json("config.json")
-    values = candidate.tensors(name).values
+    file = candidate.tensors(name)
+    values, factors = file.values, dict[str, float]()
     notes: list[str] = []
     if {"ae", "step"} <= set(values):
-        factor, values = values.get("norm_factor"), values["ae"]
+        given, values = values.get("norm_factor"), values["ae"]
         if not isinstance(values, dict):
             raise CheckpointError(f"{where}: a backup without its dictionary of tensors under 'ae'")
-        if factor is not None:
-            values = _scale_biases(values, float(factor))
-            notes.append(f"a backup: biases and threshold multiplied by its norm factor {float(factor):.6g}")
+        if given is not None:
+            factor = float(given.open() if isinstance(given, Entry) else given)
+            factors = _factors(values, factor)
+            notes.append(f"a backup: biases and threshold multiplied by its norm factor {factor:.6g}")
     kind = _class(config, values, where)
-    t = Tensors(values, where)
+    t = file.others(values, factors)
     metadata = _metadata(config)
     model = _linear(kind, t, where) if "encoder.weight" in t else _matrix(kind, t, where)
     if kind == "AutoEncoderTopK":
         metadata["source"]["threshold"] = float(t.take("threshold", 0))
         notes.append("its threshold is kept beside: AutoEncoderTopK does not use it by default")
     if kind == "MatryoshkaBatchTopKSAE":
-        metadata["source"]["group_sizes"] = [int(size) for size in t.take("group_sizes", 1)]
+        metadata["source"]["group_sizes"] = t.wholes("group_sizes")
     t.done()
     return Loaded(model, metadata, tuple(notes))
 
 
-def _scale_biases(values: dict[str, Any], factor: float) -> dict[str, Any]:
-    scaled = {name: v * factor if name in _BIASES else v for name, v in values.items()}
-    if "threshold" in values and bool((values["threshold"] >= 0).all()):
-        scaled["threshold"] = values["threshold"] * factor
-    return scaled
+def _factors(values: dict[str, Any], factor: float) -> dict[str, float]:
+    """What is multiplied by the norm factor: biases, and a threshold that is set."""
+    threshold = values.get("threshold")
+    is_set = isinstance(threshold, Entry) and bool((threshold.open() >= 0).all())
+    return dict.fromkeys([*_BIASES, *(["threshold"] * is_set)], factor)
 
 
 def _linear(kind: str, t: Tensors, where: str) -> SDL:
-    W_E, W_D = t.take("encoder.weight", 2), t.take("decoder.weight", 2).T
+    W_E, W_D = t.take("encoder.weight", 2), t.take("decoder.weight", 2, turned=True)
     pre_bias: PreBias = "tied"
     act: dict[str, Tensor] = {}
     state: dict[str, Tensor] = {}
@@ -104,7 +118,7 @@ def _linear(kind: str, t: Tensors, where: str) -> SDL:
         pre_bias = "tied" if kind == "AutoEncoder" else "none"
         b_E, b_D = t.take("encoder.bias", 1), t.take("bias" if pre_bias == "tied" else "decoder.bias", 1)
     else:
-        b_E, b_D, k = t.take("encoder.bias", 1), t.take("b_dec", 1), int(t.take("k", 0))
+        b_E, b_D, k = t.take("encoder.bias", 1), t.take("b_dec", 1), t.whole("k")
         activation = TopK(k) if kind == "AutoEncoderTopK" else BatchTopK(k)
         state = {} if kind == "AutoEncoderTopK" else {"threshold": t.take("threshold", 0)}
     return assemble(
@@ -113,20 +127,28 @@ def _linear(kind: str, t: Tensors, where: str) -> SDL:
 
 
 def _matrix(kind: str, t: Tensors, where: str) -> SDL:
-    W_E, W_D, b_E, b_D = t.take("W_enc", 2).T, t.take("W_dec", 2), t.take("b_enc", 1), t.take("b_dec", 1)
+    W_E, W_D = t.take("W_enc", 2, turned=True), t.take("W_dec", 2)
+    b_E, b_D = t.take("b_enc", 1), t.take("b_dec", 1)
     if kind == "JumpReluAutoEncoder":  # does not subtract b_dec
         theta = t.take("threshold", 1).clamp(min=0.0)
         return assemble(sae(W_E, W_D), JumpReLU(), [W_E], [W_D], b_E, b_D, where=where, act={"theta": theta})
     state = {"threshold": t.take("threshold", 0)}
-    activation = BatchTopK(int(t.take("k", 0)))
+    activation = BatchTopK(t.whole("k"))
     return assemble(sae(W_E, W_D), activation, [W_E], [W_D], b_E, b_D, where=where, pre_bias="tied", state=state)
 
 
 def _metadata(config: dict[str, Any]) -> dict[str, Any]:
     trainer = config.get("trainer")
     trainer = trainer if isinstance(trainer, dict) else {}
-    names = {"model_name": trainer.get("lm_name"), "hook_name": trainer.get("submodule_name")}
-    return {n: v for n, v in names.items() if v} | {"source": {"format": _NAME, "config": config}}
+    buffer = config.get("buffer")
+    context = buffer.get("ctx_len") if isinstance(buffer, dict) else None
+    known = named(
+        model_name=trainer.get("lm_name"),
+        hook_name=trainer.get("submodule_name"),
+        layer=trainer.get("layer"),
+        context_size=context,
+    )
+    return known | {"source": {"format": _NAME, "config": config}}
 
 
 def write(model: SDL, folder: Path, metadata: dict[str, Any]) -> None:
@@ -138,18 +160,27 @@ def write(model: SDL, folder: Path, metadata: dict[str, Any]) -> None:
     plain.refuse_skip()
     plain.refuse_ranking_by_norm()
     name, values = _class_of(plain, metadata.get("source") or {})
-    named = generic_metadata(metadata)
-    trainer = source_config(metadata, _NAME).get("trainer") or {
-        "lm_name": named.get("model_name"),
-        "submodule_name": named.get("hook_name"),
-        "layer": None,
+    known, before = generic_metadata(metadata), source_config(metadata, _NAME)
+    trainer = before.get("trainer") or {
+        "lm_name": known.get("model_name"),
+        "submodule_name": known.get("hook_name"),
+        "layer": known.get("layer"),
     }
     trainer = {**trainer, "dict_class": name, "activation_dim": model.layout.n_p, "dict_size": model.n_q}
     if isinstance(model.activation, TopK):
         trainer["k"] = int(model.activation.k)
     plain_values = OrderedDict((key, value.cpu().contiguous().clone()) for key, value in values.items())
-    write_atomic(folder / "ae.pt", lambda part: torch.save(plain_values, part))
-    write_json(folder / "config.json", {**source_config(metadata, _NAME), "trainer": trainer})
+    write_atomic(folder / "ae.pt", partial(_save, plain_values))
+    buffer = {"buffer": {"ctx_len": known["context_size"]}} if "context_size" in known else {}
+    write_json(folder / "config.json", {**buffer, **before, "trainer": trainer})
+
+
+def _save(values: dict[str, Tensor], path: Path) -> None:
+    """torch.save, whose own error on a full disk is a RuntimeError."""
+    try:
+        torch.save(values, path)
+    except RuntimeError as error:
+        raise OSError(str(error).partition("\n")[0]) from None
 
 
 def _class_of(plain: Plain, source: dict[str, Any]) -> tuple[str, dict[str, Tensor]]:
@@ -222,10 +253,10 @@ def read_crosscoder(candidate: Candidate) -> Loaded:
     assert name is not None
     where, config = str(candidate.folder / name), candidate.json("config.json")
     t = candidate.tensors(name)
-    t = Tensors({key.rpartition("_orig_mod.")[2]: value for key, value in t.values.items()}, where)
+    t = t.others({key.rpartition("_orig_mod.")[2]: value for key, value in t.values.items()})
     W_E, W_D = t.take("encoder.weight", 3), t.take("decoder.weight", 3)
     b_E, b_D = t.take("encoder.bias", 1), t.take("decoder.bias", 2)
-    number = int(t.take("code_normalization_id", 0)) if "code_normalization_id" in t else None
+    number = t.whole("code_normalization_id") if "code_normalization_id" in t else None
     kind = (
         str(config.get("code_normalization", "CROSSCODER")).upper() if number is None else _NORMALIZATIONS.get(number)
     )
@@ -269,10 +300,13 @@ def _standardised(
     t: Tensors, W_E: Tensor, W_D: Tensor, b_E: Tensor, b_D: Tensor, notes: list[str]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """x' = (x - mean) g per source on the way in, y / (g + 1e-8) + mean on the way out; NaN means neither."""
-    mean, std = t.maybe("activation_mean", 2), t.maybe("activation_std", 2)
+    mean, std = (t.maybe(name, 2, finite=False, real=True) for name in ("activation_mean", "activation_std"))
     g = t.maybe("activation_global_scale", 1)
     target = t.maybe("target_rms", 0)
     if mean is None or std is None or bool(mean.isnan().any() or std.isnan().any()):
+        return W_E, W_D, b_E, b_D
+    if W_E.is_meta:
+        notes.append("standardised inputs folded into W_E, W_D and the biases")
         return W_E, W_D, b_E, b_D
     if g is None:
         rms = 1.0 if target is None else float(target)

@@ -1,51 +1,141 @@
 """Formats, and reading the files that others wrote: nothing is executed, and whatever is wrong is one clear error."""
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from monosem.base.errors import CheckpointError
-from monosem.base.files import read_json, write_atomic
+from monosem.base.errors import CheckpointError, check, shortened
+from monosem.base.files import plain_file, read_json, write_atomic
 from monosem.base.registry import Registry
+from monosem.base.tensors import in_pieces, mapped, read_shapes
+from monosem.core.io import DTYPES
 from monosem.core.model import SDL
+
+LARGEST_CONFIG = 1 << 24
+"""Bytes of a configuration."""
+UNPACKED, RATIO = 1 << 28, 100
+"""Bytes to which an archive may expand, and how many times its size above that."""
+
+Dtype = torch.dtype | Literal["file"] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """A tensor in a file, known by its header; `open` maps it anew, so that what was read is not kept twice."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    open: Callable[[], Tensor]
+    mapped: bool = True
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    def load(self, dtype: torch.dtype, turned: bool = False) -> Tensor:
+        """The numbers in memory of their own, or (`turned`) the transpose of a matrix; read piece by piece."""
+        if not self.mapped:
+            whole = self.open().to(dtype)
+            return whole.T.contiguous() if turned else whole
+        return in_pieces(self.open, self.shape, self.dtype, dtype, turned)
 
 
 class Tensors:
     """The tensors of one file (or several), taken one by one; what is not taken is not dropped but refused.
 
-    Floating-point tensors come out as float32, or as float64 where a weight is stored so: half precisions are
-    widened, which is exact.
+    Floating-point tensors come out as `dtype`; None: float32, or float64 where a weight is stored so (half precisions
+    are widened, which is exact); "file": the type of the file's largest tensor. With `outline` matrices have shapes
+    only (on the device "meta"). Numbers that are not finite are refused, unless `unchecked`.
     """
 
-    def __init__(self, values: dict[str, Any], where: str) -> None:
-        self.values, self.where = dict(values), where
-        wide = any(isinstance(v, Tensor) and v.dtype == torch.float64 and v.ndim >= 2 for v in values.values())
+    def __init__(
+        self, values: Mapping[str, Any], where: str, dtype: Dtype = None, outline: bool = False, unchecked: bool = False
+    ) -> None:
+        self.values, self.where, self.outline, self.unchecked = dict(values), where, outline, unchecked
+        self.factors: Mapping[str, float] = {}
+        self._asked = dtype
+        stored = [v for v in values.values() if isinstance(v, Entry) and v.dtype in DTYPES.values() and v.ndim >= 2]
+        wide = any(v.dtype == torch.float64 for v in stored)
         self.dtype = torch.float64 if wide else torch.float32
+        if isinstance(dtype, torch.dtype):
+            self.dtype = dtype
+        elif dtype == "file" and stored:
+            self.dtype = max(stored, key=lambda v: math.prod(v.shape)).dtype
 
     def __contains__(self, name: str) -> bool:
         return name in self.values
 
-    def take(self, name: str, ndim: int) -> Tensor:
-        """A tensor of this rank."""
-        if name not in self.values:
-            raise CheckpointError(f"{self.where}: {name} is missing, it holds {sorted(self.values)}")
-        value = self.values.pop(name)
-        if not isinstance(value, Tensor) or value.ndim != ndim:
-            have = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise CheckpointError(f"{self.where}: {name} should have {ndim} axes, it is {have}")
-        return value.to(self.dtype) if value.is_floating_point() and value.ndim else value
+    def others(self, values: Mapping[str, Any], factors: Mapping[str, float] | None = None) -> "Tensors":
+        """Other tensors of the same file, or under other names, read in the same way; some times a factor."""
+        others = Tensors(values, self.where, self._asked, self.outline, self.unchecked)
+        others.factors = factors or {}
+        return others
 
-    def maybe(self, name: str, ndim: int) -> Tensor | None:
+    def _pop(self, name: str, ndim: int) -> Entry:
+        if name not in self.values:
+            raise CheckpointError(f"{self.where}: {name} is missing, it holds {self._names()}")
+        value = self.values.pop(name)
+        if not isinstance(value, Entry) or value.ndim != ndim:
+            have = value.shape if isinstance(value, Entry) else type(value).__name__
+            raise CheckpointError(f"{self.where}: {name} should have {ndim} axes, it is {have}")
+        return value
+
+    def _names(self) -> str:
+        return shortened(str(sorted(self.values)), 300)
+
+    def take(self, name: str, ndim: int, turned: bool = False, finite: bool = True, real: bool = False) -> Tensor:
+        """A floating-point tensor of this rank, or (`turned`) its transpose, stored so.
+
+        `finite` False: NaN has a meaning here. `real`: its numbers are needed even for an outline.
+        """
+        entry = self._pop(name, ndim)
+        known = entry.dtype in DTYPES.values()
+        check(known, f"{self.where}: {name} is {entry.dtype}, not floating-point of 16 bits or more", CheckpointError)
+        if self.outline and ndim >= 2 and not real:
+            return torch.empty(entry.shape[::-1] if turned else entry.shape, dtype=self.dtype, device="meta")
+        value = entry.load(self.dtype if ndim else entry.dtype, turned)
+        value = value * self.factors[name] if name in self.factors else value
+        if finite and not self.unchecked:
+            self._check_finite(name, value)
+        return value
+
+    def _check_finite(self, name: str, value: Tensor) -> None:
+        """A threshold may be infinite: such a latent never fires."""
+        if value.numel():
+            low, high = (float(bound) for bound in value.reshape(-1).aminmax())
+            fine = math.isfinite(low) and (math.isfinite(high) or ("threshold" in name and high == math.inf))
+            text = f"{self.where}: {name} holds NaN or infinity; export it again (unchecked=True reads it all the same)"
+            check(fine, text, CheckpointError)
+
+    def whole(self, name: str) -> int:
+        """A whole number."""
+        entry = self._pop(name, 0)
+        value = entry.open()
+        fine = not (value.is_complex() or value.dtype == torch.bool) and float(value) == int(value)
+        check(fine, f"{self.where}: {name} is {value.dtype}, not a whole number", CheckpointError)
+        return int(value)
+
+    def wholes(self, name: str) -> list[int]:
+        """A list of whole numbers."""
+        value = self._pop(name, 1).open()
+        kinds = (torch.int64, torch.int32, torch.int16, torch.uint8)
+        check(value.dtype in kinds, f"{self.where}: {name} is {value.dtype}, not whole numbers", CheckpointError)
+        numbers: list[int] = value.tolist()
+        return numbers
+
+    def maybe(self, name: str, ndim: int, finite: bool = True, real: bool = False) -> Tensor | None:
         """A tensor that need not be there."""
-        return self.take(name, ndim) if name in self.values else None
+        return self.take(name, ndim, finite=finite, real=real) if name in self.values else None
 
     def ignore(self, *names: str) -> None:
         """Leave out what says nothing about the function (statistics of training)."""
@@ -56,7 +146,7 @@ class Tensors:
         """Nothing may be left over."""
         if self.values:
             raise CheckpointError(
-                f"{self.where}: {sorted(self.values)} are unknown in this format; nothing is dropped silently"
+                f"{self.where}: {self._names()} are unknown in this format; nothing is dropped silently"
             )
 
 
@@ -69,9 +159,9 @@ class TensorFiles:
     def __len__(self) -> int:
         return len(self.files)
 
-    def take(self, name: str, ndim: int) -> list[Tensor]:
+    def take(self, name: str, ndim: int, turned: bool = False) -> list[Tensor]:
         """This tensor of every layer."""
-        return [t.take(name.format(i), ndim) for i, t in enumerate(self.files)]
+        return [t.take(name.format(i), ndim, turned) for i, t in enumerate(self.files)]
 
     def maybe(self, name: str, ndim: int, where: str) -> list[Tensor] | None:
         """This tensor of every layer, if they have it. Raises: CheckpointError when some only have it."""
@@ -88,10 +178,10 @@ class TensorFiles:
 
 
 class Candidate:
-    """A path that may hold a model: a folder, or one file."""
+    """A path that may hold a model: a folder, or one file; and how its tensors are read, see `Tensors`."""
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, dtype: Dtype = None, outline: bool = False, unchecked: bool = False) -> None:
+        self.path, self.dtype, self.outline, self.unchecked = Path(path), dtype, outline, unchecked
         if not self.path.exists():
             raise CheckpointError(f"{self.path} does not exist; give a folder or a file that holds a model")
         self.folder = self.path if self.path.is_dir() else self.path.parent
@@ -115,37 +205,98 @@ class Candidate:
         """A configuration; {} where there is none."""
         if not (self.folder / name).is_file():
             return {}
-        value = read_json(self.folder / name)
+        value = read_json(self.folder / name, LARGEST_CONFIG, finite=False)
         if not isinstance(value, dict):
             raise CheckpointError(f"{self.folder / name} holds {type(value).__name__}, not an object of settings")
         return value
 
     def keys(self, name: str) -> frozenset[str]:
-        """The names of a file's tensors (and other entries), without reading the tensors where the format allows."""
-        path = self.folder / name
-        if path.suffix == ".safetensors":
-            with _reading(path), safe_open(str(path), "pt") as file:
-                return frozenset(file.keys())
-        return frozenset(self._values(path))
+        """The names of a file's tensors (and other entries)."""
+        return frozenset(self._values(self.folder / name))
 
     def tensors(self, *names: str) -> Tensors:
         """The tensors of some files together."""
         values: dict[str, Any] = {}
         for name in names:
             values |= self._values(self.folder / name)
-        return Tensors(values, str(self.folder / names[0]))
+        return Tensors(values, str(self.folder / names[0]), self.dtype, self.outline, self.unchecked)
 
     def _values(self, path: Path) -> dict[str, Any]:
         with _reading(path):
-            if path.suffix == ".safetensors":
-                return dict(load_file(str(path)))
-            if path.suffix == ".npz":
-                with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-                    return {name: torch.from_numpy(np.array(file[name])) for name in file.files}
-            value = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(value, dict):
-            raise CheckpointError(f"{path} holds {type(value).__name__}, not a dictionary of tensors")
-        return {str(key): item for key, item in value.items()}
+            plain_file(path)
+            return {".safetensors": _safetensors, ".npz": _npz}.get(path.suffix, _pt)(path)
+
+
+def _safetensors(path: Path) -> dict[str, Any]:
+    return {name: Entry(*about, mapped(path, name)) for name, about in read_shapes(path).items()}
+
+
+def _npz(path: Path) -> dict[str, Any]:
+    _check_archive(path)
+
+    def opener(name: str) -> Callable[[], Tensor]:
+        def get() -> Tensor:
+            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+                return torch.from_numpy(np.ascontiguousarray(file[name]))
+
+        return get
+
+    entries = {}
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.namelist():
+            with archive.open(member) as file:
+                version = np.lib.format.read_magic(file)
+                header = (
+                    np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                )
+                shape, _, kind = header(file)
+            check(not kind.hasobject, f"{path}: {member} holds Python objects, not numbers", CheckpointError)
+            name = member.removesuffix(".npy")
+            entries[name] = Entry(shape, torch.from_numpy(np.empty(0, kind)).dtype, opener(name), mapped=False)
+    return entries
+
+
+def _pt(path: Path) -> dict[str, Any]:
+    check(zipfile.is_zipfile(path), f"{path} is no archive as torch.save writes; save it anew", CheckpointError)
+    _check_archive(path)
+
+    def root() -> Any:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+
+    value = root()
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds {type(value).__name__}, not a dictionary of tensors")
+    return {str(key): _entries(item, root, (key,)) for key, item in value.items()}
+
+
+def _entries(value: Any, root: Callable[[], Any], place: tuple[Any, ...]) -> Any:
+    """The tensors of a nested dictionary as entries; other values as they are."""
+    if isinstance(value, dict):
+        return {str(key): _entries(item, root, (*place, key)) for key, item in value.items()}
+    if not isinstance(value, Tensor):
+        return value
+    size = value.numel() * value.dtype.itemsize
+    text = f"{place[-1]} claims {size:,} bytes, more than the file holds"
+    check(size <= value.untyped_storage().nbytes(), text, CheckpointError)
+
+    def get() -> Tensor:
+        inner = root()
+        for key in place:
+            inner = inner[key]
+        tensor: Tensor = inner.detach()
+        return tensor
+
+    return Entry(tuple(value.shape), value.dtype, get)
+
+
+def _check_archive(path: Path) -> None:
+    """Raises: CheckpointError for an archive that expands to far more than its size."""
+    with zipfile.ZipFile(path) as archive:
+        total = sum(member.file_size for member in archive.infolist())
+    bomb = total > UNPACKED and total > RATIO * path.stat().st_size
+    check(
+        not bomb, f"{path} expands to {total:,} bytes, over {RATIO} times its size; unpack it yourself", CheckpointError
+    )
 
 
 @contextmanager
@@ -159,7 +310,7 @@ def _reading(path: Path) -> Iterator[None]:
         if type(error).__name__ == "UnpicklingError":
             why = "it is damaged, or holds more than tensors and plain values, which would need its code to be run"
         else:
-            first = str(error).strip().partition("\n")[0][:200]
+            first = shortened(str(error).strip().partition("\n")[0])
             why = f"it is truncated or altered ({type(error).__name__}: {first})"
         raise CheckpointError(f"{path} cannot be read: {why}") from None
 

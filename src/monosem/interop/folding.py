@@ -54,14 +54,14 @@ def thresholds(model: SDL, relu: bool = True) -> Tensor:
     return theta
 
 
-def fold_input_scale(model: SDL, scale: float) -> SDL:
+def fold_input_scale(model: SDL, scale: float, in_place: bool = False) -> SDL:
     """The model that reads and answers in raw units, for one that expects inputs multiplied by `scale`.
 
     Equation: x -> model(scale x) / scale, by W_E scale, b_in / scale, W_D / scale, b_D / scale; codes are the same.
     """
     check(math.isfinite(scale) and scale > 0, f"scale={scale}; an input scale is a positive number")
     p, r = (torch.full((width,), scale) for width in (model.layout.n_p, model.layout.n_r))
-    return Units(torch.zeros_like(p), p, torch.zeros_like(r), r).fold(model)
+    return Units(torch.zeros_like(p), p, torch.zeros_like(r), r).fold(model, in_place)
 
 
 def fold_decoder_norm(model: SDL) -> SDL:

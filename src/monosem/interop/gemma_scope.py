@@ -31,8 +31,8 @@ def _read_first(candidate: Candidate) -> Loaded:
     assert name is not None
     path = candidate.folder / name
     t = candidate.tensors(name)
-    t = Tensors({key.replace("w_", "W_"): value for key, value in t.values.items()}, t.where)
-    W_E, W_D = t.take("W_enc", 2).T, t.take("W_dec", 2)
+    t = t.others({key.replace("w_", "W_"): value for key, value in t.values.items()})
+    W_E, W_D = t.take("W_enc", 2, turned=True), t.take("W_dec", 2)
     notes: list[str] = []
     scaling = t.maybe("scaling_factor", 1)
     if scaling is not None:
@@ -85,7 +85,7 @@ def _read_second(candidate: Candidate) -> Loaded:
         raise CheckpointError(f"{candidate.path} holds {len(names)} models ({', '.join(names[:3])} ...); give one file")
     skip = t.maybe("affine_skip_connection", 2)
     across = skip is not None or "hf_hook_point_out" in config or "transcoder" in str(path.absolute())
-    W_E, W_D, b_D = t.take("w_enc", 2).T, t.take("w_dec", 2), t.take("b_dec", 1)
+    W_E, W_D, b_D = t.take("w_enc", 2, turned=True), t.take("w_dec", 2), t.take("b_dec", 1)
     return Loaded(_jumprelu(t, W_E, W_D, b_D, across, None if skip is None else skip.T, str(path)), metadata)
 
 
@@ -93,30 +93,30 @@ def _cross_layer(candidate: Candidate, names: list[str]) -> SDL:
     """The files' order is their last number; each holds one source layer's latents and its decoders to all layers."""
     names = sorted(names, key=lambda name: [int(digits) for digits in re.findall(r"\d+", name)][-1:])
     where, t = str(candidate.path), TensorFiles([candidate.tensors(name) for name in names])
-    W_D = t.take("w_dec", 3)
-    _refuse_backward(W_D, names, where)
-    W_E = [w.T for w in t.take("w_enc", 2)]
+    decoder = [_forward(file.take("w_dec", 3), i, names, where) for i, file in enumerate(t.files)]
+    W_E = t.take("w_enc", 2, turned=True)
     b_E, b_D = (torch.cat(t.take(name, 1)) for name in ("b_enc", "b_dec"))
     theta = torch.cat(t.take("threshold", 1)).clamp(min=0.0)
     skips = t.maybe("affine_skip_connection", 2, where)
     t.done()
     layers = len(t)
-    layout = CrossLayer().layout(layers * W_E[0].shape[0], (W_E[0].shape[1],) * layers, (W_D[0].shape[2],) * layers)
-    decoder = [w[:, i:].flatten(1) for i, w in enumerate(W_D)]
+    latents, width = W_E[0].shape
+    layout = CrossLayer().layout(layers * latents, (width,) * layers, (decoder[-1].shape[1],) * layers)
     W_skip = None if skips is None else block_diagonal([skip.T for skip in skips])
     return assemble(layout, JumpReLU(), W_E, decoder, b_E, b_D, where=where, W_skip=W_skip, act={"theta": theta})
 
 
-def _refuse_backward(W_D: list[Tensor], names: list[str], where: str) -> None:
-    """Every layer has its file, and none writes to layers before its own."""
-    layers = W_D[0].shape[1]
-    if len(W_D) != layers:
-        raise RefusedError(
-            f"{where}: {len(W_D)} file(s), but its latents write to {layers} layers; give the folder with all of them"
-        )
-    for i, w in enumerate(W_D):
-        if bool(w[:, :i].any()):
-            raise RefusedError(f"{where}: {names[i]} writes to layers before its own, which no cross-layer layout has")
+def _forward(w: Tensor, layer: int, names: list[str], where: str) -> Tensor:
+    """The decoders of a layer's latents [latents, layers, width] to its own layer and later ones, side by side.
+
+    Raises: RefusedError where a layer has no file, or where it writes to a layer before its own.
+    """
+    if w.shape[1] != len(names):
+        text = f"{where}: {len(names)} file(s), but its latents write to {w.shape[1]} layers"
+        raise RefusedError(f"{text}; give the folder with all of them")
+    if layer and not w.is_meta and bool(w[:, :layer].any()):
+        raise RefusedError(f"{where}: {names[layer]} writes to layers before its own, which no cross-layer layout has")
+    return w[:, layer:].flatten(1).contiguous()
 
 
 FORMATS.add("gemma_scope", Format("Gemma Scope 1", "params.npz", _recognise_first, _read_first))

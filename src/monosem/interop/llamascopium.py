@@ -11,6 +11,7 @@ from monosem.base.errors import CheckpointError, RefusedError
 from monosem.core.activations import Activation, JumpReLU, ReLU, TopK
 from monosem.core.pairs import Crosscoder, CrossLayer, Layout
 from monosem.core.rownorm import RowNorm
+from monosem.core.units import ROWS
 from monosem.interop.build import assemble, sae, transcoder
 from monosem.interop.files import FORMATS, Candidate, Format, Loaded, Tensors
 from monosem.interop.folding import fold_input_scale
@@ -33,7 +34,7 @@ def read(candidate: Candidate) -> Loaded:
     config, name = candidate.json("config.json"), _weights(candidate)
     assert name is not None
     where, t = str(candidate.path), candidate.tensors(name)
-    t = Tensors(t.values.get("sae", {}), t.where) if name.endswith(".pt") else t
+    t = t.others(t.values.get("sae", {})) if name.endswith(".pt") else t
     norms = _norms(t)
     if config.get("use_glu_encoder") or "W_E_glu" in t:
         raise RefusedError(f"{where}: a gated linear unit in the encoder multiplies two linear maps; SDL has one")
@@ -93,7 +94,7 @@ def _parts(
 ) -> tuple[Layout, list[Tensor], list[Tensor], Tensor, Tensor]:
     """Layout, W_E and W_D by block, b_E [n_q], b_D [n_r] as stored."""
     if kind == "sae":
-        W_E, W_D, b_E = t.take("W_E", 2).T, t.take("W_D", 2), t.take("b_E", 1)
+        W_E, W_D, b_E = t.take("W_E", 2, turned=True), t.take("W_D", 2), t.take("b_E", 1)
         b_D = t.take("b_D", 1) if config.get("use_decoder_bias", True) else W_D.new_zeros(W_D.shape[1])
         return (sae if same else transcoder)(W_E, W_D), [W_E], [W_D], b_E, b_D
     W_E3, b_E = t.take("W_E", 3), t.take("b_E", 2)
@@ -141,10 +142,13 @@ def _per_head(
 def _columns(
     parts: list[Tensor], blocks: tuple[Block, ...], widths: tuple[int, ...], scales: list[float], power: int
 ) -> list[Tensor]:
-    """Multiply the columns of each source by scale^power, block by block."""
+    """Multiply the columns of each source by scale^power, block by block, a few rows at a time."""
     factors = torch.cat([torch.full((n,), s, dtype=torch.float64) for n, s in zip(widths, scales, strict=True)])
     factors = factors if power > 0 else 1 / factors
-    return [(w.double() * factors[block.columns]).to(w.dtype) for w, block in zip(parts, blocks, strict=True)]
+    for w, block in zip(parts, blocks, strict=True):
+        for rows in torch.split(w, ROWS) if not w.is_meta else ():
+            rows.copy_(rows.double() * factors[block.columns])
+    return parts
 
 
 def _recognise_first(candidate: Candidate) -> bool:
@@ -155,7 +159,7 @@ def _recognise_first(candidate: Candidate) -> bool:
 def read_first(candidate: Candidate) -> Loaded:
     """Read Llama Scope's first release: the one threshold stands in raw units, so it is scaled as the weights are."""
     config, t = candidate.json("hyperparams.json"), candidate.tensors("checkpoints/final.safetensors")
-    W_E, W_D = t.take("encoder.weight", 2), t.take("decoder.weight", 2).T
+    W_E, W_D = t.take("encoder.weight", 2), t.take("decoder.weight", 2, turned=True)
     b_E, b_D = t.take("encoder.bias", 1), t.take("decoder.bias", 1)
     t.done()
     norm = config["dataset_average_activation_norm"]
@@ -168,7 +172,7 @@ def read_first(candidate: Candidate) -> Loaded:
     metadata = {"source": {"format": "llama_scope", "config": config}}
     if config.get("hook_point_in"):
         metadata |= {"hook_name": config["hook_point_in"]}
-    return Loaded(fold_input_scale(model, scale), metadata, notes)
+    return Loaded(fold_input_scale(model, scale, in_place=True), metadata, notes)
 
 
 FORMATS.add("llamascopium", Format("llamascopium", "config.json (sae_type), sae_weights", _recognise, read))

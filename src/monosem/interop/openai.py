@@ -21,10 +21,9 @@ def read(candidate: Candidate) -> Loaded:
     t = candidate.tensors(name)
     kind, state = str(t.values.pop("activation", "ReLU")), t.values.pop("activation_state_dict", {})
     W_E = t.take("encoder.weight", 2)
-    W_D = t.maybe("decoder.weight", 2)
-    W_D = W_E if W_D is None else W_D.T
+    W_D = t.take("decoder.weight", 2, turned=True) if "decoder.weight" in t else W_E
     b_E, b_D = t.take("latent_bias", 1), t.take("pre_bias", 1)
-    frequency = t.maybe("latents_activation_frequency", 1)
+    frequency = t.maybe("latents_activation_frequency", 1, finite=False, real=True)
     t.ignore("stats_last_nonzero", "latents_mean_square")
     t.done()
     activation: Activation = ReLU()

@@ -10,10 +10,22 @@ from monosem.base.files import write_json
 from monosem.core.activations import AbsTopK, Activation, BatchTopK, Gated, JumpReLU, ReLU, TopK
 from monosem.core.model import SDL
 from monosem.core.rownorm import RowNorm
-from monosem.interop.build import Plain, assemble, generic_metadata, refuse, sae, source_config, transcoder
+from monosem.interop.build import (
+    NAMED,
+    Plain,
+    assemble,
+    generic_metadata,
+    named,
+    refuse,
+    sae,
+    source_config,
+    transcoder,
+)
 from monosem.interop.files import FORMATS, Candidate, Format, Loaded, Tensors, write_tensors
 from monosem.interop.folding import fold_decoder_norm, fold_input_scale, thresholds
 
+_VERIFIED = "6.37.7"
+"""The oldest version that has read every kind of file that `write` makes; what came from SAELens keeps its own."""
 _WEIGHTS, _CONFIG = "sae_weights.safetensors", "cfg.json"
 _REFUSED = {
     "matching_pursuit": "its code is found by a greedy search over residuals, not by one encoder",
@@ -64,7 +76,7 @@ def _model(
     whitening: tuple[Tensor, ...] | None,
     where: str,
 ) -> SDL:
-    W_E = t.take("W_enc", 2).T
+    W_E = t.take("W_enc", 2, turned=True)
     b_D, shift = t.take("b_dec", 1), None
     across = architecture in _TRANSCODERS
     subtract = bool(config.get("apply_b_dec_to_input", True)) and not across
@@ -155,21 +167,21 @@ def _scaled(candidate: Candidate, config: dict[str, Any], model: SDL, notes: lis
     if config["architecture"] in _TRANSCODERS:
         raise RefusedError(f"{candidate.path}: the scale of the input is known, that of the transcoder's output is not")
     notes.append(f"input scale {float(scale):.6g} folded into the weights")
-    return fold_input_scale(model, float(scale)), ""
+    return fold_input_scale(model, float(scale), in_place=True), ""
 
 
 def _metadata(config: dict[str, Any]) -> dict[str, Any]:
-    own = config.get("metadata")
-    own = own if isinstance(own, dict) else {}
-    named = {name: own[name] for name in ("model_name", "hook_name", "hook_name_out") if own.get(name)}
-    return named | {"source": {"format": "saelens", "config": config}}
+    own = _own_metadata(config)
+    same = {name: own.get(name) for name in NAMED}
+    layer = own.get("hook_layer") if same["layer"] is None else same["layer"]
+    return named(**same | {"layer": layer}) | {"source": {"format": "saelens", "config": config}}
 
 
 def _dead(candidate: Candidate) -> float | None:
     """The share of latents whose recorded firing rate is zero (log10 rates, floored at 1e-10)."""
     if not (candidate.folder / "sparsity.safetensors").is_file():
         return None
-    rates = candidate.tensors("sparsity.safetensors").take("sparsity", 1)
+    rates = candidate.tensors("sparsity.safetensors").take("sparsity", 1, finite=False, real=True)
     return float((rates <= -9.99).double().mean())
 
 
@@ -205,10 +217,17 @@ def write(model: SDL, folder: Path, metadata: dict[str, Any]) -> None:
         "apply_b_dec_to_input": tied,
         "normalize_activations": _norm_name(plain, across),
         "reshape_activations": before.get("reshape_activations", "none"),
-        "metadata": _own_metadata(before) | generic_metadata(metadata) | {"sae_lens_version": "6.0.0"},
+        "metadata": {"sae_lens_version": _VERIFIED} | _own_metadata(before) | _described(metadata),
     }
     write_tensors(folder / _WEIGHTS, tensors)
     write_json(folder / _CONFIG, config | extra)
+
+
+def _described(metadata: dict[str, Any]) -> dict[str, Any]:
+    """What is known of the network and its texts, in SAELens' words."""
+    known = generic_metadata(metadata)
+    layer = known.pop("layer", None)
+    return known if layer is None else known | {"hook_layer": layer}
 
 
 def _architecture(plain: Plain, tied: bool) -> tuple[str, dict[str, Tensor]]:

@@ -40,8 +40,7 @@ def read(candidate: Candidate) -> Loaded:
         pre_bias="none" if transcode else "tied",
         W_skip=W_skip,
     )
-    metadata = {"hook_name": candidate.folder.name, "source": {"format": "sparsify", "config": config}}
-    return Loaded(model, metadata)
+    return Loaded(model, {"source": {"format": "sparsify", "config": config}})
 
 
 def write(model: SDL, folder: Path, metadata: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from monosem.base.errors import CheckpointError, DataError, check
+from monosem.base.errors import CheckpointError, DataError, check, shortened
 from monosem.base.files import read_json
 from monosem.base.machine import cache_folder
 from monosem.networks.devices import find_device
@@ -36,6 +36,16 @@ def quiet() -> Iterator[None]:
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 """Types of a network's weights; "auto" is that of its file."""
+
+
+def _architectures(path: Path) -> list[str]:
+    """The names of the classes in a network's config. Raises: CheckpointError for a config of another form."""
+    config = read_json(path, finite=False)
+    named = (config.get("architectures") or []) if isinstance(config, dict) else None
+    fine = isinstance(named, list) and all(isinstance(name, str) for name in named)
+    check(fine, f"{path} is no settings of a network with a list of architectures; restore it", CheckpointError)
+    return list(named or [])
+
 
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt"]
 """What is downloaded of a repository: no pickled weights, no code."""
@@ -74,8 +84,8 @@ def open_network(
             kind = AutoModelForCausalLM if causal else AutoModel
             model = kind.from_pretrained(folder, dtype=dtype, **options, **laid)
             tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        why = " ".join(str(error).split())[:300]
+    except Exception as error:  # whatever a damaged folder makes transformers stumble over
+        why = shortened(" ".join(str(error).split()), 300)
         raise CheckpointError(f"{folder} cannot be read by transformers ({type(error).__name__}: {why})") from None
     return (model if laid else model.to(place)).eval(), tokenizer
 
@@ -87,8 +97,8 @@ def _files(folder: Path) -> tuple[dict[str, str], bool]:
     if ggufs:
         return {"gguf_file": ggufs[0]}, True
     check((folder / "config.json").is_file(), f"{folder} has no config.json; give a transformers folder", DataError)
-    kinds = read_json(folder / "config.json").get("architectures") or []
-    return {}, any(str(kind).endswith(("ForCausalLM", "LMHeadModel")) for kind in kinds)
+    kinds = _architectures(folder / "config.json")
+    return {}, any(kind.endswith(("ForCausalLM", "LMHeadModel")) for kind in kinds)
 
 
 def _folder(name: str, download: bool) -> Path:

@@ -1,9 +1,14 @@
 """What a run leaves behind: its log, one line per logged step; its checkpoint; the finished model."""
 
+import hashlib
 import json
+import os
+from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
 
-from monosem.base.files import write_atomic
+from monosem.base.errors import CheckpointError, check
+from monosem.base.files import claim, write_atomic, writing
 from monosem.core.io import save_model
 from monosem.core.model import SDL
 from monosem.train.config import FitConfig
@@ -13,21 +18,43 @@ from monosem.train.state import Run, load_run, save_run
 class RunFolder:
     """The folder of a run, brought to where its checkpoint left it; without a path, a log in memory and no files.
 
-    Nothing in the log depends on the clock; a resumed run drops the entries that its checkpoint has not seen.
-    Raises: CheckpointError when the folder holds another run.
+    A context: as long as it is open no other process writes there. Nothing in the log depends on the clock; a resumed
+    run drops the entries that its checkpoint has not seen. What is refused changes nothing.
+    Raises: CheckpointError when the folder holds another run; OutputError when it cannot be written, or is in use.
     """
 
     def __init__(self, path: str | Path | None, run: Run, allow_other_machine: bool = False) -> None:
         self.path, self.entries = None if path is None else Path(path), []  # type: Path | None, list[dict[str, float]]
-        if self.path is None:
-            return
-        self.path.mkdir(parents=True, exist_ok=True)
-        for stale in (*self.path.glob(".*.part"), *self.path.glob(".tmp??????")):  # a kill inside a write
+        self._run, self._anywhere, self._open = run, allow_other_machine, ExitStack()
+
+    def __enter__(self) -> "RunFolder":
+        if self.path is not None:
+            with ExitStack() as stack:
+                stack.enter_context(claim(self.path))
+                self._continue(self.path)
+                self._open = stack.pop_all()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._open.close()
+
+    def _continue(self, path: Path) -> None:
+        checkpoint, log, digest = self._checkpoint(path), self._log(path), None
+        if checkpoint.exists():
+            digest = load_run(self._run, checkpoint, self._anywhere)
+        self.entries = _read_log(log, self._run.step)
+        agrees = digest in (None, hashlib.sha256(self._lines()).hexdigest())
+        text = (
+            f"{log} is not the log that {checkpoint.name} was written with; restore it, or delete both to start again"
+        )
+        check(agrees, text, CheckpointError)
+        for stale in (*path.glob(".*.part"), *path.glob(".tmp??????")):  # a kill inside a write
             stale.unlink()
-        if self._checkpoint(self.path).exists():
-            load_run(run, self._checkpoint(self.path), allow_other_machine)
-        self.entries = _read_log(self._log(self.path), run.step)
-        write_atomic(self._log(self.path), "".join(json.dumps(e) + "\n" for e in self.entries).encode())
+        if not log.is_file() or log.read_bytes() != self._lines():
+            write_atomic(log, self._lines())
+
+    def _lines(self) -> bytes:
+        return "".join(json.dumps(entry) + "\n" for entry in self.entries).encode()
 
     @staticmethod
     def _checkpoint(path: Path) -> Path:
@@ -41,14 +68,16 @@ class RunFolder:
         """Append one entry."""
         self.entries.append(entry)
         if self.path is not None:
-            with self._log(self.path).open("a", encoding="utf-8") as file:
+            with writing(self._log(self.path)), self._log(self.path).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(entry) + "\n")
 
     def save(self, run: Run, config: FitConfig) -> None:
         """Write a checkpoint where one is due: every `checkpoint_every` steps and at the end."""
         due = run.step == config.steps or (config.checkpoint_every and run.step % config.checkpoint_every == 0)
         if self.path is not None and due:
-            save_run(run, self._checkpoint(self.path))
+            with writing(self._log(self.path)), self._log(self.path).open("rb+") as file:
+                os.fsync(file.fileno())  # the checkpoint vouches for it
+            save_run(run, self._checkpoint(self.path), hashlib.sha256(self._lines()).hexdigest())
 
     def finish(self, model: SDL, about: dict[str, str | int]) -> None:
         """Write the finished model."""
@@ -57,13 +86,15 @@ class RunFolder:
 
 
 def _read_log(path: Path, upto: int) -> list[dict[str, float]]:
+    """The entries up to a step; they end at a line that a kill cut short."""
     entries: list[dict[str, float]] = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+    for line in path.read_bytes().splitlines() if path.is_file() else ():
         try:
             entry = json.loads(line)
-        except json.JSONDecodeError:  # a line that a kill cut short
+            later = entry["step"] > upto
+        except (ValueError, RecursionError, LookupError, TypeError):
             break
-        if entry["step"] > upto:
+        if later:
             break
         entries.append(entry)
     return entries

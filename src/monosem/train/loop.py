@@ -240,10 +240,15 @@ def fit(
         if out is not None:
             run.identity = identity_of(method, source, n_q, config, anchors)
         constraints = method.constraints_of(run.model, anchors)
-        update, folder = Update(run, constraints, config), RunFolder(out, run, allow_other_machine)
-        longer = f"{out} holds {run.step} steps of this run, more than steps={config.steps}; ask for at least as many"
-        check(run.step <= config.steps, longer, CheckpointError)
-        with progress_bar(config.steps, run.step, method.spec, progress) as advance:
+        update = Update(run, constraints, config)
+        with (
+            RunFolder(out, run, allow_other_machine) as folder,
+            progress_bar(config.steps, run.step, method.spec, progress) as advance,
+        ):
+            longer = (
+                f"{out} holds {run.step} steps of this run, more than steps={config.steps}; ask for at least as many"
+            )
+            check(run.step <= config.steps, longer, CheckpointError)
             for x_p, x_r, rows in _batches(run, source, config):
                 step, loss = train_step(run, update, x_p, x_r, rows)
                 check_loss(run, config, loss)
@@ -257,7 +262,7 @@ def fit(
                     folder.log(entry)
                     advance(run.step, entry, config.batch_size)
                 folder.save(run, config)
-        calibrate(run, config, source)
-        model = _finished(run.model, source)
-        folder.finish(model, {"method": method.spec, "steps": config.steps, "identity": run.identity})
+            calibrate(run, config, source)
+            model = _finished(run.model, source)
+            folder.finish(model, {"method": method.spec, "steps": config.steps, "identity": run.identity})
     return Result(model, folder.entries, time.perf_counter() - started, run.identity)

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Int
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from monosem.base.errors import CheckpointError
+from monosem.base.errors import CheckpointError, shortened
 from monosem.base.files import write_atomic
 from monosem.base.machine import machine
 from monosem.base.sparse import Code, SparseCode
+from monosem.base.tensors import read_tensors, tensor_writer
 from monosem.core.io import model_tensors, set_model_tensors
 from monosem.core.model import SDL
 from monosem.kernels.ops import build_name, used
@@ -108,52 +107,56 @@ def _conditions() -> dict[str, str]:
     return machine() | {"kernels": build_name()}
 
 
-def save_run(run: Run, path: Path) -> None:
-    """Write a run to one file, atomically: a kill at any moment leaves the last whole checkpoint."""
-    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in _tensors(run).items()}
+def save_run(run: Run, path: Path, log: str) -> None:
+    """Write a run to one file, atomically: a kill at any moment leaves the last whole checkpoint.
+
+    `log` is a checksum of what was logged up to here.
+    """
     metadata = {
         "format": FORMAT,
         "identity": run.identity,
         "step": str(run.step),
+        "log": log,
         "machine": json.dumps(_conditions(), sort_keys=True),
     }
-    write_atomic(path, lambda part: save_file(tensors, str(part), metadata))
+    write_atomic(path, tensor_writer(_tensors(run), metadata))
 
 
-def load_run(run: Run, path: Path, allow_other_machine: bool = False) -> None:
-    """Bring a fresh run to where a checkpoint left it.
+def load_run(run: Run, path: Path, allow_other_machine: bool = False) -> str | None:
+    """Bring a fresh run to where a checkpoint left it; returns the checksum of its log, which older versions left out.
 
     Raises: CheckpointError when the file is damaged, belongs to another run (method, data, configuration), or
         was written under other conditions (processor, threads, versions) and `allow_other_machine` is not set.
     """
-    metadata, tensors = _read(path)
-    _check_same_run(run, path, metadata)
-    if not allow_other_machine:
-        _check_conditions(path, metadata)
-    set_model_tensors(run.model, _below(tensors, "model."), str(path))
+    metadata, tensors = read_tensors(path, FORMAT, _METADATA, "delete it to start again")
+    try:
+        _check_same_run(run, path, metadata)
+        if not allow_other_machine:
+            _check_conditions(path, metadata)
+        step = int(metadata["step"])
+        _restore(run, tensors, str(path))
+    except (LookupError, ValueError, RuntimeError, AttributeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        why = shortened(f"{type(error).__name__}: {error}")
+        raise CheckpointError(f"{path} lacks what a run needs ({why}); delete it to start again") from None
+    run.step = step
+    return metadata.get("log")
+
+
+_METADATA = frozenset(["identity", "step", "log", "machine"])
+
+
+def _restore(run: Run, tensors: dict[str, Tensor], where: str) -> None:
+    set_model_tensors(run.model, _below(tensors, "model."), where)
     for number, parameter in enumerate(_trained(run)):
         state = _below(tensors, f"adam.{number}.")
         if state:
-            run.optimiser.state[parameter] = {name: t.to(parameter.device) for name, t in state.items()}
+            run.optimiser.state[parameter] = {name: t.to(parameter.device, copy=True) for name, t in state.items()}
     for label, values in run.terms.items():
         for name, value in values.items():
             value.copy_(tensors[f"term.{label}.{name}"])
     run.tracker.since.copy_(tensors["dead.since"])
-    run.step = int(metadata["step"])
-
-
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); delete it to start again") from None
-    if metadata.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path} has format {metadata.get('format')!r}, expected {FORMAT!r}; delete it to start again"
-        )
-    return metadata, tensors
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,0 +1,117 @@
+"""Tensors in files of our own, with a checksum: any altered bit is one clear error."""
+
+import hashlib
+import json
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, dtype, empty, uint8
+from torch import bool as bool_
+
+from monosem.base.errors import CheckpointError, check
+from monosem.base.files import plain_file
+
+PIECE = 1 << 23
+"""Bytes of a tensor that are mapped at once while it is read."""
+
+
+class UncheckedWarning(UserWarning):
+    """A file has no checksum, or was read without comparing it."""
+
+
+def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """sha256 of tensors (names, types, shapes, bytes) and of what is said about them."""
+    total = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        total.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        total.update(tensor.reshape(-1).view(uint8).numpy().data)
+    return total.hexdigest()
+
+
+def tensor_writer(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Callable[[Path], None]:
+    """What writes tensors to a safetensors file, with their checksum in its metadata."""
+    plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    whole = {**metadata, "sha256": checksum(plain, metadata)}
+    return lambda part: save_file(plain, str(part), whole)
+
+
+def read_tensors(
+    path: Path, format: str, names: frozenset[str], remedy: str = "restore it", unchecked: bool = False
+) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """(metadata, tensors) of a file that `tensor_writer` wrote in this format, its checksum compared.
+
+    `names` are those of its metadata beside the format. A file without a checksum is one of an older version and loads
+    with a warning, but only if no other name stands there: one that a damaged bit made of "sha256".
+    Raises: CheckpointError, which ends with the remedy, for another format or a file that is damaged in any bit.
+    """
+    try:
+        shapes, metadata = _header(path)
+        tensors = {name: in_pieces(mapped(path, name), *about) for name, about in shapes.items()}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); it is truncated or altered; {remedy}") from None
+    have = metadata.get("format")
+    check(have == format, f"{path} has format {have!r}, expected {format!r}; {remedy}", CheckpointError)
+    said = metadata.pop("sha256", None)
+    strange = sorted(set(metadata) - names - {"format"})
+    altered = strange or (said is not None and not unchecked and said != checksum(tensors, metadata))
+    why = f"unknown {strange}" if strange else "its sha256 differs"
+    check(not altered, f"{path} was altered since it was written ({why}); {remedy}", CheckpointError)
+    if said is None:
+        text = f"{path} has no checksum: an older version wrote it; what is written now has one"
+        warnings.warn(text, UncheckedWarning, stacklevel=3)
+    return metadata, tensors
+
+
+Shapes = dict[str, tuple[tuple[int, ...], dtype]]
+"""(shape, type) of tensors by name."""
+
+
+def read_shapes(path: Path) -> Shapes:
+    """(shape, type) of every tensor of a safetensors file, from its header. Raises: CheckpointError if it is none."""
+    try:
+        return _header(path)[0]
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); it is truncated or altered") from None
+
+
+def _header(path: Path) -> tuple[Shapes, dict[str, str]]:
+    plain_file(path)
+    with safe_open(str(path), framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()}, file.metadata() or {}
+
+
+def mapped(path: Path, name: str) -> Callable[[], Tensor]:
+    """What maps a tensor of a safetensors file, anew at every call."""
+
+    def get() -> Tensor:
+        with safe_open(str(path), framework="pt") as file:
+            tensor: Tensor = file.get_tensor(name)
+            return tensor
+
+    return get
+
+
+def in_pieces(
+    get: Callable[[], Tensor], shape: tuple[int, ...], kind: dtype, to: dtype | None = None, turned: bool = False
+) -> Tensor:
+    """A mapped tensor in memory of its own, as another type or (`turned`) transposed; PIECE bytes are mapped at once.
+
+    `get` maps it anew for every piece: what was read is given back before the next.
+    """
+    if kind == bool_ and to is None:  # as bytes, of which a copy of truth values would keep less
+        return in_pieces(lambda: get().view(uint8), shape, uint8, None, turned).view(bool_)
+    out = empty(shape[::-1] if turned else shape, dtype=to or kind)
+    if not shape:
+        return out.copy_(get())
+    step = max(1, PIECE // max(1, math.prod(shape[1:]) * kind.itemsize))
+    for start in range(0, shape[0], step):
+        part = get()[start : start + step]
+        (out[:, start : start + step].T if turned else out[start : start + step]).copy_(part)
+        del part
+    return out

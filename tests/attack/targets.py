@@ -1,0 +1,192 @@
+"""Whole files of every kind that a command reads, and the calls that read them."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from monosem import interop
+from monosem.anchors.directions import Anchors
+from monosem.bench.records import pack_records, write_record
+from monosem.bench.tasks import TaskSource, task
+from monosem.core.io import save_model
+from monosem.methods import method
+from monosem.networks.harvest import harvest
+from tests.cli.calls import call
+from tests.interop.models import ours
+from tests.interop.notes import write_notes
+from tests.report.samples import sample
+
+WORDS = ["<pad>", "<s>", *"abcdefghij"]
+TABLES = (".npy", ".safetensors", ".parquet")
+FORMATS = {
+    "saelens": "jumprelu",
+    "dictionary_learning": "BatchTopKSAE",
+    "sparsify": "skip_transcoder",
+    "circuit_tracer": "cross-jumprelu",
+    "monosem": "topk",
+    "gemma_scope": "gemma_scope_1",
+    "gemma_scope_2": "gemma_scope_2-cross",
+    "llama_scope": "llama_scope",
+    "llamascopium": "llamascopium",
+    "openai": "openai-topk",
+    "crosscoder": "crosscoder-standardised",
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A folder of whole files, the calls that read it ({in}, and {out} for an output), and the files that count."""
+
+    name: str
+    folder: str
+    calls: tuple[str, ...]
+    files: tuple[str, ...] = ()
+    into: bool = False
+    """Whether the command writes into the folder that it reads."""
+
+
+TRAIN = "train --method topk(k=2) --n-q 12 --steps 2 --batch 8 --out {out} --data "
+HARVEST = "harvest --at model.layers.0:out --rows 20 --length 16 --out {out} "
+SCORE = "evaluate {in} --text {in}/../texts/x.txt --rows 20 --length 16"
+TARGETS: tuple[Target, ...] = (
+    *(Target(f"{name} model", f"models/{name}", ("convert {in} {out}", "describe {in}")) for name in FORMATS),
+    Target("model to score", "models/monosem", ("evaluate {in} --task lrb/nano --rows 64",)),
+    *(Target(f"table {end}", "tables", (f"{TRAIN}{{in}}/x{end}",), (f"x{end}",)) for end in TABLES),
+    *(
+        Target(f"labels {end}", "tables", (f"{TRAIN}{{in}}/x.npy --labels {{in}}/labels{end}",), (f"labels{end}",))
+        for end in TABLES
+    ),
+    Target(
+        "anchors",
+        "anchors",
+        (f"{TRAIN}{{in}}/x.npy --anchors {{in}}/anchors.safetensors",),
+        ("anchors.safetensors", "anchors.json"),
+    ),
+    Target("store", "store", (f"{TRAIN}{{in}} --read 0:out",)),
+    Target(
+        "checkpoint",
+        "run",
+        (TRAIN.replace("{out}", "{in}") + "{in}/../tables/x.npy --labels {in}/../tables/labels.npy",),
+        ("checkpoint.safetensors", "log.jsonl"),
+        into=True,
+    ),
+    Target(
+        "page of latents",
+        "run",
+        ("inspect {in} --data {in}/../tables/x.npy --out {out}.html",),
+        ("model.safetensors", "config.json", "anchors.safetensors", "anchors.json"),
+    ),
+    Target("records", "records", ("report {in} --out {out}.html",)),
+    Target("packed records", "packed", ("report {in}/all.jsonl.gz --out {out}.html",)),
+    *(
+        Target(f"texts {end}", "texts", (f"{HARVEST}--model {{in}}/../llama --text {{in}}/x{end}",), (f"x{end}",))
+        for end in (".txt", ".jsonl", ".parquet")
+    ),
+    Target("network", "llama", (HARVEST + "--model {in} --text {in}/../texts/x.txt",)),
+    Target("model in its network", "coder", (SCORE + " --network {in}/../llama --at model.layers.0:out",)),
+    Target("note of a store", "coder", (SCORE,), ("source.json",)),
+)
+
+
+def build(root: Path) -> None:
+    """Write everything whole, and call every command once: none may fail, and all that it imports is imported."""
+    for make in (_models, _tables, _store, _records, _texts):
+        make(root)
+    run = TRAIN + "{in}/tables/x.npy --labels {in}/tables/labels.npy"
+    assert call(*fill(run, root, root / "run")).exit_code == 0
+    for number, target in enumerate(TARGETS):
+        for text in target.calls:
+            ran = call(*fill(text, root / target.folder, root / "outputs" / f"{number}-{text.split()[0]}"))
+            assert ran.exit_code == 0, (target.name, ran.output, ran.exception)
+
+
+def fill(text: str, into: Path, out: Path) -> list[str]:
+    """A call with its folder and its output."""
+    return [word.replace("{in}", str(into)).replace("{out}", str(out)) for word in text.split()]
+
+
+def _models(root: Path) -> None:
+    notes = {folder.name: folder for _, folder in write_notes(root / "notes")}
+    for format, case in FORMATS.items():
+        if case in notes:
+            (root / "models").mkdir(exist_ok=True)
+            notes[case].rename(root / "models" / format)
+        else:
+            model, metadata = ours("saelens" if format == "monosem" else format)[case]
+            interop.save(model, root / "models" / format, format, metadata)
+    source = TaskSource(task("lrb/nano", "sae", 0))  # what is scored on a task has the task's widths
+    model, _ = method("topk(k=3)").build(24, source.p_widths, source.r_widths)
+    save_model(model.eval(), root / "models" / "monosem", {"method": "topk(k=3)"})
+
+
+def _tables(root: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+    from safetensors.torch import save_file
+
+    (root / "tables").mkdir(parents=True)
+    rows = np.random.default_rng(0).standard_normal((40, 6)).astype(np.float32)
+    labels = np.arange(40) % 3
+    np.save(root / "tables/x.npy", rows)
+    np.save(root / "tables/labels.npy", labels)
+    save_file({"x": torch.from_numpy(rows)}, root / "tables/x.safetensors")
+    save_file({"y": torch.from_numpy(labels)}, root / "tables/labels.safetensors")
+    columns = {f"c{i}": rows[:, i] for i in range(6)}
+    pyarrow.parquet.write_table(pyarrow.table(columns), root / "tables/x.parquet")
+    words = pyarrow.table({"y": [f"class {n}" for n in labels]})
+    pyarrow.parquet.write_table(words, root / "tables/labels.parquet")
+    (root / "anchors").mkdir()
+    np.save(root / "anchors/x.npy", rows)
+    Anchors(torch.eye(6)[:, :2], torch.eye(6)[:, :2]).save(root / "anchors/anchors.safetensors")
+    (root / "anchors/anchors.json").write_text(json.dumps({"classes": ["a", "b"]}))
+
+
+def _store(root: Path) -> None:
+    torch.manual_seed(0)
+    layer = nn.Sequential(nn.Linear(4, 6), nn.ReLU()).eval()
+    batches = [torch.randn(15, 4) for _ in range(3)]
+    words = [f"word {i}" for i in range(9)]
+    harvest(layer, "0:out; 1:out", batches, root / "store", shard_rows=20, vocabulary=words)
+
+
+def _records(root: Path) -> None:
+    records = [sample(anchors=anchors, seed=seed) for anchors in (0, 3) for seed in (0, 1)]
+    for record in records:
+        write_record(root / "records", record)
+    (root / "packed").mkdir()
+    pack_records(root / "packed/all.jsonl.gz", records)
+
+
+def _texts(root: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from tests.networks.llamas import trained
+
+    tokens = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<pad>"))
+    tokens.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokens.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    config = LlamaConfig(
+        vocab_size=len(WORDS), hidden_size=8, intermediate_size=12, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=64, bos_token_id=1, eos_token_id=0, initializer_range=0.5,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(root / "llama")
+    known = {"tokenizer_object": tokens, "pad_token": "<pad>", "bos_token": "<s>"}
+    PreTrainedTokenizerFast(**known).save_pretrained(root / "llama")
+    texts = ["a b c d e f", "b c d", "j i h g f e d c", "a a b b"] * 3
+    (root / "texts").mkdir()
+    (root / "texts/x.txt").write_text("\n".join(texts))
+    (root / "texts/x.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), root / "texts/x.parquet")
+    save_model(trained("topk(k=3)", 16, (8,), (8,)), root / "coder")
+    harvested = call("harvest", "--model", root / "llama", "--at", "model.layers.0:out", "--text", root / "texts/x.txt",
+                     "--length", "16", "--out", root / "activations")  # fmt: skip
+    assert harvested.exit_code == 0, harvested.output
+    note = {"store": str(root / "activations"), "read": ["model.layers.0:out"], "write": None}
+    (root / "coder/source.json").write_text(json.dumps(note))
