@@ -1,4 +1,4 @@
-"""The field's methods, one line each: how monosem says it, and one run on lrb/mini; or why it is refused.
+"""The field's methods, one line each: how monosem says it, and one run on lrb/nano; or why it is refused.
 
 `python -m studies field [METHOD ...]` runs what has no record; `python -m studies pages field` prints docs/field.md.
 """
@@ -22,7 +22,7 @@ from monosem.train.loop import fit
 from studies.page import provenance, write_generated
 from studies.stored import store, stored
 
-TASK, STEPS, ROWS, SEED = "lrb/mini", 250, 8192, 100
+TASK, STEPS, ROWS, SEED = "lrb/nano", 200, 4096, 100
 """A world of the seeds on which recipes are chosen: this table compares no methods."""
 
 
@@ -140,7 +140,7 @@ def main(names: Sequence[str] = ()) -> None:
         if not line.text or (names and line.name not in names):
             continue
         record = stored(line.key)
-        if record is None or record["text"] != line.text or names:
+        if record is None or (record["text"], record["task"]["name"]) != (line.text, TASK) or names:
             record = run(line)
             store(line.key, record)
         print(f"{line.name}: FVU {record['fvu']:.3f}, L0 {record['l0']:.2f}", file=sys.stderr, flush=True)
@@ -158,7 +158,8 @@ def page() -> None:
         "**Y** means three things: the text reads back to the same value; loss and gradients agree with an independent",
         "float64 model or a formula written out (`tests/oracle`, `tests/losses`, `tests/core/test_kinds.py`); a short",
         "run leaves a held-out FVU below 1. **X** is refused or not done, with the reason. The runs show that a method",
-        f"trains. They compare nothing: arguments are not tuned, and {STEPS} steps are few.",
+        f"trains. They compare nothing: arguments are not tuned, and {STEPS} steps are few. **?** has a text, tested as",
+        "above, and no run yet.",
         "",
         f"Task `{TASK}`, seed {SEED}, {STEPS} steps of {rows} rows; FVU and L0 on {ROWS:,} other rows. {made}",
         "",
