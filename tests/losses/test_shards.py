@@ -48,9 +48,11 @@ def combinations() -> list[tuple[str, str, str]]:
     found = []
     for term in all_terms().items():
         for activation in REGISTERED_ACTIVATIONS:
-            if isinstance(term[1], Term) and reason(REGISTERED_ACTIVATIONS[activation], term[1], "sae") is None:
+            sigma = REGISTERED_ACTIVATIONS[activation]
+            fitting = [pair for pair in pairs if reason(sigma, term[1], pair) is None]
+            if fitting:
                 turns += 1
-                found.append((term[0], activation, pairs[turns % len(pairs)]))
+                found.append((term[0], activation, fitting[turns % len(fitting)]))
     return found
 
 
