@@ -206,6 +206,37 @@ def imports(rounds: Annotated[int, typer.Option(help="Fresh interpreters for eac
     out().print(f"ratio           {statistics.median(ratios):.2f} (from {min(ratios):.2f} to {max(ratios):.2f})")
 
 
+_CALLS = ("--version", "--help", "list", "train --help", "cite topkk")
+"""Calls that answer at once, and one that needs torch to be refused."""
+
+
+@app.command()
+def start(
+    rounds: Annotated[int, typer.Option(help="Fresh processes for each call.")] = 9,
+    record: Record = RECORDS / "start.json",
+) -> None:
+    """Measure the processor time that `monosem` takes to answer, beside an interpreter that imports nothing."""
+    from resource import RUSAGE_CHILDREN, getrusage
+
+    from monosem.base.machine import machine
+
+    def seconds(*words: str) -> float:
+        before = getrusage(RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *words], capture_output=True, check=False)
+        after = getrusage(RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    _positive(rounds=rounds)
+    calls = {"python -c pass": ("-c", "pass")} | {f"monosem {c}": ("-m", "monosem", *c.split()) for c in _CALLS}
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds + 1):  # the first round writes byte code and is left out
+        for name, words in calls.items():
+            times[name].append(seconds(*words))
+    medians = {name: round(statistics.median(each[1:]), 3) for name, each in times.items()}
+    lines = [f"{name:20} {median:.3f} s" for name, median in medians.items()]
+    _stored(record, {"cpu_seconds": medians, "rounds": rounds, "machine": machine()}, lines)
+
+
 @app.command("gpu-day", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def gpu_day(context: typer.Context) -> None:
     """Prove and time the CUDA path; `python -m benchmarks.gpu_day` is the same without this command line's packages."""

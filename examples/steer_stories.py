@@ -52,23 +52,23 @@ def main() -> None:
     """Choose a latent, and write with it as it is, zeroed and clamped."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="an SAE of the layer's output")
-    parser.add_argument("--store", type=Path, default=Path("runs/stories/acts"), help="rows of that layer")
+    parser.add_argument("--data", type=Path, default=Path("runs/stories/acts"), help="rows of that layer")
     parser.add_argument("--network", default="stories15m")
-    parser.add_argument("--at", default="model.layers.3:out")
+    parser.add_argument("--read", default="model.layers.3:out")
     parser.add_argument("--latent", type=int, help="[default: one that promotes words]")
     parser.add_argument("--prompt", default="Once upon a time, there was a")
     options = parser.parse_args()
 
     network, tokenizer = open_network(options.network)
-    sae, store = load_model(options.model), open_store(options.store)
-    rate, highest = firing(sae, store.table(options.at).take(torch.arange(min(20_000, store.rows))))
+    sae, store = load_model(options.model), open_store(options.data)
+    rate, highest = firing(sae, store.table(options.read).take(torch.arange(min(20_000, store.rows))))
     effect = logit_effect(sae, network)
     latent = choose(rate, highest, effect, tokenizer) if options.latent is None else options.latent
     words = [tokenizer.decode([token]).strip() for token in effect.top[latent].tolist()]
     print(f"latent {latent}, at most {highest[latent]:.2f}, promotes {', '.join(words)}")
     print(f"\nas it is\n{story(network, tokenizer, options.prompt)}")
     for name, value in (("zeroed", 0.0), ("clamped to its highest", float(highest[latent]))):
-        with steer(network, sae, options.at, clamp(latent, value)):
+        with steer(network, sae, options.read, clamp(latent, value)):
             print(f"\n{name}\n{story(network, tokenizer, options.prompt)}")
 
 

@@ -8,9 +8,11 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from monosem.cli.catalog import write_catalog
 from studies import (
     absorption,
     classical,
+    commands,
     discovery,
     field,
     network,
@@ -26,6 +28,8 @@ from studies.paper import anchoring_page, docs
 from studies.theory import claims, search, walls
 
 PAGES: Mapping[str, Callable[[], None]] = {
+    "catalog": write_catalog,
+    "commands": commands.page,
     "readme": results.readme_page,
     "benchmarks": results.benchmarks_page,
     "defaults": results.defaults_page,

@@ -3,6 +3,7 @@
 import json
 import keyword
 import math
+import re
 from dataclasses import dataclass
 
 import pytest
@@ -130,11 +131,26 @@ def test_citations_print() -> None:
     for citation in citations:
         assert citation.short.startswith(f"{citation.authors} ({citation.year}), ")
         assert citation.bibtex.startswith(f"@misc{{{citation.key},\n")
-        assert f"title = {{{citation.title}}}" in citation.bibtex
+        assert f"title = {{{citation.title}}}" in re.sub(r"\{([\w-]+)\}", r"\1", citation.bibtex)
         assert citation.arxiv or citation.venue
         assert str(citation.year) in citation.key
         assert citation.bibtex.count("{") == citation.bibtex.count("}")
     assert Citation("a", "B", "C", 2020).short == "B (2020)"
+
+
+def test_bibtex_reads_every_author() -> None:
+    """What BibTeX asks of an author field: ASCII, "and" between names, one comma at most in each, no "et al."."""
+    for citation in (value for value in vars(literature).values() if isinstance(value, Citation)):
+        entry = citation.bibtex
+        assert entry.isascii()
+        (author,) = re.findall(r"^  author = \{(.*)\},$", entry, re.M)
+        people = author.split(" and ")
+        assert all(name.strip() and name.count(",") <= 1 and "et al" not in name for name in people)
+        assert "others" not in people[:-1]
+        first = people[0].partition(",")[0].replace("{\\'e}", "é")
+        assert citation.authors.startswith(first)
+        assert (people[-1] == "others") == (not citation.people and "et al." in citation.authors)
+    assert literature.TANG_2025.people.count(" and ") == 7
 
 
 def test_errors_are_also_the_usual_ones() -> None:

@@ -24,6 +24,7 @@ ARGUMENTS = [
     (("phases", "--cases", "none"), "--cases 'none': none is not known"),
     (("containers", "--rows", "0"), "--rows 0; it must be at least 1"),
     (("imports", "--rounds", "0"), "--rounds 0; it must be at least 1"),
+    (("start", "--rounds", "0"), "--rounds 0; it must be at least 1"),
 ]
 
 
@@ -132,3 +133,12 @@ def test_pages_come_from_the_records_as_they_are() -> None:
     for path, old in zip(paths, before, strict=True):
         path.write_bytes(old)
     assert after == before, "run: python -m benchmarks pages"
+
+
+def test_start_measures_every_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "_CALLS", ("--version",))
+    answer = call("start", "--rounds", 1, "--record", tmp_path / "start.json")
+    assert answer.exit_code == 0, answer.output
+    seconds = json.loads((tmp_path / "start.json").read_text())["cpu_seconds"]
+    assert set(seconds) == {"python -c pass", "monosem --version"}
+    assert seconds["monosem --version"] > seconds["python -c pass"] > 0

@@ -13,9 +13,9 @@ from monosem.cli.app import app
 SRC = Path(__file__).parents[2] / "src"
 
 
-def call(*arguments: object) -> Any:
+def call(*arguments: object, columns: int = 200) -> Any:
     """The command line in this process: exit_code, stdout, stderr."""
-    return CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"}).invoke(app, [str(a) for a in arguments])
+    return CliRunner(env={"COLUMNS": str(columns), "NO_COLOR": "1"}).invoke(app, [str(a) for a in arguments])
 
 
 def environment() -> dict[str, str]:

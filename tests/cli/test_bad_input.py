@@ -46,7 +46,7 @@ CASES: dict[str, tuple[dict[str, str], str]] = {
         {"target": "short", "method": "topk_transcoder(k=2)"},
         "x.npy has 30 rows, {folder}/short.npy has 29",
     ),
-    "a target that nothing writes": ({"target": "x"}, "use topk_transcoder"),
+    "a target that nothing writes": ({"target": "x"}, "as 'topk_transcoder'"),
     "no target": ({"method": "topk_transcoder(k=2)"}, "give it with --target"),
     "no widths": ({"method": "topk_crosscoder(k=2)"}, "give their widths"),
     "wrong widths": ({"method": "topk_crosscoder(k=2)", "widths": "3,4"}, "x.npy has 6 columns"),

@@ -11,6 +11,8 @@ import torch
 
 from monosem.base.version import __version__
 from monosem.cli.bench import split_methods
+from monosem.cli.catalog import registered
+from monosem.cli.options import catalogue
 from monosem.core.io import load_model
 from monosem.core.pairs import TensorSource
 from monosem.methods import METHODS
@@ -47,8 +49,12 @@ def test_list_names_everything_there_is() -> None:
         assert name in shown
     for recipe in METHODS.values():
         assert recipe.citation.authors in shown
-    assert "16000" in call("list", "tasks").stdout
+    assert "n_q=16000" in call("list", "tasks").stdout
     assert "gated_aux" not in call("list", "tasks").stdout
+
+
+def test_the_catalogue_is_what_the_registries_hold() -> None:
+    assert catalogue() == registered(), "python -m studies pages catalog writes it anew"
 
 
 @pytest.mark.parametrize("name", [*METHODS, "topk_crosscoder(k=8)", "jumprelu_skip_transcoder", "gated_cross_layer"])
@@ -83,7 +89,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def _train(data: Path, *more: object) -> object:
-    size = ("--n-q", 12, "--steps", 6, "--batch", 32, "--out", data / "out")
+    size = ("--n-q", 12, "--steps", 6, "--batch-size", 32, "--out", data / "out")
     return call("train", "--data", data / "x.npy", *size, *more)
 
 
@@ -91,7 +97,7 @@ def test_train_leaves_a_model_and_says_where(data: Path) -> None:
     result = _train(data, "--method", "topk(k=2)")
     assert result.exit_code == 0, result.output
     assert "topk(k=2, aux=0.03125) on 200 rows, n_p=8, n_r=8, n_q=12" in result.stderr
-    for word in ("FVU", "L0", "dead", "load_model", str(data / "out")):
+    for word in ("FVU", "L0", "dead", str(data / "out")):
         assert word in result.stdout.replace("\n", "")
     model = load_model(data / "out")
     assert model.pre_bias == "tied"

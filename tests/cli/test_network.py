@@ -41,10 +41,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     transformers.PreTrainedTokenizerFast(**known).save_pretrained(root / "llama")
     (root / "x.txt").write_text("\n".join(TEXTS * 4))
     (root / "empty.txt").write_text("")
-    harvest = ["harvest", "--model", root / "llama", "--text", root / "x.txt", "--length", 32]
+    harvest = ["harvest", "--network", root / "llama", "--text", root / "x.txt", "--length", 32]
     for command in (
-        [*harvest, "--at", "model.layers.0:out", "--out", root / "acts"],
-        ["train", "--data", root / "acts", "--n-q", 16, "--steps", 3, "--batch", 8, "--method", "topk(k=3)",
+        [*harvest, "--read", "model.layers.0:out", "--out", root / "acts"],
+        ["train", "--data", root / "acts", "--n-q", 16, "--steps", 3, "--batch-size", 8, "--method", "topk(k=3)",
          "--out", root / "sae"],
     ):  # fmt: skip
         ran = call(*command)
@@ -65,7 +65,7 @@ def test_evaluate_knows_where_a_model_of_a_store_belongs(made: Path) -> None:
     ran = call("evaluate", made / "sae", "--text", made / "x.txt", "--json")
     assert ran.exit_code == 0, ran.stderr
     shown = json.loads(ran.stdout)
-    assert (shown["network"], shown["at"]) == (str(made / "llama"), "model.layers.0:out")
+    assert (shown["network"], shown["read"]) == (str(made / "llama"), "model.layers.0:out")
     wanted = _scores(made, load_model(made / "sae"), "model.layers.0:out")
     assert shown["tokens"] == wanted["tokens"]
     assert shown["fvu"] == pytest.approx(wanted["fvu"], rel=1e-5)
@@ -76,11 +76,11 @@ def test_evaluate_knows_where_a_model_of_a_store_belongs(made: Path) -> None:
 
 
 def test_evaluate_a_model_from_elsewhere(made: Path) -> None:
-    given = ["--network", made / "llama", "--at", "model.layers.1.mlp:in,out"]
+    given = ["--network", made / "llama", "--read", "model.layers.1.mlp:in,out"]
     ran = call("evaluate", made / "coder", "--text", made / "x.txt", *given)
     assert ran.exit_code == 0, ran.stderr
     assert "model.layers.1.mlp:out" in ran.stdout
-    apart = ["--network", made / "llama", "--at", "model.layers.1.mlp:in", "--to", "model.layers.1.mlp:out"]
+    apart = ["--network", made / "llama", "--read", "model.layers.1.mlp:in", "--write", "model.layers.1.mlp:out"]
     same = call("evaluate", made / "coder", "--text", made / "x.txt", *apart)
     assert same.stdout == ran.stdout
 
@@ -104,14 +104,14 @@ def test_steer_writes_with_and_without(made: Path) -> None:
 BAD = {
     "evaluate on nothing": (["evaluate", "{sae}"], "either --task TASK, or --text FILES"),
     "evaluate on both": (["evaluate", "{sae}", "--task", "lrb/nano", "--text", "{x}"], "either --task TASK, or --text"),
-    "evaluate without a text": (["evaluate", "{sae}", "--at", "model.layers.0:out"], "no text to score on"),
-    "evaluate, place unknown": (["evaluate", "{coder}", "--text", "{x}"], "give --network and --at"),
+    "evaluate without a text": (["evaluate", "{sae}", "--read", "model.layers.0:out"], "no text to score on"),
+    "evaluate, place unknown": (["evaluate", "{coder}", "--text", "{x}"], "give --network and --read"),
     "evaluate, no such text": (["evaluate", "{sae}", "--text", "{x}x"], "is no file; give texts as"),
     "evaluate, empty text": (["evaluate", "{sae}", "--text", "{empty}"], "no token is counted"),
     "evaluate, other site": (
-        ["evaluate", "{sae}", "--text", "{x}", "--at", "lm_head:out"], "lm_head:out has width 12",
+        ["evaluate", "{sae}", "--text", "{x}", "--read", "lm_head:out"], "lm_head:out has width 12",
     ),
-    "evaluate, no such site": (["evaluate", "{sae}", "--text", "{x}", "--at", "layer:out"], "no module is called"),
+    "evaluate, no such site": (["evaluate", "{sae}", "--text", "{x}", "--read", "layer:out"], "no module is called"),
     "steer, nothing": (["steer", "{sae}"], "no edit is given"),
     "steer, unreadable": (["steer", "{sae}", "--add", "three"], "cannot read --add 'three'"),
     "steer, no amount": (["steer", "{sae}", "--clamp", "3"], "cannot read --clamp '3'"),

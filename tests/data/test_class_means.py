@@ -101,10 +101,10 @@ def test_commands_from_classes_to_scores(tmp_path: Path) -> None:
     assert isinstance(raw.exception, AnchorWarning)  # a line for people; an error in these tests
     trained = call(
         *("train", "--data", tmp_path / "x.npy", "--anchors", anchors, "--method", "topk(k=2)", "--n-q", 16),
-        *("--steps", 30, "--batch", 64, "--out", tmp_path / "model"),
+        *("--steps", 30, "--batch-size", 64, "--out", tmp_path / "model"),
     )
     assert trained.exit_code == 0, trained.stderr
-    scored = call("anchors", "score-classes", "--model", tmp_path / "model", *rows)
+    scored = call("anchors", "score-classes", tmp_path / "model", *rows)
     assert scored.exit_code == 0, scored.stderr
     for word in ("held out (2)", "anchored (2)", "all (4)"):
         assert scored.stdout.count(word) == 3
@@ -115,7 +115,7 @@ def test_commands_from_classes_to_scores(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((), "--data FILE or with --store DIR"),
+        ((), "missing option '--data'"),
         (("--data", "x.npy"), "--labels FILE"),
         (("--data", "x.npy", "--labels", "y.npy", "--number", "9"), "--number 9 classes of 4"),
         (("--data", "x.npy", "--labels", "y.npy", "--number", "2", "--classes", "a"), "give one of them"),

@@ -13,8 +13,9 @@ from monosem.data.mixed import mates, mixed
 from monosem.data.source import FileSource, StoreSource, open_source
 from monosem.data.store import Sharded, Store, open_store
 from monosem.networks.harvest import harvest
-from monosem.train.config import FitConfig, Order
+from monosem.train.config import FitConfig
 from monosem.train.loop import fit
+from monosem.train.order import Order
 from tests.networks.networks import Tiny, masked_batches
 
 ROWS, WIDTH = 4096, 288

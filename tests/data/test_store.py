@@ -21,8 +21,9 @@ from monosem.losses.fidelity import Reconstruction
 from monosem.losses.objective import State, Step, Term
 from monosem.methods import Method
 from monosem.networks.harvest import harvest
-from monosem.train.config import FitConfig, Order
+from monosem.train.config import FitConfig
 from monosem.train.loop import fit
+from monosem.train.order import Order
 from tests.networks.networks import Tiny, masked_batches
 
 SITES = "layers.*.mlp:in,out; layers.1:out"

@@ -179,15 +179,15 @@ def test_the_command_from_texts_to_a_model(folder: Path, tmp_path: Path) -> None
     """Harvest, go on, train a transcoder, sample; then what a user may get wrong."""
     lines = [json.dumps({"text": text, "kind": "abc"[len(text) % 3]}) for text in TEXTS * 6]
     (tmp_path / "x.jsonl").write_text("\n".join(lines))
-    options = ["--model", folder, "--text", tmp_path / "x.jsonl", "--length", 16, "--batch", 64]
-    at = ["--at", "model.layers.*.mlp:in,out"]
-    harvest = ["harvest", *options, *at, "--labels", "kind", "--out", tmp_path / "acts"]
+    options = ["--network", folder, "--text", tmp_path / "x.jsonl", "--length", 16, "--batch-tokens", 64]
+    at = ["--read", "model.layers.*.mlp:in,out"]
+    harvest = ["harvest", *options, *at, "--labels-key", "kind", "--out", tmp_path / "acts"]
     ran = call(*harvest)
     assert ran.exit_code == 0, ran.stderr
     rows = 6 * sum(len(text.split()) for text in TEXTS)
     assert f"{rows:,} rows of model.layers.0.mlp:in (8), model.layers.1.mlp:in (8)" in ran.stdout
     assert call(*harvest).stdout == ran.stdout
-    train = ["train", "--data", tmp_path / "acts", "--n-q", 16, "--steps", 5, "--batch", 16]
+    train = ["train", "--data", tmp_path / "acts", "--n-q", 16, "--steps", 5, "--batch-size", 16]
     sites = ["--read", "**.1.mlp:in", "--write", "**.1.mlp:out"]
     done = call(
         *train, *sites, "--method", "topk_transcoder(k=2)", "--out", tmp_path / "m", "--labels", tmp_path / "acts"
@@ -197,16 +197,16 @@ def test_the_command_from_texts_to_a_model(folder: Path, tmp_path: Path) -> None
     assert json.loads((tmp_path / "m" / "source.json").read_text())["read"] == ["model.layers.1.mlp:in"]
     deep = call(*train, "--method", "topk_cross_layer(k=2)", "--out", tmp_path / "c")
     assert deep.exit_code == 0, deep.stderr
-    drawn = call("sample", "--model", folder, "--out", tmp_path / "s.jsonl", "--documents", 3, "--tokens", 5)
+    drawn = call("sample", "--network", folder, "--out", tmp_path / "s.jsonl", "--documents", 3, "--tokens", 5)
     assert drawn.exit_code == 0, drawn.stderr
     assert len((tmp_path / "s.jsonl").read_text().splitlines()) == 3
     for wrong, says in (
         ([*train, "--method", "topk(k=2)", "--out", tmp_path / "w"], "an SAE reads one site; say which"),
         ([*train, *sites[:2], "--method", "topk(k=2)", "--out", tmp_path / "w", "--widths", "8"], "leave out widths"),
-        (["harvest", *options, "--at", "model.layer.0:out", "--out", tmp_path / "w"], "no module is called"),
+        (["harvest", *options, "--read", "model.layer.0:out", "--out", tmp_path / "w"], "no module is called"),
         (["harvest", *options[:4], *at, "--out", tmp_path / "w"], "--length 256 is more than the network's 16"),
-        (["harvest", "--model", folder, *options, *at, "--out", tmp_path / "w"], "several models need names"),
-        (["sample", "--model", folder, "--out", tmp_path / "s.txt"], "is no .jsonl file"),
+        (["harvest", "--network", folder, *options, *at, "--out", tmp_path / "w"], "several networks need names"),
+        (["sample", "--network", folder, "--out", tmp_path / "s.txt"], "is no .jsonl file"),
     ):  # fmt: skip
         refused = call(*wrong)
         assert refused.exit_code == 2

@@ -42,9 +42,9 @@ def test_stories(tmp_path: Path) -> None:
     story = "Once upon a time there was a little girl named Lily. She loved to play in the park with her dog."
     (tmp_path / "s.jsonl").write_text("".join(json.dumps({"text": f"{story} {i}"}) + "\n" for i in range(30)))
     store, sae = tmp_path / "acts", tmp_path / "sae"
-    sites = ("--model", "stories15m", "--at", "model.layers.3:out")
+    sites = ("--network", "stories15m", "--read", "model.layers.3:out")
     _run("-m", "monosem", "harvest", *sites, "--text", tmp_path / "s.jsonl", "--out", store)
-    size = ("--n-q", 128, "--steps", 20, "--batch", 128)
+    size = ("--n-q", 128, "--steps", 20, "--batch-size", 128)
     _run("-m", "monosem", "train", "--data", store, "--method", "topk(k=32)", *size, "--out", sae)
     _run("-m", "monosem", "inspect", sae)
     text = (sae / "latents.html").read_text(encoding="utf-8")

@@ -10,7 +10,8 @@ import torch
 
 from monosem import Anchors, TensorSource
 from monosem.core.model import SDL
-from monosem.inspect.collect import Options, collect
+from monosem.inspect.collect import collect
+from monosem.inspect.options import Options
 from monosem.inspect.page import inspect_page
 from monosem.inspect.rows import Rows
 from monosem.networks.logits import logit_effect

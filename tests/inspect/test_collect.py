@@ -12,8 +12,9 @@ from monosem.core.model import SDL
 from monosem.core.pairs import TensorSource
 from monosem.data.table import Labels
 from monosem.inspect import collect as inspect_collect
-from monosem.inspect.collect import Inspection, Options, collect, nearest_latents
+from monosem.inspect.collect import Inspection, collect, nearest_latents
 from monosem.inspect.fold import BINS, Counts, Keep
+from monosem.inspect.options import Options
 from monosem.inspect.rows import PASSAGE, Rows
 
 WIDTH, N_Q = 6, 24

@@ -154,7 +154,7 @@ def test_the_command_on_a_table(sae: Path, table: Path) -> None:
     options = ("--labels", table.with_name("y.npy"), "--texts", table.with_name("t.txt"), "--top", 3, "--sample", 1)
     ran = call("inspect", sae, "--data", table, *options)
     assert ran.exit_code == 0, ran.stderr
-    assert "opens in a browser without a server" in ran.stderr
+    assert "opens in a browser without a server" in ran.stdout
     header, arrays = _data(sae / "latents.html")
     assert (header["kind"], header["n_q"], header["rows"]) == ("texts", 16, 90)
     assert header["classes"] == ["even", "odd"]
@@ -240,7 +240,7 @@ def test_a_model_of_a_store_needs_no_options(tmp_path: Path, sae: Path, monkeypa
         (("--data", "absent.npy"), "absent.npy does not exist"),
         (("--data", "x.npy", "--top", "0"), "top=0"),
         (("--data", "x.npy", "--read", "a:in"), "is no store"),
-        (("--data", "x.npy", "--rows", "0"), "rows=0"),
+        (("--data", "x.npy", "--rows", "0"), "--rows 0; it must be at least 1"),
         (("--data", "x.npy", "--network", "nothing"), "neither a folder nor a known network"),
         (("--data", "narrow.npy"), "(n_p, n_r) = (3, 3), the model (6, 6)"),
     ],

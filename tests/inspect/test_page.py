@@ -10,7 +10,8 @@ import torch
 from monosem import Anchors, TensorSource, method
 from monosem.base.errors import ArgumentError, ShapeError
 from monosem.inspect import page as inspect_data
-from monosem.inspect.collect import Inspection, Options, collect
+from monosem.inspect.collect import Inspection, collect
+from monosem.inspect.options import Options
 from monosem.inspect.page import anchored, inspect_page, pack, page_data, quantised, small, unpack, write_inspect_page
 from monosem.inspect.rows import Rows
 from monosem.networks.logits import logit_effect

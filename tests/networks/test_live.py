@@ -18,8 +18,9 @@ from monosem.data.batches import TokenFilter
 from monosem.data.stream import SPAN
 from monosem.networks.harvest import harvest
 from monosem.networks.live import LiveSource
-from monosem.train.config import FitConfig, Order
+from monosem.train.config import FitConfig
 from monosem.train.loop import fit
+from monosem.train.order import Order
 from tests.networks.networks import Tiny, masked_batches
 
 IN, OUT = "layers.1.mlp:in", "layers.1.mlp:out"

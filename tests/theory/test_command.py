@@ -9,7 +9,10 @@ from typer.testing import CliRunner
 
 from monosem.cli.check import register
 from monosem.theory.checks.registry import CHECKS, SUITE
+from monosem.theory.minima import trichotomy
+from monosem.theory.search.atlas import partitions, pattern_key
 from studies.theory.claims import FIGURES, draw_all
+from tests.cli.calls import call
 
 
 @pytest.fixture
@@ -31,12 +34,64 @@ def test_json_holds_every_verdict(app: typer.Typer) -> None:
     assert set(record["problems"]) == set(SUITE)
 
 
-def test_a_table_and_a_problem_of_ones_own(app: typer.Typer, tmp_path: Path) -> None:
-    SUITE["example 3.5"].save(tmp_path / "mine.json")
-    answer = CliRunner().invoke(app, ["check", "zero_loss", "--trials", "5", "--problem", str(tmp_path / "mine.json")])
+def test_a_claim_is_told_in_words(app: typer.Typer) -> None:
+    answer = CliRunner().invoke(app, ["check", "zero_loss", "--trials", "5"])
     assert answer.exit_code == 0, answer.output
-    assert "theorem 3.4" in answer.output
-    assert "all is as documented" in answer.output
+    assert "theorem 3.4 zero_loss: holds" in " ".join(answer.stdout.split())
+    assert "all is as documented: 1 check in" in answer.stdout
+
+
+def test_a_problem_of_ones_own_is_answered(app: typer.Typer, tmp_path: Path) -> None:
+    """Example 3.5: three features, two latents; every pattern with its verdict, and the least loss."""
+    problem = SUITE["example 3.5"]
+    problem.save(tmp_path / "mine.json")
+    answer = CliRunner().invoke(app, ["check", "zero_loss", "--problem", str(tmp_path / "mine.json"), "--json"])
+    assert answer.exit_code == 0, answer.output
+    record = json.loads(answer.stdout)
+    verdicts = {one["pattern"]: one["verdict"] for one in record["patterns"] if one["verdict"]}
+    wanted = {pattern_key(p): trichotomy(problem, p).verdict for p in partitions(problem.n, problem.n_q)}
+    assert verdicts == wanted
+    assert set(wanted.values()) & {"trap", "saddle"}
+    assert record["least_loss"] <= min(one["loss"] for one in record["patterns"] if one["loss"] is not None) + 1e-12
+    assert all(v["holds"] for v in record["checks"].values() if isinstance(v, dict))
+    assert sum(one["share"] for one in record["patterns"]) == pytest.approx(1)
+
+
+def test_the_example_problem_is_answered_in_words() -> None:
+    path = Path(__file__).parents[2] / "examples" / "problem.json"
+    shown = call("check", "zero_loss", "--problem", path).stdout
+    for word in ("{0,2} {1}", "trap", "least loss", "certified as the global minimum", "checks: holds: zero_loss"):
+        assert word in shown
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "cannot be read (No such file"),
+        ("{", "is not JSON"),
+        ("[1]", "it needs W_p"),
+        ("{}", "it needs W_p"),
+        ('{"W_p": [[1, 0], [0]]}', "W_p is not a list of rows of numbers"),
+        ('{"W_p": [["a", 0], [0, 1]]}', "W_p is not a list of rows of numbers"),
+        ('{"W_p": [1, 2]}', "W_p of shape (2,) is not a list of rows"),
+        ('{"W_p": [[1, 0], [0, 1]], "n_q": "x"}', "n_q is 'x'; write a whole number"),
+        ('{"W_p": [[1, 0], [0, 1]], "n_q": 0}', "n_q=0"),
+        ('{"W_p": [[1, 0], [0, 1]], "weights": "many"}', "weights is not a list of numbers"),
+        ('{"W_p": [[1, 0], [0, 1]], "activation": "rleu"}', "did you mean 'relu'"),
+        ('{"W_p": [[1, 0], [0, 1]], "activation": "topk(q=1)"}', "cannot be made"),
+        ('{"W_p": [[1, 0], [0, 1]], "activation": 3}', "activation is 3"),
+        ('{"W_p": [[1, 0], [0, NaN]]}', "NaN or infinity"),
+        ('{"W_p": [[1, 0], [0, 1]], "latents": 3}', "unknown entry latents"),
+    ],
+)
+def test_a_wrong_problem_is_said_before_anything_is_computed(text: str | None, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+    if text is not None:
+        path.write_text(text)
+    answer = call("check", "--problem", path)
+    assert answer.exit_code == 2, answer.output
+    assert says in answer.stderr
+    assert answer.stderr.count("\n") == 1
 
 
 def test_exit_status_tells_when_a_claim_fails(app: typer.Typer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,17 @@
 """The publications that methods cite, and how a citation is printed."""
 
+import re
 from dataclasses import dataclass
+
+_ACCENTS = {"á": "{\\'a}", "é": "{\\'e}", "ç": "{\\c{c}}"}
 
 
 @dataclass(frozen=True)
 class Citation:
     """One publication.
+
+    `authors` is the short form, as "Gao et al."; `people` are all of them, as "Gao, Leo and Wu, Jeffrey". Where these
+    are not known here, the entry says "and others" after the names of the short form.
 
     Example:
         >>> Citation("gao2024", "Gao et al.", "Scaling and evaluating sparse autoencoders", 2024, "2406.04093").short
@@ -18,6 +24,8 @@ class Citation:
     year: int
     arxiv: str = ""
     venue: str = ""
+    people: str = ""
+    note: str = ""
 
     @property
     def short(self) -> str:
@@ -27,14 +35,22 @@ class Citation:
 
     @property
     def bibtex(self) -> str:
-        """A BibTeX entry."""
-        rows = {"author": self.authors, "title": self.title, "year": str(self.year)}
+        """A BibTeX entry in ASCII; capitals of the title that a style must keep stand in braces."""
+        people = self.people or self.authors.replace(" et al.", " and others")
+        title = re.sub(r"(?<!^)\b[\w-]*[A-Z][\w-]*|^\w+[A-Z]\w*", r"{\g<0>}", self.title)
+        rows = {"author": people, "title": title, "year": str(self.year)}
         if self.arxiv:
             rows |= {"eprint": self.arxiv, "archivePrefix": "arXiv"}
         if self.venue:
             rows["howpublished"] = self.venue
-        body = "".join(f"  {name} = {{{value}}},\n" for name, value in rows.items())
+        if self.note:
+            rows["note"] = self.note
+        body = "".join(f"  {name} = {{{_ascii(value)}}},\n" for name, value in rows.items())
         return f"@misc{{{self.key},\n{body}}}"
+
+
+def _ascii(text: str) -> str:
+    return "".join(_ACCENTS.get(letter, letter) for letter in text)
 
 
 BRICKEN_2023 = Citation(
@@ -43,6 +59,11 @@ BRICKEN_2023 = Citation(
     "Towards monosemanticity: decomposing language models with dictionary learning",
     2023,
     venue="Transformer Circuits Thread",
+    people="Bricken, Trenton and Templeton, Adly and Batson, Joshua and Chen, Brian and Jermyn, Adam and "
+    "Conerly, Tom and Turner, Nick and Anil, Cem and Denison, Carson and Askell, Amanda and Lasenby, "
+    "Robert and Wu, Yifan and Kravec, Shauna and Schiefer, Nicholas and Maxwell, Tim and Joseph, Nicholas "
+    "and Hatfield-Dodds, Zac and Tamkin, Alex and Nguyen, Karina and McLean, Brayden and Burke, Josiah E. "
+    "and Hume, Tristan and Carter, Shan and Henighan, Tom and Olah, Christopher",
 )
 KARVONEN_2024 = Citation(
     "karvonen2024",
@@ -50,6 +71,8 @@ KARVONEN_2024 = Citation(
     "Measuring progress in dictionary learning for language model interpretability with board game models",
     2024,
     "2408.00113",
+    people="Karvonen, Adam and Wright, Benjamin and Rager, Can and Angell, Rico and Brinkmann, Jannik and Smith, "
+    "Logan and Mayrink Verdun, Claudio and Bau, David and Marks, Samuel",
 )
 RAJAMANOHARAN_2024A = Citation(
     "rajamanoharan2024a",
@@ -57,6 +80,8 @@ RAJAMANOHARAN_2024A = Citation(
     "Improving dictionary learning with gated sparse autoencoders",
     2024,
     "2404.16014",
+    people="Rajamanoharan, Senthooran and Conmy, Arthur and Smith, Lewis and Lieberum, Tom and Varma, Vikrant "
+    "and Kramár, János and Shah, Rohin and Nanda, Neel",
 )
 RAJAMANOHARAN_2024B = Citation(
     "rajamanoharan2024b",
@@ -64,15 +89,33 @@ RAJAMANOHARAN_2024B = Citation(
     "Jumping ahead: improving reconstruction fidelity with JumpReLU sparse autoencoders",
     2024,
     "2407.14435",
+    people="Rajamanoharan, Senthooran and Lieberum, Tom and Sonnerat, Nicolas and Conmy, Arthur and Varma, "
+    "Vikrant and Kramár, János and Nanda, Neel",
 )
-GAO_2024 = Citation("gao2024", "Gao et al.", "Scaling and evaluating sparse autoencoders", 2024, "2406.04093")
-BUSSMANN_2024 = Citation("bussmann2024", "Bussmann et al.", "BatchTopK sparse autoencoders", 2024, "2412.06410")
+GAO_2024 = Citation(
+    "gao2024",
+    "Gao et al.",
+    "Scaling and evaluating sparse autoencoders",
+    2024,
+    "2406.04093",
+    people="Gao, Leo and Dupré la Tour, Tom and Tillman, Henk and Goh, Gabriel and Troll, Rajan and Radford, "
+    "Alec and Sutskever, Ilya and Leike, Jan and Wu, Jeffrey",
+)
+BUSSMANN_2024 = Citation(
+    "bussmann2024",
+    "Bussmann et al.",
+    "BatchTopK sparse autoencoders",
+    2024,
+    "2412.06410",
+    people="Bussmann, Bart and Leask, Patrick and Nanda, Neel",
+)
 BUSSMANN_2025 = Citation(
     "bussmann2025",
     "Bussmann et al.",
     "Learning multi-level features with Matryoshka sparse autoencoders",
     2025,
     "2503.17547",
+    people="Bussmann, Bart and Nabeshima, Noa and Karvonen, Adam and Nanda, Neel",
 )
 TANG_2025 = Citation(
     "tang2025",
@@ -81,6 +124,9 @@ TANG_2025 = Citation(
     "piecewise biconvexity and spurious minima",
     2025,
     "2512.05534",
+    people="Tang, Yiming and Saini, Harshvardhan and Yao, Zhaoqian and Lin, Zheng and Liao, Yizhen and Li, "
+    "Qianxiao and Du, Mengnan and Liu, Dianbo",
+    note="version 4 of April 2026",
 )
 MCDOUGALL_2025 = Citation(
     "mcdougall2025", "McDougall et al.", "Gemma Scope 2: technical paper", 2025, venue="Google DeepMind"
@@ -171,10 +217,20 @@ WANG_2025 = Citation(
     "wang2025", "Wang et al.", "Attention layers add into low-dimensional residual subspaces", 2025, "2508.16929"
 )
 DUNEFSKY_2024 = Citation(
-    "dunefsky2024", "Dunefsky et al.", "Transcoders find interpretable LLM feature circuits", 2024, "2406.11944"
+    "dunefsky2024",
+    "Dunefsky et al.",
+    "Transcoders find interpretable LLM feature circuits",
+    2024,
+    "2406.11944",
+    people="Dunefsky, Jacob and Chlenski, Philippe and Nanda, Neel",
 )
 PAULO_2025 = Citation(
-    "paulo2025", "Paulo et al.", "Transcoders beat sparse autoencoders for interpretability", 2025, "2501.18823"
+    "paulo2025",
+    "Paulo et al.",
+    "Transcoders beat sparse autoencoders for interpretability",
+    2025,
+    "2501.18823",
+    people="Paulo, Gonçalo and Shabalin, Stepan and Belrose, Nora",
 )
 LINDSEY_2024 = Citation(
     "lindsey2024",
@@ -182,6 +238,8 @@ LINDSEY_2024 = Citation(
     "Sparse crosscoders for cross-layer features and model diffing",
     2024,
     venue="Transformer Circuits Thread",
+    people="Lindsey, Jack and Templeton, Adly and Marcus, Jonathan and Conerly, Thomas and Batson, Joshua and "
+    "Olah, Christopher",
 )
 AMEISEN_2025 = Citation(
     "ameisen2025",
@@ -189,4 +247,10 @@ AMEISEN_2025 = Citation(
     "Circuit tracing: revealing computational graphs in language models",
     2025,
     venue="Transformer Circuits Thread",
+    people="Ameisen, Emmanuel and Lindsey, Jack and Pearce, Adam and Gurnee, Wes and Turner, Nicholas L. and "
+    "Chen, Brian and Citro, Craig and Abrahams, David and Carter, Shan and Hosmer, Basil and Marcus, "
+    "Jonathan and Sklar, Michael and Templeton, Adly and Bricken, Trenton and McDougall, Callum and "
+    "Cunningham, Hoagy and Henighan, Thomas and Jermyn, Adam and Jones, Andy and Persic, Andrew and Qi, "
+    "Zhenyi and Thompson, T. Ben and Zimmerman, Sam and Rivoire, Kelley and Conerly, Thomas and Olah, "
+    "Chris and Batson, Joshua",
 )

@@ -10,5 +10,6 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name not in ("typer", "rich"):
             raise
-        sys.exit(f'error: the command line needs {error.name}; pip install "monosem[cli]"')
+        print(f'error: the command line needs {error.name}; pip install "monosem[cli]"', file=sys.stderr)
+        sys.exit(2)
     app()

@@ -1,91 +1,105 @@
 """`monosem anchors`: anchors from labels or from rows alone, and what they do for classes that were held out."""
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from monosem.cli.console import err, fail, out, say, set_threads, split_names
+from monosem.cli.console import err, fail, say, set_threads, split_names
+from monosem.cli.options import Answer, add, command_of, opt
+from monosem.cli.shared import Dictionary, RowsOptions, Threads, quoted, train_command
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from monosem.cli.tables import Sheet
+    from monosem.data.class_means import AnchorQuality
     from monosem.data.source import FileSource
     from monosem.data.table import Labels
     from monosem.dictionary.discover import Discovery
 
 anchors_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Make anchors, and score what they do.")
 
-_data = partial(typer.Option, rich_help_panel="Data", show_default=False)
-_Data = Annotated[Path | None, _data(help="Activations x_p, one row each: .npy, .safetensors or .parquet.")]
-_Store = Annotated[Path | None, _data(help="Store of `monosem harvest`, in place of --data.")]
-_Target = Annotated[Path | None, _data(help="Activations x_r of the same inputs, for a transcoder.")]
-_Key = Annotated[str | None, _data(help="Tensor of a .safetensors file, or columns of a .parquet one.")]
-_TargetKey = Annotated[str | None, _data(help="Tensor or columns of --target.")]
-_Read = Annotated[str | None, _data(help="Site of the store to read.")]
-_Write = Annotated[str | None, _data(help="Site of the store to write, for a transcoder.")]
-_Labels = Annotated[Path | None, _data(help="Classes of the rows: a file, or a store. [default: the store's labels]")]
-_LabelsKey = Annotated[str | None, _data(help="Tensor or column of --labels.")]
-_Out = Annotated[Path, typer.Option("--out", help="Anchors to write: .safetensors.", show_default=False)]
+_data = partial(opt, panel="Data")
+_Labels = Annotated[Path | None, _data("Classes of the rows: a file, or a store. [default: those of the store --data]")]
+_LabelsKey = Annotated[
+    str | None, _data("Tensor of the .safetensors file --labels, or column of a .parquet one.", more=True)
+]
+_Out = Annotated[Path, opt("Anchors to write: .safetensors.", "--out")]
 
 
-def _from_classes(
-    out_file: _Out,
-    data: _Data = None,
-    store: _Store = None,
-    target: _Target = None,
-    key: _Key = None,
-    read: _Read = None,
-    write: _Write = None,
-    labels: _Labels = None,
-    labels_key: _LabelsKey = None,
-    classes: Annotated[str | None, typer.Option(help='Classes to anchor, as "cat,dog".')] = None,
-    number: Annotated[int | None, typer.Option("--number", help="Number of classes to anchor, sampled.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed for the classes that --number samples.")] = 0,
-    raw: Annotated[bool, typer.Option("--raw", help="Use means without centring, as the paper prints it.")] = False,
-    shrinkage: Annotated[float, typer.Option(help="Shrinkage towards the centre; 1: James and Stein, 0: none.")] = 0.0,
-) -> None:
+@dataclass(frozen=True)
+class ClassOptions:
+    """The options of `monosem anchors from-classes`."""
+
+    rows: RowsOptions
+    out_file: _Out
+    labels: _Labels = None
+    labels_key: _LabelsKey = None
+    classes: Annotated[str | None, opt('Classes to anchor, as "cat,dog". [default: all]')] = None
+    number: Annotated[int | None, opt("Number of classes to anchor, sampled.", "--number")] = None
+    seed: Annotated[int, opt("Seed for the classes that --number samples.")] = 0
+    raw: Annotated[bool, opt("Use means without centring, as in the paper.", "--raw")] = False
+    shrinkage: Annotated[
+        float, opt("Shrinkage of the means towards their centre: 1 is that of James and Stein, 0 none.")
+    ] = 0.0
+
+
+@command_of(ClassOptions)
+def _from_classes(o: ClassOptions) -> Answer:
     """Anchors at the means of labelled classes (eq 23-24); raw and centred means are compared, centred ones written."""
     import numpy as np
 
     from monosem.base.files import write_json
-    from monosem.data.class_means import class_anchors
+    from monosem.data.class_means import class_anchors, read_means
 
-    source, known = _labelled(data, store, target, key, read, write, labels, labels_key)
-    if classes is not None and number is not None:
+    _check_name(o.out_file)
+    source, known = _labelled(o.rows, o.labels, o.labels_key)
+    if o.classes is not None and o.number is not None:
         fail("--classes and --number both choose classes; give one of them")
-    names = split_names(classes) or list(known.names)
-    if number is not None:
-        if not 1 <= number <= len(names):
-            fail(f"--number {number} classes of {len(names)}; choose 1 to {len(names)}")
-        names = [names[i] for i in np.random.default_rng(seed).permutation(len(names))[:number]]
-    anchors = class_anchors(source, known, names, not raw, shrinkage)
-    anchors.save(out_file)
-    write_json(out_file.with_suffix(".json"), {"classes": names, "centred": not raw, "shrinkage": shrinkage})
-    _compare(source, known, shrinkage)
+    names = split_names(o.classes) or list(known.names)
+    if o.number is not None:
+        if not 1 <= o.number <= len(names):
+            fail(f"--number {o.number} classes of {len(names)}; choose 1 to {len(names)}")
+        names = [names[i] for i in np.random.default_rng(o.seed).permutation(len(names))[: o.number]]
+    anchors = class_anchors(source, known, names, not o.raw, o.shrinkage)
+    anchors.save(o.out_file)
+    write_json(o.out_file.with_suffix(".json"), {"classes": names, "centred": not o.raw, "shrinkage": o.shrinkage})
+    kinds = {"raw": False, "centred": True}
+    readings = {kind: read_means(source.x_p, known, centre, o.shrinkage) for kind, centre in kinds.items()}
+    shown = _compare(readings)
+    kind = "raw" if o.raw else "centred"
     rest = len(known.names) - len(names)
-    kind = "raw" if raw else "centred"
-    say(f"{anchors.k} {kind} anchors in {out_file}; {rest} of {len(known.names)} classes left out")
-    say(f"next: monosem train ... --anchors {out_file}; then monosem anchors score-classes", "dim")
+    say(f"{anchors.k} {kind} anchors in {o.out_file}; {rest} of {len(known.names)} classes left out")
+    facts = {"out": str(o.out_file), "classes": names, "kind": kind}
+    means = {name: vars(reading) for name, reading in readings.items()}
+    return Answer(facts | {"means": means}, shown, _train_with(o.rows, o.out_file, anchors.p.shape[0]))
 
 
-def _score_classes(
-    model: Annotated[Path, typer.Option(help="Folder of a trained model.", show_default=False)],
-    data: _Data = None,
-    store: _Store = None,
-    target: _Target = None,
-    key: _Key = None,
-    read: _Read = None,
-    write: _Write = None,
-    labels: _Labels = None,
-    labels_key: _LabelsKey = None,
+def _train_with(rows: RowsOptions, anchors: Path, width: int) -> str:
+    """The command that trains from anchors."""
+    return train_command(rows, width, anchors.with_name(f"{anchors.stem}-sae"), quoted("--anchors", anchors))
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """The options of `monosem anchors score-classes`."""
+
+    dictionary: Dictionary
+    rows: RowsOptions
+    labels: _Labels = None
+    labels_key: _LabelsKey = None
     anchors: Annotated[
         Path | None,
-        typer.Option(help="Anchors of the model; their classes do not count as held out.", show_default=False),
-    ] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Compare with raw class means.")] = False,
-) -> None:
+        opt("Anchors of the dictionary; their classes do not count as held out. [default: those in its folder]"),
+    ] = None
+    raw: Annotated[bool, opt("Compare with class means that are not centred.", "--raw")] = False
+
+
+@command_of(ScoreOptions)
+def _score_classes(o: ScoreOptions) -> Answer:
     """Score decoder columns on class means: held-out, anchored and all classes, with chance for comparison."""
     import torch
 
@@ -94,60 +108,38 @@ def _score_classes(
     from monosem.data.class_means import class_anchors
     from monosem.data.trained import read_classes
 
-    source, known = _labelled(data, store, target, key, read, write, labels, labels_key)
-    trained = load_model(model)
-    note = anchors.with_suffix(".json") if anchors else model / "anchors.json"
-    given = read_classes(note) if anchors or note.exists() else ()
+    source, known = _labelled(o.rows, o.labels, o.labels_key)
+    trained = load_model(o.dictionary)
+    note = o.anchors.with_suffix(".json") if o.anchors else o.dictionary / "anchors.json"
+    given = read_classes(note) if o.anchors or note.exists() else ()
     picked = known.pick(given) if given else torch.zeros(0, dtype=torch.int64)
-    means = class_anchors(source, known, centre=not raw)
-    _scores(class_scores(trained, means, picked), len(known.names), len(given), trained.n_q)
+    scores = class_scores(trained, class_anchors(source, known, centre=not o.raw), picked)
+    shown = _scores(scores, len(known.names), len(given), trained.n_q)
+    say("only held-out classes say whether anchors help: the others are what anchors were asked for", "dim")
+    return Answer({"dictionary": str(o.dictionary), "classes": len(known.names), "scores": scores}, shown)
 
 
-def _labelled(
-    data: Path | None,
-    store: Path | None,
-    target: Path | None,
-    key: str | None,
-    read: str | None,
-    write: str | None,
-    labels: Path | None,
-    labels_key: str | None,
-) -> "tuple[FileSource, Labels]":
+def _labelled(rows: RowsOptions, labels: Path | None, key: str | None) -> "tuple[FileSource, Labels]":
     """Rows and their labels, from files or from a store."""
-    from monosem.data.source import open_rows
+    from monosem.data.store import is_store
 
-    path, labels = _one_of(data, store), labels or store
+    labels = labels or (rows.data if is_store(rows.data) else None)
     if labels is None:
         fail("give the classes of the rows with --labels FILE")
-    with err().status(f"reading {path}"):
-        source = open_rows(path, target, read=read, write=write, key=key, labels=labels, labels_key=labels_key)
+    source = rows.open(labels=labels, labels_key=key)
     assert source.labels is not None
     return source, source.labels
 
 
-def _one_of(data: Path | None, store: Path | None) -> Path:
-    if data is not None and store is None:
-        return data
-    if store is not None and data is None:
-        return store
-    return fail("give the rows with --data FILE or with --store DIR, one of them")
+def _compare(readings: "dict[str, AnchorQuality]") -> "Sheet":
+    """Raw and centred means next to each other, and which of them work."""
+    from monosem.cli.tables import Sheet
 
-
-def _compare(source: "FileSource", labels: "Labels", shrinkage: float) -> None:
-    """Raw and centred means beside each other, and which of them work."""
-    from rich.table import Table
-
-    from monosem.data.class_means import read_means
-
-    readings = {kind: read_means(source.x_p, labels, kind == "centred", shrinkage) for kind in ("raw", "centred")}
     title = "class means as anchors: made of even rows, tried on odd ones"
-    table = Table(box=None, header_style="bold", title=title, title_justify="left")
-    for head in ("means", "closest two, cos", "pairs above 0.95", "own class nearest", "chance"):
-        table.add_column(head, justify="left" if head == "means" else "right")
+    sheet = Sheet(title, ("means", "closest two, cos", "pairs above 0.95", "own class nearest", "chance"))
     for kind, r in readings.items():
         row = (f"{r.closest:.3f}", str(r.coincident), f"{r.accuracy:.1%}", f"{r.chance:.1%}")
-        table.add_row(kind, *row)
-    out().print(table)
+        sheet.add(kind, *row)
     raw, centred = readings["raw"], readings["centred"]
     if raw.coincident > centred.coincident:
         say(
@@ -158,16 +150,15 @@ def _compare(source: "FileSource", labels: "Labels", shrinkage: float) -> None:
         say("some classes have the same mean even when centred: join them, or leave one out", "yellow")
     else:
         say("both tell the classes apart; the rows are near centred already")
+    return sheet
 
 
-def _scores(scores: "dict[str, dict[str, dict[str, object]]]", classes: int, anchored: int, n_q: int) -> None:
-    from rich.table import Table
+def _scores(scores: "dict[str, dict[str, dict[str, object]]]", classes: int, anchored: int, n_q: int) -> "Sheet":
+    from monosem.cli.tables import Sheet
 
     title = "best |cos| of a decoder column with each class mean"
     counts = {"held_out": classes - anchored, "anchored": anchored, "all": classes}
-    table = Table(box=None, header_style="bold", title=title, title_justify="left")
-    for head in ("classes", "dictionary", "mean", "above 0.8", "above 0.9", "above 0.95"):
-        table.add_column(head, justify="left" if head in ("classes", "dictionary") else "right")
+    sheet = Sheet(title, ("classes", "dictionary", "mean", "above 0.8", "above 0.9", "above 0.95"), keys=2)
     names = {"value": "the model", "anchors_alone": "anchors alone", "chance": f"{n_q} random"}
     for group in ("held_out", "anchored", "all"):
         for who, name in names.items():
@@ -175,75 +166,62 @@ def _scores(scores: "dict[str, dict[str, dict[str, object]]]", classes: int, anc
                 score: dict[str, object] = scores[who][group]["decoder_cosine"]  # type: ignore[assignment]
                 share: dict[str, float] = score["M_GT"]  # type: ignore[assignment]
                 shares = [f"{share[tau]:.1%}" for tau in ("0.8", "0.9", "0.95")]
-                table.add_row(f"{group.replace('_', ' ')} ({counts[group]})", name, f"{score['M_IP']:.3f}", *shares)
-    out().print(table)
-    say("only held-out classes say whether anchors help: the others are what anchors were asked for", "dim")
+                sheet.add(f"{group.replace('_', ' ')} ({counts[group]})", name, f"{score['M_IP']:.3f}", *shares)
+    return sheet
 
 
-_RowsRead = Annotated[int, typer.Option(help="Most rows to read, spread evenly over the data.")]
-_Within = Annotated[
-    float, typer.Option(help="Drop rows whose norm exceeds this multiple of a typical row's (0: keep all).")
-]
-_Confidence = Annotated[float, typer.Option(help="Least confidence of an anchor.")]
-_Number = Annotated[int | None, typer.Option("--number", help="Most anchors to keep, the most confident first.")]
-_Seed = Annotated[int, typer.Option(help="Seed for the rows and starting points that are sampled.")]
-_Runs = Annotated[int, typer.Option(help="Number of independent searches whose results are merged.")]
-_Agreed = Annotated[float, typer.Option(help="Fraction of --runs that must agree on an anchor; 0: any of them.")]
+@dataclass(frozen=True)
+class DiscoverOptions:
+    """The options of `monosem anchors discover`."""
+
+    data: RowsOptions
+    out_file: _Out
+    rows: Annotated[int, opt("Most rows to use, spread evenly over the data.")] = 100_000
+    within: Annotated[float, opt("Drop rows whose norm exceeds this multiple of a typical row's; 0 keeps all.")] = 10
+    confidence: Annotated[float, opt("Least confidence of an anchor.")] = 0.0
+    number: Annotated[int | None, opt("Most anchors to keep, the most confident first.", "--number")] = None
+    seed: Annotated[int, opt("Seed for the rows and starting points that are sampled.")] = 0
+    runs: Annotated[int, opt("Number of independent searches whose results are merged.")] = 1
+    agreed: Annotated[float, opt("Fraction of --runs that must agree on an anchor; 0: any of them.")] = 0.6
+    threads: Threads = None
+
+    def __post_init__(self) -> None:
+        _check_name(self.out_file)
+        if self.rows < 2 or (self.number is not None and self.number < 1):
+            fail(f"--rows {self.rows} must be at least 2 and --number at least 1")
+        if self.within and not self.within > 1.0:
+            fail(f"--within {self.within} is a multiple of a typical row's norm; give more than 1, or 0 to keep all")
+        if self.runs < 1:
+            fail(f"--runs {self.runs} must be at least 1")
+        for option in ("confidence", "agreed"):
+            share = getattr(self, option)
+            if not 0.0 <= share <= 1.0:
+                fail(f"--{option} {share} is a fraction; choose 0 to 1")
 
 
-def _from_rows(
-    out_file: _Out,
-    data: _Data = None,
-    store: _Store = None,
-    target: _Target = None,
-    key: _Key = None,
-    target_key: _TargetKey = None,
-    read: _Read = None,
-    write: _Write = None,
-    rows: _RowsRead = 100_000,
-    within: _Within = 10,
-    confidence: _Confidence = 0.0,
-    number: _Number = None,
-    seed: _Seed = 0,
-    runs: _Runs = 1,
-    agreed: _Agreed = 0.6,
-    threads: Annotated[int | None, typer.Option(help="Torch threads.")] = None,
-) -> None:
-    """Discover anchors without labels: directions of which the rows are sparse sums."""
-    from monosem.data.source import open_rows
-
-    path = _one_of(data, store)
-    _check_discovery(out_file, rows, number, within, runs, {"--confidence": confidence, "--agreed": agreed})
-    set_threads(threads)
-    with err().status(f"reading {path}"):
-        source = open_rows(path, target, read=read, write=write, key=key, target_key=target_key)
-        x_p, x_r = _ordinary(source, rows, within)
-    discovery = _searched(x_p, x_r, runs, agreed, seed)
-    kept = int((discovery.confidence >= confidence).sum())
-    kept = kept if number is None else min(kept, number)
-    if kept == 0:
-        fail(f"none of {discovery.anchors.k} directions has confidence {confidence}; ask for less")
-    settings = {"rows": x_p.shape[0], "seed": seed, "runs": runs, "agreed": agreed, "within": within}
-    _write(discovery, kept, out_file, settings)
-    _summary(discovery, kept, out_file)
-    if runs > 1:
-        say(f"every direction was found in {agreed:.0%} or more of {runs} runs")
-
-
-def _check_discovery(
-    out_file: Path, rows: int, number: int | None, within: float, runs: int, shares: dict[str, float]
-) -> None:
+def _check_name(out_file: Path) -> None:
     if out_file.suffix != ".safetensors":
         fail(f"--out {out_file} must end in .safetensors; that is the format of anchors")
-    if rows < 2 or (number is not None and number < 1):
-        fail(f"--rows {rows} must be at least 2 and --number at least 1")
-    if within and within <= 1.0:
-        fail(f"--within {within} is a multiple of a typical row's norm; give more than 1, or 0 to keep all rows")
-    if runs < 1:
-        fail(f"--runs {runs} must be at least 1")
-    for option, share in shares.items():
-        if not 0.0 <= share <= 1.0:
-            fail(f"{option} {share} is a fraction; choose 0 to 1")
+
+
+@command_of(DiscoverOptions)
+def _from_rows(o: DiscoverOptions) -> Answer:
+    """Discover anchors without labels: directions of which the rows are sparse sums."""
+    set_threads(o.threads)
+    x_p, x_r = _ordinary(o.data.open(), o.rows, o.within)
+    discovery = _searched(x_p, x_r, o.runs, o.agreed, o.seed)
+    kept = int((discovery.confidence >= o.confidence).sum())
+    kept = kept if o.number is None else min(kept, o.number)
+    if kept == 0:
+        fail(f"none of {discovery.anchors.k} directions has confidence {o.confidence}; ask for less")
+    settings = {"rows": x_p.shape[0], "seed": o.seed, "runs": o.runs, "agreed": o.agreed, "within": o.within}
+    _write(discovery, kept, o.out_file, settings)
+    shown = _summary(discovery, kept, o.out_file)
+    if o.runs > 1:
+        say(f"every direction was found in {o.agreed:.0%} or more of {o.runs} runs")
+    facts = settings | {"out": str(o.out_file), "kept": kept, "found": discovery.anchors.k, "l0": discovery.l0}
+    facts |= {name: discovery.log[-1][name] for name in ("fvu", "typical")}
+    return Answer(facts, shown, _train_with(o.data, o.out_file, x_p.shape[1]))
 
 
 def _ordinary(source: "FileSource", rows: int, within: float) -> "tuple[Tensor, Tensor | None]":
@@ -289,17 +267,15 @@ def _write(discovery: "Discovery", kept: int, out_file: Path, settings: dict[str
     write_json(out_file.with_suffix(".json"), facts | numbers)
 
 
-def _summary(discovery: "Discovery", kept: int, out_file: Path) -> None:
+def _summary(discovery: "Discovery", kept: int, out_file: Path) -> "Sheet":
     import torch
-    from rich.table import Table
 
-    table = Table(box=None, header_style="bold", title="directions found in the rows alone", title_justify="left")
-    for head in ("", "lowest", "5 %", "median", "95 %", "highest"):
-        table.add_column(head, justify="left" if not head else "right")
+    from monosem.cli.tables import Sheet
+
+    sheet = Sheet("directions found in the rows alone", ("", "lowest", "5 %", "median", "95 %", "highest"))
     at = torch.tensor([0.0, 0.05, 0.5, 0.95, 1.0])
-    table.add_row("confidence", *(f"{v:.2f}" for v in discovery.confidence.quantile(at).tolist()))
-    table.add_row("firing rate", *(f"{v:.2%}" for v in discovery.rates.quantile(at).tolist()))
-    out().print(table)
+    sheet.add("confidence", *(f"{v:.2f}" for v in discovery.confidence.quantile(at).tolist()))
+    sheet.add("firing rate", *(f"{v:.2%}" for v in discovery.rates.quantile(at).tolist()))
     left, typical = discovery.log[-1]["fvu"], discovery.log[-1]["typical"]
     say(f"{discovery.anchors.k} directions; a row holds {discovery.l0:.1f} of them on average")
     say(f"they leave {left:.1%} of the variance over, and {typical:.1%} of the median row")
@@ -308,12 +284,12 @@ def _summary(discovery: "Discovery", kept: int, out_file: Path) -> None:
     elif left > 0.3:
         say("some rows are far longer than most, and not explained; leave them out with a lower --within", "yellow")
     say(f"{kept} anchors in {out_file}, most confident first; estimates in {out_file.with_suffix('.json')}")
-    say(f"next: monosem train ... --anchors {out_file}", "dim")
+    return sheet
 
 
 def register(app: typer.Typer) -> None:
     """Add the group of commands."""
-    anchors_app.command("from-classes")(_from_classes)
-    anchors_app.command("score-classes")(_score_classes)
-    anchors_app.command("discover")(_from_rows)
+    add(anchors_app, "from-classes", _from_classes)
+    add(anchors_app, "score-classes", _score_classes)
+    add(anchors_app, "discover", _from_rows)
     app.add_typer(anchors_app, name="anchors")

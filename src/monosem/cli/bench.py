@@ -1,32 +1,43 @@
 """`monosem bench` and `monosem report`: train and score methods, and turn the records into one page."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from monosem.cli.console import err, fail, out, say
+from monosem.cli.console import err, fail, say
+from monosem.cli.options import Answer, add, command_of, opt
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from monosem.bench.run import Job
 
 
-def report(
+@dataclass(frozen=True)
+class ReportOptions:
+    """The options of `monosem report`."""
+
     records: Annotated[
         Path,
-        typer.Argument(help="Folder of records, as `monosem bench` writes, or a packed file.", show_default=False),
-    ],
+        typer.Argument(metavar="RECORDS", help="Folder of records, as `monosem bench` writes, or a packed file."),
+    ]
     out_file: Annotated[
-        Path | None,
-        typer.Option("--out", help="The page. [default: report.html in the folder, or beside the file]"),
-    ] = None,
-) -> None:
+        Path | None, opt("Page to write. [default: report.html in the folder, or in that of the file]", "--out")
+    ] = None
+
+
+@command_of(ReportOptions)
+def report(o: ReportOptions) -> Answer:
     """Turn records into one self-contained HTML page: tables, curves, maps, and a world in three dimensions."""
     from monosem.report.page import write_report
 
-    with err().status(f"reading {records}"):
-        page = write_report(records, out_file or (records if records.is_dir() else records.parent) / "report.html")
-    say(f"report   {page}")
+    folder = o.records if o.records.is_dir() else o.records.parent
+    with err().status(f"reading {o.records}"):
+        page = write_report(o.records, o.out_file or folder / "report.html")
+    return Answer({"records": str(o.records), "page": str(page)}, f"report   {page}")
 
 
 def split_methods(texts: list[str]) -> list[str]:
@@ -49,112 +60,112 @@ def split_methods(texts: list[str]) -> list[str]:
     return [word for word in methods if word]
 
 
-_Task = Annotated[str, typer.Option(help="Task; `monosem list tasks` names them.")]
-_Methods = Annotated[
-    list[str] | None,
-    typer.Option(
-        help='Methods, separated by commas or repeated: a name takes the task\'s defaults, "topk(k=8)" its own. '
-        "[default: the seven of the paper's table 1]",
-        show_default=False,
-    ),
-]
-_Anchors = Annotated[
-    int | None, typer.Option(help="Number of features to anchor. [default: the task's]", show_default=False)
-]
-_Plain = Annotated[bool, typer.Option("--plain", help="Only plain runs.")]
-_Anchored = Annotated[bool, typer.Option("--anchored", help="Only anchored runs.")]
-_Both = Annotated[bool, typer.Option("--both", help="Plain and anchored runs (the default).")]
-_Printed = Annotated[
-    bool, typer.Option("--printed", help="Anchor as the paper prints it: both sides, no start at the anchors.")
-]
-_Among = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="In a hierarchy: anchor only parents, or only children; repeat it for one anchored run of each. "
-        "[default: all]",
-        show_default=False,
-    ),
-]
-_Seeds = Annotated[int, typer.Option(help="Number of worlds: seeds 0, 1, ...")]
-_Steps = Annotated[int | None, typer.Option(help="Training steps. [default: the task's]", show_default=False)]
-_Workers = Annotated[
-    int | None, typer.Option(help="Processes, one thread each. [default: one per core]", show_default=False)
-]
-_CheckpointEvery = Annotated[
-    int | None, typer.Option(help="Steps between checkpoints, kept with the model below OUT/runs. [default: none kept]")
-]
+@dataclass(frozen=True)
+class BenchOptions:
+    """The options of `monosem bench`."""
 
-
-def bench(
     action: Annotated[
         str,
         typer.Argument(
-            help='"export": write the task\'s rows for other trainers to --out, and run nothing.', show_default=False
+            metavar="ACTION", help='What to do in place of runs: "export" writes the rows of --task for other trainers.'
         ),
-    ] = "",
-    task: _Task = "lrb/mini-hard",
-    methods: _Methods = None,
-    anchors: _Anchors = None,
-    plain: _Plain = False,
-    anchored: _Anchored = False,
-    both: _Both = False,
-    printed: _Printed = False,
-    among: _Among = None,
-    seeds: _Seeds = 3,
-    steps: _Steps = None,
-    workers: _Workers = None,
-    checkpoint_every: _CheckpointEvery = None,
-    out_folder: Annotated[Path, typer.Option("--out", help="Folder for records and the report.")] = Path("runs/bench"),
-    page: Annotated[bool, typer.Option("--report/--no-report", help="Write OUT/report.html at the end.")] = True,
-) -> None:
+    ] = ""
+    task: Annotated[str, opt("Task; `monosem list tasks` names them.", complete="tasks")] = "lrb/mini-hard"
+    methods: Annotated[
+        list[str] | None,
+        opt(
+            'Methods, separated by commas or repeated: a name takes the task\'s defaults, "topk(k=8)" its own. '
+            "[default: the seven of the paper's table 1]",
+            complete="methods",
+        ),
+    ] = None
+    seeds: Annotated[int, opt("Number of worlds: seeds 0, 1, ...")] = 3
+    steps: Annotated[int | None, opt("Number of training steps. [default: the task's]")] = None
+    workers: Annotated[int | None, opt("Number of processes, one thread each. [default: one per core]")] = None
+    out_folder: Annotated[Path, opt("Folder for records and the report.", "--out")] = Path("runs/bench")
+    page: Annotated[bool, opt("Write OUT/report.html at the end.", "--report/--no-report")] = True
+    anchors: Annotated[int | None, opt("Number of features to anchor. [default: the task's]", panel="Anchors")] = None
+    plain: Annotated[bool, opt("Make only plain runs.", "--plain", panel="Anchors")] = False
+    anchored: Annotated[bool, opt("Make only anchored runs.", "--anchored", panel="Anchors")] = False
+    both: Annotated[bool, opt("Make plain and anchored runs, as by default.", "--both", panel="Anchors")] = False
+    printed: Annotated[
+        bool,
+        opt("Anchor both encoder and decoder, without a start at the anchors, as in the paper.", "--printed",
+            panel="Anchors", more=True),
+    ] = False  # fmt: skip
+    among: Annotated[
+        list[str] | None,
+        opt("In a hierarchy: anchor only parents, or only children; repeated, one anchored run of each. "
+            "[default: all]", panel="Anchors", more=True),
+    ] = None  # fmt: skip
+    checkpoint_every: Annotated[
+        int | None,
+        opt("Steps between checkpoints, kept with the dictionary below OUT/runs. [default: none is kept]", more=True),
+    ] = None
+
+    @property
+    def arms(self) -> tuple[bool, bool]:
+        """Whether there are plain runs, and anchored ones."""
+        only = self.plain != self.anchored and not self.both
+        return self.plain or not only, self.anchored or not only
+
+
+@command_of(BenchOptions)
+def bench(o: BenchOptions) -> Answer:
     """Train and score methods, plain and anchored, against known features; resumes where an earlier call stopped."""
     from monosem.anchors.term import PRINTED
     from monosem.bench.run import plan
 
-    if action:
-        _export(action, task, split_methods(methods or []), out_folder)
-        return
-    only = plain != anchored and not both
+    if o.action:
+        return _export(o)
+    plain, anchored = o.arms
     jobs = plan(
-        task,
-        split_methods(methods or []),
-        anchors=anchors,
-        plain=plain or not only,
-        anchored=anchored or not only,
-        seeds=seeds,
-        steps=steps,
-        checkpoint_every=checkpoint_every,
-        anchoring=PRINTED if printed else None,
-        among=among or ("all",),
+        o.task,
+        split_methods(o.methods or []),
+        anchors=o.anchors,
+        plain=plain,
+        anchored=anchored,
+        seeds=o.seeds,
+        steps=o.steps,
+        checkpoint_every=o.checkpoint_every,
+        anchoring=PRINTED if o.printed else None,
+        among=o.among or ("all",),
     )
-    say(f"{len(jobs)} runs on {task}, {jobs[0].config.steps} steps each; records go to {out_folder}", "dim")
-    failed = _run(jobs, out_folder, workers, page)
-    say(f"records  {out_folder}  ({len(jobs) - len(failed)} of {len(jobs)} runs)")
-    for number, why in failed.items():
-        say(f"failed: {jobs[number].title}: {why}", "red")
+    o.out_folder.mkdir(parents=True, exist_ok=True)
+    say(f"{len(jobs)} runs on {o.task}, {jobs[0].config.steps} steps each; records go to {o.out_folder}", "dim")
+    failed, records = _run(jobs, o.out_folder, o.workers, o.page)
+    say(f"records  {o.out_folder}  ({len(jobs) - len(failed)} of {len(jobs)} runs)")
+    for title, why in failed.items():
+        say(f"failed: {title}: {why}", "red")
     if failed:
-        fail(f"{len(failed)} of {len(jobs)} runs failed; call the same command again to try them again", code=1)
+        say(f"{len(failed)} of {len(jobs)} runs failed; call the same command again to try them again", "bold red")
+    facts = {"out": str(o.out_folder), "runs": len(jobs), "failed": failed}
+    return Answer(facts | {"records": list(map(_scored, records))}, _tables(records), code=1 if failed else 0)
 
 
-def _export(action: str, task: str, methods: list[str], out_folder: Path) -> None:
+def _export(o: BenchOptions) -> Answer:
     """Write rows; a method's name says of which pairing."""
     from monosem.bench.foreign import export_rows
     from monosem.bench.run import pairing_of
     from monosem.bench.tasks import TaskSource
     from monosem.bench.tasks import task as find_task
 
-    if action != "export":
-        fail(f'there is nothing called {action!r}; "monosem bench export" writes rows, "monosem bench" alone runs')
-    pairing = pairing_of(methods[0]) if methods else "sae"
-    with err().status(f"drawing {task}"):
-        paths = export_rows(TaskSource(find_task(task, pairing)), out_folder)
-    for path in paths:
-        say(f"{path}  {path.stat().st_size:,} bytes")
-    say(f"next, with a model trained on them: monosem evaluate MODEL --task {task!r} --out {out_folder}", "dim")
+    if o.action != "export":
+        fail(f'there is nothing called {o.action!r}; "monosem bench export" writes rows, "monosem bench" alone runs')
+    methods = split_methods(o.methods or [])
+    with err().status(f"drawing {o.task}"):
+        source = TaskSource(find_task(o.task, pairing_of(methods[0]) if methods else "sae"))
+        paths = export_rows(source, o.out_folder)
+    say(f"with a model trained on them: monosem evaluate MODEL --task {o.task!r} --out {o.out_folder}", "dim")
+    sizes = {str(path): path.stat().st_size for path in paths}
+    return Answer({"files": sizes}, "\n".join(f"{path}  {size:,} bytes" for path, size in sizes.items()))
 
 
-def _run(jobs: "list[Job]", out_folder: Path, workers: int | None, page: bool) -> dict[int, str]:
-    """Run the jobs, show their scores, write the page; why runs failed, by job."""
+def _run(
+    jobs: "list[Job]", out_folder: Path, workers: int | None, page: bool
+) -> tuple[dict[str, str], list[dict[str, Any]]]:
+    """Run the jobs and write the page: why runs failed, by title, and the records of the others."""
+    from monosem.bench.records import read_record
     from monosem.bench.run import run_jobs
     from monosem.cli.live import LiveRuns
     from monosem.report.page import write_report
@@ -165,23 +176,30 @@ def _run(jobs: "list[Job]", out_folder: Path, workers: int | None, page: bool) -
         paths = run_jobs(jobs, out_folder, workers, live.callbacks)
     if live.already:
         say(f"{live.already} of {len(jobs)} runs were there already from an earlier call", "dim")
-    _show([path for path in paths if path.exists()])
     if page and len(live.failed) < len(jobs):
         say(f"report   {write_report(out_folder, out_folder / 'report.html')}")
-    return live.failed
+    failed = {jobs[number].title: why for number, why in live.failed.items()}
+    return failed, [read_record(path) for path in paths if path.exists()]
 
 
-def _show(paths: list[Path]) -> None:
-    from monosem.bench.records import read_record
+def _scored(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record's run and its scores, without what the record says beside them."""
+    metrics = {name: row["value"] for name, row in record["metrics"].items() if "value" in row}
+    run = {"method": record["method"]["spec"], "anchored": bool(record["anchors"]), "seed": record["seed"]["world"]}
+    return run | {"metrics": metrics}
+
+
+def _tables(records: list[dict[str, Any]]) -> "RenderableType":
+    """A section of tables per task; nothing without a record."""
+    from rich.console import Group
+
     from monosem.cli.tables import section_table
     from monosem.report.summary import sections
 
-    if paths:
-        for section in sections(map(read_record, paths)):
-            out().print(section_table(section))
+    return Group(*(section_table(section) for section in sections(records))) if records else ""
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command()(bench)
-    app.command()(report)
+    add(app, "bench", bench)
+    add(app, "report", report)

@@ -1,152 +1,183 @@
 """`monosem list` and `monosem cite`: what there is, by name, and whose work it is."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
-from functools import partial
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from monosem.cli.console import fail, out
+from monosem.cli.console import fail
+from monosem.cli.options import Answer, add, catalogue, command_of, listed
+
+LISTS = {
+    "methods": "Methods",
+    "pairings": "Pairings",
+    "activations": "Activations",
+    "terms": "Loss terms",
+    "constraints": "Constraints",
+    "encoders": "Encoders",
+    "dictionaries": "Dictionaries",
+    "settings": "Settings",
+    "schedules": "Schedules",
+    "tasks": "Tasks, each for an SAE, a transcoder and a crosscoder",
+    "worlds": "Parts of a world: world(n=60, d=32, rows=4000, M=0.3, spread=0.0, signed=False) + ...",
+}
+"""What can be listed, and its title."""
+Entry = dict[str, str]
+"""A `name`, `what` it is, the `arguments` it takes with their defaults, and the `source` that it cites."""
 
 
-def cite(
-    method: Annotated[str, typer.Argument(help='A method: "topk", "jumprelu_transcoder", "topk(k=8)".')],
-) -> None:
+@dataclass(frozen=True)
+class CiteOptions:
+    """The options of `monosem cite`."""
+
+    method: Annotated[
+        str,
+        typer.Argument(
+            help='A method: "topk", "jumprelu_transcoder", "topk(k=8)".', autocompletion=lambda: listed("methods")
+        ),
+    ]
+
+
+@command_of(CiteOptions)
+def cite(o: CiteOptions) -> Answer:
     """Print BibTeX: the method, its pairing, and the paper that states the one problem."""
     from monosem.base.literature import TANG_2025
     from monosem.methods import recipe_of
 
-    recipe, pairing = recipe_of(method)
-    entries = [entry for entry in (recipe.citation, pairing, TANG_2025) if entry is not None]
-    typer.echo("\n".join(dict.fromkeys(entry.bibtex for entry in entries)))
+    recipe, pairing = recipe_of(o.method)
+    entries = dict.fromkeys(entry for entry in (recipe.citation, pairing, TANG_2025) if entry is not None)
+    facts = {entry.key: dataclasses.asdict(entry) for entry in entries}
+    return Answer(facts, "\n".join(entry.bibtex for entry in entries))
 
 
-def catalog(
+@dataclass(frozen=True)
+class ListOptions:
+    """The options of `monosem list`."""
+
     what: Annotated[
-        str, typer.Argument(help="methods, pairings, activations, terms, tasks or worlds; all without it.")
-    ] = "",
-) -> None:
+        str,
+        typer.Argument(
+            help="What to list, such as methods, terms or tasks; without it, everything.",
+            autocompletion=lambda: list(LISTS),
+        ),
+    ] = ""
+
+
+@command_of(ListOptions)
+def catalog(o: ListOptions) -> Answer:
     """List methods with their arguments and citations, pairings, activations, loss terms, tasks and parts of worlds."""
-    tables: dict[str, Callable[[], Table]] = {
-        "methods": _methods,
-        "pairings": _pairings,
-        "activations": _activations,
-        "terms": _terms,
-        **{kind: partial(_entries, kind) for kind in _KINDS},
-        "tasks": _tasks,
-        "worlds": _worlds,
-    }
-    if what and what not in tables:
-        fail(f"there is no list of {what!r}; choose one of {', '.join(tables)}")
-    for name, table in tables.items():
-        if what in ("", name):
-            out().print(table())
-            out().print()
-    if what in ("", "methods"):
-        out().print(
-            '[dim]Any method takes a pairing as suffix, and any argument in brackets: "topk_crosscoder(k=8)".[/]'
-        )
+    from monosem.base import plugins
+
+    if o.what and o.what not in LISTS:
+        fail(f"there is no list of {o.what!r}; choose one of {', '.join(LISTS)}")
+    lists = registered() if plugins.loaded() else catalogue()
+    chosen = {name: lists[name] for name in LISTS if o.what in ("", name)}
+    shown: list[RenderableType] = []
+    for name, entries in chosen.items():
+        shown += [_table(LISTS[name], entries), ""]
+    if "tasks" in chosen:
+        shown.append(Text("n features in n_p dimensions, n_q latents, S = Pr(x_i = 0), M the interference", "dim"))
+    if "methods" in chosen:
+        text = 'Any method takes a pairing as suffix, and any argument in brackets: "topk_crosscoder(k=8)".'
+        shown.append(Text(text, "dim"))
+    return Answer(chosen, Group(*shown))
 
 
-def _table(title: str, rows: Iterable[tuple[str, str, str]]) -> Table:
-    """A name, what it is, and below that, dim, what it takes or where it is from."""
+def registered() -> dict[str, list[Entry]]:
+    """The catalogue as the registries have it."""
+    makers = {"methods": _methods, "pairings": _pairings, "activations": _activations, "terms": _terms}
+    makers |= {"tasks": _tasks, "worlds": _worlds}
+    return {name: list(makers[name]() if name in makers else _parts(name)) for name in LISTS}
+
+
+def write_catalog() -> None:
+    """Write the registries into the catalogue that ships."""
+    from monosem.base.files import write_atomic
+
+    text = json.dumps(registered(), indent=1, ensure_ascii=False) + "\n"
+    write_atomic(Path(__file__).with_name("catalog.json"), text.encode())
+
+
+def _table(title: str, entries: Iterable[Entry]) -> Table:
+    """A name, what it is, and below that, dim, what it takes and where it is from."""
     table = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
     table.add_column(style="cyan", no_wrap=True)
-    table.add_column()
-    for name, what, more in rows:
-        table.add_row(name, Text.assemble(what, (f"\n{more}" if more else "", "dim")))
+    table.add_column(overflow="fold")
+    for entry in entries:
+        more = "   ".join(filter(None, (entry["arguments"], entry["source"] and f"[{entry['source']}]")))
+        table.add_row(entry["name"], Text.assemble(entry["what"], (f"\n{more}" if more else "", "dim")))
     return table
 
 
-def _methods() -> Table:
+def _entry(name: str, what: str, arguments: str = "", source: str = "") -> Entry:
+    return {"name": name, "what": what, "arguments": arguments, "source": source}
+
+
+def _methods() -> Iterable[Entry]:
     from monosem.methods import METHODS
 
-    rows = (
-        (name, recipe.summary, f"{_arguments(recipe.defaults)}   [{recipe.citation.short}]")
-        for name, recipe in METHODS.items()
-    )
-    return _table("Methods", rows)
+    for name, recipe in METHODS.items():
+        yield _entry(name, recipe.summary, _arguments(recipe.defaults), recipe.citation.short)
 
 
-def _pairings() -> Table:
+def _pairings() -> Iterable[Entry]:
     from monosem.core.pairs import PAIRINGS
     from monosem.methods import recipe_of
 
-    def row(name: str) -> tuple[str, str, str]:
+    for name, pairing in PAIRINGS.items():
         example = "topk" if name == "sae" else f"topk_{name}"
         citation = recipe_of(example)[1]
-        return (
-            name,
-            _sentence(type(PAIRINGS[name])),
-            f"as in {example}" + (f"   [{citation.short}]" if citation else ""),
-        )
-
-    return _table("Pairings", map(row, PAIRINGS))
+        yield _entry(name, _sentence(type(pairing)), f"as in {example}", citation.short if citation else "")
 
 
-def _activations() -> Table:
+def _activations() -> Iterable[Entry]:
     from monosem.core.activations import ACTIVATIONS
 
-    return _table(
-        "Activations", ((name, _sentence(kind), _arguments(_fields(kind))) for name, kind in ACTIVATIONS.items())
-    )
+    for name, kind in ACTIVATIONS.items():
+        yield _entry(name, _sentence(kind), _arguments(_fields(kind)))
 
 
-def _terms() -> Table:
+def _terms() -> Iterable[Entry]:
     from monosem.losses import fidelity, revival, sparsity  # noqa: F401 (they register their terms)
     from monosem.losses.objective import TERMS
 
-    return _table("Loss terms", ((name, _sentence(kind), _arguments(_fields(kind))) for name, kind in TERMS.items()))
+    for name, kind in TERMS.items():
+        yield _entry(name, _sentence(kind), _arguments(_fields(kind)))
 
 
-_KINDS = ("constraints", "encoders", "dictionaries", "settings", "schedules")
-"""What else a method's text can name; docs/methods.md."""
+def _parts(kind: str) -> Iterable[Entry]:
+    """What else a method's text can name; docs/methods.md."""
+    from monosem.methods.catalogue import catalogue as parts
+
+    for entry in parts()[kind]:
+        yield _entry(entry.name, entry.summary, entry.text, entry.where)
 
 
-def _entries(kind: str) -> Table:
-    from monosem.methods.catalogue import catalogue
-
-    where = {entry.where for entry in catalogue()[kind]}
-    rows = ((entry.name, entry.summary, entry.text) for entry in catalogue()[kind])
-    return _table(f"{kind.capitalize()}, {' or '.join(where)}", rows)
-
-
-def _tasks() -> Table:
+def _tasks() -> Iterable[Entry]:
     from monosem.bench.tasks import TASKS
 
-    table = Table(
-        title="Tasks, each for an SAE, a transcoder and a crosscoder",
-        title_justify="left",
-        title_style="bold",
-        box=None,
-        pad_edge=False,
-        caption="n features in n_p dimensions, n_q latents, S = Pr(x_i = 0), M the interference",
-        caption_justify="left",
-    )
-    table.add_column("name", style="cyan", no_wrap=True)
-    for column in ("version", "n", "n_p", "n_q", "S", "M", "rows", "anchors"):
-        table.add_column(column, justify="right", no_wrap=True)
     for name, task in TASKS.items():
         world = task.world
         sparsity = getattr(world.law, "sparsity", None)
-        rows = "stream" if world.rows is None else f"{world.rows:,}"
-        law = type(world.law).__name__ if sparsity is None else f"{sparsity:g}"
-        sizes = (world.n, world.widths[0], task.n_q, law, f"{world.max_interference:g}", rows, task.anchors)
-        table.add_row(name, str(task.version), *map(str, sizes))
-    return table
+        law = f"law {type(world.law).__name__}" if sparsity is None else f"S={sparsity:g}"
+        rows = "a stream of rows" if world.rows is None else f"{world.rows:,} rows"
+        sizes = f"n={world.n}, n_p={world.widths[0]}, n_q={task.n_q}, {law}, M={world.max_interference:g}"
+        yield _entry(name, f"{sizes}, {rows}", f"version {task.version}, {task.anchors} anchors")
 
 
-def _worlds() -> Table:
+def _worlds() -> Iterable[Entry]:
     from monosem.bench.worlds import PARTS
 
-    rows = ((name, registry.kind, kind) for registry in PARTS for name, kind in registry.items())
-    return _table(
-        "Parts of a world: world(n=60, d=32, rows=4000, M=0.3, spread=0.0, signed=False) + ...",
-        ((name, f"{kind}: {_sentence(one)}", _arguments(_fields(one))) for name, kind, one in rows),
-    )
+    for registry in PARTS:
+        for name, kind in registry.items():
+            yield _entry(name, f"{registry.kind}: {_sentence(kind)}", _arguments(_fields(kind)))
 
 
 def _sentence(kind: type) -> str:
@@ -172,5 +203,5 @@ def _arguments(defaults: dict[str, Any]) -> str:
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command("list")(catalog)
-    app.command()(cite)
+    add(app, "list", catalog)
+    add(app, "cite", cite)

@@ -1,24 +1,19 @@
-"""The terminal: where results and messages go, and how an error looks."""
+"""The terminal: where results, messages and errors go, and how each looks."""
 
-import inspect
+import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import MISSING, fields
-from typing import Any, NoReturn, TypeVar, get_type_hints
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
-from monosem.anchors.directions import AnchorWarning
 from monosem.base.errors import MonosemError
-from monosem.base.tensors import UncheckedWarning
 
-_Options = TypeVar("_Options")
-
-CONTINUES = frozenset(["bench", "harvest", "study", "train"])
+CONTINUES = frozenset(["bench", "harvest", "sample", "study", "train"])
 """Commands that go on where they stopped when they are called again."""
 EXTRAS = {
     "PIL": "report",
@@ -29,6 +24,25 @@ EXTRAS = {
     "transformers": "real",
 }
 """The extra that installs a package."""
+RENAMED: Mapping[str, Mapping[str, str]] = {
+    "harvest": {
+        "--model": "--network",
+        "--at": "--read",
+        "--batch": "--batch-tokens",
+        "--field": "--text-key",
+        "--labels": "--labels-key",
+    },
+    "sample": {"--model": "--network"},
+    "evaluate": {"--at": "--read", "--to": "--write", "--field": "--text-key"},
+    "steer": {"--at": "--read", "--to": "--write"},
+    "train": {"--batch": "--batch-size", "--store": "--data"},
+    "discover": {"--store": "--data"},
+    "from-classes": {"--store": "--data"},
+    "score-classes": {"--store": "--data", "--model": "no option: write the dictionary's path alone"},
+}
+"""By command: options of earlier versions, and what to write today."""
+
+_quiet = False
 
 
 def out() -> Console:
@@ -37,8 +51,24 @@ def out() -> Console:
 
 
 def err() -> Console:
-    """Messages and progress: standard error."""
-    return Console(stderr=True, highlight=False)
+    """Messages and progress: standard error, silent under --quiet."""
+    return Console(stderr=True, highlight=False, quiet=_quiet)
+
+
+@contextmanager
+def quietly(quiet: bool) -> Iterator[None]:
+    """No messages and no progress inside, if `quiet`; errors are shown all the same."""
+    global _quiet
+    log = logging.getLogger("monosem")
+    before, level = _quiet, log.level
+    _quiet = quiet
+    if quiet:
+        log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        _quiet = before
+        log.setLevel(level)
 
 
 def say(text: str, style: str = "") -> None:
@@ -51,7 +81,19 @@ def set_threads(threads: int | None) -> None:
     if threads is not None:
         import torch
 
+        if threads < 1:
+            fail(f"--threads {threads}; it must be at least 1")
         torch.set_num_threads(threads)
+
+
+def check_device(name: str) -> None:
+    """Refuse what torch does not know as a device; whether it is here is said where it is used."""
+    import torch
+
+    try:
+        torch.device(name)
+    except RuntimeError:
+        fail(f"--device {name} is no device that torch knows; write cpu, cuda or cuda:1")
 
 
 def split_names(text: str | None) -> list[str] | None:
@@ -62,8 +104,45 @@ def split_names(text: str | None) -> list[str] | None:
 def fail(message: str, code: int = 2) -> NoReturn:
     """Say what is wrong on one line and stop with an exit code."""
     line = Text.assemble(("error: ", "bold red"), (" ".join(message.split()), "red"))
-    err().print(line, soft_wrap=True)
+    Console(stderr=True, highlight=False).print(line, soft_wrap=True)
     raise typer.Exit(code)
+
+
+@contextmanager
+def rate_bar(total: int | None) -> Iterator[Callable[[int, int], None]]:
+    """A bar that is told (rows, tokens) of this call so far: rows of the total, tokens a second, time left."""
+    import time
+
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    began, of = time.perf_counter(), "" if total is None else f" of {total:,}"
+    columns = (BarColumn(bar_width=16), TextColumn("{task.description}"), TimeElapsedColumn(), *_left(total))
+    with Progress(*columns, console=err(), transient=True) as bar:
+        task = bar.add_task("", total=total)
+
+        def advance(rows: int, tokens: int) -> None:
+            rate = tokens / max(time.perf_counter() - began, 1e-9)
+            bar.update(task, completed=rows, description=f"{rows:,}{of} rows  {rate:,.0f} tokens/s")
+
+        yield advance
+
+
+@contextmanager
+def sample_bar(total: int, done: int) -> Iterator[Callable[[float], None]]:
+    """A bar that is told how many texts are done, with fractions; `done` were there before."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (BarColumn(bar_width=16), TextColumn("{task.description}"), TimeElapsedColumn(), *_left(total))
+    with Progress(*columns, console=err(), transient=True) as bar:
+        task = bar.add_task(f"{done:,} of {total:,} texts", total=total, completed=done)
+        yield lambda texts: bar.update(task, completed=texts, description=f"{texts:,.0f} of {total:,} texts")
+
+
+def _left(total: int | None) -> tuple[Any, ...]:
+    """Columns with the time left, where that can be known."""
+    from rich.progress import TextColumn, TimeRemainingColumn
+
+    return () if total is None else (TextColumn("[dim]left[/]"), TimeRemainingColumn())
 
 
 @contextmanager
@@ -75,7 +154,7 @@ def _warnings_in_a_line() -> Iterator[None]:
         def show(
             message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: Any, **more: Any
         ) -> None:
-            if issubclass(category, (AnchorWarning, UncheckedWarning)):
+            if category.__module__.startswith("monosem."):
                 err().print(Text.assemble(("warning: ", "bold yellow"), (str(message), "yellow")), soft_wrap=True)
             else:
                 usual(message, category, filename, lineno, *rest, **more)
@@ -84,50 +163,58 @@ def _warnings_in_a_line() -> Iterator[None]:
         yield
 
 
-def command_of(kind: type[_Options]) -> Callable[[Callable[[_Options], None]], Callable[..., None]]:
-    """A command whose options are the fields of a dataclass, and which is called with one of these."""
-
-    def decorate(run: Callable[[_Options], None]) -> Callable[..., None]:
-        hints = get_type_hints(kind, include_extras=True)
-        parameters = [
-            inspect.Parameter(
-                field.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=inspect.Parameter.empty if field.default is MISSING else field.default,
-                annotation=hints[field.name],
-            )
-            for field in fields(kind)  # type: ignore[arg-type]
-        ]
-
-        def command(**options: Any) -> None:
-            run(kind(**options))
-
-        command.__name__, command.__doc__, command.__module__ = run.__name__, run.__doc__, run.__module__
-        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        command.__annotations__ = {p.name: p.annotation for p in parameters}
-        return command
-
-    return decorate
+def _usage(error: Any, path: str) -> NoReturn:
+    """What the parser refuses in the command of a path, on one line with the remedy."""
+    command = error.ctx.info_name if error.ctx else None
+    today = RENAMED.get(command or "", {}).get(getattr(error, "option_name", ""))
+    if today:
+        fail(f"{command} no longer takes {error.option_name}; it is {today}")
+    path, what = error.ctx.command_path if error.ctx else path, error.format_message().rstrip(".?")
+    fail(f"{what[:1].lower()}{what[1:]}; {path} --help shows what it takes")
 
 
 class Commands(TyperGroup):
     """Commands whose errors take one line and no traceback."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Read the arguments before the command's name."""
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except Exception as error:
+            if not _is_usage(error):
+                raise
+            _usage(error, info_name or "")
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; exit code 2 for a wrong input, 130 for an interrupt."""
         try:
             with _warnings_in_a_line():
                 return super().invoke(ctx)
-        except MonosemError as error:
-            fail(str(error))
-        except OSError as error:  # what the system says about a file that nobody named
-            place = f"{error.filename}: " if error.filename else ""
-            fail(f"{place}{error.strerror or error}; check the path and the disk")
-        except ModuleNotFoundError as error:
-            if error.name not in EXTRAS:
-                raise
-            fail(f'this needs {error.name}, which is not installed; pip install "monosem[{EXTRAS[error.name]}]"')
         except KeyboardInterrupt:
             on = "; call the same command again to go on" if ctx.invoked_subcommand in CONTINUES else ""
             say(f"interrupted{on}", "yellow")
             raise typer.Exit(130) from None
+        except Exception as error:
+            message = _message(error)
+            if message is not None:
+                fail(message)
+            if not _is_usage(error):
+                raise
+            _usage(error, f"{ctx.command_path} {ctx.invoked_subcommand or ''}".strip())
+
+
+def _is_usage(error: Exception) -> bool:
+    """Whether the parser refuses something; a bare command that shows its help is no such refusal."""
+    return hasattr(error, "format_message") and type(error).__name__ != "NoArgsIsHelpError"
+
+
+def _message(error: Exception) -> str | None:
+    """What to say of an error that is the caller's to mend; None for any other."""
+    if isinstance(error, MonosemError):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
+        return f'this needs {error.name}, which is not installed; pip install "monosem[{EXTRAS[error.name]}]"'
+    if isinstance(error, OSError):  # what the system says about a file that nobody named
+        place = f"{error.filename}: " if error.filename else ""
+        return f"{place}{error.strerror or error}; check the path and the disk"
+    return None

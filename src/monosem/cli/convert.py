@@ -1,55 +1,68 @@
 """`monosem convert` and `monosem describe`: other libraries' files."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from monosem.cli.console import out, say
+from monosem.cli.console import fail, say
+from monosem.cli.options import Answer, add, command_of, opt
+from monosem.cli.shared import Dictionary, quoted
 
 _Scale = Annotated[
     float | None,
-    typer.Option("--input-scale", help="Factor on the inputs in training, where the file does not hold it."),
+    opt("Factor on the inputs in training. [default: what the file says]", "--input-scale"),
 ]
 
 
-def convert(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="A file or folder of any known format.")],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
-    format: Annotated[str, typer.Option("--format", "-f", help="The format to write, as saelens.")] = "monosem",
-    input_scale: _Scale = None,
-) -> None:
-    """Rewrite a model in another format, the same function; what a format cannot express is refused with the reason."""
+@dataclass(frozen=True)
+class ConvertOptions:
+    """The options of `monosem convert`."""
+
+    dictionary: Dictionary
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")]
+    format: Annotated[str, opt("Format to write, such as saelens.", "--format", "-f")] = "monosem"
+    input_scale: _Scale = None
+
+
+@command_of(ConvertOptions)
+def convert(o: ConvertOptions) -> Answer:
+    """Rewrite a dictionary in another format, the same function; what a format cannot express is refused."""
     from monosem.interop import FORMATS, read, save
 
-    chosen = FORMATS[format]
-    if target.resolve() == source.resolve():
-        raise typer.BadParameter(f"OUT is IN ({target}); write to another folder")
-    loaded = read(source, input_scale)
-    save(loaded.model, target, format, loaded.metadata)
+    chosen = FORMATS[o.format]
+    if o.target.resolve() == o.dictionary.resolve():
+        fail(f"OUT is DICTIONARY ({o.target}); write to another folder")
+    loaded = read(o.dictionary, o.input_scale)
+    save(loaded.model, o.target, o.format, loaded.metadata)
     for note in loaded.notes:
         say(note, "yellow")
-    out().print(f"{FORMATS[loaded.format].title} -> {chosen.title}: {target}", soft_wrap=True)
+    facts = {"dictionary": str(o.dictionary), "out": str(o.target), "from": loaded.format, "to": o.format}
+    shown = f"{FORMATS[loaded.format].title} -> {chosen.title}: {o.target}"
+    return Answer(facts | {"notes": list(loaded.notes)}, shown, quoted("monosem", "describe", o.target))
 
 
-def describe(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A file or folder of any known format.")],
-    input_scale: _Scale = None,
-    weights: Annotated[bool, typer.Option("--weights", help="Read the weights too, for their norms.")] = False,
-) -> None:
+@dataclass(frozen=True)
+class DescribeOptions:
+    """The options of `monosem describe`."""
+
+    dictionary: Dictionary
+    input_scale: _Scale = None
+    weights: Annotated[bool, opt("Read the weights too, for their norms.", "--weights")] = False
+
+
+@command_of(DescribeOptions)
+def describe(o: DescribeOptions) -> Answer:
     """Say what a file holds, by its headers: kind, sizes, activation, the share of dead latents if known."""
+    from monosem.cli.tables import values_table
     from monosem.interop import describe as description
 
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, text in description(path, input_scale, weights=weights).rows:
-        table.add_row(name, text)
-    out().print(table)
+    rows = dict(description(o.dictionary, o.input_scale, weights=o.weights).rows)
+    return Answer(rows, values_table(rows))
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command()(convert)
-    app.command()(describe)
+    add(app, "convert", convert)
+    add(app, "describe", describe)

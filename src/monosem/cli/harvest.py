@@ -2,189 +2,203 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from monosem.cli.console import err, fail, out, say, set_threads
+from monosem.cli.console import fail, rate_bar, sample_bar, say, set_threads
+from monosem.cli.options import Answer, add, command_of, opt
+from monosem.cli.shared import NetworkOptions, RowsOptions, TextOptions, Threads, train_command
 
 if TYPE_CHECKING:
     from monosem.data.batches import Batch
-    from monosem.networks.harvest import Progress
+    from monosem.data.store import Store
+
+_stored = partial(opt, panel="Store")
 
 
-def sample(
-    model: Annotated[str, typer.Option(help="Language model: a folder or a known network.", show_default=False)],
-    out_file: Annotated[Path, typer.Option("--out", help="A .jsonl file.", show_default=False)],
-    documents: Annotated[int, typer.Option(help="Number of texts.")] = 1200,
-    tokens: Annotated[int, typer.Option(help="Most tokens of one text.")] = 255,
-    temperature: Annotated[float, typer.Option(help="Sampling temperature.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Seed for the sampled tokens.")] = 0,
-    threads: Annotated[int | None, typer.Option(help="Torch threads.")] = None,
-) -> None:
-    """Sample texts from a language model, for one whose training texts are not at hand (stories15m)."""
-    from monosem.base.files import write_atomic
-    from monosem.networks.models import open_network
+@dataclass(frozen=True)
+class SampleOptions:
+    """The options of `monosem sample`."""
+
+    network: Annotated[str, opt("Language model: a transformers folder, or a name in the cache.")]
+    out_file: Annotated[Path, opt("File of texts to write: .jsonl.", "--out")]
+    documents: Annotated[int, opt("Number of texts.")] = 1200
+    tokens: Annotated[int, opt("Most tokens of one text.")] = 255
+    temperature: Annotated[float, opt("Temperature of the sampling.")] = 1.0
+    seed: Annotated[int, opt("Seed for the sampled tokens.")] = 0
+    threads: Threads = None
+
+
+@command_of(SampleOptions)
+def sample(o: SampleOptions) -> Answer:
+    """Sample texts from a language model, for one whose training texts are not at hand (stories15m).
+
+    Texts are written as they are drawn; called again, it goes on after the last one, also to more --documents.
+    """
     from monosem.networks.sampling import sample_texts
 
-    set_threads(threads)
-    if out_file.suffix != ".jsonl":
-        fail(f"--out {out_file} is no .jsonl file; name it so")
-    if out_file.exists():
-        say(f"{out_file} is there already; delete it to draw again", "yellow")
-        return
-    with err().status("reading the network"):
-        network, tokenizer = open_network(model)
-    lines = []
-    with rate_bar(documents, "texts") as progress:
-        for text in sample_texts(network, tokenizer, documents, tokens, temperature=temperature, seed=seed):
-            lines.append(json.dumps({"text": text}, ensure_ascii=False) + "\n")
-            progress(len(lines), len(lines))
-    write_atomic(out_file, "".join(lines).encode())
-    out().print(f"{len(lines):,} texts in {out_file}", soft_wrap=True)
+    set_threads(o.threads)
+    if o.documents < 1 or o.tokens < 1:
+        fail(f"--documents {o.documents} and --tokens {o.tokens}; both are at least 1")
+    there = _texts_there(o)
+    if there:
+        say(f"{o.out_file} holds {there:,} texts of an earlier call", "dim")
+    facts = {"out": str(o.out_file), "texts": max(there, o.documents), "drawn": max(0, o.documents - there)}
+    if there < o.documents:
+        network, tokenizer = NetworkOptions(o.network).open()
+        options: dict[str, Any] = {"temperature": o.temperature, "seed": o.seed, "first": there}
+        with sample_bar(o.documents, there) as progress, o.out_file.open("a", encoding="utf-8") as file:
+            texts = sample_texts(network, tokenizer, o.documents, o.tokens, progress=progress, **options)
+            for text in texts:
+                file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
+                file.flush()
+    return Answer(facts, f"{facts['texts']:,} texts in {o.out_file}")
 
 
-_Models = Annotated[
-    list[str],
-    typer.Option(help="A transformers folder or a known network; NAME=PATH, twice, for two.", show_default=False),
-]
-_At = Annotated[str, typer.Option(help='Sites, as "model.layers.5.mlp:in,out"; * matches.', show_default=False)]
-_Text = Annotated[
-    list[Path], typer.Option("--text", help="Texts: .txt, .jsonl or .parquet; may be repeated.", show_default=False)
-]
-_Out = Annotated[Path, typer.Option("--out", help="Folder of the store.", show_default=False)]
-_Rows = Annotated[int | None, typer.Option(help="Number of rows to stop after. [default: all]", show_default=False)]
-_Each = Annotated[str, typer.Option(help="One document of a .txt file: line, paragraph or file.")]
-_Field = Annotated[str, typer.Option(help="Field or column that holds the text.")]
-_Label = Annotated[str | None, typer.Option(help="Field or column that holds a document's class.", show_default=False)]
+def _texts_there(o: SampleOptions) -> int:
+    """The number of whole texts of an earlier call; what is left of a last one is cut off."""
+    from monosem.base.files import read_json, write_json
+
+    if o.out_file.suffix != ".jsonl":
+        fail(f"--out {o.out_file} is no .jsonl file; name it so")
+    note = o.out_file.with_suffix(".json")
+    settings = {name: getattr(o, name) for name in ("network", "tokens", "temperature", "seed")}
+    if not o.out_file.exists():
+        o.out_file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(note, settings)
+        return 0
+    before = read_json(note) if note.is_file() else {}
+    differ = [f"--{name} {before.get(name)}" for name, value in settings.items() if before.get(name) != value]
+    if differ:
+        origin = f"was drawn with {', '.join(differ)}" if before else "is no file of this command"
+        fail(f"{o.out_file} {origin}; repeat that, or name another --out")
+    whole = o.out_file.read_bytes()
+    end = whole.rfind(b"\n") + 1
+    if end < len(whole):
+        with o.out_file.open("r+b") as file:
+            file.truncate(end)
+    return whole.count(b"\n")
 
 
-def harvest(
-    model: _Models,
-    at: _At,
-    text: _Text,
-    out_folder: _Out,
-    rows: _Rows = None,
-    each: _Each = "line",
-    field: _Field = "text",
-    labels: _Label = None,
-    length: Annotated[int, typer.Option(help="Most tokens of one window.")] = 256,
-    batch: Annotated[int, typer.Option(help="Tokens of one forward pass.")] = 4096,
-    special: Annotated[bool, typer.Option(help="Keep special tokens as rows.")] = False,
-    first: Annotated[int, typer.Option(help="Number of tokens to skip at the start of a window.")] = 0,
-    pool: Annotated[str, typer.Option(help="One row per document: mean, first or last; or none.")] = "none",
-    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
-    shard_rows: Annotated[int, typer.Option(help="Rows of one shard.")] = 65536,
-    threads: Annotated[int | None, typer.Option(help="Torch threads.")] = None,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class HarvestOptions:
+    """The options of `monosem harvest`."""
+
+    network: Annotated[
+        list[str],
+        opt("Network: a transformers folder, or a name in the cache; two of them as NAME=NETWORK, repeated."),
+    ]
+    read: Annotated[str, opt('Sites to store, as "model.layers.5.mlp:in,out"; * matches.')]
+    text: Annotated[list[Path], opt("Texts: .txt, .jsonl or .parquet; may be repeated.", "--text")]
+    out_folder: Annotated[Path, opt("Folder of the store to write.", "--out")]
+    rows: Annotated[int | None, opt("Number of rows to stop after. [default: all]")] = None
+    texts: TextOptions
+    labels_key: Annotated[
+        str | None, opt("Field of .jsonl, or column of .parquet, that holds a text's class.", panel="Text")
+    ] = None
+    special: Annotated[bool, opt("Keep special tokens as rows.", "--special", panel="Text", more=True)] = False
+    first: Annotated[int, opt("Tokens to skip at the start of a window.", panel="Text", more=True)] = 0
+    pool: Annotated[str, _stored("One row per document, by mean, first or last; or none.")] = "none"
+    store_dtype: Annotated[str, _stored("Type that rows are stored in: float32, float16 or bfloat16.")] = "float32"
+    shard_rows: Annotated[int, _stored("Number of rows of one shard.", more=True)] = 65536
+    batch_tokens: Annotated[int, _stored("Tokens of one forward pass.", more=True)] = 4096
+    threads: Threads = None
+
+
+@command_of(HarvestOptions)
+def harvest(o: HarvestOptions) -> Answer:
     """Store a network's activations at some sites; called again after an interruption, it ends with the same bytes."""
     from monosem.base.files import check_output
+
+    check_output(o.out_folder)
+    set_threads(o.threads)
+    models, tokenizer = _models(o.network)
+    for one in models.values():
+        most = getattr(one.config, "max_position_embeddings", o.texts.length)
+        if o.texts.length > most:
+            fail(f"--length {o.texts.length} is more than the network's {most} positions; lower it")
+    with rate_bar(o.rows) as progress:
+        store = _stored_rows(o, models, tokenizer, progress)
+    sites = ", ".join(f"{site} ({width})" for site, width in zip(store.sites, store.widths, strict=True))
+    shards = len(store.manifest["shards"])
+    facts = {
+        "out": str(o.out_folder),
+        "rows": store.rows,
+        "shards": shards,
+        "sites": dict(zip(store.sites, store.widths, strict=True)),
+    }
+    shown = f"{store.rows:,} rows of {sites} in {o.out_folder}, {shards} shard{'s' * (shards != 1)}"
+    site, width = store.sites[-1], store.widths[-1]
+    read = RowsOptions(o.out_folder, read=site if len(store.sites) > 1 else None)
+    follow = train_command(read, width, o.out_folder.with_name(f"{o.out_folder.name}-sae"))
+    return Answer(facts, shown, follow)
+
+
+def _stored_rows(o: HarvestOptions, models: dict[str, Any], tokenizer: Any, progress: Any) -> "Store":
+    """The store of what the texts give at the sites."""
     from monosem.data.texts import pieces
     from monosem.networks.harvest import harvest as run
 
-    check_output(out_folder)
-    set_threads(threads)
-    with err().status("reading the network"):
-        models, tokenizer = _models(model)
-    _check_length(models, length)
-    drop = () if special or pool != "none" else tuple(sorted(set(tokenizer.all_special_ids)))
-    batches, names = _batches(tokenizer, (text, each, field, labels), length, batch, drop, first)
-    sizes = [{"path": str(path), "bytes": path.stat().st_size} for path in text]
-    about = {"model": model, "text": sizes, "each": each, "length": length, "batch": batch}
-    with rate_bar(rows) as progress:
-        store = run(
-            models if len(models) > 1 else next(iter(models.values())),
-            at,
-            batches,
-            out_folder,
-            pool=pool,  # type: ignore[arg-type]
-            dtype=dtype,
-            rows=rows,
-            shard_rows=shard_rows,
-            labels=names,
-            vocabulary=pieces(tokenizer),
-            about=about | {"drop": list(drop), "first": first},
-            progress=progress,
-        )
-    sites = ", ".join(f"{site} ({width})" for site, width in zip(store.sites, store.widths, strict=True))
-    shards = len(store.manifest["shards"])
-    out().print(f"{store.rows:,} rows of {sites} in {out_folder}, {shards} shards", soft_wrap=True)
-    say(f'next: monosem train --data {out_folder} --method "topk(k=32)" --n-q 4096 --out MODEL', "dim")
+    drop = () if o.special or o.pool != "none" else tuple(sorted(set(tokenizer.all_special_ids)))
+    batches, names = _batches(o, tokenizer, drop)
+    sizes = [{"path": str(path), "bytes": path.stat().st_size} for path in o.text]
+    about = {"model": o.network, "text": sizes, "each": o.texts.each, "length": o.texts.length}
+    return run(
+        models if len(models) > 1 else next(iter(models.values())),
+        o.read,
+        batches,
+        o.out_folder,
+        pool=o.pool,  # type: ignore[arg-type]
+        dtype=o.store_dtype,
+        rows=o.rows,
+        shard_rows=o.shard_rows,
+        labels=names,
+        vocabulary=pieces(tokenizer),
+        about=about | {"batch": o.batch_tokens, "drop": list(drop), "first": o.first},
+        progress=progress,
+    )
 
 
-def _check_length(models: dict[str, Any], length: int) -> None:
-    for one in models.values():
-        most = getattr(one.config, "max_position_embeddings", length)
-        if length > most:
-            fail(f"--length {length} is more than the network's {most} positions; lower it")
-
-
-def _batches(
-    tokenizer: Any,
-    texts: tuple[list[Path], str, str, str | None],
-    length: int,
-    tokens: int,
-    drop: tuple[int, ...],
-    first: int,
-) -> "tuple[Iterator[Batch], list[str] | None]":
+def _batches(o: HarvestOptions, tokenizer: Any, drop: tuple[int, ...]) -> "tuple[Iterator[Batch], list[str] | None]":
     """Batches of the texts' tokens, and the names of their classes where they have labels."""
     from monosem.data.batches import TokenFilter
     from monosem.data.texts import read_documents, text_batches
 
-    documents, names, codes = list(read_documents(*texts)), None, None  # type: ignore[arg-type]
-    if texts[3]:
+    documents = list(read_documents(o.text, o.texts.each, o.texts.text_key, o.labels_key))  # type: ignore[arg-type]
+    names, codes = None, None
+    if o.labels_key:
         names = sorted({str(document.label) for document in documents})
         codes = [names.index(str(document.label)) for document in documents]
-    keep, words = TokenFilter(drop, first), (document.text for document in documents)
-    return text_batches(tokenizer, words, length=length, tokens=tokens, keep=keep, labels=codes), names
+    keep, words, length = TokenFilter(drop, o.first), (document.text for document in documents), o.texts.length
+    return text_batches(tokenizer, words, length=length, tokens=o.batch_tokens, keep=keep, labels=codes), names
 
 
 def _models(given: list[str]) -> tuple[dict[str, Any], Any]:
     """Models by name ("" for one), and the tokenizer of the first."""
-    from monosem.networks.models import open_network
-
-    opened = {name: open_network(path) for name, path in _named(given)}
+    opened = {name: NetworkOptions(path).open() for name, path in _named(given)}
     sizes = {len(tokenizer) for _, tokenizer in opened.values()}
     if len(sizes) > 1:
-        fail(f"the models' tokenizers differ ({sorted(sizes)} tokens); two models must read the same batches")
+        fail(f"the networks' tokenizers differ ({sorted(sizes)} tokens); two networks must read the same batches")
     return {name: network for name, (network, _) in opened.items()}, next(iter(opened.values()))[1]
 
 
 def _named(given: list[str]) -> list[tuple[str, str]]:
-    """(name, path) of every model; one alone has no name."""
+    """(name, path) of every network; one alone has no name."""
     if len(given) == 1:
         return [("", given[0])]
     pairs = [(name, path) for name, equals, path in (text.partition("=") for text in given) if equals]
     if len(pairs) < len(given):
-        fail("several models need names: --model base=PATH --model tuned=PATH")
+        fail("several networks need names: --network base=PATH --network tuned=PATH")
     if len(dict(pairs)) < len(pairs):
-        fail(f"two models are called {pairs[0][0]!r}; give each a name of its own")
+        fail(f"two networks are called {pairs[0][0]!r}; give each a name of its own")
     return pairs
-
-
-@contextmanager
-def rate_bar(total: int | None, unit: str = "rows") -> "Iterator[Progress]":
-    """A bar with rows and tokens a second, counted from the first batch of this call."""
-    import time
-
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (BarColumn(bar_width=24), TextColumn("{task.description}"), TimeElapsedColumn())
-    began = time.perf_counter()
-    with Progress(*columns, console=err(), transient=True) as bar:
-        task = bar.add_task("", total=total)
-
-        def advance(rows: int, tokens: int) -> None:
-            rate = tokens / max(time.perf_counter() - began, 1e-9)
-            speed = f"{rate:,.0f} tokens/s" if unit == "rows" else f"{rate:,.1f} {unit}/s"
-            bar.update(task, completed=rows, description=f"{rows:,} {unit}  {speed}")
-
-        yield advance
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command()(harvest)
-    app.command()(sample)
+    add(app, "harvest", harvest)
+    add(app, "sample", sample)

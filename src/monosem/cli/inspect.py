@@ -1,133 +1,130 @@
 """`monosem inspect`: a page to look at what each latent fires on."""
 
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from monosem.cli.console import err, fail, say, set_threads
+from monosem.cli.console import err, fail, rate_bar, say, set_threads
+from monosem.cli.options import Answer, Group, add, command_of, opt
+from monosem.cli.shared import Dictionary, NetworkOptions, RowsOptions, Threads, need
+from monosem.inspect.options import Options
 
 if TYPE_CHECKING:
     from monosem.core.model import SDL
-    from monosem.inspect.collect import Options
     from monosem.inspect.rows import Rows
     from monosem.networks.logits import LogitEffect
 
 LARGE = 64
 """Megabytes above which a page is said to be large."""
 
-_data = partial(typer.Option, rich_help_panel="Rows", show_default=False)
-_seen = partial(typer.Option, rich_help_panel="What is seen of a row", show_default=False)
-_kept = partial(typer.Option, rich_help_panel="How much the page holds")
+_data = partial(opt, panel="Data")
+_seen = partial(opt, panel="What is seen of a row")
+_KEPT = Group(
+    "How much the page holds",
+    {
+        "top": "Strongest contexts of every latent.",
+        "sample": "Contexts sampled from all activations of a latent.",
+        "before": "Tokens of a context before its strongest one.",
+        "after": "Tokens of a context after its strongest one.",
+        "nearest": "Latents of the most similar decoder directions to list with each.",
+        "seed": "Seed for the contexts that are sampled.",
+    },
+    shown=("top", "sample"),
+)
 
 
-_Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A trained model, of any known format.")]
-_Data = Annotated[
-    Path | None, _data(help="Store, or table: .npy, .safetensors, .parquet. [default: the store it was trained on]")
-]
-_Out = Annotated[
-    Path | None, typer.Option("--out", help="Page to write. [default: MODEL/latents.html]", show_default=False)
-]
-_Read = Annotated[str | None, _data(help="Site of the store that the model reads.")]
-_Write = Annotated[str | None, _data(help="Site of the store that the model writes, for a transcoder.")]
-_Target = Annotated[Path | None, _data(help="Table of x_r, for a transcoder.")]
-_Key = Annotated[str | None, _data(help="Tensor of a .safetensors file, or columns of a .parquet one.")]
-_TargetKey = Annotated[str | None, _data(help="Tensor or columns of --target.")]
-_Rows = Annotated[int | None, _data(help="Number of rows to use, the first ones. [default: all]")]
-_Texts = Annotated[Path | None, _seen(help="Text per row: .txt (lines), .json, .npy or .parquet.")]
-_TextsKey = Annotated[str | None, _seen(help="Column of --texts, if it is a .parquet file.")]
-_Images = Annotated[Path | None, _seen(help="Image per row: .npy (uint8), or a folder in order of names.")]
-_Labels = Annotated[Path | None, _seen(help="Class per row: .npy, .safetensors or .parquet.")]
-_LabelsKey = Annotated[str | None, _seen(help="Tensor or column of --labels.")]
-_Network = Annotated[
-    str | None, _seen(help="Language model, to show the tokens that latents promote; or none. [default: the store's]")
-]
-_Anchors = Annotated[Path | None, _seen(help="Anchors that held the first latents. [default: those in MODEL]")]
-_Top = Annotated[int, _kept(help="Strongest contexts of every latent.")]
-_Sample = Annotated[int, _kept(help="Contexts sampled from all activations of a latent.")]
-_Before = Annotated[int, _kept(help="Tokens before the strongest one of a context.")]
-_After = Annotated[int, _kept(help="Tokens after it.")]
+@dataclass(frozen=True)
+class InspectRows(RowsOptions):
+    """The rows of a page: those of training, unless others are given."""
+
+    data: Annotated[
+        Path | None, _data("Rows: a store, or a table. [default: the store that the dictionary was trained on]")
+    ] = None  # type: ignore[assignment]
+    rows: Annotated[int | None, _data("Number of rows to use, the first ones. [default: all]")] = None
 
 
-def inspect(
-    folder: _Model,
-    data: _Data = None,
-    out_file: _Out = None,
-    read: _Read = None,
-    write: _Write = None,
-    target: _Target = None,
-    key: _Key = None,
-    target_key: _TargetKey = None,
-    rows: _Rows = None,
-    texts: _Texts = None,
-    texts_key: _TextsKey = None,
-    images: _Images = None,
-    labels: _Labels = None,
-    labels_key: _LabelsKey = None,
-    network: _Network = None,
-    anchors: _Anchors = None,
-    top: _Top = 12,
-    sample: _Sample = 4,
-    before: _Before = 20,
-    after: _After = 10,
-    title: Annotated[str | None, typer.Option(help="Heading. [default: MODEL's name]", show_default=False)] = None,
-    threads: Annotated[int | None, typer.Option(help="Torch threads.")] = None,
-) -> None:
-    """Write one self-contained HTML page of all latents: what each is active on, how often, and its neighbours."""
-    from monosem.inspect.collect import Options
+@dataclass(frozen=True, kw_only=True)
+class InspectOptions:
+    """The options of `monosem inspect`."""
+
+    dictionary: Dictionary
+    data: InspectRows
+    kept: Annotated[Options, _KEPT]
+    out_file: Annotated[Path | None, opt("Page to write. [default: DICTIONARY/latents.html]", "--out")] = None
+    title: Annotated[str | None, opt("Heading of the page. [default: the dictionary's name]")] = None
+    texts: Annotated[Path | None, _seen("Text of every row: .txt (lines), .json, .npy or .parquet.")] = None
+    texts_key: Annotated[str | None, _seen("Column of the .parquet file --texts.", more=True)] = None
+    images: Annotated[Path | None, _seen("Image of every row: .npy (uint8), or a folder in order of names.")] = None
+    labels: Annotated[Path | None, _seen("Class of every row: .npy, .safetensors or .parquet.")] = None
+    labels_key: Annotated[
+        str | None, _seen("Tensor of the .safetensors file --labels, or column of a .parquet one.", more=True)
+    ] = None
+    anchors: Annotated[
+        Path | None, _seen("Anchors that held the first latents. [default: those of the dictionary]", more=True)
+    ] = None
+    place: NetworkOptions
+    threads: Threads = None
+
+
+@command_of(InspectOptions)
+def inspect(o: InspectOptions) -> Answer:
+    """Write one self-contained HTML page of all latents: what each is active on, how often, and its neighbours.
+
+    The network shows which tokens latents promote; "--network none" leaves them out.
+    """
     from monosem.inspect.page import write_inspect_page
 
-    kept = Options(top, sample, before, after)
-    set_threads(threads)
-    seen = {"target": target, "key": key, "target_key": target_key, "rows": rows, "labels": labels}
-    seen |= {"labels_key": labels_key, "texts": texts, "texts_key": texts_key, "images": images}
-    page = _page(folder, data, (read, write), seen, kept, network, anchors, title or folder.resolve().name)
-    path, size = write_inspect_page(out_file or folder / "latents.html", page), len(page) / 1e6
-    say(f"latents  {path} ({size:.1f} MB), opens in a browser without a server")
+    set_threads(o.threads)
+    need("--labels-key", o.labels_key, "--labels", o.labels)
+    need("--texts-key", o.texts_key, "--texts", o.texts)
+    if o.data.rows is not None and o.data.rows < 1:
+        fail(f"--rows {o.data.rows}; it must be at least 1")
+    page, count = _page(o)
+    if o.out_file is None and not o.dictionary.is_dir():
+        fail(f"{o.dictionary} is a file; say where the page goes with --out PAGE.html")
+    path, size = write_inspect_page(o.out_file or o.dictionary / "latents.html", page), len(page) / 1e6
     if size > LARGE:
-        say(f"the page is large; --top {max(1, top // 2)} --sample 0, or a shorter context, make it smaller", "yellow")
+        fewer = max(1, o.kept.top // 2)
+        say(f"the page is large; --top {fewer} --sample 0, or a shorter context, make it smaller", "yellow")
+    facts = {"dictionary": str(o.dictionary), "page": str(path), "megabytes": size, "rows": count}
+    return Answer(facts, f"latents  {path} ({size:.1f} MB), opens in a browser without a server")
 
 
-def _page(
-    folder: Path,
-    data: Path | None,
-    sites: tuple[str | None, str | None],
-    options: dict[str, Any],
-    kept: "Options",
-    network: str | None,
-    anchors: Path | None,
-    title: str,
-) -> str:
-    """The page of a model's latents on its rows."""
+def _page(o: InspectOptions) -> tuple[str, int]:
+    """The page of a dictionary's latents on its rows, and how many rows these are."""
     from monosem.anchors.directions import load_anchors
-    from monosem.cli.harvest import rate_bar
     from monosem.data.trained import anchors_of
     from monosem.inspect.page import inspect_page
     from monosem.inspect.rows import rows_from
     from monosem.interop import read as read_model
 
-    loaded = read_model(folder)
-    data, (read, write) = _training_rows(folder, data, sites)
+    loaded = read_model(o.dictionary)
+    data, sites = _training_rows(o.dictionary, o.data.data, (o.data.read, o.data.write))
+    same = {name: getattr(o.data, name) for name in ("target", "key", "target_key", "rows")}
+    seen = {name: getattr(o, name) for name in ("labels", "labels_key", "texts", "texts_key", "images")}
     with err().status(f"reading {data}"):
-        rows = rows_from(data, loaded.model, read=read, write=write, **options)
-        holding, names = anchors_of(folder) if anchors is None else (load_anchors(anchors), ())
-        if network is None:
-            effect = _usual_effect(loaded.model, data, rows)
-        else:
-            effect, rows = (None, rows) if network == "none" else _effect(loaded.model, network, rows)
+        rows = rows_from(data, loaded.model, read=sites[0], write=sites[1], **same, **seen)
+        holding, names = anchors_of(o.dictionary) if o.anchors is None else (load_anchors(o.anchors), ())
+    if o.place.network is None:
+        effect = _usual_effect(loaded.model, data, rows)
+    else:
+        effect, rows = (None, rows) if o.place.network == "none" else _effect(loaded.model, o.place, rows)
     with rate_bar(rows.count) as progress:
-        return inspect_page(
+        page = inspect_page(
             loaded.model,
             rows,
-            kept,
-            title=title,
+            o.kept,
+            title=o.title or o.dictionary.resolve().name,
             method=str(loaded.metadata.get("method", "")),
             effect=effect,
             anchors=holding,
             anchor_names=names,
             progress=lambda done: progress(done, done),
         )
+    return page, rows.count
 
 
 def _training_rows(
@@ -165,21 +162,18 @@ def _usual_effect(model: "SDL", data: Path, seen: "Rows") -> "LogitEffect | None
         say("no promoted tokens: the site does not write into the residual stream", "dim")
         return None
     try:
-        return _effect(model, networks[0], seen)[0]
+        return _effect(model, NetworkOptions(networks[0]), seen)[0]
     except MonosemError as error:
         say(f"no promoted tokens: {error}; {hint}", "yellow")
         return None
 
 
-def _effect(model: "SDL", network: str, seen: "Rows") -> "tuple[LogitEffect, Rows]":
+def _effect(model: "SDL", place: NetworkOptions, seen: "Rows") -> "tuple[LogitEffect, Rows]":
     """Promoted and suppressed tokens; the rows gain the tokenizer's texts where they have none."""
-    from dataclasses import replace
-
     from monosem.data.texts import pieces
     from monosem.networks.logits import logit_effect
-    from monosem.networks.models import open_network
 
-    module, tokenizer = open_network(network)
+    module, tokenizer = place.open()
     effect = logit_effect(model, module)
     words = pieces(tokenizer)
     decode = seen.decode or (lambda tokens: [words[t] if t < len(words) else f"<{t}>" for t in tokens])
@@ -188,4 +182,4 @@ def _effect(model: "SDL", network: str, seen: "Rows") -> "tuple[LogitEffect, Row
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(inspect)
+    add(app, "inspect", inspect)

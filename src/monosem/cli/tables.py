@@ -1,10 +1,12 @@
-"""Tables for the terminal: the scores of a bench, of one model, of one training."""
+"""Tables for the terminal, as wide as it is: the scores of a bench, of one model, of one training."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -22,49 +24,89 @@ COLUMNS = (
     ("dead", "dead", 2),
 )
 """Columns of the second table: title, metric, digits."""
+_GAP = 2
+
+Cell = str | Text
+
+
+@dataclass
+class Sheet:
+    """A table that no terminal cuts: columns that do not fit follow below, after the first `keys` columns again."""
+
+    title: str
+    heads: Sequence[str]
+    keys: int = 1
+    rows: list[tuple[Sequence[Cell], str]] = field(default_factory=list)
+
+    def add(self, *cells: Cell, style: str = "") -> None:
+        """One row."""
+        self.rows.append((cells, style))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
+        """A table for each set of columns that fits."""
+        for number, columns in enumerate(self._sets(options.max_width)):
+            title = self.title if number == 0 else None
+            table = Table(title=title, title_style="bold", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
+                          padding=(0, _GAP, 0, 0))  # fmt: skip
+            for column in columns:
+                key = column < self.keys
+                table.add_column(
+                    self.heads[column],
+                    style="cyan" if column == 0 else None,
+                    justify="left" if key else "right",
+                    overflow="fold",
+                    no_wrap=not key,
+                )
+            for cells, style in self.rows:
+                table.add_row(*(cells[column] for column in columns), style=style)
+            yield table
+
+    def _sets(self, width: int) -> list[list[int]]:
+        """The columns of each table."""
+        wide = [
+            max(cell_len(str(cell)) for cell in (head, *(cells[column] for cells, _ in self.rows))) + _GAP
+            for column, head in enumerate(self.heads)
+        ]
+        keys = list(range(self.keys))
+        sets, left = [list(keys)], width - sum(wide[: self.keys])
+        for column in range(self.keys, len(self.heads)):
+            if wide[column] > left and len(sets[-1]) > self.keys:
+                sets.append(list(keys))
+                left = width - sum(wide[: self.keys])
+            sets[-1].append(column)
+            left -= wide[column]
+        return sets
 
 
 def section_table(section: Section) -> RenderableType:
-    """The headline (plain, anchored, gain), every other score, and what the columns mean; 80 columns wide."""
+    """The headline (plain, anchored, gain), every other score, and what the columns mean."""
     return Group(_headline(section), _scores(section), _legend(section))
 
 
-def _headline(section: Section) -> Table:
-    table = _table(f"{section.task}: M_GT(.95) of decoder columns on held-out features")
-    for column in ("plain", "anchored", "gain"):
-        table.add_column(column, justify="right", no_wrap=True)
+def _headline(section: Section) -> Sheet:
+    title = f"{section.task}: M_GT(.95) of decoder columns on held-out features"
+    sheet = Sheet(title, ("method", "plain", "anchored", "gain"))
     for line in section.lines:
         plain = "" if line.plain is None else _score(line.plain)
         for arm in line.anchored:
-            table.add_row(line.label, plain, _score(arm), _gain(line, arm))
+            sheet.add(line.label, plain, _score(arm), _gain(line, arm))
         if not line.anchored:
-            table.add_row(line.label, plain, "", "")
-    return table
+            sheet.add(line.label, plain, "", "")
+    return sheet
 
 
-def _scores(section: Section) -> Table:
-    table = _table("")
-    table.add_column("", no_wrap=True)
-    for title, _, _ in COLUMNS:
-        table.add_column(title, justify="right", no_wrap=True)
+def _scores(section: Section) -> Sheet:
+    sheet = Sheet("", ("method", "", *(title for title, _, _ in COLUMNS)), keys=2)
     for line in section.lines:
         for arm in line.arms:
             values = (_text(arm.interval(metric), digits) for _, metric, digits in COLUMNS)
-            table.add_row(line.label if arm is line.arms[0] else "", "anch." if arm.anchored else "plain", *values)
-    table.add_section()
+            sheet.add(line.label if arm is line.arms[0] else "", "anch." if arm.anchored else "plain", *values)
     for pairing in section.pairings:
         for which, name in (("chance", "chance"), ("anchors_alone", "anch."), ("oracle", "oracle")):
             cells = [_text(section.reference(pairing, metric, which), digits) for _, metric, digits in COLUMNS]
             if any(cells):
-                table.add_row(pairing, name, *cells, style="dim")
-    return table
-
-
-def _table(title: str) -> Table:
-    table = Table(title=title, title_style="bold", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.pad_edge = False
-    table.add_column("method", style="cyan", no_wrap=True)
-    return table
+                sheet.add(pairing, name, *cells, style="dim")
+    return sheet
 
 
 def _score(arm: Arm) -> str:
@@ -109,30 +151,24 @@ def score_table(metrics: Mapping[str, Mapping[str, Any]], title: str) -> Rendera
     return Group(_recovery(metrics, kinds, title), _others(metrics, kinds))
 
 
-def _recovery(metrics: Mapping[str, Mapping[str, Any]], kinds: list[str], title: str) -> Table:
+def _recovery(metrics: Mapping[str, Mapping[str, Any]], kinds: list[str], title: str) -> Sheet:
     thresholds = [name.partition("@")[2] for name in metrics if name.startswith(f"{kinds[0]}.M_GT@")]
-    recovery = _table(title)
-    recovery.columns[0].header = "similarity"
-    for column in (*(f"M_GT({tau[1:]})" for tau in thresholds), "M_IP", "chance"):
-        recovery.add_column(column, justify="right", no_wrap=True)
+    sheet = Sheet(title, ("similarity", *(f"M_GT({tau[1:]})" for tau in thresholds), "M_IP", "chance"))
     for kind in kinds:
         names = [*(f"{kind}.M_GT@{tau}" for tau in thresholds), f"{kind}.M_IP"]
         cells = [_cell(metrics[name], "value") for name in names]
         style = "bold" if HEADLINE.startswith(f"{kind}.") else ""
-        recovery.add_row(kind, *cells, _cell(metrics[names[-1]], "chance"), style=style)
-    return recovery
+        sheet.add(kind, *cells, _cell(metrics[names[-1]], "chance"), style=style)
+    return sheet
 
 
-def _others(metrics: Mapping[str, Mapping[str, Any]], kinds: list[str]) -> Table:
-    others = _table("")
-    others.columns[0].header = ""
+def _others(metrics: Mapping[str, Mapping[str, Any]], kinds: list[str]) -> Sheet:
     columns = ("value", "chance", "oracle")
-    for column in columns:
-        others.add_column(column, justify="right")
+    sheet = Sheet("", ("", *columns))
     for name, row in metrics.items():
         if not name.startswith(tuple(f"{kind}." for kind in kinds)):
-            others.add_row(name, *(_cell(row, column) for column in columns))
-    return others
+            sheet.add(name, *(_cell(row, column) for column in columns))
+    return sheet
 
 
 def _cell(row: Mapping[str, Any], which: str) -> str:

@@ -1,110 +1,122 @@
-"""`monosem train`: train a method on real representations from files."""
+"""`monosem train`: train a method on rows of a store or of files."""
 
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from monosem.base.errors import MonosemError
-from monosem.cli.console import command_of, err, fail, out, say, split_names
+from monosem.cli.console import check_device, err, fail, say, split_names
+from monosem.cli.options import Answer, Group, add, command_of, opt
+from monosem.cli.shared import RowsOptions, need, quoted
+from monosem.train.config import FitConfig
 
 if TYPE_CHECKING:
     from monosem.anchors.directions import Anchors
     from monosem.core.pairs import Pairing
     from monosem.data.source import FileSource
     from monosem.methods import Method
-    from monosem.train.config import FitConfig
     from monosem.train.loop import Result
 
-_data = partial(typer.Option, rich_help_panel="Data")
-_anchor = partial(typer.Option, rich_help_panel="Anchors")
-_training = partial(typer.Option, rich_help_panel="Training")
+_data = partial(opt, panel="Data")
+_anchor = partial(opt, panel="Anchors")
+_TRAINING = Group(
+    "Training",
+    {
+        "steps": "Number of optimiser steps.",
+        "batch_size": "Number of rows of one step.",
+        "lr": "Learning rate of Adam at its highest.",
+        "seed": "Seed for the initial weights and the order of rows.",
+        "device": "Where the model trains, such as cpu, cuda or cuda:1.",
+        "betas": "Decay rates of Adam's two moments.",
+        "eps": "Term that Adam adds to the root of its second moment.",
+        "warmup": "Fraction of the steps over which the learning rate rises from 0.",
+        "decay": "Fraction of the steps, the last ones, over which the learning rate falls.",
+        "floor": "Fraction of the learning rate that is left at the last step.",
+        "clip": "Largest norm of the gradient over all parameters. [default: not clipped]",
+        "dead_window": "Rows without firing after which a latent is dead. [default: a tenth of the run's rows]",
+        "log_every": "Steps from one log entry to the next.",
+        "checkpoint_every": "Steps from one checkpoint to the next.",
+        "sample_rows": "Rows that initial values, such as the mean of the data, are measured on.",
+        "threads": "Number of torch threads. [default: torch's own]",
+        "selection": "Precision of the first pass of a selection; both select exactly the same latents.",
+        "dense": "Precision of the matrix products of dense codes; bf16 changes them.",
+    },
+    shown=("steps", "batch_size", "lr", "seed", "device"),
+    names={"floor": "--lr-floor", "warmup": "--lr-warmup", "decay": "--lr-decay"},
+    defaults={"checkpoint_every": 500},
+)
 
 
 @dataclass(frozen=True)
 class TrainOptions:
     """The options of `monosem train`."""
 
-    data: Annotated[
-        Path,
-        typer.Option(
-            help="Activations x_p, one row each: a store of `monosem harvest`, or .npy, .safetensors or .parquet.",
-            show_default=False,
-        ),
-    ]
-    method: Annotated[str, typer.Option(help='Method, as "topk(k=32)"; `monosem list methods` names them.')]
-    n_q: Annotated[int, typer.Option("--n-q", help="Number of latents.", show_default=False)]
-    out_folder: Annotated[Path, typer.Option("--out", help="Folder for the model, its log and its checkpoint.")]
-    target: Annotated[Path | None, _data(help="Activations x_r of the same inputs, for a transcoder.")] = None
-    key: Annotated[str | None, _data(help="Tensor of a .safetensors file, or columns of a .parquet one.")] = None
-    target_key: Annotated[str | None, _data(help="Tensor or columns of --target.")] = None
-    widths: Annotated[str | None, _data(help='Widths of several sources side by side, as "384,384".')] = None
-    target_widths: Annotated[str | None, _data(help="Widths of the sources in --target.")] = None
-    read: Annotated[str | None, _data(help="Sites of the store to read, where it leaves a choice.")] = None
-    write: Annotated[str | None, _data(help="Sites of the store to write, for a transcoder.")] = None
+    rows: RowsOptions
+    method: Annotated[str, opt('Method, such as "topk(k=32)"; `monosem list methods` names them.', complete="methods")]
+    n_q: Annotated[int, opt("Number of latents.", "--n-q")]
+    out_folder: Annotated[Path, opt("Folder for the dictionary, its log and its checkpoint.", "--out")]
+    config: Annotated[FitConfig, _TRAINING]
+    widths: Annotated[
+        str | None, _data('Widths of several sources that lie side by side in --data, as "384,384".', more=True)
+    ] = None
+    target_widths: Annotated[
+        str | None, _data('Widths of several sources that lie side by side in --target, as "384,384".', more=True)
+    ] = None
     normalise: Annotated[
         bool | None,
-        _data(
-            help="Train on centred rows of mean norm sqrt(n), folded into the saved weights. [default: for a store]",
-            show_default=False,
-        ),
-    ] = None
+        _data("Train on centred rows of mean norm sqrt(n), folded into the saved weights. [default: for a store]",
+              more=True),
+    ] = None  # fmt: skip
     centre: Annotated[
-        bool, _data(help="Start the decoder bias at the data's mean and subtract the pre-encoder bias.")
+        bool, _data("Start the decoder bias at the data's mean and subtract the pre-encoder bias.", more=True)
     ] = True
-    labels: Annotated[
-        Path | None, _anchor(help="Classes of the rows, from a file or a store: anchor at class means.")
+    labels: Annotated[Path | None, _anchor("Anchor at the means of these classes: a file, or a store.")] = None
+    labels_key: Annotated[
+        str | None, _anchor("Tensor of the .safetensors file --labels, or column of a .parquet one.", more=True)
     ] = None
-    labels_key: Annotated[str | None, _anchor(help="Tensor or column of --labels.")] = None
     classes: Annotated[
-        str | None, _anchor(help='Classes to anchor, as "cat,dog". [default: all]', show_default=False)
+        str | None, _anchor('Classes to anchor, as "cat,dog". [default: all of --labels]', more=True)
     ] = None
-    anchors_file: Annotated[
-        Path | None, _anchor("--anchors", help="Anchors of `monosem anchors`.", show_default=False)
-    ] = None
+    anchors_file: Annotated[Path | None, _anchor("Anchor at the directions of `monosem anchors`.", "--anchors")] = None
     anchors_weight: Annotated[
-        float | None, _anchor(help="Weight of the anchoring term. [default: the form's]", show_default=False)
+        float | None, _anchor("Weight of the anchoring term. [default: that of the form]", more=True)
     ] = None
-    printed: Annotated[bool, _anchor("--printed", help="Anchor as the paper prints it: both sides, no start.")] = False
-    hard: Annotated[bool, _anchor("--hard", help="Freeze anchored latents.")] = False
-    steps: Annotated[int, _training(help="Optimiser steps.")] = 2000
-    batch: Annotated[int, _training(help="Rows per step.")] = 512
-    lr: Annotated[float, _training(help="Adam's learning rate.")] = 1e-3
-    seed: Annotated[int, _training(help="Seed for initial weights and the order of rows.")] = 0
-    clip: Annotated[float | None, _training(help="Largest gradient norm.")] = None
-    checkpoint_every: Annotated[int, _training(help="Steps between checkpoints.")] = 500
-    threads: Annotated[int | None, _training(help="Torch threads.")] = None
-    selection: Annotated[str, _training(help="fp32, or bf16: exact selection from a bfloat16 product.")] = "fp32"
-    dense: Annotated[str, _training(help="fp32, or bf16: products of dense codes in bfloat16.")] = "fp32"
-    device: Annotated[str, _training(help="cpu or cuda.")] = "cpu"
+    printed: Annotated[
+        bool, _anchor("Anchor both encoder and decoder, without a start at the anchors, as in the paper.",
+                      "--printed", more=True),
+    ] = False  # fmt: skip
+    hard: Annotated[bool, _anchor("Freeze anchored latents.", "--hard", more=True)] = False
 
 
 @command_of(TrainOptions)
-def train(o: TrainOptions) -> None:
+def train(o: TrainOptions) -> Answer:
     """Train a method on your own activations; called again, it resumes from its last checkpoint."""
     from monosem.base.files import claim
 
+    check_device(o.config.device)
     with claim(o.out_folder):
-        _train(o)
+        return _train(o)
 
 
-def _train(o: TrainOptions) -> None:
-    from monosem.data.source import open_rows
+def _train(o: TrainOptions) -> Answer:
     from monosem.data.store import is_store
     from monosem.data.trained import notes_of
     from monosem.train.loop import fit
 
-    chosen, config, folder = _chosen(o), _config(o), o.out_folder
-    stored = is_store(o.data)
+    need("--labels-key", o.labels_key, "--labels", o.labels)
+    chosen, folder = _chosen(o), o.out_folder
+    stored = is_store(o.rows.data)
     if not stored:
-        _agree(chosen.pairing, o.target is not None, o.widths)
-    named = {name: getattr(o, name) for name in ("read", "write", "key", "target_key", "labels", "labels_key")}
-    named["widths"] = _numbers("--widths", o.widths)
-    named["target_widths"] = _numbers("--target-widths", o.target_widths)
-    with err().status(f"checking {o.data}"):
-        source = open_rows(o.data, o.target, pairing=chosen.pairing, **named)
+        _agree(chosen.pairing, o.rows.target is not None, o.widths)
+    widths = {
+        "widths": _numbers("--widths", o.widths),
+        "target_widths": _numbers("--target-widths", o.target_widths),
+    }
+    source = o.rows.open(chosen.pairing, labels=o.labels, labels_key=o.labels_key, **widths)
+    with err().status(f"measuring {o.rows.data}"):
         if stored if o.normalise is None else o.normalise:
             source.normalised()
         notes = notes_of(source, o.anchors_file, split_names(o.classes), o.labels)
@@ -115,12 +127,14 @@ def _train(o: TrainOptions) -> None:
     if (folder / "checkpoint.safetensors").exists():
         say(f"{folder} holds a checkpoint of an earlier call; resuming from there", "dim")
     chosen = _centred(chosen) if o.centre else chosen
-    result = fit(chosen, source, o.n_q, config, anchors, out=folder, progress=True)
+    result = fit(chosen, source, o.n_q, o.config, anchors, out=folder, progress=not err().quiet)
     notes.keep(folder)
+    look = quoted("monosem", "inspect", folder) + ("" if stored else f" {o.rows.written()}")
     try:
-        _summary(result, source, anchors, folder)
+        return _answer(result, source, anchors, folder, look)
     except MonosemError as error:
         say(f"trained and saved in {folder}; it cannot be scored: {error}", "yellow")
+        return Answer({"out": str(folder), "seconds": result.seconds}, "")
 
 
 def _chosen(o: TrainOptions) -> "Method":
@@ -133,13 +147,6 @@ def _chosen(o: TrainOptions) -> "Method":
     form = replace(PRINTED if o.printed else Anchoring(), hard=o.hard)
     form = form if o.anchors_weight is None else replace(form, weight=o.anchors_weight)
     return with_anchoring(method(o.method), form)
-
-
-def _config(o: TrainOptions) -> "FitConfig":
-    from monosem.train.config import FitConfig
-
-    same = ("steps", "lr", "seed", "clip", "checkpoint_every", "threads", "selection", "dense", "device")
-    return FitConfig(batch_size=o.batch, **{name: getattr(o, name) for name in same})
 
 
 def _agree(pairing: "Pairing", has_target: bool, widths: str | None) -> None:
@@ -175,34 +182,39 @@ def _numbers(option: str, text: str | None) -> tuple[int, ...] | None:
         fail(f'{option} "{text}" are not whole numbers; write them as "384,384"')
 
 
-def _summary(result: "Result", source: "FileSource", anchors: "Anchors | None", folder: Path) -> None:
+def _answer(result: "Result", source: "FileSource", anchors: "Anchors | None", folder: Path, look: str) -> Answer:
+    """Scores on a sample of the rows of training, and where everything is."""
     import torch
 
     from monosem.bench.folds import Coded, evaluate
     from monosem.cli.tables import values_table
 
-    x_p, x_r = source.sample(8192)
+    x_p, x_r = (x.to(result.model.b_E.device) for x in source.sample(8192))
     with torch.no_grad():
         outputs = [result.model(part) for part in torch.split(x_p, 1024)]
         targets = torch.split(x_r, 1024)
         scores = evaluate(Coded(y, o.x_r_hat, o.code) for y, o in zip(targets, outputs, strict=True))
-    facts = {
+    facts: dict[str, Any] = {name: scores[name] for name in ("fvu", "l0", "dead")}
+    facts |= {"rows": source.rows, "scored_rows": x_p.shape[0], "n_q": result.model.n_q, "seconds": result.seconds}
+    facts |= {"out": str(folder), "anchors": None if anchors is None else {"k": anchors.k, "kind": anchors.kind}}
+    shown = {
         "FVU": f"{scores['fvu']:.4f}",
         "L0": f"{scores['l0']:.1f} of {result.model.n_q} latents",
         "dead": f"{scores['dead']:.1%} of latents never fire",
     }
     if anchors is not None:
         W_D = torch.nn.functional.normalize(result.model.W_D.detach()[:, : anchors.k], dim=0)
-        kept = (W_D * anchors.r).sum(0)
-        facts["anchors"] = f"{anchors.k}, the first latents; cosine with their anchors {kept.mean():.3f} on average"
-    facts |= {
+        cosine = float((W_D * anchors.r.to(W_D.device)).sum(0).mean())
+        facts["anchors"] |= {"cosine": cosine}
+        shown["anchors"] = f"{anchors.k}, the first latents; cosine with their anchors {cosine:.3f} on average"
+    shown |= {
         "time": f"{result.seconds:.1f} s in this call",
         "saved": f"{folder} (model.safetensors, config.json, log.jsonl, checkpoint.safetensors)",
-        "next": f"in Python: monosem.load_model({str(folder)!r}).W_D, a column per feature",
     }
-    out().print(values_table(facts, f"trained; scores on {x_p.shape[0]:,} of {source.rows:,} rows it was trained on"))
+    title = f"trained; scores on {x_p.shape[0]:,} of {source.rows:,} rows it was trained on"
+    return Answer(facts, values_table(shown, title), look)
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(train)
+    add(app, "train", train)

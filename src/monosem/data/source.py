@@ -289,7 +289,7 @@ class StoreSource(FileSource):
     Several sites lie side by side, in the order given; `read` and `write` are texts as "model.layers.*.mlp:in", or
     several of them. With `normalise`, training sees each source centred and with mean norm sqrt(width), and the
     model that it ends with takes raw activations (core/units.py). Any row order is read straight from the mapped
-    files, so an epoch is one keyed permutation of all rows (train/config.py, Order). The digest is that of the
+    files, so an epoch is one keyed permutation of all rows (train/order.py). The digest is that of the
     manifest's hashes; `Store.verify` compares them with the files.
     """
 

@@ -6,8 +6,8 @@ from monosem.base.face import show
 
 if TYPE_CHECKING:
     from monosem.inspect.collect import Inspection as Inspection
-    from monosem.inspect.collect import Options as Options
     from monosem.inspect.collect import collect as collect
+    from monosem.inspect.options import Options as Options
     from monosem.inspect.page import inspect_page as inspect_page
     from monosem.inspect.page import write_inspect_page as write_inspect_page
     from monosem.inspect.rows import Rows as Rows

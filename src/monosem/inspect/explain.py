@@ -16,8 +16,9 @@ from monosem.base.files import read_json, write_atomic, write_json
 from monosem.base.seeds import philox
 from monosem.base.spec import digest
 from monosem.core.model import SDL
-from monosem.inspect.collect import Inspection, Options, collect
+from monosem.inspect.collect import Inspection, collect
 from monosem.inspect.fold import Keep
+from monosem.inspect.options import Options
 from monosem.inspect.rows import Rows
 from monosem.networks.edits import latent_values
 

@@ -21,8 +21,9 @@ from monosem.base.errors import ShapeError, check
 from monosem.base.files import write_atomic
 from monosem.base.version import __version__
 from monosem.core.model import SDL
-from monosem.inspect.collect import Inspection, Options, collect
+from monosem.inspect.collect import Inspection, collect
 from monosem.inspect.fold import Keep
+from monosem.inspect.options import Options
 from monosem.inspect.rows import Rows
 from monosem.networks.logits import LogitEffect
 

@@ -1,6 +1,6 @@
 """Texts drawn from a language model itself: for a small model, the only text that it knows well."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -20,18 +20,22 @@ def sample_texts(
     batch: int = 64,
     temperature: float = 1.0,
     seed: int = 0,
+    *,
+    first: int = 0,
+    progress: Callable[[float], None] | None = None,
 ) -> Iterator[str]:
     """Texts by ancestral sampling from nothing: each next token is drawn from softmax(logits / temperature).
 
     `model` and `tokenizer` are transformers' (a causal language model). A text ends where the model ends it, or after
-    `tokens` tokens. Text i depends on the seed and on the batch that it stands in, not on how many are drawn.
+    `tokens` tokens. Text i depends on the seed and on the batch that it stands in, not on how many are drawn: texts
+    before `first` can be left out. `progress` is told, at every token, how many texts are done, with fractions.
     Raises: ArgumentError when the tokenizer has no token to begin with; RefusedError when the model returns no cache.
     """
     begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     check(begin is not None, "the tokenizer has neither a beginning nor an end token; sampling cannot start")
     check(temperature > 0, f"temperature={temperature}; it must be positive")
     stops, device = {begin, tokenizer.eos_token_id} - {None}, input_device(model)
-    for number in range(-(-documents // batch)):
+    for number in range(first // batch, -(-documents // batch)):
         generator = torch_generator(seed, "sample", number)
         newest, past = torch.full((batch, 1), begin), dict[str, Any]()
         drawn: list[torch.Tensor] = []
@@ -48,7 +52,9 @@ def sample_texts(
             newest = torch.multinomial(chances, 1, generator=generator)
             drawn.append(newest[:, 0])
             open_ &= ~torch.isin(newest[:, 0], torch.tensor(sorted(stops)))
+            if progress is not None:
+                progress(min(documents, (number + len(drawn) / tokens) * batch))
         rows = torch.stack(drawn, 1).tolist()
-        for row in rows[: documents - number * batch]:
+        for row in rows[max(0, first - number * batch) : documents - number * batch]:
             end = next((i for i, token in enumerate(row) if token in stops), len(row))
             yield tokenizer.decode(row[:end], skip_special_tokens=True).strip()

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -131,20 +132,52 @@ class Problem:
 def load_problem(path: str | Path) -> Problem:
     """Read a problem from JSON: W_p, W_r (default W_p), weights (default 1), activation ("topk(k=1)"), n_q, threshold.
 
-    Raises: DataError when the file is no such JSON.
+    Matrices are lists of rows, [n_p, n] and [n_r, n]; n_q is n unless it is given.
+    Raises: DataError that names the file and the entry that cannot be read; as `Problem` for entries that do not fit.
     """
     try:
-        plain = json.loads(Path(path).read_text())
-        W_p = torch.tensor(plain["W_p"], dtype=torch.float64)
-        W_r = torch.tensor(plain.get("W_r", plain["W_p"]), dtype=torch.float64)
-        weights = torch.tensor(plain.get("weights", [1.0] * W_p.shape[1]), dtype=torch.float64)
-        name, arguments = parse_call(plain.get("activation", "relu"))
-        kind, n_q = ACTIVATIONS[name], int(plain.get("n_q", W_p.shape[1]))
-        return Problem(W_p, W_r, weights, kind(**arguments), n_q, float(plain.get("threshold", 0.0)))
-    except (OSError, KeyError, TypeError, IndexError, json.JSONDecodeError) as error:
+        plain = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); give a problem's .json file") from None
+    except ValueError as error:  # neither JSON nor UTF-8
+        raise DataError(f"{path} is not JSON ({error}); write W_p, W_r, weights, activation, n_q as JSON") from None
+    known = ("W_p", "W_r", "weights", "activation", "n_q", "threshold")
+    entries = plain if isinstance(plain, dict) else {}
+    check("W_p" in entries, f"{path} holds no problem; it needs W_p, a list of rows [n_p, n]", DataError)
+    unknown = sorted(set(entries) - set(known))
+    check(not unknown, f"{path} has an unknown entry {', '.join(unknown)}; known: {', '.join(known)}", DataError)
+
+    W_p = _numbers(path, entries, "W_p", 2)
+    W_r = _numbers(path, entries, "W_r", 2) if "W_r" in entries else W_p
+    n = W_p.shape[1]
+    weights = _numbers(path, entries, "weights", 1) if "weights" in entries else torch.ones(n, dtype=torch.float64)
+    n_q, text = entries.get("n_q", n), entries.get("activation", "relu")
+    whole = isinstance(n_q, int) and not isinstance(n_q, bool)
+    check(whole, f"{path}: n_q is {n_q!r}; write a whole number", DataError)
+    check(isinstance(text, str), f'{path}: activation is {text!r}; write a call as "topk(k=1)"', DataError)
+    name, arguments = parse_call(text)
+    try:
+        activation = ACTIVATIONS[name](**arguments)
+    except TypeError as error:
         raise DataError(
-            f"{path} holds no problem ({error!r}); write W_p, W_r, weights, activation, n_q as JSON"
+            f"{path}: activation {text!r} cannot be made ({error}); see `monosem list activations`"
         ) from None
+    return Problem(
+        W_p, W_r, weights, activation, n_q, float(_numbers(path, {"threshold": 0.0} | entries, "threshold", 0))
+    )
+
+
+def _numbers(path: str | Path, entries: dict[str, Any], name: str, rank: int) -> Tensor:
+    """An entry as float64 of a rank."""
+    what = ("a number", "a list of numbers", "a list of rows of numbers, all of one length")[rank]
+    try:
+        values = torch.tensor(entries[name], dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        values = None
+    if values is None or values.ndim != rank or (rank and not values.numel()):
+        shape = "" if values is None else f" of shape {tuple(values.shape)}"
+        raise DataError(f"{path}: {name}{shape} is not {what}; write it so")
+    return values
 
 
 def estimate_weights(features: Float[Tensor, "rows n"]) -> tuple[Tensor, Tensor]:

@@ -1,16 +1,11 @@
-"""FitConfig: how long, how fast, how often; and which rows each step sees."""
+"""FitConfig: how long, how fast, how often."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-from jaxtyping import Int
-from torch import Tensor
-
 from monosem.base.errors import check
 from monosem.base.schedule import WarmupDecay
-from monosem.base.seeds import key, torch_generator
-from monosem.core.model import Selection
 
 _SCHEDULE = WarmupDecay()
 
@@ -41,7 +36,7 @@ class FitConfig:
     log_every: int = 50
     checkpoint_every: int | None = None
     threads: int | None = None
-    selection: Selection = "fp32"
+    selection: Literal["fp32", "bf16"] = "fp32"
     dense: Literal["fp32", "bf16"] = "fp32"
     sample_rows: int = 4096
     device: str = "cpu"
@@ -49,7 +44,9 @@ class FitConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "log_every", "sample_rows"):
             check(getattr(self, name) >= 1, f"{name}={getattr(self, name)}; it must be at least 1")
-        check(self.lr > 0, f"lr={self.lr}; it must be positive")
+        check(0 < self.lr < math.inf, f"lr={self.lr}; it must be positive and finite")
+        check(0 <= self.eps < math.inf, f"eps={self.eps}; it must be a small number, at least 0")
+        check(all(0 <= beta < 1 for beta in self.betas), f"betas={self.betas}; each is at least 0 and below 1")
         check(self.clip is None or self.clip > 0, f"clip={self.clip}; it must be positive, or None")
         for name in ("selection", "dense"):
             value = getattr(self, name)
@@ -62,36 +59,3 @@ class FitConfig:
     def window(self) -> int:
         """The dead window in tokens."""
         return self.dead_window or max(1, min(10_000_000, self.steps * self.batch_size // 10))
-
-
-class Order:
-    """Which rows a step sees: a pure function of the step, so that a run has no data cursor to save.
-
-    A fixed set of rows is visited by one keyed permutation per epoch, without gaps between epochs; a stream
-    is read forward from an offset that the seed decides.
-    """
-
-    def __init__(self, rows: int | None, batch_size: int, seed: int) -> None:
-        self.rows, self.batch_size, self.seed = rows, batch_size, seed
-        self._epoch, self._permutation = -1, torch.empty(0, dtype=torch.int64)
-
-    def _of_epoch(self, epoch: int) -> Int[Tensor, " rows"]:
-        if epoch != self._epoch:
-            assert self.rows is not None
-            self._permutation = torch.randperm(self.rows, generator=torch_generator(self.seed, "order", epoch))
-            self._epoch = epoch
-        return self._permutation
-
-    def index(self, step: int) -> Int[Tensor, " batch"]:
-        """The rows of one step."""
-        start, stop = step * self.batch_size, (step + 1) * self.batch_size
-        if self.rows is None:
-            offset = key(self.seed, "stream") % 2**20 * 2**36
-            return torch.arange(offset + start, offset + stop)
-        parts = []
-        while start < stop:
-            epoch, begin = divmod(start, self.rows)
-            take = min(stop - start, self.rows - begin)
-            parts.append(self._of_epoch(epoch)[begin : begin + take])
-            start += take
-        return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -26,8 +26,9 @@ from monosem.losses.objective import Loss, Step
 from monosem.losses.resample import Resample
 from monosem.methods import Method
 from monosem.methods import method as read_method
-from monosem.train.config import FitConfig, Order
+from monosem.train.config import FitConfig
 from monosem.train.folder import RunFolder
+from monosem.train.order import Order
 from monosem.train.progress import progress_bar
 from monosem.train.state import Run
 from monosem.train.update import Update

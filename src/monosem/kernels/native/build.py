@@ -8,6 +8,7 @@ wrong: a file in the cache is used only if its bytes are those that were compile
 import atexit
 import ctypes
 import hashlib
+import logging
 import os
 import platform
 import shutil
@@ -35,6 +36,7 @@ _FLAGS = (
     "-std=gnu11",
     *(("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()),  # where it has them
 )
+_log = logging.getLogger("monosem")
 _reason: list[str] = []
 
 
@@ -106,6 +108,7 @@ def _built(compiler: str | None, name: str) -> Path | None:
             known.unlink()  # a build that a crash cut short, or a disk altered
     if compiler is None:
         return None
+    _log.warning("monosem compiles its kernels for this processor, once: some ten seconds")
     return _compile(compiler, folder if folder and os.access(folder, os.W_OK | os.X_OK) else _own(), name)
 
 

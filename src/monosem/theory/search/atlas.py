@@ -35,7 +35,8 @@ def partitions(n: int, n_q: int) -> list[ActivationPattern]:
     return [ActivationPattern.of([*p, *([] for _ in range(n_q - len(p)))], n) for p in parts]
 
 
-def _key(pattern: ActivationPattern) -> str:
+def pattern_key(pattern: ActivationPattern) -> str:
+    """A pattern's latents that fire, sorted, as text."""
     return " ".join(sorted(str(ActivationPattern((s,), pattern.n)) for s in pattern.sets if s)) or "{}"
 
 
@@ -48,9 +49,9 @@ def atlas(problem: Problem, runs: int = 64, anchors: int = 1, steps: int = 1500,
     verdicts: dict[str, Verdict36 | str] = {}
     for pattern in partitions(problem.n, problem.n_q):
         point = trichotomy(problem, pattern)
-        verdicts[_key(pattern)] = point.verdict
+        verdicts[pattern_key(pattern)] = point.verdict
         if point.W_E is not None:
-            least[_key(pattern)] = point.loss
+            least[pattern_key(pattern)] = point.loss
     begin = starts(problem, runs, seed)
     ended = {
         "adam": list(descend(problem, DescentConfig(steps=steps), runs, seed, begin=begin).W_E),
@@ -60,7 +61,7 @@ def atlas(problem: Problem, runs: int = 64, anchors: int = 1, steps: int = 1500,
     share: dict[str, dict[str, float]] = {}
     for way, encoders in ended.items():
         for W_E in encoders:
-            key = _key(pattern_of(problem, W_E))
+            key = pattern_key(pattern_of(problem, W_E))
             value = float(loss(problem, best_decoder(problem, W_E), W_E))
             least[key] = min(value, least.get(key, float("inf")))
             row = share.setdefault(key, {})
