@@ -28,8 +28,9 @@ from monosem.bench.laws import Zipf
 from monosem.bench.metrics import DUPLICATE_COSINE, recall_precision
 from monosem.bench.records import environment
 from monosem.bench.world import Independent, World, WorldSpec
+from monosem.dictionary.climb import Settings
 from monosem.dictionary.consensus import LEVELS, consensus, levelled
-from monosem.dictionary.discover import Discovery, Settings, discover
+from monosem.dictionary.discover import Discovery, discover
 from monosem.report.markdown import fill, table
 from monosem.report.style import GREY, PALETTE, plain_axes
 from studies.page import provenance

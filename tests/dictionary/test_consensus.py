@@ -14,11 +14,12 @@ from monosem.base.errors import ArgumentError, DataError, ShapeError
 from monosem.base.files import read_json
 from monosem.bench.metrics import recall_precision
 from monosem.bench.world import Independent, World, WorldSpec
+from monosem.dictionary.climb import Settings
 from monosem.dictionary.consensus import consensus, discover_often, levelled
-from monosem.dictionary.discover import Discovery, Settings
+from monosem.dictionary.discover import Discovery
 from tests.cli.calls import call
 
-QUICK = Settings(starts=100, climb_rows=1500, stages=((1500, 0.2),), rounds=5)
+QUICK = Settings(starts=100, climb_rows=1500, stages=((1500, 0.2),), rounds=5, short=8, passes=8, tries=0)
 
 
 def random(*shape: int, seed: int) -> Tensor:

@@ -14,16 +14,17 @@ from monosem.base.errors import DataError, ShapeError
 from monosem.bench.laws import Zipf
 from monosem.bench.metrics import recall_precision
 from monosem.bench.world import Independent, Truth, World, WorldSpec
-from monosem.dictionary.discover import Discovery, Settings, discover, ordinary_rows
+from monosem.dictionary.climb import Settings
+from monosem.dictionary.discover import Discovery, discover, ordinary_rows
 from tests.cli.calls import call
 
-QUICK = Settings(starts=150, climb_rows=1500, stages=((2000, 0.3), (3000, 0.1)), rounds=4)
+QUICK = Settings(starts=150, climb_rows=1500, stages=((2000, 0.3), (3000, 0.1)), rounds=4, short=9, passes=10, tries=0)
 WORLD = World(WorldSpec(32, (28, 20), 0.35, Independent(0.95), rows=3000, seed=1))
 
 
 @pytest.fixture(scope="module")
 def truth() -> Truth:
-    return WORLD.rows(0, 3000)
+    return WORLD.rows(0, 1500)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def test_the_most_confident_come_first(found: Discovery) -> None:
 
 def test_the_same_rows_give_the_same_bits_and_a_scale_changes_nothing() -> None:
     rows = WORLD.rows(0, 1000, (0,)).sources[0]
-    quick = Settings(starts=60, climb_rows=500, stages=((1000, 0.3),), rounds=3)
+    quick = Settings(short=8, passes=8, tries=0)
     once, again, scaled = (discover(x, settings=quick) for x in (rows, rows, 1024.0 * rows))
     assert torch.equal(once.anchors.p, again.anchors.p)
     assert torch.allclose(once.anchors.p, scaled.anchors.p, atol=1e-4)

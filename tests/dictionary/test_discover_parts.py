@@ -8,9 +8,9 @@ from torch import Tensor
 from monosem.base.errors import ShapeError
 from monosem.base.sparse import Positions, SparseCode
 from monosem.bench.metrics import recall_precision
+from monosem.dictionary.climb import climb, distinct, explained, unexplained
 from monosem.dictionary.coded import agreement, code_gram, code_moment, company, fit, reconstruct, strain
 from monosem.dictionary.coding import stagewise_pursuit
-from monosem.dictionary.discover import climb, distinct, explained, unexplained
 
 
 def unit(d: int, m: int, seed: int = 0) -> Tensor:

@@ -106,7 +106,7 @@ def discovered_anchors(source: TaskSource, folder: Path) -> Anchors:
     rows = torch.arange(source.rows or 0)
     x_p, x_r = source.take(rows)
     if source.task.pairing == "sae":
-        anchors = discover(x_p, seed=source.task.world.seed).anchors
+        anchors = discover(x_p, seed=source.task.world.seed).confident()
     else:
         single = TaskSource(replace(source.task, pairing="sae"))
         read_anchors = discovered_anchors(single, folder)

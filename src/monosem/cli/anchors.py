@@ -264,6 +264,7 @@ def _write(discovery: "Discovery", kept: int, out_file: Path, settings: dict[str
     Anchors(discovery.anchors.p[:, :kept], discovery.anchors.r[:, :kept], discovery.anchors.kind).save(out_file)
     numbers = {name: getattr(discovery, name)[:kept].tolist() for name in ("confidence", "rates")}
     facts = settings | {"l0": discovery.l0, "found": discovery.anchors.k, "log": discovery.log}
+    facts |= {name: value for name in ("gain", "outside") if (value := getattr(discovery, name)) == value}
     write_json(out_file.with_suffix(".json"), facts | numbers)
 
 
@@ -279,8 +280,12 @@ def _summary(discovery: "Discovery", kept: int, out_file: Path) -> "Sheet":
     left, typical = discovery.log[-1]["fvu"], discovery.log[-1]["typical"]
     say(f"{discovery.anchors.k} directions; a row holds {discovery.l0:.1f} of them on average")
     say(f"they leave {left:.1%} of the variance over, and {typical:.1%} of the median row")
-    if typical > 0.1:
-        say("much is left over: these rows are no sparse sums of few directions, or too few rows were given", "yellow")
+    share = f"{discovery.outside:.0%} of the rows are explained better by that law"
+    say(f"gain: {discovery.gain:.1f} nats a row over a law without a sparse code, on rows held out; {share}")
+    if not discovery.sparse:
+        say("no sparse code here: these rows are explained as well by a law that has none", "yellow")
+    elif typical > 0.1:
+        say("much is left over: noise or dense features, or too few rows; see the gain", "yellow")
     elif left > 0.3:
         say("some rows are far longer than most, and not explained; leave them out with a lower --within", "yellow")
     say(f"{kept} anchors in {out_file}, most confident first; estimates in {out_file.with_suffix('.json')}")

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from monosem.anchors.directions import Anchors
 from monosem.base.errors import DataError, ShapeError, check
+from monosem.dictionary.climb import Settings
 from monosem.dictionary.coded import CodedRows
-from monosem.dictionary.discover import Discovery, Settings, discover
+from monosem.dictionary.discover import Discovery, discover
 
 LEVELS = (1.0, 1.5, 2.0 / 3.0)
 """Factors on the residuals to which runs code rows, in turn: fewer and more active atoms than one run has."""
@@ -55,7 +56,13 @@ def consensus(runs: Sequence[Discovery], *, share: float = 0.6, same: float = 0.
     p, r = (torch.stack(side, 1)[:, by] for side in zip(*(_pair(runs, group) for group in groups), strict=True))
     offset = torch.stack([run.offset for run in runs]).mean(0)
     log = [entry | {"run": i} for i, run in enumerate(runs) for entry in run.log]
-    return Discovery(Anchors(p, r, "discovered"), confidence[by], rates[by], float(rates.sum()), offset, log)
+    gained, outside = _average(runs, "gain"), _average(runs, "outside")
+    anchors = Anchors(p, r, "discovered")
+    return Discovery(anchors, confidence[by], rates[by], float(rates.sum()), offset, log, None, gained, outside)
+
+
+def _average(runs: Sequence[Discovery], name: str) -> float:
+    return float(sum(getattr(run, name) for run in runs)) / len(runs)
 
 
 def _check_runs(runs: Sequence[Discovery], share: float, same: float) -> None:
@@ -78,8 +85,8 @@ def discover_often(
 ) -> Discovery:
     """The consensus of several discoveries of the same rows, with other starts and other levels of sparsity.
 
-    Run i has the seed `seed` + i and codes rows to LEVELS[i % 3] times the residuals of `settings`, so that rows hold
-    fewer or more atoms. The last entry of `log` says what the rows leave over on the atoms that remain.
+    Run i has the seed `seed` + i; where rows are climbed in, it codes them to LEVELS[i % 3] times the residuals of
+    `settings`, so that they hold fewer or more atoms. The last entry of `log` says what the rows leave over.
 
     Raises: as discover and consensus do; ArgumentError when runs is below 1.
     """

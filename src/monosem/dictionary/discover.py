@@ -1,11 +1,9 @@
 """Anchors without labels: true directions from rows alone."""
 
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -13,133 +11,32 @@ from torch import Tensor
 from monosem.anchors.directions import Anchors, AnchorWarning
 from monosem.base.errors import DataError, ShapeError, check
 from monosem.base.seeds import philox
+from monosem.base.sparse import Positions, SparseCode
+from monosem.dictionary.climb import Progress, Settings, climbed
 from monosem.dictionary.coded import CodedRows, fit
+from monosem.dictionary.model_moves import polished
+from monosem.dictionary.model_search import Plan, Rows, State, fitted
+from monosem.dictionary.sparse_model import SparseModel, described, fit_background, gain, typical_length
 
-
-def climb(
-    x: Float[Tensor, "rows d"], starts: Float[Tensor, "d s"], *, kappa: float = 2.5, steps: int = 6, block: int = 512
-) -> tuple[Float[Tensor, "d s"], Float[Tensor, " s"]]:
-    """Unit fixed points u, and the contrast at each: mean activation above the threshold, over the threshold.
-
-    A feature that fires seldom stands far above the spread of everything else along its own direction, so the mean
-    of the rows beyond a threshold points to it. The threshold scales with the spread: no rate of firing is assumed.
-
-    Equation:
-        u <- mean of (<u, x> - b)_+ x, normalised;  b = min(kappa sqrt(mean of <u, x>^2), max of <u, x> / 2)
-    """
-    fixed_points, contrast = [], []
-    for start in range(0, starts.shape[1], block):
-        u = torch.nn.functional.normalize(starts[:, start : start + block], dim=0)
-        above = torch.zeros(u.shape[1])
-        for _ in range(steps):
-            activation = x @ u
-            b = torch.minimum(kappa * activation.square().mean(0).sqrt(), activation.amax(0) / 2)
-            over = (activation - b).clamp_(min=0.0)
-            above = over.sum(0) / (over > 0).sum(0).clamp(min=1) / b.clamp(min=1e-12)
-            u = torch.nn.functional.normalize(x.T @ over, dim=0)
-        fixed_points.append(u)
-        contrast.append(above)
-    return torch.cat(fixed_points, 1), torch.cat(contrast)
-
-
-def distinct(
-    candidates: Float[Tensor, "d s"], worth: Float[Tensor, " s"], known: Float[Tensor, "d m"], cosine: float
-) -> Float[Tensor, "d kept"]:
-    """Candidates in falling worth, without those within `cosine` of a known direction or of a better candidate."""
-    keep = candidates.isfinite().all(0) & (candidates.norm(dim=0) > 0.5)
-    if known.shape[1]:
-        keep &= (known.T @ candidates).amax(0) < cosine
-    candidates, worth = candidates[:, keep], worth[keep]
-    candidates = candidates[:, worth.argsort(descending=True)]
-    close = (candidates.T @ candidates) >= cosine
-    alive = torch.ones(candidates.shape[1], dtype=torch.bool)
-    for i in range(candidates.shape[1]):
-        if alive[i]:
-            alive[i + 1 :] &= ~close[i, i + 1 :]
-    return candidates[:, alive]
-
-
-def explained(D: Float[Tensor, "d m"], by: int = 3) -> Float[Tensor, " m"]:
-    """How much of every unit atom up to `by` others explain, greedily, with positive weights: a share in [0, 1].
-
-    A mixture of features is explained by them; a feature is not explained by mixtures, which would need differences.
-    """
-    m = D.shape[1]
-    gram = D.T @ D
-    share, weights = torch.zeros(m), torch.zeros(m, m)
-    support = torch.zeros(m, 0, dtype=torch.int64)
-    for size in range(1, min(by, m - 1) + 1):
-        left = (gram - weights @ gram).scatter_(1, support, -1.0).fill_diagonal_(-1.0)
-        support = torch.cat([support, left.argmax(1, keepdim=True)], 1)
-        inner = gram[support[:, :, None], support[:, None, :]] + 1e-6 * torch.eye(size)
-        right = gram.gather(1, support)
-        z = torch.linalg.solve_ex(inner, right[:, :, None])[0][:, :, 0].clamp_(min=0.0)
-        weights = torch.zeros(m, m).scatter_(1, support, z)
-        fitted = 2 * (z * right).sum(1) - torch.einsum("ms,mst,mt->m", z, inner, z)
-        share = torch.maximum(share, fitted)
-    return share.clamp(0.0, 1.0)
-
-
-def unexplained(D: Float[Tensor, "d m"], most: float, near: float = 0.8) -> Bool[Tensor, " m"]:
-    """Which atoms stay when those that others explain beyond `most` leave, the most explained first.
-
-    Of two atoms within cosine `near` one leaves at a time, since each may be what explains the other.
-    """
-    keep = torch.ones(D.shape[1], dtype=torch.bool)
-    while int(keep.sum()) > 1:
-        left = D[:, keep]
-        share = explained(left)
-        wrong = share > most
-        if not bool(wrong.any()):
-            break
-        close = left.T @ left > near
-        leave = torch.zeros_like(wrong)
-        for j in share.argsort(descending=True)[: (int(wrong.sum()) + 1) // 2].tolist():
-            leave[j] = not bool((leave & close[j]).any())
-        keep[keep.clone()] = ~leave
-    return keep
-
-
-_Progress = Callable[[float, str], None]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What discovery was tuned to, once, on worlds other than those reported; nothing here describes the data.
-
-    `stages` are (rows, tolerance) of the searches, `last` the tolerances of the fits that follow, `finest` that of the
-    codes from which rates are read; values below `faint` times an atom's root mean square do not count there. A stage
-    ends after `rounds` rounds, or after `patience` of them in which sound atoms are no more than a share `quiet` above
-    their best number and what is left over no more than five times that below its best. An atom is sound below
-    `company`, below `strain` times the median strain, above `agreement`, with `least_events` events, and explained by
-    others to less than `mixture`; docs/discovery.md says what each means.
-    """
-
-    stages: tuple[tuple[int, float], ...] = ((20_000, 0.3), (40_000, 0.2), (100_000, 0.1))
-    last: tuple[float, ...] = (0.1, 0.05)
-    finest: float = 0.01
-    faint: float = 0.02
-    rounds: int = 24
-    patience: int = 2
-    quiet: float = 0.002
-    starts: int = 1500
-    climb_rows: int = 12_000
-    kappa: float = 5.0
-    steps: int = 6
-    same: float = 0.8
-    mixture: float = 0.75
-    company: float = 0.4
-    strain: float = 3.0
-    agreement: float = 0.7
-    least_events: int = 8
+CONFIDENCE: tuple[tuple[float, float, str], ...] = (
+    (0.98, 0.99, "reliable"),
+    (0.95, 0.85, "probable"),
+    (0.90, 0.33, "unlikely"),
+    (0.80, 0.23, "unlikely"),
+    (-1.0, 0.13, "unlikely"),
+)
+"""(agreement from, share of atoms that were right, what it is called): measured, see docs/discovery.md."""
 
 
 @dataclass(frozen=True, eq=False)
 class Discovery:
-    """What was found: anchors in falling confidence, and what their codes say about the rows.
+    """What was discovered: anchors in falling confidence, and what their codes say about the rows.
 
-    `confidence` is near 1 for an atom that fires alone, on which both halves of the rows agree; `rates` are the atoms'
-    firing rates, `l0` the mean number of atoms of a row, `offset` what every row shares, `log` one entry per round.
+    `confidence` is the share of atoms of such an `agreement` that were right in worlds with known features; `agreement`
+    is the least cosine among an atom and its nearest ones in two fits to half of the rows each. `rates` are the atoms'
+    firing rates, `l0` the mean number of atoms of a row, `offset` what every row shares, `log` one entry per step.
+    `gain` is in nats a row, on rows that nothing was fitted to, over a law without a sparse code; `outside` is the
+    share of rows that such a law explains better.
     """
 
     anchors: Anchors
@@ -148,6 +45,19 @@ class Discovery:
     l0: float
     offset: Float[Tensor, " n_p"]
     log: list[dict[str, Any]] = field(default_factory=list)
+    agreement: Float[Tensor, " m"] | None = None
+    gain: float = float("nan")
+    outside: float = float("nan")
+
+    def confident(self, least: float = 0.5) -> Anchors:
+        """The anchors of at least that confidence; all of them where none has it."""
+        count = int((self.confidence >= least).sum()) or self.anchors.k
+        return Anchors(self.anchors.p[:, :count], self.anchors.r[:, :count], self.anchors.kind)
+
+    @property
+    def sparse(self) -> bool:
+        """Whether the rows have a sparse code at all, as far as this search can tell."""
+        return not (self.gain <= 0.5 or self.outside > 0.5)
 
 
 def discover(
@@ -155,19 +65,19 @@ def discover(
     x_r: Float[Tensor, "_ n_r"] | None = None,
     *,
     seed: int = 0,
-    progress: _Progress | None = None,
+    progress: Progress | None = None,
     settings: Settings | None = None,
 ) -> Discovery:
     """Directions of which the rows are sparse nonnegative combinations, found from the rows alone.
 
-    Rounds, each on what the last one left over: climb from rows to directions in which rows stand out; code all rows
-    on old and new atoms; fit atoms by least squares; drop atoms that are mixtures of others, fire in company, leave
-    rows unexplained or differ between halves of the rows. What was dropped wrongly is found again. Neither the
-    number of features, their rates, the number of active ones nor their law is asked for. `progress` is called
-    with the share done and a line of text.
+    Neither the number of features, their rates, the number of active ones, the noise nor an offset is asked for. Up to
+    `settings.widest` dimensions a generative model is fitted, from several starts, and the one of the best score goes
+    on; two fits to half of the rows each then say how far every atom can be trusted. Wider rows are searched by
+    climbing, which needs features that fire seldom and in independence. `progress` is called with the share done and a
+    line of text.
 
     Equation:
-        x_p ~ D z + b,  z >= 0 sparse;  anchors p = unit columns of D,  r = p, or from x_r ~ D_r z + b_r
+        x_p ~ b + D z + e,  z >= 0 sparse;  anchors p = unit columns of D,  r = p, or from x_r ~ D_r z + b_r
     Shapes: x_p [rows, n_p], x_r [rows, n_r]; several sources lie side by side.
     Raises:
         ShapeError: x_p is no matrix of two rows or more, or x_r has another number of rows.
@@ -175,37 +85,44 @@ def discover(
 
     Example:
         >>> x = torch.eye(6).repeat(200, 1) * (1.0 + torch.arange(1200)[:, None] % 7)
-        >>> found = discover(x)
-        >>> found.anchors.k, round(found.l0, 2)
-        (6, 1.0)
+        >>> result = discover(x)
+        >>> result.anchors.k, round(result.l0, 2), result.sparse
+        (6, 1.0, True)
     """
     s = settings or Settings()
     x_p, x_r = _checked(x_p, x_r)
-    order = torch.from_numpy(philox(seed, "discover/rows").permutation(x_p.shape[0]))
-    state = CodedRows.of(x_p[order[:2]], torch.zeros(x_p.shape[1], 0), x_p.mean(0), 1.0)
-    log: list[dict[str, Any]] = []
-    for stage, (limit, tol) in enumerate(s.stages):
-        state = CodedRows.of(x_p[order[:limit]], state.D, state.offset, tol).fitted()
-        sound = _sound(state, s)
-        most, least, still = int(sound.sum()), state.fvu, 0
-        for i in range(s.rounds):
-            _tell(progress, (stage + i / (i + 4)) / (len(s.stages) + 1), int(sound.sum()))
-            state = _round(state.kept(sound), s, philox(seed, "discover/starts", len(log)))
-            sound = _sound(state, s)
-            log.append(state.entry() | {"sound": int(sound.sum())})
-            better = int(sound.sum()) > (1 + s.quiet) * most or state.fvu < (1 - 5 * s.quiet) * least
-            most, least = max(most, int(sound.sum())), min(least, state.fvu)
-            still = 0 if better else still + 1
-            if still == s.patience:
-                break
-    for i, tol in enumerate(s.last):
-        _tell(progress, (len(s.stages) + i / len(s.last)) / (len(s.stages) + 1), state.D.shape[1])
-        state = CodedRows.of(state.x, state.D, state.offset, tol).fitted()
-        log.append(state.entry())
-    state = _weeded(state, s)
-    if state.D.shape[1] == 0:
-        raise DataError("no direction stands out in these rows; give more rows, or features that fire more seldom")
-    return _result(state, s, None if x_r is None else x_r[order[: state.x.shape[0]]], log)
+    if x_p.shape[1] > s.widest:
+        return _by_climbing(x_p, x_r, seed, progress, s)
+    order = torch.from_numpy(philox(seed, "discover/rows").permutation(x_p.shape[0]))[: s.model_rows]
+    apart = order[: order.numel() // 6]
+    used = order[order.numel() // 6 :]
+    x, log = x_p[used], list[dict[str, Any]]()
+    rows = Rows(x, seed, "whole")
+
+    def tell(share: float, state: State) -> None:
+        log.append(_entry(state, x) | {"score": state.score, "noise": state.model.noise})
+        if progress is not None:
+            progress(share, f"{state.model.m} directions")
+
+    state = _best_start(rows, s, seed, lambda share, state: tell(0.4 * share, state))
+    shift = bool(state.model.offset.any())
+    if shift:
+        state = fitted(rows, state.model, Plan(passes=s.short, shift=True), stream=5)
+        tell(0.5, state)
+    state = polished(rows, state, s.tries, shift, lambda state: tell(0.6, state))
+    check(state.model.m > 1 and _events(state) >= s.least_events, _NOTHING, DataError)
+    halves = [_half(x[part::2], state.model, seed, part, s) for part in (0, 1)]
+    tell(0.95, state)
+    return _result(state, x, None if x_r is None else x_r[used], x_p[apart], halves, log)
+
+
+_NOTHING = "no direction stands out in these rows; give more rows, or features that fire more seldom"
+
+
+def _events(state: State) -> float:
+    """In how many rows the median atom is active."""
+    m = state.model.m
+    return float(state.code.sum_of((state.code.value > 0).float(), m).median())
 
 
 def _checked(x_p: Tensor, x_r: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -220,61 +137,181 @@ def _checked(x_p: Tensor, x_r: Tensor | None) -> tuple[Tensor, Tensor | None]:
     return x_p.detach().float(), None if x_r is None or x_r is x_p else x_r.detach().float()
 
 
-def _round(state: CodedRows, s: Settings, rng: np.random.Generator) -> CodedRows:
-    """Climb in what is left over, and fit the old and new atoms together."""
-    energy = state.residual.square().sum(1).double().numpy()
-    part = state.residual[torch.from_numpy(_draw(rng, energy, s.climb_rows))]
-    starts = state.residual[torch.from_numpy(_draw(rng, energy, s.starts))].T
-    new = distinct(*climb(part, starts, kappa=s.kappa, steps=s.steps), state.D, s.same)
-    D = torch.cat([state.D, new], 1)
-    return state.on(D[:, unexplained(D, s.mixture)]).fitted(s.least_events)
+def from_rows(
+    x: Float[Tensor, "rows d"], offset: Float[Tensor, " d"], factors: Float[Tensor, "d q"], seed: int, part: int = 0
+) -> SparseModel:
+    """A model to start from: 5 d rows as atoms, factors taken out. A row with one feature is an exact atom."""
+    d = x.shape[1]
+    centred = x - offset
+    if factors.shape[1]:
+        basis = torch.linalg.qr(factors)[0]
+        centred = centred - centred @ basis @ basis.T
+    size = centred.norm(dim=1)
+    loud = (size > 1e-2 * size.square().mean().sqrt()).nonzero().flatten()
+    pick = loud[torch.from_numpy(philox(seed, "discover/start", part).permutation(loud.numel())[: 5 * d])]
+    D = torch.nn.functional.normalize(centred[pick], dim=1).T.contiguous()
+    return _begun(x, D, offset, factors)
 
 
-def _draw(rng: np.random.Generator, energy: np.ndarray, count: int) -> np.ndarray:
-    """Rows without repetition, more likely the more energy (exponential clocks)."""
-    clock = rng.standard_exponential(energy.size) / np.maximum(energy, 1e-30)
-    count = min(count, energy.size)
-    return np.sort(np.argpartition(clock, count - 1)[:count])
+def _begun(x: Tensor, D: Tensor, offset: Tensor, factors: Tensor) -> SparseModel:
+    length, m = typical_length(x - offset), D.shape[1]
+    sizes = torch.full((m,), length * x.shape[1] ** 0.5)
+    return SparseModel(D, offset, 0.5 * length, factors, torch.full((m,), 1.0 / max(m, 2)), sizes)
 
 
-def _sound(state: CodedRows, s: Settings) -> Bool[Tensor, " m"]:
-    """Atoms that fire alone, leave little over where they fire, are what both halves of the rows make of them, and are
-    no mixtures of others."""
-    if state.D.shape[1] == 0:
-        return torch.zeros(0, dtype=torch.bool)
-    bearable = (s.strain * state.strain.median()).clamp(min=0.09)
-    firm = (state.agreement > s.agreement) & (state.events >= s.least_events)
-    return (state.company < s.company) & (state.strain < bearable) & firm & unexplained(state.D, s.mixture)
+def mode(x: Float[Tensor, "rows d"], most: int = 2000) -> Float[Tensor, " d"]:
+    """Where rows lie densest: the median of the neighbourhood of the row whose 2 %-nearest neighbour is closest."""
+    part = x[:: -(-x.shape[0] // most)]
+    count = max(2, part.shape[0] // 50)
+    near = torch.cdist(part, part).topk(count, largest=False)
+    tightest = int(near.values[:, -1].argmin())
+    centre: Tensor = part[near.indices[tightest]].median(0).values
+    return centre
 
 
-def _weeded(state: CodedRows, s: Settings) -> CodedRows:
-    """Only sound atoms: the weaker half of the others leaves at a time, since it may be what makes the rest unsound."""
-    while not bool((sound := _sound(state, s)).all()):
-        doubtful = (~sound).nonzero().flatten()
-        power = state.code.latent_sum(state.code.values.square())[doubtful]
-        keep = torch.ones_like(sound)
-        keep[doubtful[power.argsort()[: (doubtful.numel() + 1) // 2]]] = False
-        state = state.kept(keep)
-    return state
+def dense_factors(x: Float[Tensor, "rows d"]) -> Float[Tensor, "d q"]:
+    """Leading principal directions that look Gaussian, up to a gap of 1.8 in the spectrum; none without a gap."""
+    d = x.shape[1]
+    centred = x - x.mean(0)
+    values, vectors = torch.linalg.eigh((centred.T @ centred).double() / x.shape[0])
+    values, vectors = values.flip(0).clamp(min=1e-30), vectors.flip(1)
+    top = max(1, d // 3)
+    ratio = values[:top] / values[1 : top + 1] if d > top else values[:0]
+    if ratio.numel() == 0 or float(ratio.max()) <= 1.8:
+        return x.new_zeros(d, 0)
+    q = int(ratio.argmax()) + 1
+    z = centred.double() @ vectors[:, :q] / values[:q].sqrt()
+    if bool(((z**4).mean(0) - 3).abs().max() >= 1.0):
+        return x.new_zeros(d, 0)
+    factors: Tensor = vectors[:, :q] * (values[:q] - values[q]).sqrt()
+    return factors.float()
 
 
-def _result(state: CodedRows, s: Settings, x_r: Tensor | None, log: list[dict[str, Any]]) -> Discovery:
+def _best_start(rows: Rows, s: Settings, seed: int, tell: Any) -> State:
+    """Short fits from rows as they are, less their mode, and without dense factors; climbed atoms where these fail."""
+    x, d = rows.x, rows.x.shape[1]
+    zero, none = torch.zeros(d), torch.zeros(d, 0)
+    starts = [from_rows(x, zero, none, seed)]
+    centre = mode(x)
+    if float(centre.norm()) > 0.02 * float(x.norm(dim=1).median()):
+        starts.append(from_rows(x, centre, none, seed))
+    factors = dense_factors(x)
+    if factors.shape[1]:
+        starts += [from_rows(x, start.offset, factors, seed) for start in list(starts)]
+    plan = Plan(passes=s.short)
+    best: State | None = None
+    for i, start in enumerate(starts):
+        state = fitted(rows, start, plan, stream=i)
+        best = state if best is None or state.score > best.score else best
+        tell((i + 1) / (len(starts) + 1), best)
+    assert best is not None
+    if best.model.outside > 0.05 and rows.x.shape[0] >= 200:
+        other, _ = climbed(x, s, seed)
+        if other.D.shape[1] > 1:
+            begun = _begun(x, other.D, best.model.offset * 0, none)
+            state = fitted(rows, replace(begun, noise=begun.noise / 2), plan, stream=9)
+            best = state if state.score > best.score else best
+    return best
+
+
+def _half(x: Tensor, whole: SparseModel, seed: int, part: int, s: Settings) -> Float[Tensor, "d m"]:
+    """Atoms from half of the rows, found afresh: only the offset and the number of factors are taken over."""
+    rows = Rows(x, seed, f"half/{part}")
+    start = from_rows(x, whole.offset, whole.factors, seed, part + 1)
+    return fitted(rows, start, Plan(passes=s.passes, shift=bool(whole.offset.any())), stream=part).model.D
+
+
+def agreement(D: Float[Tensor, "d m"], one: Float[Tensor, "d k"], other: Float[Tensor, "d l"]) -> Float[Tensor, " m"]:
+    """The least cosine among each atom, its nearest in one dictionary, and its nearest in the other."""
+    if not one.shape[1] or not other.shape[1]:
+        return D.new_full((D.shape[1],), -1.0)
+    first, second = one[:, (D.T @ one).argmax(1)], other[:, (D.T @ other).argmax(1)]
+    pairs = torch.stack([(D * first).sum(0), (D * second).sum(0), (first * second).sum(0)])
+    return pairs.amin(0)
+
+
+def confidence_of(agreed: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
+    """The share that was right among atoms of such an agreement."""
+    confidence = torch.zeros_like(agreed)
+    for least, right, _ in reversed(CONFIDENCE):
+        confidence = torch.where(agreed >= least, right, confidence)
+    return confidence
+
+
+def _result(
+    state: State, x: Tensor, x_r: Tensor | None, apart: Tensor, halves: list[Tensor], log: list[dict[str, Any]]
+) -> Discovery:
+    model = state.model
+    agreed = agreement(model.D, *halves)
+    z = state.code.dense(model.m)
+    rates = (z > 0).float().mean(0)
+    often = rates.argsort(descending=True, stable=True)
+    by = often[agreed[often].round(decimals=3).argsort(descending=True, stable=True)]
+    code = SparseCode(Positions.from_mask(z > 0), z[z > 0])
+    targets = model.D if x_r is None else fit(code, x_r)[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AnchorWarning)
+        anchors = Anchors(model.D[:, by], targets[:, by], "discovered")
+    log = [*log, _entry(state, x)]
+    gained = gain(model, apart, fit_background(x)) if apart.shape[0] else float("nan")
+    return Discovery(
+        anchors,
+        confidence_of(agreed)[by],
+        rates[by],
+        float(rates.sum()),
+        model.offset,
+        log,
+        agreed[by],
+        gained,
+        model.outside,
+    )
+
+
+def _entry(state: State, x: Tensor) -> dict[str, Any]:
+    """What a log says of a state: atoms, and what they leave of the variance and of the median row."""
+    model, z = state.model, state.code.dense(state.model.m)
+    centred = x - model.offset
+    left, size = (centred - z @ model.D.T).square().sum(1), centred.square().sum(1)
+    typical = left[size > 0] / size[size > 0]
+    return {
+        "rows": x.shape[0],
+        "atoms": model.m,
+        "l0": float((z > 0).float().sum(1).mean()),
+        "fvu": float(left.sum() / (x - x.mean(0)).square().sum()),
+        "typical": float(typical.median()) if typical.numel() else 0.0,
+    }
+
+
+def _by_climbing(x_p: Tensor, x_r: Tensor | None, seed: int, progress: Progress | None, s: Settings) -> Discovery:
+    state, log = climbed(x_p, s, seed, progress)
+    check(state.D.shape[1] > 0, _NOTHING, DataError)
+    order = torch.from_numpy(philox(seed, "discover/rows").permutation(x_p.shape[0]))[: state.x.shape[0]]
     state = CodedRows.of(state.x, state.D, state.offset, s.finest)
     confidence = state.agreement.clamp(0.0, 1.0) * (1.0 - state.company) * (1.0 - state.strain)
     by = confidence.argsort(descending=True)
-    targets = state.D if x_r is None else fit(state.code, x_r)[0]
+    targets = state.D if x_r is None else fit(state.code, x_r[order])[0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AnchorWarning)
         anchors = Anchors(state.D[:, by], targets[:, by], "discovered")
     power = state.code.latent_sum(state.code.values.square())
     loud = state.code.values > s.faint * state.code.along((power / state.events.clamp(min=1.0)).sqrt())
     rates = torch.bincount(state.code.at.col[loud], minlength=state.D.shape[1]) / state.code.batch
-    return Discovery(anchors, confidence[by], rates[by], float(rates.sum()), state.offset, [*log, state.entry()])
-
-
-def _tell(progress: _Progress | None, share: float, directions: int) -> None:
-    if progress is not None:
-        progress(share, f"{directions} directions")
+    log = [*log, state.entry()]
+    some = state.x[: s.model_rows]
+    cut = some.shape[0] // 6
+    model = described(state.D, some[cut:], offset=state.offset)
+    gained = gain(model, some[:cut], fit_background(some[cut:])) if cut else float("nan")
+    return Discovery(
+        anchors,
+        confidence[by],
+        rates[by],
+        float(rates.sum()),
+        state.offset,
+        log,
+        state.agreement[by],
+        gained,
+        model.outside,
+    )
 
 
 def ordinary_rows(x: Float[Tensor, "rows d"], times: float = 10.0) -> Bool[Tensor, " rows"]:

@@ -42,11 +42,14 @@ _DOFS = (2.1, 2.5, 3.0, 4.0, 6.0, 10.0, 20.0, 50.0, math.inf)
 
 
 def fit_background(x: Float[Tensor, "rows d"]) -> Background:
-    """The t law of most likely degrees of freedom among a grid, at the rows' own mean and covariance."""
+    """The t law of most likely degrees of freedom among a grid, at the rows' own mean and covariance.
+
+    The covariance has the noise that a model has at least, so that rows of low rank do not favour the law.
+    """
     mean = x.mean(0)
     centred = (x - mean).double()
     covariance = centred.T @ centred / x.shape[0]
-    covariance += 1e-6 * covariance.diagonal().mean().clamp(min=1e-30) * torch.eye(x.shape[1], dtype=torch.float64)
+    covariance += (FLOOR * typical_length(x - mean)) ** 2 * torch.eye(x.shape[1], dtype=torch.float64)
     root = torch.linalg.cholesky(covariance)
     laws = []
     for dof in _DOFS:
