@@ -29,7 +29,8 @@ from monosem.core.pairs import TensorSource
 from monosem.kernels.gpu.kept import Plan
 from monosem.kernels.gpu.select import encode_top
 from monosem.train.config import FitConfig
-from monosem.train.loop import Result, fit
+from monosem.train.loop import fit
+from monosem.train.result import Result
 from monosem.train.state import Run
 
 Unit = Callable[[], dict[str, Any]]

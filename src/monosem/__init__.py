@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from monosem import bench as bench
     from monosem import data as data
     from monosem import dictionary as dictionary
-    from monosem import inspect as inspect
     from monosem import interop as interop
     from monosem import networks as networks
     from monosem import report as report
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from monosem.anchors.term import Anchoring as Anchoring
     from monosem.base.errors import MonosemError as MonosemError
     from monosem.base.version import __version__ as __version__
-    from monosem.bench.metrics import score as score
     from monosem.bench.tasks import TASKS as TASKS
     from monosem.bench.tasks import task as task
     from monosem.bench.world import World as World
@@ -50,7 +48,11 @@ if TYPE_CHECKING:
     from monosem.data.source import open_rows as open_rows
     from monosem.data.store import open_store as open_store
     from monosem.data.texts import text_batches as text_batches
-    from monosem.dictionary.discover import discover as discover
+    from monosem.front.fitting import discover as discover
+    from monosem.front.fitting import fit as fit
+    from monosem.front.looking import evaluate as evaluate
+    from monosem.front.looking import inspect as inspect
+    from monosem.front.looking import score as score
     from monosem.interop.api import describe as describe
     from monosem.interop.api import from_pretrained as from_pretrained
     from monosem.interop.api import load as load
@@ -71,7 +73,6 @@ if TYPE_CHECKING:
     from monosem.networks.steer import steer as steer
     from monosem.theory.problem import Problem as Problem
     from monosem.train.config import FitConfig as FitConfig
-    from monosem.train.loop import Result as Result
-    from monosem.train.loop import fit as fit
+    from monosem.train.result import Result as Result
 
 show(__name__)

@@ -1,5 +1,6 @@
 """The one model: its forward pass against the equation, for every pairing, and clear errors for what does not fit."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from monosem.core.constraints import Tied, UnitNorm
 from monosem.core.model import SDL
 from monosem.core.pairs import SAE, Crosscoder, CrossLayer, TensorSource, Transcoder
 from monosem.losses.fidelity import Reconstruction
+from monosem.methods import method
 from tests.losses.trials import batch, trial
 from tests.refused import PAIRS
 
@@ -107,7 +109,7 @@ def test_block_maps_know_their_rows() -> None:
         (lambda: SDL(SAE().layout(4, (3,), (3,)), TopK(5)), ArgumentError, "k=5 is larger than n_q=4"),
         (lambda: SDL(SAE().layout(0, (3,), (3,)), ReLU()), ArgumentError, "n_q=0"),
         (lambda: SDL(SAE().layout(4, (3,), (3,)), ReLU())(torch.randn(2, 5)), ShapeError, r"\(2, 5\).*n_p=3"),
-        (lambda: SDL(SAE().layout(4, (3,), (3,)), ReLU())(torch.randn(3)), ShapeError, r"\(3,\).*n_p=3"),
+        (lambda: SDL(SAE().layout(4, (3,), (3,)), ReLU())(torch.randn(5)), ShapeError, r"\(5,\).*n_p=3"),
         (lambda: SAE().layout(4, (3, 3), (3, 3)), ArgumentError, "reads one source, the data have 2"),
         (lambda: SAE().layout(4, (3,), (4,)), ShapeError, r"n_p=\(3,\) and n_r=\(4,\); use transcoder"),
         (lambda: Crosscoder().layout(4, (3, 2), (3, 3)), ShapeError, "writes the sources that it reads"),
@@ -161,3 +163,47 @@ def test_a_threshold_below_zero_does_not_survive_a_projection() -> None:
 def test_tied_weights_need_one_space(pair: str) -> None:
     with pytest.raises(RefusedError, match="tied weights need W_E and W_D over the same columns"):
         trial(ReLU(), (Reconstruction(),), pair, constraints=(UnitNorm(), Tied()))
+
+
+@pytest.mark.parametrize("text", ["topk(k=3)", "relu_l1", "topk_skip_transcoder(k=3)"])
+@pytest.mark.parametrize("leading", [(2, 5), (), (2, 1, 3)])
+def test_leading_axes_are_those_of_the_rows(text: str, leading: tuple[int, ...]) -> None:
+    model, _ = method(text).build(12, (6,), (6,), seed=1)
+    x = torch.randn(*leading, 6)
+    rows, out = model(x.reshape(-1, 6)), model(x)
+    assert torch.equal(out.code.to_dense(), rows.code.to_dense().reshape(*leading, 12))
+    assert torch.equal(out.x_r_hat, rows.x_r_hat.reshape(*leading, 6))
+    assert torch.equal(model.decode(model.encode(x), x), out.x_r_hat)
+    dense = model.decode(out.code.to_dense(), x)
+    torch.testing.assert_close(dense, out.x_r_hat)
+
+
+def test_a_gradient_reaches_rows_with_leading_axes() -> None:
+    model, _ = method("topk(k=3)").build(12, (6,), (6,), seed=1)
+    x = torch.randn(2, 5, 6, requires_grad=True)
+    model(x).x_r_hat.square().sum().backward()
+    flat = x.detach().reshape(-1, 6).requires_grad_()
+    model(flat).x_r_hat.square().sum().backward()
+    assert x.grad is not None
+    assert flat.grad is not None
+    assert torch.equal(x.grad, flat.grad.reshape(2, 5, 6))
+
+
+@pytest.mark.usefixtures("as_in_production")
+def test_what_is_no_row_is_refused_in_one_line() -> None:
+    model, _ = method("topk(k=3)").build(12, (6,), (6,))
+    for wrong, words in (
+        (np.zeros((2, 6)), "x_p is ndarray; give a tensor, as torch.as_tensor"),
+        (torch.zeros(2, 6, dtype=torch.int64), "x_p holds torch.int64; give real numbers"),
+        (torch.zeros(2, 5), r"shape \(2, 5\); this model reads \[..., n_p=6\]"),
+        (torch.tensor(1.0), r"shape \(\); this model reads"),
+    ):
+        with pytest.raises(ArgumentError, match=words):
+            model.encode(wrong)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match=r"latents has shape .*n_q=12"):
+        model.decode(torch.zeros(2, 5))
+
+
+def test_a_code_says_its_sizes_in_a_line() -> None:
+    model, _ = method("topk(k=3)").build(12, (6,), (6,))
+    assert repr(model.encode(torch.randn(2, 5, 6))).startswith("SparseCode([2, 5, 12], ")

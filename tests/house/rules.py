@@ -22,6 +22,7 @@ LAYERS = (
     ("dictionary", "networks", "interop"),
     ("bench",),
     ("inspect", "report"),
+    ("front",),
     ("cli", "__main__", "activations", "terms"),
 )
 SIBLINGS = {("networks", "bench"), ("inspect", "report"), ("__main__", "cli")}  # (who, whom), within a layer

@@ -21,7 +21,8 @@ from monosem.core.pairs import TensorSource
 from monosem.methods import method, with_anchoring
 from monosem.train import state
 from monosem.train.config import FitConfig
-from monosem.train.loop import Result, fit, identity_of
+from monosem.train.loop import fit, identity_of
+from monosem.train.result import Result
 from monosem.train.state import FORMAT
 from tests.train.scenes import anchors, rows
 from tests.train.victims import contents, tensors_of

@@ -9,7 +9,8 @@ import torch
 
 from monosem.core.pairs import TensorSource
 from monosem.train.config import FitConfig
-from monosem.train.loop import Result, fit
+from monosem.train.loop import fit
+from monosem.train.result import Result
 from tests.train.scenes import rows
 
 CONFIG = FitConfig(20, 16, 1e-2, log_every=5)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from monosem.base.errors import ArgumentError, CheckpointError, DataError, ShapeError, check
 from monosem.base.files import write_atomic
+from monosem.base.guard import guard_fields
 from monosem.base.tensors import read_tensors, tensor_writer
 
 COINCIDENT = 0.95
@@ -38,6 +39,7 @@ class Anchors:
     kind: str = "given"
 
     def __post_init__(self) -> None:
+        guard_fields(self)
         check(
             self.p.shape[1] == self.r.shape[1],
             f"p holds {self.p.shape[1]} anchors and r holds {self.r.shape[1]}; they come in pairs",

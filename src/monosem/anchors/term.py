@@ -9,6 +9,7 @@ from torch import Tensor
 
 from monosem.anchors.directions import Anchors
 from monosem.base.errors import ShapeError, check
+from monosem.base.guard import guard_fields
 from monosem.base.schedule import Schedule
 from monosem.core.blockmap import BlockMap
 from monosem.core.constraints import Constraint
@@ -34,6 +35,9 @@ class Anchoring:
     hard: bool = False
     sides: Literal["both", "decoder", "encoder"] = "decoder"
     form: Literal["printed", "direction"] = "printed"
+
+    def __post_init__(self) -> None:
+        guard_fields(self)
 
 
 PRINTED = Anchoring(weight=0.1, init=False, sides="both")

@@ -42,4 +42,4 @@ if TYPE_CHECKING:
     from monosem.base.spec import parse_call as parse_call
     from monosem.base.spec import to_plain as to_plain
 
-show(__name__)
+show(__name__, guards=False)

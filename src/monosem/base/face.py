@@ -4,18 +4,20 @@ import ast
 import sys
 from collections.abc import Iterator
 from importlib import import_module
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 
 class Face(ModuleType):
     """A package that shows names of the modules below it and imports each when it is asked for.
 
+    Functions that it shows check their arguments against their annotations (`base.guard`): a wrong one is one line.
     A public name wins over a module of the same name: `monosem.inspect` is the function, and the package
     `monosem.inspect` is still found by `from monosem.inspect import ...`.
     """
 
     _shown: dict[str, str]
+    _guards: bool
 
     def __getattr__(self, name: str) -> Any:
         target = self.__dict__["_shown"].get(name)
@@ -23,6 +25,10 @@ class Face(ModuleType):
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}", name=name, obj=self)
         module, _, attribute = target.rpartition(".")
         value = import_module(target) if module == self.__name__ else getattr(import_module(module), attribute)
+        if self._guards and isinstance(value, FunctionType):
+            from monosem.base.guard import guarded
+
+            value = guarded(value)
         self.__dict__[name] = value
         return value
 
@@ -36,10 +42,11 @@ class Face(ModuleType):
         return sorted({*self.__dict__, *self._shown})
 
 
-def show(package: str) -> None:
+def show(package: str, guards: bool = True) -> None:
     """Make a package a face: its public names are the imports under its `if TYPE_CHECKING:`.
 
-    They stand once, where type checkers and editors read them, and cost nothing until they are used.
+    They stand once, where type checkers and editors read them, and cost nothing until they are used. `guards`: whether
+    its functions check their arguments.
 
     Example:
         >>> import monosem.bench
@@ -49,7 +56,7 @@ def show(package: str) -> None:
     module = sys.modules[package]
     loader: Any = module.__spec__ and module.__spec__.loader
     shown = dict(_imports(ast.parse(loader.get_source(package))))
-    module.__dict__.update(_shown=shown, __all__=sorted(shown))
+    module.__dict__.update(_shown=shown, _guards=guards, __all__=sorted(shown))
     module.__class__ = Face
 
 

@@ -1,9 +1,11 @@
 """A registry: names to values, with a suggestion for a misspelt name."""
 
 import difflib
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Generic, TypeVar
 
+from monosem.base.card import grid
 from monosem.base.errors import ArgumentError, UnknownNameError
 
 T = TypeVar("T")
@@ -43,6 +45,13 @@ class Registry(Mapping[str, T], Generic[T]):
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(self._items)}"
             raise UnknownNameError(f"unknown {self.kind} {name!r}; {hint}") from None
 
+    def __repr__(self) -> str:
+        return f"{len(self)} x {self.kind}: {', '.join(self)}"
+
+    def _repr_html_(self) -> str:
+        summaries = {name: getattr(value, "summary", "") or _first_line(value) for name, value in self.items()}
+        return grid([self.kind, ""], summaries.items())
+
     def __contains__(self, name: object) -> bool:
         return name in self._items
 
@@ -51,3 +60,9 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def __len__(self) -> int:
         return len(self._items)
+
+
+def _first_line(value: object) -> str:
+    return (inspect.getdoc(value if inspect.isroutine(value) or inspect.isclass(value) else type(value)) or "").split(
+        "\n"
+    )[0]

@@ -9,11 +9,11 @@ members, so each term is written once:
     row_sum(e)  entries laid along `values`, summed over the latents of each row -> [batch]
     latent_sum  the same, summed over the rows of each latent -> [n_q]
     keep(m)     only the latents where m [n_q] holds
-    to_dense()  [batch, n_q], zeros elsewhere
+    to_dense()  [batch, n_q], zeros elsewhere; where the rows had other leading axes, [*leading, n_q]
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -158,13 +158,20 @@ class Positions:
         return Positions(crow, index.reshape(-1), n_q)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SparseCode:
-    """Latents at some positions; zero elsewhere. `values` [nnz] may hold explicit zeros."""
+    """Latents at some positions; zero elsewhere. `values` [nnz] may hold explicit zeros.
+
+    `leading`: the axes that the rows had before they were laid one below the other; None where it is one.
+    """
 
     at: Positions
     values: Float[Tensor, " nnz"]
     is_sparse: bool = field(default=True, init=False)
+    leading: tuple[int, ...] | None = None
+
+    def __repr__(self) -> str:
+        return _one_line(self)
 
     @property
     def batch(self) -> int:
@@ -190,33 +197,37 @@ class SparseCode:
 
     def with_values(self, values: Tensor) -> "SparseCode":
         """The same cells with other values."""
-        return SparseCode(self.at, values)
+        return SparseCode(self.at, values, leading=self.leading)
 
     def keep(self, latents: Bool[Tensor, " n_q"]) -> "SparseCode":
         """Only the latents where the mask holds."""
         chosen = latents[self.at.col]
-        return SparseCode(self.at.subset(chosen), self.values[chosen])
+        return SparseCode(self.at.subset(chosen), self.values[chosen], leading=self.leading)
 
     def count(self) -> int:
         """Latents that are not zero, over all rows."""
         return _count(self.values)
 
-    def to_dense(self) -> Float[Tensor, "batch n_q"]:
-        """[batch, n_q], zeros elsewhere."""
+    def to_dense(self) -> Float[Tensor, "*batch n_q"]:
+        """[batch, n_q] or [*leading, n_q], zeros elsewhere."""
         dense = self.values.new_zeros(self.batch, self.n_q)
-        return dense.index_put((self.at.row, self.at.col), self.values)
+        return spread(self, dense.index_put((self.at.row, self.at.col), self.values))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class DenseCode:
     """Latents of every cell; cells that were not selected hold zero.
 
-    `sums`: their sums over rows, where they are known and no latent is negative.
+    `sums`: their sums over rows, where they are known and no latent is negative; `leading`: as for a SparseCode.
     """
 
     values: Float[Tensor, "batch n_q"]
     sums: Float[Tensor, " n_q"] | None = None
     is_sparse: bool = field(default=False, init=False)
+    leading: tuple[int, ...] | None = None
+
+    def __repr__(self) -> str:
+        return _one_line(self)
 
     @property
     def batch(self) -> int:
@@ -242,22 +253,37 @@ class DenseCode:
 
     def with_values(self, values: Tensor) -> "DenseCode":
         """The same cells with other values."""
-        return DenseCode(values)
+        return DenseCode(values, leading=self.leading)
 
     def keep(self, latents: Bool[Tensor, " n_q"]) -> "DenseCode":
         """Only the latents where the mask holds."""
-        return DenseCode(self.values * latents)
+        return DenseCode(self.values * latents, leading=self.leading)
 
     def count(self) -> int:
         """Latents that are not zero, over all rows."""
         return _count(self.values)
 
-    def to_dense(self) -> Float[Tensor, "batch n_q"]:
-        """The values themselves."""
-        return self.values
+    def to_dense(self) -> Float[Tensor, "*batch n_q"]:
+        """The values themselves, with the leading axes of the rows."""
+        return spread(self, self.values)
 
 
 Code = SparseCode | DenseCode
+
+
+def spread(code: Code, rows: Float[Tensor, "batch width"]) -> Float[Tensor, "*batch width"]:
+    """Rows of a code, with the leading axes that its own rows had."""
+    return rows if code.leading is None else rows.reshape(*code.leading, rows.shape[1])
+
+
+def with_leading(code: Code, leading: tuple[int, ...] | None) -> Code:
+    """The same code of rows that had these leading axes."""
+    return code if leading is None else replace(code, leading=leading)
+
+
+def _one_line(code: Code) -> str:
+    shape = ", ".join(map(str, (*(code.leading or (code.batch,)), code.n_q)))
+    return f"{type(code).__name__}([{shape}], {code.count() / max(code.batch, 1):.1f} active latents a row)"
 
 
 def _count(values: Tensor) -> int:

@@ -21,7 +21,8 @@ from monosem.core.model import SDL
 from monosem.core.pairs import Source
 from monosem.methods import Method, name_of, numerics
 from monosem.train.config import FitConfig
-from monosem.train.loop import Callback, Result, fit
+from monosem.train.loop import Callback, fit
+from monosem.train.result import Result
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,7 +25,7 @@ from monosem.bench.metrics import flatten
 from monosem.bench.packed import PACKED, read_packed, write_packed
 from monosem.kernels.ops import kernel_hash
 from monosem.methods import numerics
-from monosem.train.loop import Result
+from monosem.train.result import Result
 
 SCHEMA = 2
 """The version that this code writes."""

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from monosem.base.errors import ArgumentError, DataError, GeneratorError, check
+from monosem.base.guard import guard_fields, guarded
 from monosem.base.seeds import philox
 from monosem.base.spec import TACIT, digest
 from monosem.bench.surroundings import Background, Geometry
@@ -215,6 +216,7 @@ class WorldSpec:
     background: tuple[Background, ...] = field(default=(), metadata=TACIT)
 
     def __post_init__(self) -> None:
+        guard_fields(self)
         check(self.n >= 1 and len(self.widths) >= 1, f"n = {self.n} and widths = {self.widths} must not be empty")
         check(self.rows is None or self.rows >= 1, f"rows = {self.rows} must be at least 1, or None for a stream")
 
@@ -282,6 +284,7 @@ class World:
         (torch.Size([2, 24]), torch.Size([2, 16]))
     """
 
+    @guarded
     def __init__(self, spec: WorldSpec) -> None:
         self.spec = spec
         self._block = lru_cache(maxsize=16)(self._draw)

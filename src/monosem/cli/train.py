@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from monosem.core.pairs import Pairing
     from monosem.data.source import FileSource
     from monosem.methods import Method
-    from monosem.train.loop import Result
+    from monosem.train.result import Result
 
 _data = partial(opt, panel="Data")
 _anchor = partial(opt, panel="Anchors")

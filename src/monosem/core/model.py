@@ -9,9 +9,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from monosem.base.errors import RefusedError, ShapeError, check
+from monosem.base.card import card
+from monosem.base.errors import ArgumentError, DataError, RefusedError, ShapeError, check
+from monosem.base.guard import shown
 from monosem.base.selection import Request
-from monosem.base.sparse import Code, SparseCode
+from monosem.base.sparse import Code, DenseCode, SparseCode, spread, with_leading
 from monosem.core.activations import Activation, At, Context
 from monosem.core.blockmap import BlockMap
 from monosem.core.dictionaries import Dictionary, Free
@@ -47,7 +49,7 @@ class Forward:
     graph: bool
 
     @cached_property
-    def x_r_hat(self) -> Float[Tensor, "batch n_r"]:
+    def x_r_hat(self) -> Float[Tensor, "*batch n_r"]:
         """The reconstruction, differentiable if the pass was; read it before the weights move."""
         with torch.set_grad_enabled(self.graph):
             return self.model.decode(self.code, self.x_p)
@@ -94,6 +96,26 @@ class SDL(nn.Module):
         self._state_names = tuple(activation.buffers())
         for name, value in activation.buffers().items():
             self.register_buffer(f"act_{name}", value)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.activation}, {self.sizes})"
+
+    def _repr_html_(self) -> str:
+        layout, silent = self.layout, int((self.decoder.squared_norms() == 0).sum())
+        facts = {"sizes": f"{self.sizes} (n_p, n_q, n_r)", "activation": self.activation, "b_in": self.pre_bias}
+        if len(layout.p_widths) + len(layout.r_widths) > 2:
+            facts["sources"] = f"{layout.p_widths} -> {layout.r_widths}"
+        return card(
+            type(self).__name__,
+            facts
+            | {"parameters": f"{sum(p.numel() for p in self.parameters()):,}"}
+            | ({"zero decoder columns": silent} if silent else {}),
+        )
+
+    @property
+    def sizes(self) -> str:
+        """n_p -> n_q -> n_r, to read."""
+        return f"{self.layout.n_p:,} -> {self.n_q:,} -> {self.layout.n_r:,}"
 
     @property
     def n_q(self) -> int:
@@ -145,26 +167,28 @@ class SDL(nn.Module):
 
     def forward(
         self,
-        x_p: Float[Tensor, "batch n_p"],
+        x_p: Float[Tensor, "*batch n_p"],
         requests: Sequence[Request] = (),
         dead: Bool[Tensor, " n_q"] | None = None,
         context: Context | None = None,
     ) -> Forward:
         """Encode and select; the reconstruction is decoded when it is read.
 
-        `requests` are extra selections that terms need; `dead` marks what TopK(among="dead") ranks. Raises: ShapeError.
+        `x_p` may have any leading axes ([batch, sequence, n_p], as hooks give it): the code and the reconstruction have
+        them too. `requests` are extra selections that terms need; `dead` marks what TopK(among="dead") ranks.
+        Raises: ShapeError; DataError for what is no tensor of real numbers.
         """
-        context = context or Context(training=self.training)
+        if not (isinstance(requests, Sequence) and isinstance(context, Context | None)):
+            given = f"requests={shown(requests)}, context={shown(context)}"
+            raise ArgumentError(f"{given}; give Requests in a tuple, and a Context or None")
+        context, leading = context or Context(training=self.training), _leading(x_p)
+        x_p = _as_rows(x_p, "x_p", "n_p", self.layout.n_p)
         self._check_rows(x_p, context)
-        return Forward(self, x_p, *encode(self, self.inputs(x_p), requests, dead, context), torch.is_grad_enabled())
+        code, cells, extra = encode(self, self.inputs(x_p), requests, dead, context)
+        return Forward(self, x_p, with_leading(code, leading), cells, extra, torch.is_grad_enabled())
 
     def _check_rows(self, x_p: Tensor, context: Context) -> None:
         """Rows of training are checked where they enter, in `fit`."""
-        check(
-            x_p.ndim == 2 and x_p.shape[1] == self.layout.n_p,
-            f"x_p has shape {tuple(x_p.shape)}; this model reads [batch, n_p={self.layout.n_p}]",
-            ShapeError,
-        )
         if torch.compiler.is_compiling():
             return
         mine = self.b_E
@@ -211,8 +235,8 @@ class SDL(nn.Module):
         check(rows > 0, "no rows to calibrate on; give at least one")
         self.activation.calibrate(passed, rows, self.activation_state())
 
-    def encode(self, x_p: Float[Tensor, "batch n_p"]) -> Code:
-        """x_q = sigma(W_E (x_p - b_in) + b_E)."""
+    def encode(self, x_p: Float[Tensor, "*batch n_p"]) -> Code:
+        """x_q = sigma(W_E (x_p - b_in) + b_E); `to_dense()` of it is [*batch, n_q]."""
         return self.forward(x_p).code
 
     def write(self, code: Code, weights: Sequence[Tensor] | None = None) -> Float[Tensor, "batch n_r"]:
@@ -223,12 +247,25 @@ class SDL(nn.Module):
         )
         return write(code, self.layout.n_r, self.layout.decoder, weights or list(self.decoder.weights), self.plain)
 
-    def decode(self, code: Code, x_p: Float[Tensor, "batch n_p"] | None = None) -> Float[Tensor, "batch n_r"]:
-        """x_r_hat = W_D x_q + b_D + W_skip x_p. Raises: ShapeError for a code that is not one of this model."""
+    def decode(
+        self, code: Code | Float[Tensor, "*batch n_q"], x_p: Float[Tensor, "*rows n_p"] | None = None
+    ) -> Float[Tensor, "*batch n_r"]:
+        """x_r_hat = W_D x_q + b_D + W_skip x_p, of a code or of latents in a dense tensor.
+
+        Raises: ShapeError for a code that is not one of this model.
+        """
+        if not isinstance(code, SparseCode | DenseCode):
+            leading, rows = _leading(code), _as_rows(code, "latents", "n_q", self.n_q)
+            code = with_leading(DenseCode(rows), leading)
         if isinstance(code, SparseCode):
             code.at.verify()
             have, cells = code.values.numel(), code.at.nnz
             check(have == cells, f"the code has {have} values for {cells} cells; give one value per cell", ShapeError)
+        if x_p is not None:
+            x_p = _as_rows(x_p, "x_p", "n_p", self.layout.n_p)
+        return spread(code, self._decode(code, x_p))
+
+    def _decode(self, code: Code, x_p: Float[Tensor, "batch n_p"] | None) -> Float[Tensor, "batch n_r"]:
         return self.write(code).add_(self.offset(x_p))  # in place: one array less to fetch
 
     def offset(self, x_p: Float[Tensor, "batch n_p"] | None = None) -> Tensor:
@@ -238,3 +275,17 @@ class SDL(nn.Module):
         check(x_p is not None, "a skip transcoder's output needs x_p: decode(code, x_p)")
         assert x_p is not None
         return self.b_D + x_p @ self.W_skip.T
+
+
+def _leading(x: Tensor) -> tuple[int, ...] | None:
+    """The axes before the last, where they are not one axis of rows."""
+    return tuple(x.shape[:-1]) if isinstance(x, Tensor) and x.ndim != 2 else None
+
+
+def _as_rows(x: Tensor, name: str, axis: str, width: int) -> Float[Tensor, "rows width"]:
+    """A tensor as rows of a model. Raises: DataError, ShapeError for what it does not read."""
+    check(isinstance(x, Tensor), f"{name} is {type(x).__name__}; give a tensor, as torch.as_tensor({name})", DataError)
+    check(x.is_floating_point(), f"{name} holds {x.dtype}; give real numbers, as {name}.float()", DataError)
+    right = x.ndim >= 1 and x.shape[-1] == width
+    check(right, f"{name} has shape {tuple(x.shape)}; this model reads [..., {axis}={width}]", ShapeError)
+    return x if x.ndim == 2 else x.reshape(-1, width)

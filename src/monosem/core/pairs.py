@@ -11,6 +11,7 @@ from torch import Tensor
 
 from monosem.base.blocks import Block
 from monosem.base.errors import ArgumentError, DataError, ShapeError, check
+from monosem.base.guard import guarded
 from monosem.base.registry import Registry
 
 
@@ -260,6 +261,7 @@ class TensorSource:
     Raises: DataError for wrong rank, no rows, mismatched rows, a non-numeric type.
     """
 
+    @guarded
     def __init__(
         self,
         x_p: Tensor,

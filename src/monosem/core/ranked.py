@@ -10,6 +10,7 @@ from torch import Tensor
 
 from monosem.base import selection
 from monosem.base.errors import check
+from monosem.base.guard import guard_fields
 from monosem.base.selection import Rule
 from monosem.base.spec import TACIT
 from monosem.core.activation import Activation, At, Context
@@ -32,6 +33,7 @@ class TopK(Activation):
     vanishes: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        guard_fields(self)
         check(self.k >= 1, f"k={self.k}; at least one latent must be active")
         self._check_annealing()
 

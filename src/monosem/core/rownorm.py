@@ -73,7 +73,7 @@ class RowNormSDL(SDL):
         """The rows in standard units."""
         return self.norm(x_p)
 
-    def decode(self, code: Code, x_p: Float[Tensor, "batch n_p"] | None = None) -> Float[Tensor, "batch n_r"]:
+    def _decode(self, code: Code, x_p: Float[Tensor, "batch n_p"] | None) -> Float[Tensor, "batch n_r"]:
         """x_r_hat of a code; the rows x_p give the units."""
         y = self.b_D + self.write(code)
         if not self.norm.restore and self.W_skip is None:

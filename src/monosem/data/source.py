@@ -12,12 +12,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from monosem.base.errors import ArgumentError, DataError, check
+from monosem.base.guard import guarded, shown
 from monosem.base.seeds import torch_generator
 from monosem.base.spec import digest
-from monosem.core.pairs import SAE, Crosscoder, CrossLayer, Pairing, Rows
+from monosem.core.pairs import SAE, Crosscoder, CrossLayer, Pairing, Rows, Source
 from monosem.core.units import Units
+from monosem.data.arrays import sides_of, table_of
 from monosem.data.store import Sharded, Store, is_store, open_store
-from monosem.data.table import Labels, Table, read_labels, read_table
+from monosem.data.table import Labels, Table, read_labels
 
 NORM_LIMIT = 5.0
 """Rows whose norm is above this many times the median are left out, unless said otherwise."""
@@ -27,7 +29,7 @@ HELD_OUT = 8192
 
 
 class FileSource:
-    """Rows (x_p, x_r) of one or two tables; what the format keeps on disk is read row by row as it is used.
+    """Rows (x_p, x_r) of one or two tables, in memory or in files; what a format keeps on disk is read as it is used.
 
     `x_r` None means x_r = x_p. Several sources lie side by side; `p_widths` and `r_widths` are their widths.
     `labels` holds one class per row where labels were asked for.
@@ -170,8 +172,8 @@ class FileSource:
 
 
 def open_rows(
-    data: str | Path,
-    target: str | Path | None = None,
+    data: Any,
+    target: Any = None,
     *,
     pairing: Pairing | None = None,
     read: str | None = None,
@@ -183,24 +185,36 @@ def open_rows(
     labels: str | Path | None = None,
     labels_key: str | None = None,
 ) -> FileSource:
-    """Raw rows of a store or of tables: the one door to training, anchors and the page of latents.
+    """Raw rows from anywhere: the one door to training, anchors and the page of latents.
 
-    Of a store, `read` and `write` name the sites, and `pairing` fills in what it leaves no choice of. Of tables, `data`
-    holds x_p and `target` x_r; keys and widths are those of `open_source`. `labels`: a file with one class per row, or
-    a store that has labels; they are kept in `source.labels`.
-    Raises: ArgumentError for arguments that the other kind takes, or sites that leave a choice; DataError, naming the
-        file, for what cannot be read or is not one per row.
+    `data`: a tensor or an array [..., width], whose leading axes are rows; a file; a store of `harvest`; a pair
+    (x_p, x_r); several sources, as a list or by name; a DataLoader, read once. `target` holds x_r where `data` is no
+    pair. Of a store, `read` and `write` name the sites, and `pairing` fills in what it leaves no choice of. `widths`:
+    of sources that lie side by side in one table; keys name tensors or columns in a file. `labels`: a file with
+    one class per row, or a store that has labels; they are kept in `source.labels`.
+    Raises: ArgumentError for arguments that the other kind takes, or sites that leave a choice; DataError, naming what
+        was given, for what cannot be read, is no number, or is not one per row.
+
+    Example:
+        >>> source = open_rows(torch.ones(2, 5, 8))
+        >>> source.rows, source.p_widths
+        (10, (8,))
+        >>> open_rows((torch.ones(10, 8), torch.ones(10, 6))).r_widths
+        (6,)
     """
     source: FileSource
-    if is_store(data):
+    if isinstance(data, Store) or (isinstance(data, str | Path) and is_store(data)):
         tables = {"target": target, "key": key, "target_key": target_key, "widths": widths}
-        _leave_out(f"{data} is a store and knows its sites", tables | {"target_widths": target_widths})
-        store = open_store(data)
+        _leave_out("a store knows its sites", tables | {"target_widths": target_widths})
+        store = data if isinstance(data, Store) else open_store(data)
         sites = (read, write) if pairing is None else sites_for(pairing, store, read, write)
         source = StoreSource(store, *sites, normalise=False)
     else:
-        _leave_out(f"{data} is no store", {"read": read, "write": write})
-        source = open_source(data, target, key=key, target_key=target_key, widths=widths, target_widths=target_widths)
+        _leave_out(f"{shown(data)} is no store", {"read": read, "write": write})
+        sides = sides_of(data, target, pairing)
+        x_p, p_widths = table_of(sides.data, "x_p", key)
+        x_r, r_widths = (None, None) if sides.target is None else table_of(sides.target, "x_r", target_key)
+        source = FileSource(x_p, x_r, widths or p_widths, target_widths or r_widths)
     if labels is not None:
         source.labels = _open_labels(labels, source.rows, labels_key)
     return source
@@ -209,6 +223,14 @@ def open_rows(
 def _sums(rows: Tensor) -> list[float]:
     """Numbers that tell sets of rows apart."""
     return [rows.numel(), int(rows.sum()), float((rows.double() * torch.arange(1.0, rows.numel() + 1)).sum())]
+
+
+def as_source(data: Any, pairing: Pairing, **options: Any) -> Source:
+    """A source as it is, and what `open_rows` makes of anything else."""
+    if isinstance(data, Source):
+        _leave_out(f"{type(data).__name__} is a source and complete", options)
+        return data
+    return open_rows(data, pairing=pairing, **options)
 
 
 def _leave_out(why: str, arguments: Mapping[str, object]) -> None:
@@ -228,20 +250,6 @@ def _open_labels(path: str | Path, rows: int, key: str | None) -> Labels:
     return labels
 
 
-def open_source(
-    data: str | Path,
-    target: str | Path | None = None,
-    *,
-    key: str | None = None,
-    target_key: str | None = None,
-    widths: tuple[int, ...] | None = None,
-    target_widths: tuple[int, ...] | None = None,
-) -> FileSource:
-    """The rows of a file, or of two files that hold x_p and x_r of the same inputs."""
-    x_r = None if target is None else read_table(target, target_key)
-    return FileSource(read_table(data, key), x_r, widths, target_widths)
-
-
 def _check_through(table: Table) -> str:
     """sha256 of a table as float32; refuses NaN and infinity."""
     total = hashlib.sha256(f"{table.rows},{table.width}".encode())
@@ -250,7 +258,7 @@ def _check_through(table: Table) -> str:
         if not bool(finite.all()):
             at = (~finite).nonzero()
             row, column = start + int(at[0, 0]), int(at[0, 1])
-            value = float(table.values[row, column])
+            value = float(table.values[row][column])
             large = abs(value) < float("inf")
             what = f"{value:g}, too large for float32" if large else "NaN" if value != value else "infinity"
             check(
@@ -293,6 +301,7 @@ class StoreSource(FileSource):
     manifest's hashes; `Store.verify` compares them with the files.
     """
 
+    @guarded
     def __init__(
         self,
         store: Store | str | Path,
@@ -356,6 +365,7 @@ def _sites(store: Store, text: str | None, side: str) -> tuple[str, ...]:
 
 def _chosen(store: Store, sites: str | Sequence[str]) -> tuple[str, ...]:
     texts = [sites] if isinstance(sites, str) else sites
+    check(len(texts) > 0, f"no site is named; say which of: {', '.join(store.sites[:6])}")
     return tuple(dict.fromkeys(name for text in texts for name in store.match(text)))
 
 

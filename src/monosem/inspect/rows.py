@@ -135,7 +135,7 @@ def rows_from(
         seen = replace(seen, texts=read_texts(texts, seen.count, texts_key))
     if images is not None:
         seen = replace(seen, image=read_images(images, seen.count))
-    return seen if rows is None or rows >= seen.count else _first(seen, rows)
+    return seen if rows is None else first_rows(seen, rows)
 
 
 class _First:
@@ -146,9 +146,11 @@ class _First:
         self.p_widths, self.r_widths = source.p_widths, source.r_widths
 
 
-def _first(seen: Rows, rows: int) -> Rows:
+def first_rows(seen: Rows, rows: int) -> Rows:
     """Only the first rows, and the page says so."""
     check(rows >= 1, f"rows={rows}; give at least 1")
+    if rows >= seen.count:
+        return seen
     labels = seen.labels and Labels(seen.labels.codes[:rows], seen.labels.names)
     token, document, position = (
         None if part is None else part[:rows] for part in (seen.token, seen.document, seen.position)

@@ -1,5 +1,6 @@
 """Step, Term, Objective: terms read one record and are summed in one place."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,8 +10,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from monosem.base.errors import RefusedError
+from monosem.base.errors import RefusedError, check
 from monosem.base.group import ALONE, Group
+from monosem.base.guard import guard_fields
 from monosem.base.registry import Registry
 from monosem.base.schedule import at_step
 from monosem.base.selection import Request
@@ -181,6 +183,8 @@ class Objective:
     labels: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
+        for term in self.terms:
+            _check_weight(term)
         names = [term.name for term in self.terms]
         labels = [name if names.count(name) == 1 else f"{name}_{names[:i].count(name)}" for i, name in enumerate(names)]
         object.__setattr__(self, "labels", tuple(labels))
@@ -227,3 +231,12 @@ class Objective:
         weight = term.weight.weight(state)
         term.weight.observe(step, state)
         return weight
+
+
+def _check_weight(term: Term) -> None:
+    """Raises: ArgumentError for a weight that is negative or not finite: the loss would have no least value."""
+    guard_fields(term)
+    weight = term.weight
+    ends = (weight,) if isinstance(weight, int | float) else [getattr(weight, end, 0.0) for end in ("start", "stop")]
+    for value in ends:
+        check(0 <= value < math.inf, f"{term.name} weighs {value}; a weight is at least 0 and finite")

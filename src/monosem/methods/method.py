@@ -7,6 +7,7 @@ from torch import Tensor
 from monosem.anchors.directions import Anchors
 from monosem.anchors.term import Anchoring, AnchorPenalty, AnchorSlots, anchor_slots
 from monosem.base.errors import RefusedError
+from monosem.base.guard import guarded
 from monosem.base.spec import TACIT
 from monosem.core.activations import Activation, TopK
 from monosem.core.constraints import Constraint, UnitNorm
@@ -47,6 +48,7 @@ class Method:
     encoder: Encoder = field(default=AFFINE, metadata=TACIT)
     dictionary: Dictionary = field(default=FREE, metadata=TACIT)
 
+    @guarded
     def build(
         self,
         n_q: int,

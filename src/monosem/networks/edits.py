@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from monosem.base.errors import ArgumentError, ShapeError, check
+from monosem.base.errors import ArgumentError, DataError, ShapeError, check
+from monosem.base.guard import guard_fields, shown
 from monosem.base.sparse import Code, SparseCode
 
 Amount = float | Tensor
@@ -26,6 +27,15 @@ class Edit:
     latents: tuple[int, ...]
     amount: Amount
     at: Where = None
+
+    def __post_init__(self) -> None:
+        guard_fields(self)
+        finite = bool(torch.as_tensor(self.amount).isfinite().all())
+        check(
+            finite,
+            f"{self.kind} by {shown(self.amount)}: the network would answer NaN; give a finite number",
+            DataError,
+        )
 
     @property
     def by_position(self) -> bool:

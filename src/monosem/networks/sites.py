@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from monosem.base.errors import ArgumentError, DataError, ShapeError, check
+from monosem.base.errors import ArgumentError, DataError, MonosemError, ShapeError, check
 from monosem.data.store import Side, few, fits, parse_sites
 
 
@@ -82,6 +82,11 @@ class Capture:
                 module(**inputs) if isinstance(inputs, Mapping) else module(inputs)
         except _Enough:
             pass
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            if isinstance(error, MonosemError | torch.OutOfMemoryError):
+                raise
+            why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise DataError(f"{type(module).__name__} refuses the batch ({why}); give what it takes") from error
         missing = [str(site) for site in self.sites if site not in self.seen]
         check(not missing, f"the forward pass never reached {few(missing)}; choose other sites", DataError)
         return {site: self.seen[site] for site in self.sites}

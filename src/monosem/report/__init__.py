@@ -34,4 +34,4 @@ if TYPE_CHECKING:
     from monosem.report.summary import Section as Section
     from monosem.report.summary import sections as sections
 
-show(__name__)
+show(__name__, guards=False)

@@ -1,9 +1,9 @@
 """What is true of the loss landscape: state a problem, get its patterns, minima, saddles and certificates.
 
 A `Problem` holds true directions, weights, an activation and a number of latents; all is exact, in float64.
-`realize` finds an encoder of an activation pattern or proves that there is none, `trichotomy` says whether the pattern
-holds a trap or a saddle, `acs` ends in a certified partial minimum, `CHECKS` holds each claim as a check that can
-fail.
+`landscape` judges every pattern, `realize` finds an encoder of an activation pattern or proves that there is none,
+`trichotomy` says whether the pattern holds a trap or a saddle, `acs` ends in a certified partial minimum, `CHECKS`
+holds each claim as a check that can fail.
 """
 
 from typing import TYPE_CHECKING
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from monosem.theory.hierarchy import absorb as absorb
     from monosem.theory.hierarchy import absorb_as_printed as absorb_as_printed
     from monosem.theory.hierarchy import hierarchical as hierarchical
+    from monosem.theory.landscape import Landscape as Landscape
+    from monosem.theory.landscape import landscape as landscape
     from monosem.theory.law import Magnitude as Magnitude
     from monosem.theory.law import exact_atoms as exact_atoms
     from monosem.theory.law import exact_loss as exact_loss

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monosem.base.errors import DataError, RefusedError, ShapeError, check
+from monosem.base.guard import guard_fields
 from monosem.base.sparse import Positions
 from monosem.base.spec import parse_call
 from monosem.core.activations import ACTIVATIONS, Activation, Context, JumpReLU, ReLU, TopK
@@ -72,6 +73,7 @@ class Problem:
     threshold: float = 0.0
 
     def __post_init__(self) -> None:
+        guard_fields(self)
         n = self.W_p.shape[1]
         for name, have in (("W_r", self.W_r.shape[1]), ("weights", self.weights.shape[0])):
             check(have == n, f"W_p has n={n} columns but {name} has {have}; make them agree", ShapeError)

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from monosem.methods import with_resampling as with_resampling
     from monosem.train.config import FitConfig as FitConfig
     from monosem.train.loop import Callback as Callback
-    from monosem.train.loop import Result as Result
     from monosem.train.loop import fit as fit
+    from monosem.train.result import Result as Result
     from monosem.train.state import Run as Run
 
 show(__name__)

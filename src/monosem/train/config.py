@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from monosem.base.errors import check
+from monosem.base.guard import guard_fields
 from monosem.base.schedule import WarmupDecay
 
 _SCHEDULE = WarmupDecay()
@@ -42,15 +43,13 @@ class FitConfig:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        guard_fields(self)
         for name in ("steps", "batch_size", "log_every", "sample_rows"):
             check(getattr(self, name) >= 1, f"{name}={getattr(self, name)}; it must be at least 1")
         check(0 < self.lr < math.inf, f"lr={self.lr}; it must be positive and finite")
         check(0 <= self.eps < math.inf, f"eps={self.eps}; it must be a small number, at least 0")
         check(all(0 <= beta < 1 for beta in self.betas), f"betas={self.betas}; each is at least 0 and below 1")
         check(self.clip is None or self.clip > 0, f"clip={self.clip}; it must be positive, or None")
-        for name in ("selection", "dense"):
-            value = getattr(self, name)
-            check(value in ("fp32", "bf16"), f"{name}={value!r}; it is 'fp32' or 'bf16'")
         for name in ("checkpoint_every", "dead_window", "threads"):
             value = getattr(self, name)
             check(value is None or value >= 1, f"{name}={value}; it must be at least 1, or None")

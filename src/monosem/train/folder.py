@@ -6,6 +6,7 @@ import os
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from monosem.base.errors import CheckpointError, check
 from monosem.base.files import claim, write_atomic, writing
@@ -79,7 +80,7 @@ class RunFolder:
                 os.fsync(file.fileno())  # the checkpoint vouches for it
             save_run(run, self._checkpoint(self.path), hashlib.sha256(self._lines()).hexdigest())
 
-    def finish(self, model: SDL, about: dict[str, str | int]) -> None:
+    def finish(self, model: SDL, about: dict[str, Any]) -> None:
         """Write the finished model."""
         if self.path is not None:
             save_model(model, self.path, about)

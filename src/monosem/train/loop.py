@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -30,6 +29,7 @@ from monosem.train.config import FitConfig
 from monosem.train.folder import RunFolder
 from monosem.train.order import Order
 from monosem.train.progress import progress_bar
+from monosem.train.result import Result, about_run
 from monosem.train.state import Run
 from monosem.train.update import Update
 
@@ -38,19 +38,6 @@ CALIBRATION_BATCHES, CALIBRATION_ROWS = 64, 16384
 """How many batches, and at most how many rows, what inference reads is calibrated on."""
 L0_ROWS = 32768
 """At most how many rows active latents are counted on: a mean over so many is known to half a per cent."""
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """A trained model (in evaluation mode), its log, and how long this process worked on it.
-
-    `identity` tells runs that go on in a folder apart; without one it is empty.
-    """
-
-    model: SDL
-    log: list[dict[str, float]]
-    seconds: float
-    identity: str
 
 
 def identity_of(method: Method, source: Source, n_q: int, config: FitConfig, anchors: Anchors | None) -> str:
@@ -265,5 +252,6 @@ def fit(
                 folder.save(run, config)
             calibrate(run, config, source)
             model = _finished(run.model, source)
-            folder.finish(model, {"method": method.spec, "steps": config.steps, "identity": run.identity})
-    return Result(model, folder.entries, time.perf_counter() - started, run.identity)
+            about = about_run(method, source, n_q, config, anchors, run.identity)
+            folder.finish(model, about)
+    return Result(model, folder.entries, time.perf_counter() - started, run.identity, about)

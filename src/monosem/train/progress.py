@@ -1,9 +1,11 @@
-"""A progress bar with loss, FVU, L0, dead share and tokens per second; rich draws it when it is installed."""
+"""A progress bar with loss, FVU, L0, dead share and tokens per second: in a notebook's cell, by rich, or plain."""
 
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from html import escape
+from typing import Any
 
 Advance = Callable[[int, dict[str, float], int], None]
 
@@ -11,6 +13,26 @@ Advance = Callable[[int, dict[str, float], int], None]
 def _figures(entry: dict[str, float], rate: float) -> str:
     fit = f"loss {entry['loss']:.4g} FVU {entry['fvu']:.3f} L0 {entry['l0']:.1f}"
     return f"{fit} dead {entry['dead']:.0%} {rate:,.0f} tok/s"
+
+
+def in_notebook() -> bool:
+    """Whether a Jupyter kernel runs this process."""
+    return "ipykernel" in sys.modules
+
+
+def _in_a_cell(title: str, steps: int, rate: Callable[[int, int], float]) -> Advance:
+    """A bar of the browser's own below the cell, renewed in its place; needs nothing that a kernel does not bring."""
+    from IPython.display import HTML, display  # type: ignore[import-not-found,unused-ignore]
+
+    def bar(step: int, figures: str) -> Any:
+        return HTML(f'{escape(title)}  <progress value="{step}" max="{steps}"></progress>  {step}/{steps}  {figures}')
+
+    cell = display(bar(0, ""), display_id=True)
+
+    def advance(step: int, entry: dict[str, float], batch_size: int) -> None:
+        cell.update(bar(step, escape(_figures(entry, rate(step, batch_size)))))
+
+    return advance
 
 
 @contextmanager
@@ -23,6 +45,9 @@ def progress_bar(steps: int, start: int, title: str, show: bool) -> Iterator[Adv
 
     if not show:
         yield lambda step, entry, batch_size: None
+        return
+    if in_notebook():
+        yield _in_a_cell(title, steps, rate)
         return
     try:
         from rich.console import Console
