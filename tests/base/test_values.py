@@ -131,7 +131,7 @@ def test_citations_print() -> None:
     for citation in citations:
         assert citation.short.startswith(f"{citation.authors} ({citation.year}), ")
         assert citation.bibtex.startswith(f"@misc{{{citation.key},\n")
-        assert f"title = {{{citation.title}}}" in re.sub(r"\{([\w-]+)\}", r"\1", citation.bibtex)
+        assert re.sub(r"[{} ]", "", citation.title) in re.sub(r"[{} ]", "", citation.bibtex)
         assert citation.arxiv or citation.venue
         assert str(citation.year) in citation.key
         assert citation.bibtex.count("{") == citation.bibtex.count("}")

@@ -26,6 +26,7 @@ from tests.refused import (
     page,
     reason,
 )
+from tests.thin import in_turn
 
 STEPS, COMPARED = 20, (0, 19)
 
@@ -114,7 +115,7 @@ def test_every_registered_name_is_tried() -> None:
     assert all(any(pairing == PAIRINGS[name] for pairing, _, _ in PAIRS.values()) for name in PAIRINGS)
 
 
-@pytest.mark.parametrize(("activation", "term", "pair"), ACCEPTED, ids=str)
+@pytest.mark.parametrize(("activation", "term", "pair"), in_turn(ACCEPTED), ids=str)
 def test_accepted_combination_trains_with_exact_gradients(activation: str, term: str, pair: str) -> None:
     train_and_compare(trial(all_activations()[activation], terms_with(all_terms()[term]), pair))
 

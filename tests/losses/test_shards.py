@@ -23,6 +23,7 @@ from monosem.losses.objective import TERMS, State, Step, Term
 from tests.group import together
 from tests.losses.trials import N_Q, Trial, batch, trial
 from tests.refused import REGISTERED_ACTIVATIONS, REGISTERED_TERMS, all_terms, reason
+from tests.thin import in_turn
 
 EDGES = {1: (0, N_Q), 2: (0, 6, N_Q), 4: (0, 3, 7, 12, N_Q)}
 """Where shards begin and end: of unlike sizes."""
@@ -141,8 +142,9 @@ def _trial(activation: str, pair: str) -> tuple[Trial, tuple[Tensor, Tensor]]:
     return run, (x_p.double(), x_r.double())
 
 
-@pytest.mark.parametrize("size", [2, 4])
-@pytest.mark.parametrize(("term", "activation", "pair"), combinations(), ids=str)
+@pytest.mark.parametrize(
+    ("term", "activation", "pair", "size"), in_turn((*c, size) for c in combinations() for size in (2, 4)), ids=str
+)
 def test_a_term_over_shards_is_the_term(term: str, activation: str, pair: str, size: int) -> None:
     run, x = _trial(activation, pair)
     for dead in DEAD.values():

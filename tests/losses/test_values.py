@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from monosem.losses.sparsity import L0, L1, Lp, Tanh
 from tests.losses.plain import FORMULAS, Plain, ranked
 from tests.losses.trials import Trial, batch, gradients, loss_of, trial
 from tests.refused import PAIRS, all_terms
+from tests.thin import in_turn
 
 CONTEXT = Context(True, 0, 10)
 TERMS_OF: dict[str, Term] = {
@@ -50,9 +52,7 @@ def test_every_formula_is_compared() -> None:
     assert set(FORMULAS) == set(TERMS_OF)
 
 
-@pytest.mark.parametrize("pair", PAIRS)
-@pytest.mark.parametrize("code", CODES)
-@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize(("name", "code", "pair"), in_turn(product(FORMULAS, CODES, PAIRS), 2))
 def test_value_and_gradients_are_those_of_the_formula(name: str, code: str, pair: str) -> None:
     """Through the sparse path, weighted by 0.7, against autograd of the plain formula; every parameter."""
     activation, code_of = CODES[code]

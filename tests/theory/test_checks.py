@@ -33,8 +33,9 @@ def test_stable_over_100_seeds(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_repaired_theorem_on_1000_instances() -> None:
-    report = examine(CHECKS["repaired_3_6"], seed=7, trials=1000)
+@pytest.mark.parametrize("name", ["repaired_3_6", "closed_3_6"])
+def test_repaired_theorem_on_1000_instances(name: str) -> None:
+    report = examine(CHECKS[name], seed=7, trials=1000)
     assert report.as_documented, report
 
 

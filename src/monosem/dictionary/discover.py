@@ -25,14 +25,14 @@ CONFIDENCE: tuple[tuple[float, float, str], ...] = (
     (0.80, 0.23, "unlikely"),
     (-1.0, 0.13, "unlikely"),
 )
-"""(agreement from, share of atoms that were right, what it is called): measured, see docs/discovery.md."""
+"""(agreement from, share of atoms that were right on eight small worlds of development, what it is called)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Discovery:
     """What was discovered: anchors in falling confidence, and what their codes say about the rows.
 
-    `confidence` is the share of atoms of such an `agreement` that were right in worlds with known features; `agreement`
+    `confidence` is the share of atoms of such an `agreement` that were right in worlds of development; `agreement`
     is the least cosine among an atom and its nearest ones in two fits to half of the rows each. `rates` are the atoms'
     firing rates, `l0` the mean number of atoms of a row, `offset` what every row shares, `log` one entry per step.
     `gain` is in nats a row, on rows that nothing was fitted to, over a law without a sparse code; `outside` is the
