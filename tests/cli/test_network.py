@@ -1,6 +1,8 @@
 """`monosem evaluate` on a network and `monosem steer`, on a random Llama in a folder; and what a user may get wrong."""
 
 import json
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from monosem.core.io import save_model
 from monosem.core.model import SDL
 from monosem.data.batches import TokenFilter
 from monosem.data.texts import text_batches
+from monosem.inspect.page import unpack
 from monosem.networks.models import open_network
 from monosem.networks.network import network_scores
 from tests.cli.calls import call
@@ -130,3 +133,77 @@ def test_wrong_input_is_told_in_a_line(case: str, made: Path) -> None:
     assert ran.exit_code == 2, ran.stdout
     assert says in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+def test_a_judge_explains_latents_and_the_page_shows_its_words(made: Path, tmp_path: Path) -> None:
+    judge = tmp_path / "judge.py"
+    judge.write_text("import sys\np = sys.stdin.read()\nprint('none' if 'numbers' in p else 'the letter a')\n")
+    ran = call("explain", made / "sae", "--latents", "0-3,5", "--judge", f"{sys.executable} {judge}", "--json")
+    assert ran.exit_code == 0, ran.stderr
+    said = json.loads(ran.stdout)
+    labels = json.loads(Path(said["labels"]).read_text())
+    assert said["explained"] == len(labels) >= 1
+    assert {one["label"] for one in labels.values()} == {"the letter a"}
+    assert {one["detection"] for one in labels.values()} <= {0.5, None}  # none chosen: chance
+    page = tmp_path / "page.html"
+    assert call("inspect", made / "sae", "--network", "none", "--out", page).exit_code == 0
+    data = re.search(r'<script[^>]*id="data"[^>]*>([^<]+)<', page.read_text())
+    assert data is not None
+    shown = unpack(data[1].strip())[0]["labels"]
+    assert {one["label"] for one in shown.values()} == {"the letter a"}
+
+
+def test_prompts_wait_for_answers_in_a_file(made: Path, tmp_path: Path) -> None:
+    prompts, answers = tmp_path / "prompts.jsonl", tmp_path / "answers.jsonl"
+    for _ in range(4):
+        ran = call("explain", made / "sae", "--latents", "1", "--prompts", prompts, "--answers", answers, "--json")
+        assert ran.exit_code == 0, ran.stderr
+        said = json.loads(ran.stdout)
+        if not said["waiting"]:
+            break
+        with answers.open("a") as file:
+            for line in prompts.read_text().splitlines():
+                file.write(json.dumps({"id": json.loads(line)["id"], "answer": "none"}) + "\n")
+    assert said["waiting"] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--latents", "x"), "'x' is no number and no range"),
+        (("--latents", "3-99"), "the dictionary has latents 0 to 15"),
+        ((), "say who answers"),
+        (("--judge", "false"), "failed (1)"),
+    ],
+)
+def test_wrong_explanations_are_refused(made: Path, options: tuple[str, ...], message: str) -> None:
+    who = () if not options or "--judge" in options else ("--judge", "true")
+    ran = call("explain", made / "sae", *options, *who)
+    assert ran.exit_code == 2
+    assert message in " ".join(ran.stderr.split())
+
+
+@pytest.mark.parametrize("command", ["harvest", "evaluate", "sample"])
+def test_a_network_that_no_device_takes_is_refused(made: Path, command: str, tmp_path: Path) -> None:
+    more: dict[str, tuple[object, ...]] = {
+        "harvest": ("--read", "model.layers.0:out", "--text", made / "x.txt", "--out", tmp_path / "s"),
+        "evaluate": (made / "sae", "--text", made / "x.txt", "--read", "model.layers.0:out"),
+        "sample": ("--out", tmp_path / "t.jsonl"),
+    }
+    for options, message in (
+        (("--device", "gpu"), "'gpu' is no device"),
+        (("--dtype", "float8"), "dtype='float8'"),
+        (("--device", "meta", "--device-map", "auto"), "both say where the network lies"),
+    ):
+        ran = call(command, *more[command], "--network", made / "llama", *options)
+        assert ran.exit_code == 2, ran.stdout
+        assert message in " ".join(ran.stderr.split())
+
+
+def test_a_network_in_bfloat16_is_stored(made: Path, tmp_path: Path) -> None:
+    site = ("--read", "model.layers.0:out", "--text", made / "x.txt", "--out", tmp_path / "s")
+    ran = call(
+        "harvest", "--network", made / "llama", *site, "--dtype", "bfloat16", "--rows", 12, "--length", 32, "--json"
+    )
+    assert ran.exit_code == 0, ran.stderr
+    assert json.loads(ran.stdout)["rows"] == 12

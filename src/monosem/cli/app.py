@@ -17,6 +17,7 @@ COMMANDS = {
     "train": ("train", "Train a method on your own activations."),
     "evaluate": ("evaluate", "Score a dictionary on a task's true features, or by what its network loses."),
     "inspect": ("inspect", "Write one self-contained HTML page of all latents: what each is active on, how often."),
+    "explain": ("explain", "Say in words what latents fire on, and score the words on held-out firings."),
     "steer": ("steer", "Continue a prompt with a language model, with latents edited and without."),
     "anchors": ("anchors", "Make anchors, and score what they do."),
     "convert": ("convert", "Rewrite a dictionary in another format, the same function."),

@@ -106,6 +106,7 @@ def evaluate(o: EvaluateOptions) -> Answer:
         return _on_a_task(o, o.task)
     need("--pairing", o.pairing, "--task", o.task)
     need("--held-out", o.held_out, "--task", o.task)
+    need("--out", o.records, "--task", o.task)
     if not o.text:
         fail("no text to score on; give --text FILES that the dictionary was not trained on")
     place = o.place.find(o.dictionary)

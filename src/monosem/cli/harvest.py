@@ -11,7 +11,7 @@ import typer
 
 from monosem.cli.console import fail, rate_bar, sample_bar, say, set_threads
 from monosem.cli.options import Answer, add, command_of, opt
-from monosem.cli.shared import NetworkOptions, RowsOptions, TextOptions, Threads, train_command
+from monosem.cli.shared import DeviceOptions, RowsOptions, TextOptions, Threads, train_command
 
 if TYPE_CHECKING:
     from monosem.data.batches import Batch
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _stored = partial(opt, panel="Store")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SampleOptions:
     """The options of `monosem sample`."""
 
@@ -30,6 +30,7 @@ class SampleOptions:
     tokens: Annotated[int, opt("Most tokens of one text.")] = 255
     temperature: Annotated[float, opt("Temperature of the sampling.")] = 1.0
     seed: Annotated[int, opt("Seed for the sampled tokens.")] = 0
+    on: DeviceOptions
     threads: Threads = None
 
 
@@ -49,7 +50,7 @@ def sample(o: SampleOptions) -> Answer:
         say(f"{o.out_file} holds {there:,} texts of an earlier call", "dim")
     facts = {"out": str(o.out_file), "texts": max(there, o.documents), "drawn": max(0, o.documents - there)}
     if there < o.documents:
-        network, tokenizer = NetworkOptions(o.network).open()
+        network, tokenizer = o.on.read(o.network)
         options: dict[str, Any] = {"temperature": o.temperature, "seed": o.seed, "first": there}
         with sample_bar(o.documents, there) as progress, o.out_file.open("a", encoding="utf-8") as file:
             texts = sample_texts(network, tokenizer, o.documents, o.tokens, progress=progress, **options)
@@ -95,8 +96,9 @@ class HarvestOptions:
     read: Annotated[str, opt('Sites to store, as "model.layers.5.mlp:in,out"; * matches.')]
     text: Annotated[list[Path], opt("Texts: .txt, .jsonl or .parquet; may be repeated.", "--text")]
     out_folder: Annotated[Path, opt("Folder of the store to write.", "--out")]
-    rows: Annotated[int | None, opt("Number of rows to stop after. [default: all]")] = None
+    rows: Annotated[int | None, opt("Number of rows, a sample of all texts. [default: all]")] = None
     texts: TextOptions
+    on: DeviceOptions
     labels_key: Annotated[
         str | None, opt("Field of .jsonl, or column of .parquet, that holds a text's class.", panel="Text")
     ] = None
@@ -116,7 +118,7 @@ def harvest(o: HarvestOptions) -> Answer:
 
     check_output(o.out_folder)
     set_threads(o.threads)
-    models, tokenizer = _models(o.network)
+    models, tokenizer = _models(o.network, o.on)
     for one in models.values():
         most = getattr(one.config, "max_position_embeddings", o.texts.length)
         if o.texts.length > most:
@@ -166,20 +168,24 @@ def _stored_rows(o: HarvestOptions, models: dict[str, Any], tokenizer: Any, prog
 def _batches(o: HarvestOptions, tokenizer: Any, drop: tuple[int, ...]) -> "tuple[Iterator[Batch], list[str] | None]":
     """Batches of the texts' tokens, and the names of their classes where they have labels."""
     from monosem.data.batches import TokenFilter
-    from monosem.data.texts import read_documents, text_batches
+    from monosem.data.texts import read_documents, sampled, text_batches
 
     documents = list(read_documents(o.text, o.texts.each, o.texts.text_key, o.labels_key))  # type: ignore[arg-type]
+    together = 1024
+    if o.rows is not None:  # a sample of all texts: read in a keyed order, few windows sorted by length at a time
+        documents, together = [documents[i] for i in sampled(len(documents))], 64
     names, codes = None, None
     if o.labels_key:
         names = sorted({str(document.label) for document in documents})
         codes = [names.index(str(document.label)) for document in documents]
     keep, words, length = TokenFilter(drop, o.first), (document.text for document in documents), o.texts.length
-    return text_batches(tokenizer, words, length=length, tokens=o.batch_tokens, keep=keep, labels=codes), names
+    options = {"length": length, "tokens": o.batch_tokens, "together": together}
+    return text_batches(tokenizer, words, keep=keep, labels=codes, **options), names
 
 
-def _models(given: list[str]) -> tuple[dict[str, Any], Any]:
+def _models(given: list[str], on: DeviceOptions) -> tuple[dict[str, Any], Any]:
     """Models by name ("" for one), and the tokenizer of the first."""
-    opened = {name: NetworkOptions(path).open() for name, path in _named(given)}
+    opened = {name: on.read(path) for name, path in _named(given)}
     sizes = {len(tokenizer) for _, tokenizer in opened.values()}
     if len(sizes) > 1:
         fail(f"the networks' tokenizers differ ({sorted(sizes)} tokens); two networks must read the same batches")

@@ -97,12 +97,13 @@ def _page(o: InspectOptions) -> tuple[str, int]:
     """The page of a dictionary's latents on its rows, and how many rows these are."""
     from monosem.anchors.directions import load_anchors
     from monosem.data.trained import anchors_of
+    from monosem.inspect.explain import load_labels
     from monosem.inspect.page import inspect_page
     from monosem.inspect.rows import rows_from
     from monosem.interop import read as read_model
 
     loaded = read_model(o.dictionary)
-    data, sites = _training_rows(o.dictionary, o.data.data, (o.data.read, o.data.write))
+    data, sites = training_rows(o.dictionary, o.data.data, (o.data.read, o.data.write))
     same = {name: getattr(o.data, name) for name in ("target", "key", "target_key", "rows")}
     seen = {name: getattr(o, name) for name in ("labels", "labels_key", "texts", "texts_key", "images")}
     with err().status(f"reading {data}"):
@@ -122,12 +123,13 @@ def _page(o: InspectOptions) -> tuple[str, int]:
             effect=effect,
             anchors=holding,
             anchor_names=names,
+            labels=load_labels(o.dictionary),
             progress=lambda done: progress(done, done),
         )
     return page, rows.count
 
 
-def _training_rows(
+def training_rows(
     folder: Path, data: Path | None, sites: tuple[str | None, str | None]
 ) -> tuple[Path, tuple[str | None, str | None]]:
     """The rows that are given, or else the store that the model was trained on; and their sites."""
@@ -162,7 +164,7 @@ def _usual_effect(model: "SDL", data: Path, seen: "Rows") -> "LogitEffect | None
         say("no promoted tokens: the site does not write into the residual stream", "dim")
         return None
     try:
-        return _effect(model, NetworkOptions(networks[0]), seen)[0]
+        return _effect(model, NetworkOptions(network=networks[0]), seen)[0]
     except MonosemError as error:
         say(f"no promoted tokens: {error}; {hint}", "yellow")
         return None

@@ -59,19 +59,41 @@ class RowsOptions:
 
 
 @dataclass(frozen=True)
-class NetworkOptions:
+class DeviceOptions:
+    """Where a network runs, and in which type."""
+
+    device: Annotated[str, _network('Device that runs the network, such as "cuda".', more=True)] = "cpu"
+    dtype: Annotated[
+        str, _network("Type of the network's weights: auto (its file's), float32, bfloat16 or float16.", more=True)
+    ] = "auto"
+    device_map: Annotated[
+        str | None, _network("Split the network over all devices: auto or balanced; then no --device.", more=True)
+    ] = None
+    download: Annotated[
+        bool, _network("Fetch OWNER/NAME from the hub where its cache has none.", "--download", more=True)
+    ] = False
+
+    def read(self, name: str) -> tuple[Any, Any]:
+        """(the network in evaluation mode, its tokenizer) of a folder or a name."""
+        from monosem.networks.models import open_network
+
+        given = {one.name: getattr(self, one.name) for one in fields(DeviceOptions)}
+        with err().status("reading the network"):
+            return open_network(name, **given)
+
+
+@dataclass(frozen=True)
+class NetworkOptions(DeviceOptions):
     """A network of transformers."""
 
     network: Annotated[
-        str | None, _network("Language model: a transformers folder, or a name in the cache. [default: the store's]")
+        str | None,
+        _network("Language model: a transformers folder, or a name in the cache or the hub's. [default: the store's]"),
     ] = None
 
     def open(self, name: str | None = None) -> tuple[Any, Any]:
         """(the network in evaluation mode, its tokenizer); `name` where it is not the option's."""
-        from monosem.networks.models import open_network
-
-        with err().status("reading the network"):
-            return open_network(name or self.network or "")
+        return self.read(name or self.network or "")
 
 
 @dataclass(frozen=True)
