@@ -85,7 +85,7 @@ def test_a_store_with_a_choice_asks(store: Path) -> None:
     model, _ = method("topk(k=2)").build(16, (6,), (6,))
     with pytest.raises(ArgumentError, match="mlp:in"):
         rows_from(store, model)
-    with pytest.raises(ArgumentError, match="is a store"):
+    with pytest.raises(ArgumentError, match="a store knows its sites"):
         rows_from(store, model, target="y.npy")
 
 
@@ -202,7 +202,7 @@ def test_a_model_of_a_store_needs_no_options(tmp_path: Path, sae: Path, monkeypa
     """Its folder says which store and site, and the store says which network: promoted tokens come by themselves."""
     language, asked = _Language(), []
 
-    def opened(name: str) -> tuple[nn.Module, _Tokenizer]:
+    def opened(name: str, **_: object) -> tuple[nn.Module, _Tokenizer]:
         asked.append(name)
         return language, _Tokenizer()
 

@@ -44,7 +44,7 @@ def _recognise(candidate: Candidate) -> str:
             return name
     here = sorted(p.name for p in candidate.folder.iterdir())[:8] if candidate.path.is_dir() else [candidate.path.name]
     entries = ""
-    if any(here[0].endswith(suffix) for suffix in (".pt", ".npz", ".safetensors")) and len(here) == 1:
+    if len(here) == 1 and here[0].endswith((".pt", ".npz", ".safetensors")):
         entries = f" with the entries {shortened(str(sorted(_guarded(candidate, _keys(here[0])))))}"
     known = "; ".join(f"{name}: {format.shape}" for name, format in FORMATS.items())
     here_text = shortened(str(here), 300)
