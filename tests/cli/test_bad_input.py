@@ -53,7 +53,7 @@ CASES: dict[str, tuple[dict[str, str], str]] = {
     "widths that are no numbers": ({"method": "topk_crosscoder(k=2)", "widths": "3;3"}, '--widths "3;3"'),
     "k above n_q": ({"method": "topk(k=17)"}, "k=17 is larger than n_q=16"),
     "unknown method": ({"method": "topkk"}, "unknown method 'topkk'; did you mean 'topk'?"),
-    "unknown argument": ({"method": "topk(q=3)"}, "topk takes k, aux, encoder, dictionary; q is unknown"),
+    "unknown argument": ({"method": "topk(q=3)"}, "topk takes k, aux, rank_by_norm, k_start, anneal; q is unknown"),
     "no call": ({"method": "topk(k=3"}, "cannot read 'topk(k=3'"),
     "too few labels": ({"labels": "few_labels"}, "few_labels.npy has 29 labels for 30 rows"),
     "one class": ({"labels": "one_label"}, "class means need two classes"),

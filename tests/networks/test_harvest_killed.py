@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from monosem.data import writer
-from monosem.networks import harvest as module
+from monosem.data.batches import TokenFilter
+from monosem.networks.harvest import harvest
 from tests.networks.networks import Tiny, masked_batches
 
 STAGES = ("append", "before rename", "after rename")
@@ -23,8 +24,8 @@ _CONTEXT.set_forkserver_preload(["torch._dynamo", "tests.networks.test_harvest_k
 
 
 def _harvest(folder: Path) -> None:
-    keep = module.TokenFilter((3, 17), 1)
-    module.harvest(
+    keep = TokenFilter((3, 17), 1)
+    harvest(
         Tiny(), "layers.2:in,out", masked_batches(12), folder, keep=keep, dtype="bfloat16", shard_rows=40,
         vocabulary=[f"word {i}" for i in range(40)],
     )  # fmt: skip
