@@ -49,6 +49,14 @@ class Answer:
     text: str = ""
 
 
+def _sparse_sums(rows: int) -> torch.Tensor:
+    """Rows with one or two of six features in eight dimensions."""
+    generator = torch.Generator().manual_seed(0)
+    columns = torch.nn.functional.normalize(torch.randn(8, 6, generator=generator), dim=0)
+    fires = torch.rand(rows, 6, generator=generator) < 0.2
+    return (fires * (0.2 - torch.rand(rows, 6, generator=generator).log())) @ columns.T
+
+
 def right_calls(folder: Path) -> dict[Callable[..., Any], dict[str, Any]]:
     """Public functions, and arguments with which each is right."""
     x = torch.randn(12, 8, generator=torch.Generator().manual_seed(0))
@@ -65,7 +73,7 @@ def right_calls(folder: Path) -> dict[Callable[..., Any], dict[str, Any]]:
         ms.evaluate: {"model": model, "rows": x},
         ms.score: {"model": model, "truth": torch.eye(8)},
         ms.inspect: {"model": model, "rows": x},
-        ms.discover: {"rows": torch.eye(8).repeat(20, 1), "most": 160},
+        ms.discover: {"rows": _sparse_sums(400), "most": 400},
         ms.open_rows: {"data": x},
         ms.load: {"path": saved},
         ms.save: {"model": model, "path": folder / "copy"},

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from monosem.base.errors import ArgumentError, DataError
-from monosem.networks.devices import find_device, input_device, moved
+from monosem.base.machine import find_device
+from monosem.networks.devices import input_device, moved
 from monosem.networks.models import open_network
 from tests.networks.llamas import llama
 from tests.networks.networks import Tiny

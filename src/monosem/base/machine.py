@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from monosem.base.errors import check
 from monosem.base.version import __version__
 
 
@@ -14,6 +15,25 @@ def cache_folder() -> Path:
     """MONOSEM_CACHE, or monosem in the user's cache folder."""
     given = os.environ.get("MONOSEM_CACHE")
     return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "monosem"
+
+
+def find_device(name: str | torch.device) -> torch.device:
+    """A device by name. Raises: ArgumentError for a name that torch does not know, or a device that is not there.
+
+    Example:
+        >>> find_device("cpu")
+        device(type='cpu')
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        why = str(error).split(";")[0].split("\n")[0]
+        check(False, f"device={str(name)!r} is no device ({why}); write 'cpu', 'cuda' or 'cuda:1'")
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        present = (device.index or 0) < count
+        check(present, f"device={str(name)!r}, but torch {torch.__version__} sees {count} GPUs; use 'cpu'")
+    return device
 
 
 def cpu_name() -> str:

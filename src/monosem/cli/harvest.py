@@ -179,7 +179,7 @@ def _batches(o: HarvestOptions, tokenizer: Any, drop: tuple[int, ...]) -> "tuple
         names = sorted({str(document.label) for document in documents})
         codes = [names.index(str(document.label)) for document in documents]
     keep, words, length = TokenFilter(drop, o.first), (document.text for document in documents), o.texts.length
-    options = {"length": length, "tokens": o.batch_tokens, "together": together}
+    options: dict[str, Any] = {"length": length, "tokens": o.batch_tokens, "together": together}
     return text_batches(tokenizer, words, keep=keep, labels=codes, **options), names
 
 

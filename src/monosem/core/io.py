@@ -20,6 +20,7 @@ from torch import Tensor
 from monosem.base.blocks import Block
 from monosem.base.errors import ArgumentError, CheckpointError, MonosemError, check, shortened
 from monosem.base.files import json_bytes, read_json, write_together
+from monosem.base.machine import find_device
 from monosem.base.registry import Registry
 from monosem.base.schema import Size, read
 from monosem.base.spec import format_call, parse_call, spoken
@@ -244,7 +245,7 @@ def load_model(
     Raises: CheckpointError, one clear message, when files are missing, damaged, of another kind or of a newer version.
     Warns: UncheckedWarning for files of an older version, which have no checksum.
     """
-    folder = Path(folder)
+    folder, place = Path(folder), None if device is None else find_device(device)
     config, path = load_config(folder), folder / "model.safetensors"
     if not path.is_file():
         raise CheckpointError(f"{folder} has no model.safetensors; give the folder that save_model or training wrote")
@@ -258,7 +259,7 @@ def load_model(
         raise CheckpointError(f"{folder}: {text}; restore both (unchecked=True reads them all the same)")
     kind = dtype or DTYPES[config.dtype]
     for name in tensors:
-        tensors[name] = tensors[name].to(device, None if name.startswith("state.") else kind)
+        tensors[name] = tensors[name].to(place, None if name.startswith("state.") else kind)
     return place_tensors(model, tensors, str(folder), unchecked)
 
 

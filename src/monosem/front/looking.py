@@ -26,7 +26,7 @@ from monosem.core.model import SDL
 from monosem.core.pairs import SAE, Crosscoder, CrossLayer, Pairing, Source, Transcoder
 from monosem.data.table import Labels
 from monosem.front.fitting import rows_for, sample_of
-from monosem.inspect.collect import Options
+from monosem.inspect.options import Options
 from monosem.inspect.page import inspect_page
 from monosem.inspect.rows import Rows, first_rows, rows_from
 from monosem.interop.api import load

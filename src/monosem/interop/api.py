@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from monosem.base.errors import CheckpointError, MonosemError, RefusedError, shortened
+from monosem.base.machine import find_device
 from monosem.core.io import activation_to_text, load_config, load_model, load_outline, save_model
 from monosem.core.model import SDL
 from monosem.core.rownorm import RowNormSDL
@@ -101,8 +102,9 @@ def load(
         >>> bool((same.W_D == model.W_D).all())
         True
     """
+    place = None if device is None else find_device(device)
     model = read(path, input_scale, dtype=dtype, unchecked=unchecked).model
-    return model if device is None else model.to(device)
+    return model if place is None else model.to(place)
 
 
 def save(model: SDL, path: str | Path, format: str = "monosem", metadata: dict[str, Any] | None = None) -> Path:

@@ -6,29 +6,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from monosem.base.errors import check
-
 CPU = torch.device("cpu")
 _Inputs = TypeVar("_Inputs")
-
-
-def find_device(name: str | torch.device) -> torch.device:
-    """A device by name. Raises: ArgumentError for a name that torch does not know, or a device that is not there.
-
-    Example:
-        >>> find_device("cpu")
-        device(type='cpu')
-    """
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        why = str(error).split(";")[0].split("\n")[0]
-        check(False, f"device={str(name)!r} is no device ({why}); write 'cpu', 'cuda' or 'cuda:1'")
-    if device.type == "cuda":
-        count = torch.cuda.device_count()
-        present = (device.index or 0) < count
-        check(present, f"device={str(name)!r}, but torch {torch.__version__} sees {count} GPUs; use 'cpu'")
-    return device
 
 
 def input_device(model: nn.Module) -> torch.device:

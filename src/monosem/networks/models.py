@@ -10,8 +10,7 @@ import torch
 
 from monosem.base.errors import CheckpointError, DataError, check, shortened
 from monosem.base.files import read_json
-from monosem.base.machine import cache_folder
-from monosem.networks.devices import find_device
+from monosem.base.machine import cache_folder, find_device
 
 
 def named_networks() -> dict[str, Path]:
