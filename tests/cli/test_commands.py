@@ -188,4 +188,4 @@ def test_evaluate_scores_a_model_on_its_task(tmp_path: Path) -> None:
         assert word in table
     other = call("evaluate", tmp_path, "--task", "lrb/mini")
     assert other.exit_code == 2
-    assert "(n_p, n_r) = (16, 16), lrb/mini with transcoder has (96, 96)" in other.stderr
+    assert "(n_p, n_r) = (16, 16), lrb/mini as transcoder has (96, 96)" in other.stderr

@@ -9,7 +9,7 @@ from monosem.core.io import load_model
 from tests.cli.calls import call
 from tests.train.victims import contents
 
-TRAIN = ("train", "--method", "topk(k=2)", "--n-q", "16", "--steps", "3", "--batch", "8")
+TRAIN = ("train", "--method", "topk(k=2)", "--n-q", "16", "--steps", "3", "--batch-size", "8")
 
 
 @pytest.fixture
@@ -41,7 +41,8 @@ def test_bench_and_convert_into_what_is_no_folder(out: str, folder: Path) -> Non
     call(*TRAIN, "--data", folder / "x.npy", "--out", folder / "run")
     before = contents(folder)
     for words in (("bench", "--task", "lrb/nano", "--steps", "2", "--out"), ("convert", folder / "run")):
-        assert "cannot be written" in _refused(*words, folder / out)
+        said = _refused(*words, folder / out)
+        assert "cannot be written" in said or "check the path and the disk" in said
     assert contents(folder) == before
 
 

@@ -190,5 +190,5 @@ def test_projection_keeps_thresholds_at_least_zero() -> None:
 def test_only_some_have_a_step() -> None:
     z = pre_activations(0)
     having = {name for name, a in EXAMPLES.items() if a.hard(z, parameters(a, 16).__getitem__) is not None}
-    assert having == {"jumprelu", "jumprelu: log threshold", "binary"}
+    assert having == {"jumprelu", "jumprelu: log threshold", "jumprelu: felt by the input", "binary"}
     assert ReLU().hard is not Activation.hard

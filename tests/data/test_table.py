@@ -93,7 +93,7 @@ def _parquet(**columns: object) -> Callable[[Path], None]:
 
 WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "missing": ("x.npy", lambda path: None, "does not exist"),
-    "folder": ("x.npy", lambda path: path.mkdir(), "is a folder"),
+    "folder": ("x.npy", lambda path: path.mkdir(), "is no plain file"),
     "unknown type": ("x.csv", lambda path: path.write_text("1,2"), "no .npy or .safetensors or .parquet file"),
     "no bytes": ("x.npy", lambda path: path.touch(), "0 bytes"),
     "garbage": ("x.npy", lambda path: path.write_bytes(b"garbage" * 9), "not a whole .npy file"),

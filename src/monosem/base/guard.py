@@ -12,9 +12,6 @@ from dataclasses import fields
 from itertools import islice
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
-import jaxtyping
-from torch import Tensor
-
 from monosem.base.errors import ArgumentError
 
 P = ParamSpec("P")
@@ -105,7 +102,7 @@ def shown(value: Any) -> str:
         ('a float32 tensor [2, 3]', 'a list of 100')
     """
     if hasattr(value, "shape") and hasattr(value, "dtype"):
-        kind = "tensor" if isinstance(value, Tensor) else "array"
+        kind = "tensor" if type(value).__module__.startswith("torch") else "array"  # torch is not imported for it
         return f"a {str(value.dtype).removeprefix('torch.')} {kind} {list(value.shape)}"
     text = " ".join(repr(value).split())
     if len(text) <= 60:
@@ -159,7 +156,7 @@ def _words(hint: Any) -> str:
         return " or ".join(sorted(words, key=lambda word: word == "None"))
     if origin is Literal:
         return " or ".join(map(repr, args))
-    if inspect.isclass(hint) and issubclass(hint, jaxtyping.AbstractArray):
+    if hasattr(hint, "dim_str") and hasattr(hint, "dtypes"):  # jaxtyping's arrays
         return _array_words(hint)
     kind = origin or hint
     if args and inspect.isclass(kind) and issubclass(kind, Sequence):
