@@ -18,7 +18,7 @@ from tests.attack.damage import OPERATORS
 from tests.attack.faults import RUNS, life
 from tests.attack.page import RECORD, write_page
 from tests.attack.product import attack, product, sample
-from tests.attack.targets import build
+from tests.attack.targets import warm, write
 from tests.attack.worker import GOOD
 
 DRAWS = 4
@@ -42,7 +42,8 @@ def files(folder: Path, count: int, seed: int, seconds: float) -> None:
     seen = _state(state)
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch) / "whole"
-        build(root)
+        write(root)
+        warm(root, Path(scratch) / "outputs")
         cases = sample(root, DRAWS, count, seed)
         total = sum(1 for _ in product(root, DRAWS))
         for case in cases:

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+import scipy.optimize  # noqa: F401 (here, as _dynamo: once and not in every fork, so that a kill meets a run)
 import torch
+import torch._dynamo
 
 from monosem.base.errors import MonosemError, OutputError
 from monosem.bench import records, task_scores

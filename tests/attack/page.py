@@ -53,6 +53,7 @@ def _kills(entries: list[dict[str, object]]) -> list[str]:
         "A run is hit by SIGKILL, SIGTERM or Ctrl-C at random moments, up to four times, or it meets a full disk (the",
         "system refuses to let files grow) over what an earlier life left, or two processes start at once. Then it is",
         "called again. `same`: every tensor, log line, record and shard is that of a run that nobody disturbed.",
+        "`wrong`: a life ended neither by its blow nor with a named error, and the run was not gone on with.",
         "",
         "| run | outcome | runs | kills |",
         "|---|---|---:|---:|",

@@ -1,6 +1,7 @@
 """Whole files of every kind that a command reads, and the calls that read them."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,11 +50,11 @@ class Target:
     """Whether the command writes into the folder that it reads."""
 
 
-TRAIN = "train --method topk(k=2) --n-q 12 --steps 2 --batch 8 --out {out} --data "
-HARVEST = "harvest --at model.layers.0:out --rows 20 --length 16 --out {out} "
+TRAIN = "train --method topk(k=2) --n-q 12 --steps 2 --batch-size 8 --out {out} --data "
+HARVEST = "harvest --read model.layers.0:out --rows 20 --length 16 --out {out} "
 SCORE = "evaluate {in} --text {in}/../texts/x.txt --rows 20 --length 16"
 TARGETS: tuple[Target, ...] = (
-    *(Target(f"{name} model", f"models/{name}", ("convert {in} {out}", "describe {in}")) for name in FORMATS),
+    *(Target(f"{name} model", f"models/{name}", ("convert {in} {out}", "describe {in} --weights")) for name in FORMATS),
     Target("model to score", "models/monosem", ("evaluate {in} --task lrb/nano --rows 64",)),
     *(Target(f"table {end}", "tables", (f"{TRAIN}{{in}}/x{end}",), (f"x{end}",)) for end in TABLES),
     *(
@@ -83,24 +84,29 @@ TARGETS: tuple[Target, ...] = (
     Target("records", "records", ("report {in} --out {out}.html",)),
     Target("packed records", "packed", ("report {in}/all.jsonl.gz --out {out}.html",)),
     *(
-        Target(f"texts {end}", "texts", (f"{HARVEST}--model {{in}}/../llama --text {{in}}/x{end}",), (f"x{end}",))
+        Target(f"texts {end}", "texts", (f"{HARVEST}--network {{in}}/../llama --text {{in}}/x{end}",), (f"x{end}",))
         for end in (".txt", ".jsonl", ".parquet")
     ),
-    Target("network", "llama", (HARVEST + "--model {in} --text {in}/../texts/x.txt",)),
-    Target("model in its network", "coder", (SCORE + " --network {in}/../llama --at model.layers.0:out",)),
+    Target("network", "llama", (HARVEST + "--network {in} --text {in}/../texts/x.txt",)),
+    Target("model in its network", "coder", (SCORE + " --network {in}/../llama --read model.layers.0:out",)),
     Target("note of a store", "coder", (SCORE,), ("source.json",)),
 )
 
 
-def build(root: Path) -> None:
-    """Write everything whole, and call every command once: none may fail, and all that it imports is imported."""
+def write(root: Path) -> None:
+    """Write everything whole."""
     for make in (_models, _tables, _store, _records, _texts):
         make(root)
     run = TRAIN + "{in}/tables/x.npy --labels {in}/tables/labels.npy"
     assert call(*fill(run, root, root / "run")).exit_code == 0
-    for number, target in enumerate(TARGETS):
+
+
+def warm(root: Path, outputs: Path, targets: Iterable[Target] = TARGETS) -> None:
+    """Call the targets' commands on whole files: none may fail, and all that they import is imported."""
+    for number, target in enumerate(targets):
         for text in target.calls:
-            ran = call(*fill(text, root / target.folder, root / "outputs" / f"{number}-{text.split()[0]}"))
+            out = outputs / f"{number}-{text.split()[0]}"
+            ran = call(*fill(text, root / target.folder, out))
             assert ran.exit_code == 0, (target.name, ran.output, ran.exception)
 
 
@@ -185,8 +191,8 @@ def _texts(root: Path) -> None:
     (root / "texts/x.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     pyarrow.parquet.write_table(pyarrow.table({"text": texts}), root / "texts/x.parquet")
     save_model(trained("topk(k=3)", 16, (8,), (8,)), root / "coder")
-    harvested = call("harvest", "--model", root / "llama", "--at", "model.layers.0:out", "--text", root / "texts/x.txt",
-                     "--length", "16", "--out", root / "activations")  # fmt: skip
+    words = "harvest --network {in}/llama --read model.layers.0:out --text {in}/texts/x.txt --length 16 --out {out}"
+    harvested = call(*fill(words, root, root / "activations"))
     assert harvested.exit_code == 0, harvested.output
     note = {"store": str(root / "activations"), "read": ["model.layers.0:out"], "write": None}
     (root / "coder/source.json").write_text(json.dumps(note))

@@ -9,8 +9,9 @@ from tests.attack.damage import OPERATORS
 from tests.attack.faults import RUNS, life
 from tests.attack.page import PAGE, RECORD, page
 from tests.attack.product import attack, sample
-from tests.attack.targets import build
+from tests.attack.targets import TARGETS, Target, fill, warm, write
 from tests.attack.worker import GOOD
+from tests.cli.calls import call
 
 pytest.importorskip("transformers", reason="transformers is not installed (the extra `real`)")
 
@@ -18,7 +19,7 @@ pytest.importorskip("transformers", reason="transformers is not installed (the e
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("attack") / "whole"
-    build(folder)
+    write(folder)
     return folder
 
 
@@ -26,17 +27,46 @@ def test_there_are_twenty_fault_classes() -> None:
     assert len({operator.fault for operator in OPERATORS.values()}) >= 20
 
 
-def test_sixty_damaged_files(root: Path, tmp_path: Path) -> None:
-    """Every one is accepted or refused in one line; nothing hangs, runs code or changes what it reads."""
-    verdicts = [attack(case, root, tmp_path, seed=7) for case in sample(root, 1, 60, seed=7)]
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+def test_the_calls_are_of_todays_commands(target: Target, tmp_path: Path) -> None:
+    for text in target.calls:
+        asked = call(*fill(text, tmp_path, tmp_path / "out"), "--print-config")
+        assert asked.exit_code == 0, asked.output
+
+
+def _outcomes(root: Path, scratch: Path, count: int, seed: int) -> set[str]:
+    """Damage so many files: every one is accepted or refused in one line, and nothing hangs or runs code."""
+    cases = sample(root, 1, count, seed)
+    warm(root, scratch / "outputs", dict.fromkeys(case.target for case in cases))
+    verdicts = [attack(case, root, scratch, seed) for case in cases]
     wrong = [(v.case, v.outcome, v.said[-400:]) for v in verdicts if v.outcome not in GOOD]
     assert not wrong
-    assert {verdict.outcome for verdict in verdicts} == set(GOOD)
+    return {verdict.outcome for verdict in verdicts}
+
+
+def test_damaged_files(root: Path, tmp_path: Path) -> None:
+    assert _outcomes(root, tmp_path, 15, seed=15) == set(GOOD)
+
+
+@pytest.mark.slow
+def test_sixty_damaged_files(root: Path, tmp_path: Path) -> None:
+    assert _outcomes(root, tmp_path, 60, seed=7) == set(GOOD)
 
 
 @pytest.mark.parametrize("kind", sorted(RUNS))
 def test_disturbed_runs_end_as_others(kind: str, tmp_path: Path) -> None:
-    lives = [life(kind, number, tmp_path / str(number), Random(number)) for number in range(2)]
+    """A full disk, then kills."""
+    _disturb(kind, range(2), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", sorted(RUNS))
+def test_disturbed_often(kind: str, tmp_path: Path) -> None:
+    _disturb(kind, range(2, 12), tmp_path)
+
+
+def _disturb(kind: str, numbers: range, scratch: Path) -> None:
+    lives = [life(kind, number, scratch / str(number), Random(number)) for number in numbers]
     assert [one for one in lives if one.outcome != "same"] == []
 
 

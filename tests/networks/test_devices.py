@@ -1,5 +1,8 @@
 """Placement: network functions on two GPUs that are not there, and networks opened where and as they are wanted."""
 
+import io
+import json
+import logging
 import os
 import subprocess
 import sys
@@ -10,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from monosem.base.errors import ArgumentError, DataError
+from monosem.base.errors import LONGEST, ArgumentError, DataError
 from monosem.base.machine import find_device
 from monosem.networks.devices import input_device, moved
 from monosem.networks.models import open_network
@@ -84,6 +87,27 @@ def test_a_network_from_the_hubs_cache(hub: Path, monkeypatch: pytest.MonkeyPatc
         open_network("some/other")
     with pytest.raises(DataError, match=r"some/other .*cannot be (reached|fetched)"):
         open_network("some/other", download=True)
+
+
+def test_a_warning_that_quotes_a_file_is_short(tmp_path: Path) -> None:
+    """transformers names keys that it does not know, however long they are."""
+    pytest.importorskip("transformers", reason="transformers is not installed: monosem[real]")
+    from tests.data.test_texts import _tokenizer
+
+    llama().save_pretrained(tmp_path)
+    _tokenizer().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["rope_parameters"]["n" * 100_000] = 1
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    written = io.StringIO()
+    handler, log = logging.StreamHandler(written), logging.getLogger("transformers")
+    log.addHandler(handler)
+    try:
+        open_network(tmp_path)
+    finally:
+        log.removeHandler(handler)
+    assert "nnn" in written.getvalue()
+    assert max(map(len, written.getvalue().splitlines())) <= LONGEST
 
 
 def test_what_is_asked_of_a_network_is_checked(tmp_path: Path) -> None:

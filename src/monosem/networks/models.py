@@ -1,5 +1,6 @@
 """Networks from a folder on this disk, or by name from a cache; downloaded only when told so, and no code is run."""
 
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from typing import Any
 
 import torch
 
-from monosem.base.errors import CheckpointError, DataError, check, shortened
+from monosem.base.errors import LONGEST, CheckpointError, DataError, check, shortened
 from monosem.base.files import read_json
 from monosem.base.machine import cache_folder, find_device
 
@@ -21,16 +22,25 @@ def named_networks() -> dict[str, Path]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars while weights load."""
-    from transformers.utils import logging
+    """No progress bars while weights load, and no warning longer than a message of ours: it may quote the file."""
+    from transformers.utils import logging as bars
 
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    shown, handlers = bars.is_progress_bar_enabled(), list(logging.getLogger("transformers").handlers)
+    bars.disable_progress_bar()
+    for handler in handlers:
+        handler.addFilter(_shorten)
     try:
         yield
     finally:
+        for handler in handlers:
+            handler.removeFilter(_shorten)
         if shown:
-            logging.enable_progress_bar()
+            bars.enable_progress_bar()
+
+
+def _shorten(record: logging.LogRecord) -> bool:
+    record.msg, record.args = shortened(record.getMessage(), LONGEST), ()
+    return True
 
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
