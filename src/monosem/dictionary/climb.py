@@ -132,7 +132,7 @@ class Settings:
     strain: float = 3.0
     agreement: float = 0.7
     least_events: int = 8
-    widest: int = 128
+    widest: int = 64
     model_rows: int = 12_000
     short: int = 16
     passes: int = 20
