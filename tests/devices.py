@@ -1,6 +1,7 @@
 """Two GPUs that are not there: tensors that say gpu:0 or gpu:1 and are computed on the CPU, so that faults of
 placement show on any machine. An operation on tensors of two devices raises, as a GPU's would."""
 
+import threading
 from typing import Any
 
 import torch
@@ -97,6 +98,15 @@ def begin() -> None:
     _setup_privateuseone_for_python_backend("gpu", _Module())
     torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor makes its numbers on the CPU and moves them
     _Factories().__enter__()
+    threading.Thread.run = _run_there  # type: ignore[method-assign]  # a mode is a thread's own
+
+
+_run_thread = threading.Thread.run
+
+
+def _run_there(thread: threading.Thread) -> None:
+    with _Factories():
+        _run_thread(thread)
 
 
 def placed(module: nn.Module, device: str) -> nn.Module:

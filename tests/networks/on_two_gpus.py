@@ -102,6 +102,8 @@ def scored() -> None:
             near(list(a["ce"].values()), list(b["ce"].values()))
             near(list(a["kl"].values()), list(b["kl"].values()))
         near(list(one.pop("fvu_at").values()), list(other.pop("fvu_at").values()))
+        for a, b in zip(one.pop("unexplained").values(), other.pop("unexplained").values(), strict=True):
+            near([float(v) for v in a.values()], [float(v) for v in b.values()])
         near([float(v) for v in one.values()], [float(v) for v in other.values()])
 
 
