@@ -1,6 +1,7 @@
 """What the page of latents says is what a dense, direct computation says."""
 
 import math
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -11,13 +12,13 @@ from monosem.base.errors import ArgumentError, DataError, ShapeError
 from monosem.core.model import SDL
 from monosem.core.pairs import TensorSource
 from monosem.data.table import Labels
-from monosem.inspect import collect as inspect_collect
 from monosem.inspect.collect import Inspection, collect, nearest_latents
 from monosem.inspect.fold import BINS, Counts, Keep
 from monosem.inspect.options import Options
 from monosem.inspect.rows import PASSAGE, Rows
 
 WIDTH, N_Q = 6, 24
+MODULE = import_module("monosem.inspect.collect")  # its face gives the function of that name
 
 
 def _model(name: str = "topk(k=3)", n_q: int = N_Q) -> SDL:
@@ -44,7 +45,7 @@ def _rows(count: int, documents: bool = True) -> Rows:
 def found() -> tuple[Inspection, Rows, np.ndarray]:
     model, rows = _model(), _rows(3000)
     small = pytest.MonkeyPatch()
-    small.setattr(inspect_collect, "_CELLS", 0)  # batches of 256 rows, so that documents and windows are cut
+    small.setattr(MODULE, "_CELLS", 0)  # batches of 256 rows, so that documents and windows are cut
     result = collect(model, rows, Options(top=5, sample=3, before=4, after=3, nearest=4))
     small.undo()
     with torch.no_grad():
@@ -150,7 +151,7 @@ def test_batches_do_not_matter(name: str, n_q: int, monkeypatch: pytest.MonkeyPa
     with torch.no_grad():
         assert model.encode(torch.ones(256, WIDTH)).is_sparse == (n_q == 64)
     whole = collect(model, rows)
-    monkeypatch.setattr(inspect_collect, "_CELLS", 0)
+    monkeypatch.setattr(MODULE, "_CELLS", 0)
     cut = collect(model, rows)
     for name in ("row", "passage", "left", "right"):
         for one, other in ((whole.top, cut.top), (whole.sample, cut.sample)):

@@ -77,7 +77,7 @@ def _forget(folder: Path, field: str) -> None:
     """As if a field of the configuration had been added after these records were written."""
     for path in folder.glob("*.record.json"):
         record = json.loads(path.read_text())
-        del record["config"][field]
+        del record["config"][field], record["sha256"]  # older records have no checksum
         path.write_text(json.dumps(record))
 
 

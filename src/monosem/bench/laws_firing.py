@@ -76,7 +76,7 @@ class IndependentFiring(_Rated):
     Equation: m_d ~ Bernoulli(p_d), independent;  p_d as `Zipf`, all `rate` for zipf = 0
 
     Example:
-        >>> IndependentFiring(rate=0.1).rates(3).tolist()
+        >>> IndependentFiring(rate=0.1).rates(3).round(3).tolist()
         [0.1, 0.1, 0.1]
     """
 
