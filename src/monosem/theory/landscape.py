@@ -100,6 +100,7 @@ def landscape(problem: Problem, most: int = 2000) -> Landscape:
     Raises: ArgumentError for a problem of more patterns; RefusedError for activations without convex regions.
 
     Example:
+        >>> import torch
         >>> land = landscape(Problem(torch.eye(2), torch.eye(2), torch.ones(2), n_q=2))
         >>> [(str(place.pattern), place.verdict) for place in land]
         [('{0} {1}', 'trap'), ('{0,1} {}', 'trap')]
