@@ -10,7 +10,7 @@ from torch import nn
 
 from monosem.base.errors import ArgumentError, DataError
 from monosem.data.mixed import mates, mixed
-from monosem.data.source import FileSource, StoreSource, open_source
+from monosem.data.source import FileSource, StoreSource, open_rows
 from monosem.data.store import Sharded, Store, open_store
 from monosem.networks.harvest import harvest
 from monosem.train.config import FitConfig
@@ -138,7 +138,7 @@ def _uneven(tmp_path: Path) -> FileSource:
     x[7, :3] *= 60
     x[500, 3:] *= 60
     np.save(tmp_path / "x.npy", x)
-    return open_source(tmp_path / "x.npy", widths=(3, 3))
+    return open_rows(tmp_path / "x.npy", widths=(3, 3))
 
 
 def test_rows_far_longer_than_most_are_left_out(tmp_path: Path) -> None:

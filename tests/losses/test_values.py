@@ -186,8 +186,8 @@ def test_annealing_p_is_continuous_and_reaches_its_end() -> None:
 @pytest.mark.parametrize("name", all_terms())
 def test_a_batch_seen_twice_costs_the_same(name: str) -> None:
     """Every term is a mean over rows (or a ratio); a known defect elsewhere sums a penalty over the batch."""
-    activation: Activation = Gated() if "gate" in name else JumpReLU(0.3, 0.5)
-    run = trial(activation, (all_terms()[name],), "transcoder")
+    activation: Activation = Gated() if "gate" in name else TopK(3) if name == "every_k" else JumpReLU(0.3, 0.5)
+    run = trial(activation, (all_terms()[name],), "crosscoder" if name == "delta" else "transcoder")
     (x_p, x_r), dead = drawn(run)
     once, g = gradients(run, (x_p, x_r), dead, CONTEXT, "auto")
     twice, h = gradients(run, (torch.cat([x_p, x_p]), torch.cat([x_r, x_r])), dead, CONTEXT, "auto")
