@@ -19,7 +19,7 @@ def page() -> str:
     record = read_json(RECORD)
     lines = ["<!-- written by `python -m tests.attack page` from tests/attack/record.json -->", "", "# Attack", ""]
     lines += [
-        "`make attack` damages files in every way of `tests/attack/damage.py` and calls every command that reads them,",
+        "`make attack` damages files in every way of `tests/attack/damage.py` and calls most commands that read them,",
         "each in a process of its own with limits of 30 s of processor time and 1 GB of memory. The product of files,",
         f"operators and {record['draws']} draws of each is sampled by a seed, each fault class as often as the others.",
         "A case is good if the command accepts the file (many changes leave it valid: another description, a bit of",

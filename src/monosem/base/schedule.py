@@ -20,13 +20,9 @@ class Course(ABC):
         """The value at `step` of `steps`."""
 
 
-@SCHEDULES.register("ramp")
 @dataclass(frozen=True)
-class Ramp(Course):
-    """Linear from `start` to `stop` between two fractions of the run, constant outside.
-
-    Equation: start + (stop - start) * clip((t/T - begin) / (end - begin), 0, 1) at step t of T.
-    """
+class _Between(Course):
+    """From `start` to `stop` between two fractions of the run, `begin` and `end`; constant outside."""
 
     start: float
     stop: float
@@ -35,6 +31,15 @@ class Ramp(Course):
 
     def __post_init__(self) -> None:
         _check_span(self.begin, self.end)
+
+
+@SCHEDULES.register("ramp")
+@dataclass(frozen=True)
+class Ramp(_Between):
+    """Linear from `start` to `stop` between two fractions of the run, constant outside.
+
+    Equation: start + (stop - start) * clip((t/T - begin) / (end - begin), 0, 1) at step t of T.
+    """
 
     def at(self, step: int, steps: int) -> float:
         """The value at `step` of `steps`."""
@@ -43,19 +48,11 @@ class Ramp(Course):
 
 @SCHEDULES.register("cosine")
 @dataclass(frozen=True)
-class Cosine(Course):
+class Cosine(_Between):
     """Half a cosine from `start` to `stop` between two fractions of the run, constant outside.
 
     Equation: start + (stop - start) (1 - cos(pi s)) / 2, s = clip((t/T - begin) / (end - begin), 0, 1).
     """
-
-    start: float
-    stop: float
-    begin: float = 0.0
-    end: float = 1.0
-
-    def __post_init__(self) -> None:
-        _check_span(self.begin, self.end)
 
     def at(self, step: int, steps: int) -> float:
         """The value at `step` of `steps`."""
