@@ -1,5 +1,6 @@
 """The parts of a day on a GPU: what each proves or times, one unit of work at a time."""
 
+import copy
 import gc
 import importlib.util
 import os
@@ -305,7 +306,7 @@ def harvested(setting: Setting) -> dict[str, Any]:
     batches = [{"input_ids": torch.randint(97, (4, 16))} for _ in range(4)]
     rows = []
     for device in ("cpu", setting.device):
-        source = LiveSource(network.to(device), "h.1.mlp:out", None, batches, buffer=64, normalise=False)
+        source = LiveSource(copy.deepcopy(network).to(device), "h.1.mlp:out", None, batches, buffer=64, normalise=False)
         rows.append(source.take(torch.arange(64))[0].cpu())
     apart = float((rows[1] - rows[0]).abs().max() / rows[0].abs().max())
     config = FitConfig(steps=3, batch_size=32, sample_rows=32, device=setting.device)

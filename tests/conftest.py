@@ -13,6 +13,9 @@ import tests.typecheck
 if os.environ.get("MONOSEM_NO_TYPECHECK") != "1":
     jaxtyping.install_import_hook("monosem", f"{tests.typecheck.__name__}.checked")
 
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, which any test module's imports may do
+
 torch.set_num_threads(1)
 
 hypothesis.settings.register_profile("monosem", deadline=None, max_examples=25, print_blob=True)

@@ -102,7 +102,8 @@ def test_the_bound_holds_for_every_cell(case: tuple[Tensor, Tensor, Tensor]) -> 
     assert bool((low[:, : W.shape[0]] <= z).all())
     assert bool((z <= up[:, : W.shape[0]]).all())
     room = (up - low)[:, : W.shape[0]].double()
-    products = x.double().norm(dim=1)[:, None] * (W.double().norm(dim=1) + 1e-28)  # zeros have a bound too
+    norms = [rows.double().norm(dim=1) + 2.0**-53 for rows in (x, W)]  # squares may vanish
+    products = norms[0][:, None] * norms[1]
     assert bool((room <= 0.05 * (products + bias.abs()) + 1e-25).all())
 
 

@@ -18,6 +18,8 @@ from monosem.data.batches import TokenFilter
 from monosem.data.stream import SPAN
 from monosem.networks.harvest import harvest
 from monosem.networks.live import LiveSource
+from monosem.networks.rewrite import rewriting
+from monosem.networks.sites import find_sites
 from monosem.train.config import FitConfig
 from monosem.train.loop import fit
 from monosem.train.order import Order
@@ -73,6 +75,26 @@ def test_an_epoch_is_every_row_once_and_in_another_order(tmp_path: Path) -> None
         rows.copy_(rows[rows[:, 0].argsort()])
     for rows in epochs:
         torch.testing.assert_close(rows, kept)
+
+
+def test_streams_and_edits_of_one_network_leave_each_other_alone() -> None:
+    """Two streams run ahead over a network that this thread changes and runs: their rows are the network's own."""
+    model, batch = Tiny(), masked_batches()[0]
+    alone = [
+        _rows(LiveSource(Tiny(), site, None, masked_batches(), buffer=16, normalise=False), 0, 400)
+        for site in (IN, OUT)
+    ]
+    streams = [LiveSource(model, site, None, masked_batches(), buffer=16, normalise=False) for site in (IN, OUT)]
+    sites, plain = find_sites({"": model}, "layers.0:out"), model(batch["input_ids"])
+    parts: list[list[Tensor]] = [[], []]
+    with rewriting(model, [(sites[0], torch.zeros_like)]):
+        for first in range(0, 400, 8):
+            assert not torch.allclose(model(batch["input_ids"]), plain)
+            for stream, rows in zip(streams, parts, strict=True):
+                rows.append(_rows(stream, first, first + 8))
+    for stream, rows, wanted in zip(streams, parts, alone, strict=True):
+        stream.close()
+        assert torch.equal(torch.cat(rows), wanted)
 
 
 def test_rows_know_their_tokens() -> None:

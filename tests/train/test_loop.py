@@ -332,16 +332,17 @@ from monosem.train.loop import fit
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
-def stays():
-    block = torch.ones(2**24)  # 64 MB
+def stays(numbers):
+    block = torch.ones(numbers)
     filled = resident()
     del block
-    return filled - resident() < 2**25
+    return filled - resident() < 2 * numbers
 
 inside, config = [], FitConfig(3, 16, log_every=1)
-before = stays()
-fit("topk(k=2)", TensorSource(torch.randn(64, 8)), 16, config, callbacks=[lambda run, entry: inside.append(stays())])
-print(before, all(inside), len(inside), stays())
+before = stays(2**24)
+look = lambda run, entry: inside.append(stays(2**24))
+fit("topk(k=2)", TensorSource(torch.randn(64, 8)), 16, config, callbacks=[look])
+print(before, all(inside), len(inside), stays(2**25))
 """
 
 
@@ -349,7 +350,8 @@ print(before, all(inside), len(inside), stays())
 def test_what_is_freed_after_fit_leaves_the_process() -> None:
     """While it trains a large block that is freed stays; before and afterwards it goes back to the system.
 
-    In a process of its own: holes that earlier tests left in the heap would hold the block.
+    In a process of its own: holes that earlier tests left in the heap would hold the block. The last block is larger
+    than any hole that training left.
     """
     ran = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True, timeout=300)
     assert ran.stdout.split() == ["False", "True", "3", "False"]

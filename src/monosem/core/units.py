@@ -48,8 +48,8 @@ class Units:
 
     @staticmethod
     def of_sources(
-        p: Iterable[Float[Tensor, "rows n"]],
-        r: Iterable[Float[Tensor, "rows n"]] | None,
+        p: Iterable[Float[Tensor, "rows _"]],
+        r: Iterable[Float[Tensor, "rows _"]] | None,
         centre: bool = True,
         scale: bool = True,
     ) -> "Units":

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from monosem.base.errors import DataError, ShapeError, check
 from monosem.core.model import SDL
-from monosem.networks.sites import Site, find_sites, first_tensor
+from monosem.networks.sites import Site, as_it_is_elsewhere, find_sites, first_tensor
 
 Rewrite = Callable[[Tensor], Tensor]
 """What takes a site's tensor and gives the one that goes on; the same object means no change."""
@@ -85,9 +85,9 @@ def rewriting(model: nn.Module, changes: Sequence[tuple[Site, Rewrite]]) -> Iter
                 return None if new is out else new
 
             handles.append(
-                target.register_forward_pre_hook(before, with_kwargs=True)
+                target.register_forward_pre_hook(as_it_is_elsewhere(before), with_kwargs=True)
                 if site.side == "in"
-                else target.register_forward_hook(after)
+                else target.register_forward_hook(as_it_is_elsewhere(after))
             )
         yield
     finally:

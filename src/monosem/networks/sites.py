@@ -1,6 +1,7 @@
 """Sites: places in a network, "model.layers.5.mlp:in,out", and the hooks that read several in one forward pass."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +53,20 @@ def _matching(modules: Sequence[str], pattern: str, model: str) -> list[str]:
     return matches
 
 
+_here = threading.local()  # .reader: the Capture that runs a forward pass in this thread
+
+
+def as_it_is_elsewhere(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """A hook that changes a network, but not what another thread captures of it, as a stream that runs ahead does."""
+    opened = threading.get_ident()
+
+    def acting(*args: Any, **kwargs: Any) -> Any:
+        captured = getattr(_here, "reader", None) is not None
+        return None if captured and threading.get_ident() != opened else hook(*args, **kwargs)
+
+    return acting
+
+
 class _Enough(Exception):
     """Stops a forward pass when every site has been read."""
 
@@ -65,6 +80,8 @@ class Capture:
 
     def add(self, site: Site, value: Any, stop: bool) -> None:
         """Keep the first tensor of a value; `stop` ends the pass after the last site."""
+        if getattr(_here, "reader", None) is not self:  # a pass of another thread
+            return
         if site in self.seen:  # a module that runs twice in one pass: the first time counts
             return
         tensor = first_tensor(value)
@@ -77,6 +94,7 @@ class Capture:
     def run(self, module: nn.Module, inputs: Any) -> dict[Site, Tensor]:
         """One forward pass without gradients: `inputs` are keyword arguments (a mapping) or one argument."""
         self.seen = {}
+        _here.reader = self
         try:
             with torch.inference_mode():
                 module(**inputs) if isinstance(inputs, Mapping) else module(inputs)
@@ -87,6 +105,8 @@ class Capture:
                 raise
             why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise DataError(f"{type(module).__name__} refuses the batch ({why}); give what it takes") from error
+        finally:
+            _here.reader = None
         missing = [str(site) for site in self.sites if site not in self.seen]
         check(not missing, f"the forward pass never reached {few(missing)}; choose other sites", DataError)
         return {site: self.seen[site] for site in self.sites}

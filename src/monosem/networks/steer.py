@@ -16,7 +16,7 @@ from monosem.core.model import SDL
 from monosem.core.rownorm import RowNormSDL
 from monosem.networks.edits import Edit, change, edited_latents, latent_values
 from monosem.networks.rewrite import Places, Reading, Rewrite, places, rewriting
-from monosem.networks.sites import Site
+from monosem.networks.sites import Site, as_it_is_elsewhere
 
 
 @contextmanager
@@ -86,8 +86,8 @@ class _Steering:
         try:
             for path in {"", *above, *paths} if self.edits else ():
                 module, begin = model.get_submodule(path), partial(self.begin, path == "")
-                handles.append(module.register_forward_pre_hook(begin, with_kwargs=True))
-                handles.append(module.register_forward_hook(self.end, always_call=True))
+                handles.append(module.register_forward_pre_hook(as_it_is_elsewhere(begin), with_kwargs=True))
+                handles.append(module.register_forward_hook(as_it_is_elsewhere(self.end), always_call=True))
             yield
         finally:
             for handle in handles:

@@ -1,7 +1,6 @@
 """Where the Triton programs are tested: on a CUDA device if there is one, else on the CPU in Triton's interpreter."""
 
 import importlib.util
-import os
 
 import pytest
 import torch
@@ -9,8 +8,6 @@ from hypothesis import Phase, settings
 from torch import Tensor
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-if DEVICE == "cpu":
-    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, which nothing does before
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
