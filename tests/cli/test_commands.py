@@ -163,9 +163,24 @@ def test_train_goes_on_from_its_checkpoint_and_refuses_another_run(data: Path) -
     assert "resuming from there" not in first.stderr
     assert "resuming from there" in again.stderr
     assert again.exit_code == 0
-    other = _train(data, "--method", "topk(k=3)")
+    other = _train(data, "--method", "topk(k=2)", "--lr", "0.5", "--no-centre")
     assert other.exit_code == 2
-    assert "belongs to another run" in other.stderr
+    assert "belongs to another run: " in other.stderr
+    assert "lr was 0.001, is 0.5; method.init.b_D was mean, is zero; method.pre_bias was tied, is none" in other.stderr
+
+
+def test_train_extends_a_finished_run_and_refuses_a_shorter_one(data: Path) -> None:
+    _train(data, "--method", "topk(k=2)")
+    log = data / "out" / "log.jsonl"
+    steps = [json.loads(line)["step"] for line in log.read_text().splitlines()][-1]
+    longer = _train(data, "--method", "topk(k=2)", "--steps", 2 * steps, "--log-every", 1)
+    assert longer.exit_code == 0, longer.output
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()][-steps - 1 :] == [
+        *range(steps, 2 * steps + 1)
+    ]
+    shorter = _train(data, "--method", "topk(k=2)", "--steps", steps)
+    assert shorter.exit_code == 2
+    assert f"holds {2 * steps} steps of this run, more than steps={steps}; ask for at least as many" in shorter.stderr
 
 
 def test_evaluate_scores_a_model_on_its_task(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_every_command_prints_a_configuration_without_being_given_anything(words
         ("latents = 3", "train has no option 'latents'; it has data, target"),
         ("n_q = [3]", "n_q is a list; give one value"),
         ("[train]\nn_q = 3", "train is a table; write the options at the top"),
-        ('n_q = "many"', "'--n-q': Input should be a valid integer"),
+        ('n_q = "many"', "'--n-q': 'many' is no whole number"),
         ("method = 3", "cannot read '3'"),
     ],
 )

@@ -1,5 +1,6 @@
 """Outputs that cannot be written: one named error before any work, and what was there stays; a summary loses no run."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -68,8 +69,15 @@ def test_anchors_stand_beside_the_finished_model(folder: Path) -> None:
     assert {"anchors.safetensors", "anchors.json"} <= {path.name for path in (folder / "run").iterdir()}
 
 
-def test_rows_that_are_all_equal_are_trained_and_saved(folder: Path) -> None:
-    result = call(*TRAIN, "--data", folder / "same.npy", "--out", folder / "run")
+def test_rows_that_are_all_equal_are_refused(folder: Path) -> None:
+    said = _refused(*TRAIN, "--data", folder / "same.npy", "--out", folder / "run")
+    assert re.fullmatch(r"error: all \d+ sampled rows of x_p are the same; give rows that differ", said)
+    assert not (folder / "run").exists()
+
+
+def test_a_finished_run_is_not_lost_to_a_summary_that_fails(folder: Path) -> None:
+    np.save(folder / "one.npy", np.ones((1, 6), np.float32))
+    result = call(*TRAIN, "--data", folder / "one.npy", "--out", folder / "run")
     assert result.exit_code == 0, result.output
     assert "trained and saved" in result.stderr
     assert "targets are all equal" in result.stderr

@@ -1,7 +1,12 @@
-"""A product of wrong commands: command x option x what can be wrong with it, in an order that a seed decides."""
+"""A product of wrong commands: command x option x what can be wrong with it, in an order that a seed decides.
+
+`python -m tests.wrong` runs all of it and writes the record and its page.
+"""
 
 import json
 import random
+import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -12,11 +17,13 @@ import numpy as np
 import torch
 
 from monosem.cli import app as every
+from tests.cli.calls import call
 
-FILES = "data target labels anchors_file anchors texts images text problem records dictionary"
+RECORD = Path(__file__).with_suffix(".json")
+FILES = "data target labels anchors_file anchors texts images text problem records dictionary answers"
 INPUTS = frozenset(FILES.split())
 """Parameters that name something to read."""
-OUTPUTS = frozenset(["out_file", "out_folder"])
+OUTPUTS = frozenset(["out_file", "out_folder", "prompts"])
 """Parameters that name something to write."""
 NAMES = {
     "method": "topkk(k=2)",
@@ -43,6 +50,8 @@ NAMES = {
     "clamp": "3",
     "scale": "3=",
     "zero": "3=1",
+    "latents": "3-x",
+    "judge": "no-such-program",
     "key": "no-such-tensor",
     "target_key": "no-such-tensor",
     "labels_key": "no-such-tensor",
@@ -108,6 +117,7 @@ def stage(folder: Path) -> dict[str, tuple[str, ...]]:
         "steer": ("steer", "{x}/sae", *place, "--zero", "3", "--tokens", "2", "--prompt", "a"),
         "harvest": ("harvest", *place, "--text", "{x}/t.jsonl", "--length", "32", "--out", "{x}/new/acts"),
         "sample": ("sample", *place[:2], "--documents", "2", "--tokens", "2", "--out", "{x}/new/s.jsonl"),
+        "explain": ("explain", "{x}/sae", "--data", "{x}/new/acts", "--prompts", "{x}/new/prompts.jsonl"),
         "convert": ("convert", "{x}/sae", "{x}/new/copy"),
         "describe": ("describe", "{x}/sae"),
         "anchors discover": ("anchors", "discover", *rows, "--out", "{x}/new/a.safetensors"),
@@ -128,6 +138,44 @@ def command_of(words: tuple[str, ...]) -> Any:
     return command.commands[words[1]] if hasattr(command, "commands") else command
 
 
+def staged(folder: Path) -> list[Wrong]:
+    """Files to work on, a right call of every command, and every wrong one."""
+    calls = stage(folder)
+    for name, words in calls.items():
+        if name not in ("bench", "report"):  # these have tests of their own, and start processes
+            right = call(*(word.format(x=folder) for word in words))
+            assert right.exit_code == 0, (words, right.output)
+    return product(calls)
+
+
+def outcome(folder: Path, one: Wrong) -> tuple[str, str]:
+    """How a wrong command ends, "refused" where it is as it should be, and its line."""
+    result = call(*(word.format(x=folder) for word in one.words))
+    lines = result.stderr.rstrip("\n").splitlines()
+    last = lines[-1] if lines else ""
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        return "raw error", repr(result.exception)
+    if result.exit_code != 2 or [line for line in lines if line.startswith("error: ")] != lines[-1:]:
+        return f"exit {result.exit_code}", last
+    names = [one.option.lstrip("-"), *re.split(r"[/:=.]", one.value.format(x=folder)), "empty word"]
+    named = not one.option or any(name and name.replace("-", "_") in last.replace("-", "_") for name in names)
+    return "refused" if named else "neither option nor value named", last.replace(str(folder), "here")
+
+
+def recorded(folder: Path) -> dict[str, Any]:
+    """Counts of a run of all, and a line for each class of fault."""
+    wrong = staged(folder)
+    ends = [outcome(folder, one) for one in wrong]
+    pairs = sorted(zip(wrong, ends, strict=True), key=lambda pair: (pair[0].fault, pair[0].words))
+    return {
+        "commands": len(wrong),
+        "outcomes": dict(Counter(kind for kind, _ in ends)),
+        "by_fault": dict(sorted(Counter(one.fault for one in wrong).items())),
+        "by_command": dict(sorted(Counter(one.command for one in wrong).items())),
+        "lines": {one.fault: line for one, (_, line) in pairs if one.command == "train"},
+    }
+
+
 def product(calls: dict[str, tuple[str, ...]], seed: int = 0) -> list[Wrong]:
     """Every wrong command, shuffled."""
     wrong = [one for name, words in calls.items() for one in _of_command(name, words)]
@@ -144,6 +192,8 @@ def _of_command(name: str, words: tuple[str, ...]) -> Iterator[Wrong]:
     for parameter in command.params:
         if name == "report" and parameter.name == "out_file":
             continue  # it is opened when the page is made, which takes seconds
+        if name == "explain" and parameter.name == "answers":
+            continue  # prompts wait for a file that is not there yet; tests/inspect tries damaged ones
         if parameter.name in ("help", "help_all", "config_file", "print_config", "as_json", "quiet"):
             continue
         if parameter.param_type_name == "argument":

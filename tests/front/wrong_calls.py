@@ -1,13 +1,11 @@
 """A grid of wrong calls, generated from public signatures: every argument takes every kind of wrong value in turn.
 
-`python -m tests.front.wrong_calls` counts the answers by class into wrong_calls.json beside this file.
+`python -m tests.wrong` counts the answers by class into wrong_calls.json beside this file, and writes the page.
 """
 
 import contextlib
 import inspect
-import json
 import math
-import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -140,7 +138,9 @@ def _answer(function: Callable[..., Any], what: str, arguments: dict[str, Any]) 
     return Answer(call, "accepted")
 
 
-if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):
-        counts = Counter(answer.kind for answer in answers(Path(scratch)))
-    RECORD.write_text(json.dumps({"calls": counts.total(), "answers": dict(sorted(counts.items()))}, indent=1) + "\n")
+def recorded(folder: Path) -> dict[str, Any]:
+    """How many calls were answered in which way."""
+    given = list(answers(folder))
+    counts = Counter(answer.kind for answer in given)
+    functions = {answer.call.partition("(")[0] for answer in given}
+    return {"calls": len(given), "functions": len(functions), "answers": dict(sorted(counts.items()))}

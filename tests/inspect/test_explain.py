@@ -112,9 +112,10 @@ def test_answers_from_a_file(tmp_path: Path) -> None:
     explained = explain(_model(), _rows(), answers, [0, 1], shown=8, scored=12)
     assert [value.detection for value in explained] == [1, 1]
     assert not answers.open
-    file.write_text('{"id": 3}\n')
-    with pytest.raises(DataError, match=r'answers.jsonl, line 1, is no \{"id"'):
-        Answers(file)
+    for damaged in (b'{"id": 3}\n', b"\xc8\xff\n"):
+        file.write_bytes(damaged)
+        with pytest.raises(DataError, match=r'answers.jsonl, line 1, is no \{"id"'):
+            Answers(file)
 
 
 def test_labels_land_on_the_page(tmp_path: Path) -> None:

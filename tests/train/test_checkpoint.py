@@ -15,13 +15,14 @@ from safetensors.torch import load_file, save_file
 
 from monosem.anchors.term import Anchoring
 from monosem.base.errors import CheckpointError, OutputError
+from monosem.base.spec import digest
 from monosem.base.tensors import UncheckedWarning
 from monosem.core.io import load_model
 from monosem.core.pairs import TensorSource
 from monosem.methods import method, with_anchoring
 from monosem.train import state
 from monosem.train.config import FitConfig
-from monosem.train.loop import fit, identity_of
+from monosem.train.loop import fit, parts_of
 from monosem.train.result import Result
 from monosem.train.state import FORMAT
 from tests.train.scenes import anchors, rows
@@ -119,24 +120,27 @@ def test_another_format_is_refused(format: str, done: Path) -> None:
         call(done)
 
 
-OTHERS: dict[str, dict[str, Any]] = {
-    "method": {"name": "topk(k=3)"},
-    "another method": {"name": "relu_l1"},
-    "size": {"n_q": 25},
-    "rate": {"config": replace(CONFIG, lr=2e-2)},
-    "seed": {"config": replace(CONFIG, seed=1)},
-    "clip": {"config": replace(CONFIG, clip=1.0)},
-    "window": {"config": replace(CONFIG, dead_window=5)},
-    "data": {"source": TensorSource(rows(75, 10), digest="b")},
-    "anchors": {"anchors": anchors(2, 10, 10)},
+OTHERS: dict[str, tuple[dict[str, Any], str]] = {
+    "method": ({"name": "topk(k=3)"}, "method was topk(k=2, aux=0.03125), is topk(k=3, aux=0.03125)"),
+    "another method": ({"name": "relu_l1"}, "method was topk(k=2, aux=0.03125), is relu_l1("),
+    "size": ({"n_q": 25}, "n_q was 24, is 25"),
+    "rate": ({"config": replace(CONFIG, lr=2e-2)}, "lr was 0.01, is 0.02"),
+    "two": ({"config": replace(CONFIG, seed=1, clip=1.0)}, "clip was None, is 1.0; seed was 0, is 1"),
+    "window": ({"config": replace(CONFIG, dead_window=5)}, "dead_window was None, is 5"),
+    "data": ({"source": TensorSource(rows(75, 10), digest="b")}, "data was a, is b"),
+    "units": ({"source": TensorSource(rows(75, 10), digest="a@1")}, "units was None, is 1"),
+    "anchors": ({"anchors": anchors(2, 10, 10)}, "anchors was None, is given"),
 }
 
 
 @pytest.mark.parametrize("other", OTHERS)
-def test_the_checkpoint_of_another_run_is_refused(other: str, done: Path) -> None:
+def test_another_run_is_refused_and_told_what_differs(other: str, done: Path) -> None:
     before = (done / NAME).read_bytes(), (done / "log.jsonl").read_bytes()
-    with pytest.raises(CheckpointError, match=r"belongs to another run .*method, data or configuration differ; choose"):
-        call(done, **OTHERS[other])
+    arguments, differs = OTHERS[other]
+    with pytest.raises(CheckpointError, match="belongs to another run: ") as refused:
+        call(done, **arguments)
+    assert differs in str(refused.value)
+    assert "; choose another output folder" in str(refused.value)
     assert before == ((done / NAME).read_bytes(), (done / "log.jsonl").read_bytes())
 
 
@@ -146,15 +150,15 @@ def test_how_often_a_run_is_saved_does_not_make_it_another(done: Path) -> None:
 
 def test_identity_tells_apart_what_changes_a_run() -> None:
     source, made = TensorSource(rows(75, 10), digest="a"), method("topk(k=2)")
-    known = {
-        identity_of(made, source, 24, CONFIG, None),
-        identity_of(made, source, 24, CONFIG, anchors(2, 10, 10)),
-        identity_of(made, source, 24, CONFIG, anchors(3, 10, 10)),
-        identity_of(with_anchoring(made, Anchoring(hard=True)), source, 24, CONFIG, anchors(2, 10, 10)),
-        identity_of(replace(made, pre_bias="free"), source, 24, CONFIG, None),
-        identity_of(replace(made, constraints=()), source, 24, CONFIG, None),
-    }
-    assert len(known) == 6
+    known = [
+        parts_of(made, source, 24, CONFIG, None),
+        parts_of(made, source, 24, CONFIG, anchors(2, 10, 10)),
+        parts_of(made, source, 24, CONFIG, anchors(3, 10, 10)),
+        parts_of(with_anchoring(made, Anchoring(hard=True)), source, 24, CONFIG, anchors(2, 10, 10)),
+        parts_of(replace(made, pre_bias="free"), source, 24, CONFIG, None),
+        parts_of(replace(made, constraints=()), source, 24, CONFIG, None),
+    ]
+    assert len({digest(parts) for parts in known}) == 6
 
 
 @pytest.mark.parametrize("name", ["cpu", "threads", "python", "torch", "numpy", "monosem"])

@@ -10,6 +10,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from itertools import islice
+from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
 from monosem.base.errors import ArgumentError
@@ -104,7 +105,7 @@ def shown(value: Any) -> str:
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         kind = "tensor" if type(value).__module__.startswith("torch") else "array"  # torch is not imported for it
         return f"a {str(value.dtype).removeprefix('torch.')} {kind} {list(value.shape)}"
-    text = " ".join(repr(value).split())
+    text = " ".join((str(value) if isinstance(value, Path) else repr(value)).split())
     if len(text) <= 60:
         return text
     return f"a {type(value).__name__}" + (f" of {len(value)}" if isinstance(value, (list, tuple, dict)) else "")

@@ -3,7 +3,7 @@
 import inspect
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import cache
 from importlib.resources import files
@@ -109,9 +109,13 @@ class Command(TyperCommand):
         try:
             for parameter in required:
                 parameter.required = False
+            words = list(args)  # the parser eats its own
             rest = super().parse_args(ctx, args)
             _check_numbers(self.params, ctx.params)
             return rest
+        except Exception as error:
+            _name_value(error, ctx, words)
+            raise
         finally:
             for parameter in required:
                 parameter.required = True
@@ -119,6 +123,28 @@ class Command(TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         """Run the command, or print its configuration."""
         return typer.echo(_toml(ctx)) if ctx.params.get("print_config") else super().invoke(ctx)
+
+
+def _name_value(error: Any, ctx: Any, words: list[str]) -> None:
+    """What the parser refuses is of this command, and says what it read."""
+    if getattr(error, "ctx", ctx) is None:
+        error.ctx = ctx
+    parameter = getattr(error, "param", None)
+    if type(error) is not typer.BadParameter or parameter is None:
+        return
+    defaults: Mapping[str, Any] = ctx.default_map or {}
+    given = [*_values_of(parameter.opts, words), defaults.get(parameter.name)]
+    kinds = {"a valid integer": "no whole number", "a valid number": "no number"}
+    kind = next((mine for theirs, mine in kinds.items() if theirs in error.message), None)
+    error.message = f"{given[0]!r} is {kind}" if kind else f"{given[0]!r}: {error.message}"
+
+
+def _values_of(names: list[str], words: list[str]) -> Iterator[str]:
+    """What follows an option among the words of a command."""
+    for word, follows in zip(words, [*words[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name in names:
+            yield value if equals else follows
 
 
 def _check_numbers(parameters: list[Any], values: Mapping[str, Any]) -> None:

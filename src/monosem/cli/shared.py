@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from monosem.cli.console import err, fail
+from monosem.cli.console import check_device, err, fail
 from monosem.cli.options import opt
 
 if TYPE_CHECKING:
@@ -72,6 +72,9 @@ class DeviceOptions:
     download: Annotated[
         bool, _network("Fetch OWNER/NAME from the hub where its cache has none.", "--download", more=True)
     ] = False
+
+    def __post_init__(self) -> None:
+        check_device(self.device)
 
     def read(self, name: str) -> tuple[Any, Any]:
         """(the network in evaluation mode, its tokenizer) of a folder or a name."""

@@ -104,6 +104,7 @@ def train(o: TrainOptions) -> Answer:
 def _train(o: TrainOptions) -> Answer:
     from monosem.data.store import is_store
     from monosem.data.trained import notes_of
+    from monosem.front.fitting import check_source
     from monosem.train.loop import fit
 
     need("--labels-key", o.labels_key, "--labels", o.labels)
@@ -123,6 +124,7 @@ def _train(o: TrainOptions) -> Answer:
     anchors = notes.anchors
     shape = f"{source.rows:,} rows, n_p={sum(source.p_widths)}, n_r={sum(source.r_widths)}"
     with_anchors = f", {anchors.k} anchors ({anchors.kind})" if anchors else ""
+    check_source(chosen, source)
     say(f"{chosen.spec} on {shape}, n_q={o.n_q}{with_anchors}")
     if (folder / "checkpoint.safetensors").exists():
         say(f"{folder} holds a checkpoint of an earlier call; resuming from there", "dim")

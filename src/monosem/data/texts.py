@@ -140,7 +140,17 @@ def text_batches(
     """
     check(long in ("split", "cut"), f"long={long!r}; known: split, cut")
     check(length >= 2, f"length={length}; a window has at least two tokens")
-    stream, group = _windows(tokenizer, texts, length, long), 0
+    check(tokens >= 1, f"tokens={tokens}; a batch has at least one")
+    return _sorted_batches(
+        _windows(tokenizer, texts, length, long), tokenizer, tokens, together, keep or TokenFilter(), labels
+    )
+
+
+def _sorted_batches(
+    stream: Iterator[Any], tokenizer: Any, tokens: int, together: int, keep: TokenFilter, labels: Sequence[int] | None
+) -> Iterator[Batch]:
+    """Batches of windows, each of those that are sorted together."""
+    group = 0
     while windows := list(islice(stream, together)):
         windows.sort(key=lambda window: len(window[2]), reverse=True)
         parts, group = [], group + 1
@@ -149,7 +159,7 @@ def text_batches(
             parts.append(windows[:rows])
             del windows[:rows]
         for part in torch.randperm(len(parts), generator=torch_generator(0, "texts", group)).tolist():
-            yield _batch(parts[part], tokenizer, keep or TokenFilter(), labels)
+            yield _batch(parts[part], tokenizer, keep, labels)
 
 
 def sampled(number: int, seed: int = 0) -> list[int]:

@@ -65,7 +65,7 @@ def fit(
     source = rows_for(plan.pairing, rows, **{name: value for name, value in options.items() if value is not None})
     if isinstance(source, FileSource) and (isinstance(source, StoreSource) if normalise is None else normalise):
         source.normalised()
-    _check_source(plan, source)
+    check_source(plan, source)
     return train(
         plan,
         source,
@@ -113,7 +113,7 @@ def sample_of(source: Source, most: int) -> tuple[Tensor, Tensor]:
     return source.take(torch.linspace(0, last, count, dtype=torch.float64).round().long())
 
 
-def _check_source(plan: Method, source: Source) -> None:
+def check_source(plan: Method, source: Source) -> None:
     """Raises: ArgumentError for a pairing without what it pairs; DataError for rows that are all the same."""
     m, what = len(source.p_widths), plan.spec or type(plan.pairing).__name__
     several = m >= 2 or not isinstance(plan.pairing, Crosscoder)

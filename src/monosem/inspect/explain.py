@@ -84,7 +84,7 @@ class Answers:
         self.open: dict[str, str] = {}
         if path is None or not Path(path).is_file():
             return
-        for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(Path(path).read_bytes().splitlines(), 1):
             try:
                 entry = json.loads(line)
                 self.known[str(entry["id"])] = str(entry["answer"])
@@ -143,6 +143,8 @@ def explain(
     """
     check(rows.kind == "tokens", f"the rows are {rows.kind}; explanations need tokens of documents", DataError)
     wrong = [j for j in latents if not 0 <= j < model.n_q]
+    for name, count in (("shown", shown), ("scored", scored)):
+        check(count >= 1, f"{name}={count}; give at least one passage")
     check(not wrong, f"latents {wrong[:4]} are not there; number them 0 to {model.n_q - 1}")
     options = Options(top=shown, sample=shown + scored, nearest=0, seed=seed)
     inspection = collect(model, rows, options, progress)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,12 +41,13 @@ L0_ROWS = 32768
 """At most how many rows active latents are counted on: a mean over so many is known to half a per cent."""
 
 
-def identity_of(method: Method, source: Source, n_q: int, config: FitConfig, anchors: Anchors | None) -> str:
+def parts_of(method: Method, source: Source, n_q: int, config: FitConfig, anchors: Anchors | None) -> dict[str, Any]:
     """What makes a run the same: method, data, sizes, anchors, and the configuration but for its length and logging."""
     plain = {k: v for k, v in to_plain(config).items() if k not in ("steps", "log_every", "checkpoint_every")}
     directions = None if anchors is None else [anchors.kind, digest(anchors.p.tolist()), digest(anchors.r.tolist())]
     data = [source.digest, source.p_widths, source.r_widths]
-    return digest({"method": method, "data": data, "n_q": n_q, "config": plain, "anchors": directions})
+    parts = {"method": method, "data": data, "n_q": n_q, "config": plain, "anchors": directions}
+    return {name: to_plain(part) for name, part in parts.items()}
 
 
 def train_step(run: Run, update: Update, x_p: Tensor, x_r: Tensor, rows: Rows | None = None) -> tuple[Step, Loss]:
@@ -226,7 +228,8 @@ def fit(
     with _threads(config.threads), kept_memory():
         run = start_run(method, source, n_q, config, anchors)
         if out is not None:
-            run.identity = identity_of(method, source, n_q, config, anchors)
+            run.parts = parts_of(method, source, n_q, config, anchors)
+            run.identity = digest(run.parts)
         constraints = method.constraints_of(run.model, anchors)
         update = Update(run, constraints, config)
         with (

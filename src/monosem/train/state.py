@@ -1,8 +1,10 @@
 """The state of a run: model, optimiser, term states, dead tracker, step; saved whole in one file."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -45,7 +47,7 @@ class DeadTracker:
 
 @dataclass(eq=False)
 class Run:
-    """Everything that changes while training."""
+    """Everything that changes while training; `parts`: what its identity is the digest of."""
 
     model: SDL
     objective: Objective
@@ -54,6 +56,7 @@ class Run:
     tracker: DeadTracker
     identity: str
     step: int = 0
+    parts: dict[str, Any] = field(default_factory=dict)
 
     @staticmethod
     def start(
@@ -115,6 +118,7 @@ def save_run(run: Run, path: Path, log: str) -> None:
     metadata = {
         "format": FORMAT,
         "identity": run.identity,
+        "parts": json.dumps(run.parts),
         "step": str(run.step),
         "log": log,
         "machine": json.dumps(_conditions(), sort_keys=True),
@@ -135,7 +139,7 @@ def load_run(run: Run, path: Path, allow_other_machine: bool = False) -> str | N
             _check_conditions(path, metadata)
         step = int(metadata["step"])
         _restore(run, tensors, str(path))
-    except (LookupError, ValueError, RuntimeError, AttributeError) as error:
+    except (LookupError, ValueError, RuntimeError, AttributeError, TypeError) as error:
         if isinstance(error, CheckpointError):
             raise
         why = shortened(f"{type(error).__name__}: {error}")
@@ -144,7 +148,7 @@ def load_run(run: Run, path: Path, allow_other_machine: bool = False) -> str | N
     return metadata.get("log")
 
 
-_METADATA = frozenset(["identity", "step", "log", "machine"])
+_METADATA = frozenset(["identity", "parts", "step", "log", "machine"])
 
 
 def _restore(run: Run, tensors: dict[str, Tensor], where: str) -> None:
@@ -165,10 +169,45 @@ def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def _check_same_run(run: Run, path: Path, metadata: dict[str, str]) -> None:
     if metadata["identity"] != run.identity:
-        raise CheckpointError(
-            f"{path} belongs to another run (identity {metadata['identity'][:12]}, this one is {run.identity[:12]}): "
-            "method, data or configuration differ; choose another output folder"
-        )
+        there = json.loads(metadata.get("parts", "{}"))
+        changes = "; ".join(_changes(there, run.parts)) if there else "method, data or configuration differ"
+        remedy = "choose another output folder, or repeat what the first call was given"
+        raise CheckpointError(f"{path} belongs to another run: {changes}; {remedy}")
+
+
+def _changes(there: dict[str, Any], here: dict[str, Any]) -> Iterator[str]:
+    """What differs between the parts of two runs, each with both values; a method's text says it all."""
+    texts = [parts["method"].get("spec") for parts in (there, here)]
+    if texts[0] != texts[1]:
+        yield _change("method", *texts)
+        there, here = there | {"method": None}, here | {"method": None}
+    first, second = (_leaves("", parts | _data(parts)) for parts in (there, here))
+    for name in sorted(first | second):
+        if first.get(name) != second.get(name):
+            yield _change(name, first.get(name), second.get(name))
+
+
+def _change(name: str, there: Any, here: Any) -> str:
+    return f"{name} was {shortened(str(there), 60)}, is {shortened(str(here), 60)}"
+
+
+def _data(parts: dict[str, Any]) -> dict[str, Any]:
+    """The digests of rows and anchors, short, each under a name of its own."""
+    rows, p_widths, r_widths = parts["data"]
+    left, _, units = rows.partition("@")
+    data, _, kept = left.partition("/")
+    anchors = zip(("anchors", "anchors, p", "anchors, r"), parts["anchors"] or (), strict=False)
+    names = {"data": data, "rows that are left": kept, "units": units} | dict(anchors)
+    short = {name: shortened(value, 20) or None for name, value in names.items()}
+    return {"anchors": None} | short | {"p_widths": p_widths, "r_widths": r_widths}
+
+
+def _leaves(name: str, value: Any) -> dict[str, Any]:
+    """The values of nested parts by name: "lr" of the configuration, else "method.init.b_D"."""
+    if not isinstance(value, dict):
+        return {name: value}
+    below = "" if name in ("", "config") else f"{name}."
+    return {inner: leaf for key, part in value.items() for inner, leaf in _leaves(f"{below}{key}", part).items()}
 
 
 def _check_conditions(path: Path, metadata: dict[str, str]) -> None:
