@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from monosem.cli import guarded
 from monosem.cli.console import Commands, err, fail, out, say
 from studies.fetch import fetch
 from studies.pack import pack
@@ -173,7 +174,7 @@ def main() -> None:
         from studies.rerun import rerun
 
         app.command()(rerun)
-    app(words, prog_name="python -m studies")
+    guarded(lambda: app(words, prog_name="python -m studies"))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 A mutant is one change of one expression: (file, function, operator, number of the site). All are listed, a seed draws
 some, function by function, and each is tried in a process of its own that has imported torch and pytest but nothing of
-the library; the changed source is given to it in place of the file, which stays as it is. Tests of the same part run
-until one fails. What survives is listed with its change, and with the reason in REASONS where one is known; outcomes
-are appended to tests/mutants.jsonl, so that a further call goes on.
+the library; the changed source is given to it in place of the file, which stays as it is. Tests that call the changed
+function run, the quickest first, until one fails. What survives is listed with its change, and with the reason in
+REASONS where one is known; outcomes are appended to tests/mutants.jsonl, so that a further call goes on.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import os
 import random
 import signal
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -24,18 +25,24 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
+
+import pytest
+import scipy.optimize  # noqa: F401 (here once, and not in every fork)
+import torch
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
 RECORD = Path(__file__).with_suffix(".jsonl")
+_TRUST, _ORACLE = "tests/train/test_trust.py", "tests/oracle/test_oracle.py"
+_LOSSES = (f"tests/losses/test_{name}.py" for name in ("values", "defects", "later_terms", "resample", "control"))
 TESTS = {
-    "core": ("tests/core", "tests/oracle/test_oracle.py", "tests/train/test_calibration.py"),
-    "losses": ("tests/losses/test_values.py", "tests/losses/test_defects.py", "tests/losses/test_resample.py"),
-    "theory": ("tests/theory/test_objects.py", "tests/theory/test_remarks.py", "tests/theory/test_checks.py"),
+    "core": ("tests/core", _TRUST, "tests/train/test_calibration.py", _ORACLE),
+    "losses": (*_LOSSES, _TRUST, _ORACLE),
+    "theory": ("tests/theory",),
 }
 """Where a part's own tests are; what takes long stays out."""
-LIMIT_S = 240
+LIMIT_S = 400
 REASONS: dict[str, str] = {}
 """Why a survivor is no hole, by its name."""
 
@@ -216,8 +223,45 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(self.code, module.__dict__)
 
 
-def tried(part: str, mutant: Mutant | None = None) -> str:
-    """caught (a test failed), stopped (it took too long), or survived; without a mutant: the library as it is."""
+class _Watch:
+    """Which functions of the library each test calls, and how many seconds it takes; written when all are done."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.seen = path, {}  # type: Path, dict[str, tuple[float, list[str]]]
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        codes: set[CodeType] = set()
+        began = time.process_time()
+        sys.setprofile(lambda frame, event, _: codes.add(frame.f_code) if event == "call" else None)
+        try:
+            return (yield)
+        finally:
+            sys.setprofile(None)
+            names = {_called(code) for code in codes if code.co_filename.startswith(str(SOURCE))}
+            self.seen[item.nodeid] = time.process_time() - began, sorted(names)
+
+    def pytest_sessionfinish(self) -> None:
+        self.path.write_text(json.dumps(self.seen))
+
+
+def _called(code: CodeType) -> str:
+    path = Path(code.co_filename).relative_to(SOURCE)
+    return f"{path}::{code.co_qualname.partition('.<locals>')[0].removesuffix('.<lambda>')}"
+
+
+class _Only:
+    """Leaves the tests of a list, in its order."""
+
+    def __init__(self, tests: Sequence[str]) -> None:
+        self.place = {test: place for place, test in enumerate(tests)}
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items[:] = sorted((i for i in items if i.nodeid in self.place), key=lambda i: self.place[i.nodeid])
+
+
+def run(files: Sequence[Path | str], plugin: object, mutant: Mutant | None = None) -> str:
+    """Run tests in a process of its own: caught (one failed), stopped (it took too long), or survived."""
     child = os.fork()
     if child == 0:
         os.setsid()
@@ -225,14 +269,10 @@ def tried(part: str, mutant: Mutant | None = None) -> str:
         os.dup2(silence, 1), os.dup2(silence, 2)
         code = 1
         with suppress(BaseException):
-            import pytest
-
             if mutant is not None:
                 sys.meta_path.insert(0, _Finder(mutant))
-            stem = "" if mutant is None else Path(mutant.path).stem.rstrip("s")
-            files = [f for test in TESTS[part] for f in (sorted(ROOT.glob(f"{test}/test_*.py")) or [ROOT / test])]
-            files.sort(key=lambda file: stem not in file.stem)
-            code = int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", *map(str, files)]))
+            options = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
+            code = int(pytest.main([*options, *map(str, files)], plugins=[plugin]))
         os._exit(code)
     deadline = time.monotonic() + LIMIT_S
     while time.monotonic() < deadline:
@@ -243,6 +283,28 @@ def tried(part: str, mutant: Mutant | None = None) -> str:
     os.killpg(child, signal.SIGKILL)
     os.waitpid(child, 0)
     return "stopped"
+
+
+def callers(part: str) -> dict[str, list[str]]:
+    """By function: the tests of a part that call it, the quickest first; all of them under no name."""
+    files = [f for test in TESTS[part] for f in (sorted(ROOT.glob(f"{test}/test_*.py")) or [ROOT / test])]
+    with tempfile.TemporaryDirectory() as folder:
+        seen = Path(folder) / "seen.json"
+        if (first := run(files, _Watch(seen))) != "survived":  # else every mutant would seem to be caught
+            sys.exit(f"the tests of {part} do not pass as they are ({first}); mend them first")
+        watched = json.loads(seen.read_text())
+    tests: dict[str, list[str]] = {"": sorted(watched, key=lambda test: watched[test][0])}
+    for test in tests[""]:
+        for name in watched[test][1]:
+            tests.setdefault(name, []).append(test)
+    return tests
+
+
+def tried(mutant: Mutant, tests: dict[str, list[str]]) -> str:
+    """What came of a mutant; one that no test calls (it runs while modules are imported) meets all tests."""
+    chosen = tests.get(f"{mutant.path}::{mutant.function}", tests[""])
+    files = sorted({test.partition("::")[0] for test in chosen})
+    return run(files, _Only(chosen), mutant)
 
 
 def known() -> dict[str, dict[str, str]]:
@@ -275,20 +337,16 @@ def main() -> None:
     parser.add_argument("--part", choices=TESTS, action="append")
     options = parser.parse_args()
     os.environ["MONOSEM_NO_TYPECHECK"] = "1"
-    import torch
-
     torch.set_num_threads(1)
     parts = tuple(options.part or TESTS)
-    for part in parts:  # else every mutant would seem to be caught
-        if (first := tried(part)) != "survived":
-            sys.exit(f"the tests of {part} do not pass as they are ({first}); mend them first")
+    tests = {part: callers(part) for part in parts}
     stop, before = time.monotonic() + options.seconds, known()
     for mutant in draw(options.count, options.seed, parts):
         if mutant.name in before:
             continue
         if time.monotonic() > stop:
             break
-        outcome = {"name": mutant.name, "outcome": tried(mutant.part, mutant), "change": changed(mutant)[1]}
+        outcome = {"name": mutant.name, "outcome": tried(mutant, tests[mutant.part]), "change": changed(mutant)[1]}
         with RECORD.open("a", encoding="utf-8") as file:
             file.write(json.dumps(outcome) + "\n")
         print(outcome["outcome"], outcome["name"], flush=True)

@@ -182,7 +182,7 @@ def _digits_without_end(path: Path, rng: Random, marker: Path) -> None:
     path.write_text('{"format": ' + "9" * 100_000 + "}")
 
 
-@operator("recursion", ".json", ".jsonl", ".yaml")
+@operator("recursion", ".json", ".jsonl", ".yaml", ".toml")
 def _a_hundred_thousand_brackets(path: Path, rng: Random, marker: Path) -> None:
     path.write_text("[" * 100_000)
 
@@ -207,7 +207,7 @@ def _control_codes(path: Path, rng: Random, marker: Path) -> None:
     _json(path, rng, _set("\x1b]0;title\x07\x1b[2J[red]\u202e</script><img onerror=x>../../etc\x00"))
 
 
-@operator("not UTF-8", ".json", ".jsonl", ".txt", ".yaml")
+@operator("not UTF-8", ".json", ".jsonl", ".txt", ".yaml", ".toml")
 def _not_utf8(path: Path, rng: Random, marker: Path) -> None:
     _rewrite(path, lambda data: data.insert(rng.randrange(len(data) + 1), 0xFF))
 

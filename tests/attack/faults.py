@@ -1,15 +1,19 @@
 """Runs that are killed, that meet a full disk, or that two processes start at once: they end as one left alone does."""
 
 import os
+import re
 import resource
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import scipy.optimize  # noqa: F401 (here, as _dynamo: once and not in every fork, so that a kill meets a run)
 import torch
 import torch._dynamo
@@ -17,6 +21,7 @@ import torch._dynamo
 from monosem.base.errors import MonosemError, OutputError
 from monosem.bench import records, task_scores
 from monosem.bench.run import run_job
+from monosem.cli import main
 from monosem.networks.harvest import TokenFilter, harvest
 from monosem.train.config import FitConfig
 from monosem.train.loop import fit
@@ -74,7 +79,28 @@ def _harvest(folder: Path) -> None:
     )
 
 
-RUNS: Mapping[str, Callable[[Path], None]] = {"train": _train, "bench": _bench, "study": _study, "harvest": _harvest}
+def _command(folder: Path) -> None:
+    """`monosem train`, which ends a signal with a code of its own and says what happened in one line."""
+    words = "--method topk(k=3) --n-q 24 --steps 60 --batch-size 32 --log-every 5 --checkpoint-every 7 --threads 1"
+    rows, printed = folder.parent / "x.npy", folder.parent / f"printed-{os.getpid()}"
+    if not rows.exists():
+        np.save(rows, np.random.default_rng(0).standard_normal((300, 8)).astype(np.float32))
+    sys.argv = ["monosem", "train", *words.split(), "--data", str(rows), "--out", str(folder)]
+    try:
+        with printed.open("w") as file, redirect_stderr(file), redirect_stdout(file):
+            main()
+    except SystemExit as end:
+        said = printed.read_text()
+        lines = re.findall(r"(?m)^(?:error|interrupted).*", said)
+        kinds = {130: KeyboardInterrupt, 143: KeyboardInterrupt, 2: OutputError}
+        if end.code:
+            one = len(lines) == 1 and "Traceback" not in said
+            raise (kinds[end.code](lines[0]) if one else RuntimeError(f"exit code {end.code}: {said}")) from None
+
+
+RUNS: Mapping[str, Callable[[Path], None]] = {
+    "train": _train, "bench": _bench, "study": _study, "harvest": _harvest, "command": _command,
+}  # fmt: skip
 
 
 def start(kind: str, folder: Path, printed: Path, disk: int | None = None) -> int:

@@ -84,12 +84,12 @@ def attack(case: Case, root: Path, scratch: Path, seed: int) -> Verdict:
 def _also(target: Target) -> list[str]:
     """Folders beside the target's own that its calls read."""
     words = " ".join(target.calls)
-    return [name for name in ("tables", "llama", "texts") if f"../{name}" in words]
+    return [name for name in ("tables", "llama", "texts", "run") if f"../{name}" in words]
 
 
 def _foreign(case: Case, ended: Ended, before: dict[str, str], after: dict[str, str], out: Path) -> Ended:
     """A refused call changed nothing that it read; one that is accepted changes its own output only."""
-    own = "/in/run/" if case.target.into else "nothing"
+    own = f"/in/{case.target.folder}/" if case.target.into else "nothing"
     every = sorted(before.keys() | after.keys())
     changed = [name for name in every if own not in name and before.get(name) != after.get(name)]
     half = [path.name for path in out.parent.rglob("*") if path.name.endswith((".part", ".lock"))]

@@ -52,7 +52,14 @@ class Target:
 
 TRAIN = "train --method topk(k=2) --n-q 12 --steps 2 --batch-size 8 --out {out} --data "
 HARVEST = "harvest --read model.layers.0:out --rows 20 --length 16 --out {out} "
+PLACE = "--network {in}/../llama --read model.layers.0:out"
 SCORE = "evaluate {in} --text {in}/../texts/x.txt --rows 20 --length 16"
+STEER = "steer {in} --prompt a --tokens 2 --add 1=2"
+CLASSES = "anchors from-classes --data {in}/x.npy --out {out}.safetensors --labels "
+JUDGED = "anchors score-classes {in} --data {in}/../tables/x.npy --labels {in}/../tables/labels.npy"
+SEEN = "inspect {in}/../run --data {in}/../tables/x.npy --out {out}.html "
+EXPLAIN = "explain {in} --latents 0-2 --prompts {out}.jsonl"
+DICTIONARY = ("model.safetensors", "config.json", "anchors.safetensors", "anchors.json")
 TARGETS: tuple[Target, ...] = (
     *(Target(f"{name} model", f"models/{name}", ("convert {in} {out}", "describe {in} --weights")) for name in FORMATS),
     Target("model to score", "models/monosem", ("evaluate {in} --task lrb/nano --rows 64",)),
@@ -71,7 +78,7 @@ TARGETS: tuple[Target, ...] = (
     Target(
         "checkpoint",
         "run",
-        (TRAIN.replace("{out}", "{in}") + "{in}/../tables/x.npy --labels {in}/../tables/labels.npy",),
+        (TRAIN.replace("{out}", "{in}") + "{in}/../tables/x.npy --labels {in}/../tables/labels.npy --classes 0,1",),
         ("checkpoint.safetensors", "log.jsonl"),
         into=True,
     ),
@@ -79,8 +86,18 @@ TARGETS: tuple[Target, ...] = (
         "page of latents",
         "run",
         ("inspect {in} --data {in}/../tables/x.npy --out {out}.html",),
-        ("model.safetensors", "config.json", "anchors.safetensors", "anchors.json"),
+        DICTIONARY,
     ),
+    Target("classes of anchors", "run", (JUDGED,), DICTIONARY),
+    *(Target(f"classes {end}", "tables", (f"{CLASSES}{{in}}/labels{end}",), (f"labels{end}",)) for end in TABLES),
+    Target("rows", "sparse", ("anchors discover --data {in}/x.npy --out {out}.safetensors",)),
+    *(
+        Target(f"texts of rows {end}", "seen", (f"{SEEN}--texts {{in}}/texts{end}",), (f"texts{end}",))
+        for end in (".txt", ".json", ".npy", ".parquet")
+    ),
+    Target("images of rows", "seen", (SEEN + "--images {in}/images.npy",), ("images.npy",)),
+    Target("problem", "problem", ("check --problem {in}/problem.json --trials 1",)),
+    Target("options", "options", ("train --config {in}/train.toml --data {in}/../tables/x.npy --out {out}",)),
     Target("records", "records", ("report {in} --out {out}.html",)),
     Target("packed records", "packed", ("report {in}/all.jsonl.gz --out {out}.html",)),
     *(
@@ -88,16 +105,18 @@ TARGETS: tuple[Target, ...] = (
         for end in (".txt", ".jsonl", ".parquet")
     ),
     Target("network", "llama", (HARVEST + "--network {in} --text {in}/../texts/x.txt",)),
-    Target("model in its network", "coder", (SCORE + " --network {in}/../llama --read model.layers.0:out",)),
-    Target("note of a store", "coder", (SCORE,), ("source.json",)),
+    Target("model in its network", "coder", (f"{SCORE} {PLACE}", f"{STEER} {PLACE}")),
+    Target("note of a store", "coder", (SCORE, STEER), ("source.json",)),
+    Target("answers", "coder", (EXPLAIN + " --answers {in}/answers.jsonl",), ("answers.jsonl",), into=True),
+    Target("words", "coder", ("inspect {in} --out {out}.html",), ("labels.json",)),
 )
 
 
 def write(root: Path) -> None:
     """Write everything whole."""
-    for make in (_models, _tables, _store, _records, _texts):
+    for make in (_models, _tables, _store, _records, _texts, _seen):
         make(root)
-    run = TRAIN + "{in}/tables/x.npy --labels {in}/tables/labels.npy"
+    run = TRAIN + "{in}/tables/x.npy --labels {in}/tables/labels.npy --classes 0,1"
     assert call(*fill(run, root, root / "run")).exit_code == 0
 
 
@@ -151,6 +170,29 @@ def _tables(root: Path) -> None:
     (root / "anchors/anchors.json").write_text(json.dumps({"classes": ["a", "b"]}))
 
 
+def _seen(root: Path) -> None:
+    """What a person sees of 40 rows; rows that are sparse; a problem; options."""
+    import pyarrow
+    import pyarrow.parquet
+
+    words = [f"row {n}" for n in range(40)]
+    (root / "seen").mkdir()
+    (root / "seen/texts.txt").write_text("\n".join(words))
+    (root / "seen/texts.json").write_text(json.dumps(words))
+    np.save(root / "seen/texts.npy", np.array(words))
+    pyarrow.parquet.write_table(pyarrow.table({"texts": words}), root / "seen/texts.parquet")
+    np.save(root / "seen/images.npy", np.zeros((40, 4, 4), np.uint8))
+    (root / "sparse").mkdir()
+    codes = np.random.default_rng(0).random((400, 6)) * (np.random.default_rng(1).random((400, 6)) < 0.2)
+    np.save(root / "sparse/x.npy", (codes @ np.random.default_rng(2).standard_normal((6, 4))).astype(np.float32))
+    (root / "problem").mkdir()
+    problem = {"W_p": [[1.0, 0.0], [0.0, 1.0]], "weights": [1.0, 0.5], "activation": "relu", "n_q": 1}
+    (root / "problem/problem.json").write_text(json.dumps(problem))
+    (root / "options").mkdir()
+    options = 'method = "topk(k=2)"\nn-q = 12\nsteps = 2\nbatch-size = 8\nthreads = 1\nbetas = [0.9, 0.99]\n'
+    (root / "options/train.toml").write_text(options)
+
+
 def _store(root: Path) -> None:
     torch.manual_seed(0)
     layer = nn.Sequential(nn.Linear(4, 6), nn.ReLU()).eval()
@@ -196,3 +238,9 @@ def _texts(root: Path) -> None:
     assert harvested.exit_code == 0, harvested.output
     note = {"store": str(root / "activations"), "read": ["model.layers.0:out"], "write": None}
     (root / "coder/source.json").write_text(json.dumps(note))
+    assert call(*fill(EXPLAIN, root / "coder", root / "asked")).exit_code == 0
+    asked = map(json.loads, (root / "asked.jsonl").read_text().splitlines())
+    answers = "".join(json.dumps({"id": prompt["id"], "answer": "one of a, b"}) + "\n" for prompt in asked)
+    (root / "coder/answers.jsonl").write_text(answers)
+    explained = call(*fill(EXPLAIN + " --answers {in}/answers.jsonl", root / "coder", root / "asked"))
+    assert explained.exit_code == 0, explained.output

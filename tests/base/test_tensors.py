@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from monosem.base import tensors
 from monosem.base.errors import CheckpointError
-from monosem.base.tensors import UncheckedWarning, in_pieces, mapped, read_shapes, read_tensors, tensor_writer
+from monosem.base.tensors import UncheckedWarning, in_pieces, read_stored, read_tensors, tensor_writer
 
 NAMES = frozenset(["identity"])
 
@@ -44,10 +44,10 @@ def test_pieces_make_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(tensors, "PIECE", 48)
     value = torch.randn(7, 5)
     save_file({"a": value}, tmp_path / "a.safetensors")
-    (about,) = read_shapes(tmp_path / "a.safetensors").values()
-    get = mapped(tmp_path / "a.safetensors", "a")
-    assert torch.equal(in_pieces(get, *about), value)
-    turned = in_pieces(get, *about, torch.float64, turned=True)
+    (stored,) = read_stored(tmp_path / "a.safetensors").values()
+    whole = (stored.get, stored.shape, stored.dtype)
+    assert torch.equal(in_pieces(*whole), value)
+    turned = in_pieces(*whole, torch.float64, turned=True)
     assert torch.equal(turned, value.T.double())
     assert turned.is_contiguous()
 

@@ -6,7 +6,10 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, dtype, empty, uint8
@@ -50,8 +53,8 @@ def read_tensors(
     Raises: CheckpointError, which ends with the remedy, for another format or a file that is damaged in any bit.
     """
     try:
-        shapes, metadata = _header(path)
-        tensors = {name: in_pieces(mapped(path, name), *about) for name, about in shapes.items()}
+        entries, metadata = read_header(path)
+        tensors = {name: in_pieces(get, shape, kind) for name, (shape, kind, get) in entries.items()}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); it is truncated or altered; {remedy}") from None
     have = metadata.get("format")
@@ -67,34 +70,55 @@ def read_tensors(
     return metadata, tensors
 
 
-Shapes = dict[str, tuple[tuple[int, ...], dtype]]
-"""(shape, type) of tensors by name."""
+class Stored(NamedTuple):
+    """A tensor of a file, known by the file's header; `get` maps it, anew at every call."""
+
+    shape: tuple[int, ...]
+    dtype: dtype
+    get: Callable[[], Tensor]
 
 
-def read_shapes(path: Path) -> Shapes:
-    """(shape, type) of every tensor of a safetensors file, from its header. Raises: CheckpointError if it is none."""
+_BITS = {"F": "float", "BF": "bfloat", "I": "int", "U": "uint", "C": "complex"}
+_TYPES = {f"{short}{n}": getattr(torch, f"{word}{n}", None) for short, word in _BITS.items() for n in (8, 16, 32, 64)}
+_TYPES |= {"BOOL": bool_, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
+"""Types by their names in safetensors."""
+
+
+def read_stored(path: Path) -> dict[str, Stored]:
+    """Every tensor of a safetensors file, from its header. Raises: CheckpointError if it is none."""
     try:
-        return _header(path)[0]
+        return read_header(path)[0]
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); it is truncated or altered") from None
 
 
-def _header(path: Path) -> tuple[Shapes, dict[str, str]]:
+def read_header(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
+    """(tensors, metadata) of a safetensors file.
+
+    safetensors judges the header; the numbers are mapped here, because its own reader goes through torch.asarray, which
+    turns a Ctrl-C that comes inside into a ValueError.
+    Raises: SafetensorError for another kind of file, or a type that torch lacks; OSError.
+    """
     plain_file(path)
-    with safe_open(str(path), framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()}, file.metadata() or {}
+    with safe_open(str(path), framework="pt"), path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    metadata = header.pop("__metadata__", None) or {}
+    return {name: _stored(path, 8 + length, entry) for name, entry in header.items()}, metadata
 
 
-def mapped(path: Path, name: str) -> Callable[[], Tensor]:
-    """What maps a tensor of a safetensors file, anew at every call."""
+def _stored(path: Path, start: int, entry: Mapping[str, Any]) -> Stored:
+    shape, kind, (begin, end) = tuple(entry["shape"]), _TYPES.get(entry["dtype"]), entry["data_offsets"]
+    if kind is None:
+        raise SafetensorError(f"torch has no type {entry['dtype']}")
 
     def get() -> Tensor:
-        with safe_open(str(path), framework="pt") as file:
-            tensor: Tensor = file.get_tensor(name)
-            return tensor
+        if begin == end:
+            return empty(shape, dtype=kind)
+        bytes_ = np.memmap(path, mode="c", offset=start + begin, shape=(end - begin,))
+        return torch.from_numpy(bytes_).view(kind).view(shape)
 
-    return get
+    return Stored(shape, kind, get)
 
 
 def in_pieces(

@@ -12,6 +12,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from monosem.base.errors import MonosemError
+from monosem.cli import Stopped, stopped
 
 CONTINUES = frozenset(["bench", "harvest", "sample", "study", "train"])
 """Commands that go on where they stopped when they are called again."""
@@ -186,15 +187,14 @@ class Commands(TyperGroup):
             _usage(error, info_name or "")
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; exit code 2 for a wrong input, 130 for an interrupt."""
+        """Run the command; exit code 2 for a wrong input, 130 for Ctrl-C, 143 for SIGTERM."""
         try:
             with _warnings_in_a_line():
                 return super().invoke(ctx)
-        except KeyboardInterrupt:
-            on = "; call the same command again to go on" if ctx.invoked_subcommand in CONTINUES else ""
-            say(f"interrupted{on}", "yellow")
-            raise typer.Exit(130) from None
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
+            if stopped() or isinstance(error, KeyboardInterrupt):
+                again = ctx.invoked_subcommand in CONTINUES
+                raise Stopped("; call the same command again to go on" if again else "") from None
             message = _message(error)
             if message is not None:
                 fail(message)

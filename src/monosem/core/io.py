@@ -24,7 +24,7 @@ from monosem.base.machine import find_device
 from monosem.base.registry import Registry
 from monosem.base.schema import Size, read
 from monosem.base.spec import format_call, parse_call, spoken
-from monosem.base.tensors import read_shapes, read_tensors, tensor_writer
+from monosem.base.tensors import read_stored, read_tensors, tensor_writer
 from monosem.core.activations import ACTIVATIONS, Activation
 from monosem.core.dictionaries import DICTIONARIES
 from monosem.core.encoders import ENCODERS
@@ -270,8 +270,8 @@ def load_outline(folder: str | Path) -> SDL:
     """
     folder = Path(folder)
     config, path = load_config(folder), folder / "model.safetensors"
-    model, shapes = _empty_model(config, folder), read_shapes(path)
-    kinds = {name: torch.empty(shape, dtype=kind, device="meta") for name, (shape, kind) in shapes.items()}
+    model, stored = _empty_model(config, folder), read_stored(path)
+    kinds = {name: torch.empty(t.shape, dtype=t.dtype, device="meta") for name, t in stored.items()}
     _agree(model.layout, kinds, str(folder))
     return place_tensors(cast_parameters(model, DTYPES[config.dtype]), kinds, str(folder), unchecked=True)
 

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from monosem.base.errors import DataError, check
 from monosem.base.registry import Registry
+from monosem.base.tensors import read_header
 
 CHUNK = 8192
 """Rows that are in memory at once when a table is read through."""
@@ -144,16 +145,14 @@ def _npy(path: Path, key: str | None) -> np.ndarray:
 @READERS.register(".safetensors")
 def _safetensors(path: Path, key: str | None) -> Tensor:
     try:
-        with safe_open(str(path), framework="pt") as file:
-            names = list(file.keys())
-            if key is None and len(names) != 1:
-                raise DataError(f"{path} holds {len(names)} tensors ({_few(names)}); choose one by its key")
-            name = key or names[0]
-            check(name in names, f"{path} holds no tensor {name!r} but {_few(names)}; choose one of them", DataError)
-            tensor: Tensor = file.get_tensor(name)
-            return tensor
+        stored, _ = read_header(path)
     except (SafetensorError, OSError) as error:
         raise DataError(f"{path} is not a whole .safetensors file ({_one_line(error)}); write it again") from None
+    if key is None and len(stored) != 1:
+        raise DataError(f"{path} holds {len(stored)} tensors ({_few(list(stored))}); choose one by its key")
+    name = key or next(iter(stored))
+    check(name in stored, f"{path} holds no tensor {name!r} but {_few(list(stored))}; choose one of them", DataError)
+    return stored[name].get()
 
 
 @READERS.register(".parquet")

@@ -16,7 +16,7 @@ from torch import Tensor
 from monosem.base.errors import CheckpointError, check, shortened
 from monosem.base.files import plain_file, read_json, write_atomic
 from monosem.base.registry import Registry
-from monosem.base.tensors import in_pieces, mapped, read_shapes
+from monosem.base.tensors import in_pieces, read_stored
 from monosem.core.io import DTYPES
 from monosem.core.model import SDL
 
@@ -228,7 +228,7 @@ class Candidate:
 
 
 def _safetensors(path: Path) -> dict[str, Any]:
-    return {name: Entry(*about, mapped(path, name)) for name, about in read_shapes(path).items()}
+    return {name: Entry(*stored) for name, stored in read_stored(path).items()}
 
 
 def _npz(path: Path) -> dict[str, Any]:
