@@ -1,4 +1,4 @@
-"""The field's methods, one line each: how monosem says it, and one run on lrb/nano; or why it is refused.
+"""The field's methods, one line each: how monosem says it, and one run on lrb/mini; or why it is refused.
 
 `python -m studies field [METHOD ...]` runs what has no record; `python -m studies pages field` prints docs/field.md.
 """
@@ -22,7 +22,7 @@ from monosem.train.loop import fit
 from studies.page import provenance, write_generated
 from studies.stored import store, stored
 
-TASK, STEPS, ROWS, SEED = "lrb/nano", 200, 4096, 100
+TASK, STEPS, ROWS, SEED = "lrb/mini", 300, 4096, 100
 """A world of the seeds on which recipes are chosen: this table compares no methods."""
 
 

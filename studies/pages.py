@@ -22,6 +22,7 @@ from studies import (
     results,
     steering,
     synthsae,
+    target_l0,
     tuning,
     world3d,
 )
@@ -48,6 +49,7 @@ PAGES: Mapping[str, Callable[[], None]] = {
     "recovery": recovery.page,
     "stories": network.stories_page,
     "synthsae": synthsae.page,
+    "target_l0": target_l0.page,
     "tuning": tuning.page,
 }
 RUNS: Mapping[str, Callable[[Sequence[str]], None]] = {
@@ -64,6 +66,7 @@ RUNS: Mapping[str, Callable[[Sequence[str]], None]] = {
     "search": search.main,
     "traps": walls.main,
     "synthsae": synthsae.main,
+    "target_l0": target_l0.main,
     "tuning": tuning.main,
     "world3d": world3d.main,
 }

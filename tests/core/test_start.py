@@ -136,3 +136,9 @@ def test_fixed_parameters_do_not_train() -> None:
 def test_a_decoder_norm_is_positive() -> None:
     with pytest.raises(ArgumentError, match="decoder_norm=0"):
         Init(decoder_norm=0.0)
+
+
+def test_a_start_of_iterative_thresholding_takes_its_longest_step() -> None:
+    model, _, _ = started("sae", Init("ista", decoder_norm=0.3, encoder_scale=0.5))
+    longest = np.linalg.svd(model.W_D.detach().double().numpy(), compute_uv=False)[0]
+    np.testing.assert_allclose(model.W_E.detach().numpy(), 0.5 * model.W_D.T.detach().numpy() / longest**2, rtol=1e-5)

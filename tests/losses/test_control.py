@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from monosem.base.errors import ArgumentError
+from monosem.base.errors import ArgumentError, RefusedError
 from monosem.core.activations import Context, ReLU
+from monosem.core.model import SDL
 from monosem.core.pairs import TensorSource
-from monosem.losses.control import ToL0
+from monosem.losses.control import ToL0, settle
 from monosem.losses.fidelity import Reconstruction
 from monosem.losses.sparsity import L1
 from monosem.methods import method
@@ -60,15 +61,62 @@ def rows(count: int, seed: int) -> Tensor:
         "gated(l1=to_l0({}))",
         "jumprelu(l0=to_l0({}))",
         "jumprelu(l0=1.0) + l0(10.0, target={})",
+        "p_anneal(lp=to_l0({}))",
+        "relu + tanh(to_l0({}))",
+        "gemma_scope_2(l0={}, theta=2.0)",
+        "anthropic_jan25(sparsity=to_l0({}))",
+        "binary(l0=to_l0({}))",
+        "lista(l1=to_l0({}))",
     ],
 )
 def test_the_number_of_latents_asked_for_is_reached_on_other_rows(text: str, target: float) -> None:
     config = FitConfig(steps=250, batch_size=128, lr=1e-2, log_every=250)
-    model = fit(text.format(target), TensorSource(rows(32768, 1)), 32, config).model
-    other = rows(32768, 2)
+    model = fit(text.format(target), TensorSource(rows(16384, 1)), 32, config).model
+    other = rows(16384, 2)
     with torch.no_grad():
         active = model(other).code.count() / len(other)
     assert active == pytest.approx(target, rel=0.02)
+
+
+def model_of(text: str, l0: float) -> tuple[SDL, Tensor]:
+    """An untrained model that is far from a number of active latents, and rows."""
+    x = rows(512, 3)
+    model, _ = method(text).build(32, (12,), (12,), (x, x))
+    active = model(x).code.count() / len(x)
+    assert abs(active / l0 - 1) > 0.1
+    return model.eval(), x
+
+
+def test_where_thresholds_reach_zero_z_rises_in_their_place() -> None:
+    model, x = model_of("jumprelu(theta=0.5)", 24.0)
+    before = model(x)
+    settle(model, 24.0, lambda: torch.split(x, 100))
+    assert model(x).code.count() / len(x) == pytest.approx(24.0, rel=1e-3)
+    assert bool((model.act["theta"] == 0).all())
+    rise = model.b_E.detach()
+    assert float(rise.min()) > 0
+    grown = (before.cells.to_dense() + rise).clamp(min=0)
+    torch.testing.assert_close(model(x).code.to_dense(), grown, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("text", ["relu | lista(steps=3) + init('ista')", "jumprelu(theta=0.1) | refined(steps=2)"])
+def test_an_encoder_that_answers_a_shift_in_its_own_way_is_asked_again(text: str) -> None:
+    model, x = model_of(text, 5.0)
+    settle(model, 5.0, lambda: [x])
+    assert model(x).code.count() / len(x) == pytest.approx(5.0, rel=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("topk(k=4) + l1(to_l0(3.0))", "its k says how many latents are active"),
+        ("batch_topk(k=4) + tanh(to_l0(3.0))", "its k says how many latents are active"),
+        ("relu_l1(l1=to_l0(3.0)) | matching_pursuit", "its steps say how many latents are active"),
+    ],
+)
+def test_a_target_that_no_weight_can_reach_is_refused(text: str, why: str) -> None:
+    with pytest.raises(RefusedError, match=why):
+        method(text).build(16, (8,), (8,))
 
 
 def test_a_resumed_run_has_the_same_bits(tmp_path: Path) -> None:

@@ -35,6 +35,8 @@ class Encoder(ABC):
     """What every encoder shares. An affine one is selected from before z of every cell exists; others need all of z."""
 
     affine: ClassVar[bool] = False
+    counts: ClassVar[bool] = False
+    """Whether it decides itself how many latents are active."""
 
     def refuse(self, layout: Layout) -> str | None:
         """Why this encoder cannot go with a layout; None if it can."""

@@ -37,14 +37,16 @@ class Init:
     """Where training starts.
 
     Equation: W_D[:, j] ~ uniform direction of norm `decoder_norm` (within the latent's blocks);
-        W_E[j] = encoder_scale W_D[:, j]^T / decoder_norm ("tied") or a direction of its own, of that norm ("random");
+        W_E[j] = encoder_scale W_D[:, j]^T / decoder_norm ("tied") or a direction of its own, of that norm ("random"),
+        or encoder_scale W_D^T / ||W_D||_2^2 ("ista": the longest step with which iterative thresholding converges);
         b_D = 0, mean of x_r, or its geometric median; a free b_in = the same of x_p.
     `subspace`: directions are drawn within the span of so many principal components of the sample, of x_r for W_D and
         x_p for W_E. `active`: b_E is such that every latent is active on this share of the sample.
-    "tied" pairs each encoder block with the decoder's columns where the shapes allow it and is "random" elsewhere.
+    "tied" and "ista" pair each encoder block with the decoder's columns where the shapes allow it, and are random
+        elsewhere.
     """
 
-    encoder: Literal["tied", "random"] = "tied"
+    encoder: Literal["tied", "random", "ista"] = "tied"
     decoder_norm: float = 1.0
     encoder_scale: float = 1.0
     b_E: float = 0.0
@@ -71,7 +73,10 @@ class Init:
             model.dictionary.start(model.decoder, x_r, seed)
             model.decoder.scale_rows(self.decoder_norm / model.decoder_norm())
             self._encode_from(model)
-            model.encoder.scale_rows(self.encoder_scale / model.encoder.squared_norms().clamp(min=1e-30).sqrt())
+            size = model.encoder.squared_norms().clamp(min=1e-30).sqrt()
+            if self.encoder == "ista":
+                size = torch.linalg.matrix_norm(model.W_D.double(), 2).square().to(size).expand_as(size)
+            model.encoder.scale_rows(self.encoder_scale / size)
             model.b_E.fill_(self.b_E)
             for bias, rows in ((model.b_D, x_r), (model._b_in, x_p)):
                 if bias is not None and self.b_D != "zero":
@@ -80,7 +85,7 @@ class Init:
                 _activate(model, x_p, self.active)
 
     def _encode_from(self, model: SDL) -> None:
-        if self.encoder != "tied":
+        if self.encoder == "random":
             return
         pairs = zip(
             model.encoder.blocks, model.encoder.weights, model.decoder.blocks, model.decoder.weights, strict=False

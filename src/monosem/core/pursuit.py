@@ -1,6 +1,7 @@
 """Encoders that search: the code comes from what earlier latents leave over, not from one map."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -25,6 +26,7 @@ class MatchingPursuit(Encoder):
     """
 
     steps: int = 32
+    counts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check(self.steps >= 1, f"steps={self.steps}; at least one latent is taken")

@@ -1,7 +1,7 @@
 """A number of active latents that is asked for: a controller of a penalty's weight, and the last step to it."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,7 @@ class ToL0:
 
     l0: float
     start: float = 0.1
-    gain: float = 0.05
+    gain: float = 0.01
     damping: float = 1.0
     rate: float = 0.1
 
@@ -61,30 +61,70 @@ class ToL0:
 Weight = Schedule | ToL0
 
 
-@torch.no_grad()
-def settle(model: SDL, l0: float, batches: Iterable[Tensor]) -> None:
+_ROUNDS, _CLOSE, _STRIDE = 12, 0.002, 8.0
+"""Where z answers a shift in its own way: how often thresholds are shifted at most, how near L0 is near enough, and how
+many times the shift that z itself asks for one round may go."""
+
+
+def settle(model: SDL, l0: float, batches: Callable[[], Iterable[Tensor]]) -> None:
     """Shift all thresholds by one number, so that `l0` latents of a row are active on these rows.
 
     A controller has brought L0 near; the falling learning rate moves it once more, and this takes back what is left.
-    Equation: s = the (l0 rows)-th largest z - theta of all cells; theta <- max(theta + s, 0), where there is no theta
-        b_E <- b_E - s. A ranked activation, whose k says how many are active, stays as it is.
+    Equation: s = the (l0 rows)-th largest z - theta of all cells; theta <- max(theta + s, 0), and b_E takes what theta
+        cannot, or all of s where there is no theta. An affine encoder is there after one shift; others are asked
+        again and follow the secant, or halve the bracket; the best shift stays. A ranked activation stays as it is.
     """
-    activation = model.activation
-    if activation.pattern_kind != "independent":
+    if model.activation.pattern_kind != "independent":
         return
-    theta = activation.threshold(model.act.__getitem__) if isinstance(activation, JumpReLU) else 0.0
-    largest, rows = [], 0
+    step, excess = _excess(model, l0, batches())
+    if model.encoder_kind.affine and math.isfinite(step):
+        _shift(model, step)
+        return
+    seen = [(0.0, excess, step)]
+    while abs(seen[-1][1]) >= _CLOSE and math.isfinite(seen[-1][2]) and len(seen) < _ROUNDS:
+        to = _next(seen)
+        _shift(model, to - seen[-1][0])
+        step, excess = _excess(model, l0, batches())
+        seen.append((to, excess, step))
+    _shift(model, min(seen, key=lambda at: abs(at[1]))[0] - seen[-1][0])
+
+
+def _next(seen: Sequence[tuple[float, float, float]]) -> float:
+    """The shift to try after those that were: (shift, log of L0 over what is asked, what z itself then asks for)."""
+    at, excess, step = seen[-1]
+    if len(seen) > 1 and at != seen[-2][0]:
+        slope = (excess - seen[-2][1]) / (at - seen[-2][0])
+        step = max(-_STRIDE * abs(step), min(_STRIDE * abs(step), -excess / slope)) if slope < 0 else step
+    low = max((place for place, more, _ in seen if more > 0), default=-math.inf)
+    high = min((place for place, more, _ in seen if more < 0), default=math.inf)
+    return at + step if not low < high < math.inf or low < at + step < high else (low + high) / 2
+
+
+@torch.no_grad()
+def _excess(model: SDL, l0: float, batches: Iterable[Tensor]) -> tuple[float, float]:
+    """By how much thresholds have to rise as z is now, and log(L0 / l0); (nan, 0) where no rise gives l0."""
+    sigma = model.activation
+    theta = sigma.threshold(model.act.__getitem__) if isinstance(sigma, JumpReLU) else 0.0
+    largest, rows, active = [], 0, 0
     for x_p in batches:
         above = (model(x_p, (Every(),), context=Context()).extra[Every()].values - theta).flatten()
         largest.append(above.topk(min(above.numel(), math.ceil(4 * l0 * len(x_p)) + 64)).values)
-        rows += len(x_p)
+        rows, active = rows + len(x_p), active + int((above > 0).sum())
     ranked, count = torch.cat(largest).sort(descending=True).values, round(l0 * rows)
     if not 0 < count < ranked.numel():
+        return math.nan, 0.0
+    return float((ranked[count - 1] + ranked[count]) / 2), math.log(max(active, 1) / count)
+
+
+@torch.no_grad()
+def _shift(model: SDL, step: float) -> None:
+    """Raise every threshold; where theta reaches its floor, z rises in its place."""
+    sigma = model.activation
+    if not isinstance(sigma, JumpReLU):
+        model.b_E.sub_(step)
         return
-    shift = (ranked[count - 1] + ranked[count]) / 2
-    if not isinstance(activation, JumpReLU):
-        model.b_E.sub_(shift)
-    elif activation.log_threshold:
-        model.act["log_theta"].copy_((theta + shift).clamp(min=1e-6).log())
-    else:
-        model.act["theta"].copy_((theta + shift).clamp(min=0))
+    wanted = sigma.threshold(model.act.__getitem__) + step
+    theta = wanted.clamp(min=1e-6 if sigma.log_threshold else 0.0)
+    model.b_E.add_(theta - wanted)
+    name, value = ("log_theta", theta.log()) if sigma.log_threshold else ("theta", theta)
+    model.act[name].copy_(value)

@@ -195,6 +195,9 @@ class Objective:
             reason = term.refuse(activation, layout)
             if reason is not None:
                 raise RefusedError(f"the term {term.name} cannot go with {type(activation).__name__}: {reason}")
+            ranked = isinstance(term.weight, ToL0) and activation.pattern_kind != "independent"
+            why = "its k says how many latents are active, whatever a penalty weighs; ask by k"
+            check(not ranked, f"to_l0 cannot go with {type(activation).__name__}: {why}", RefusedError)
 
     def requests(self, layout: Layout, context: Context) -> tuple[Request, ...]:
         """What all terms request, each once."""

@@ -78,6 +78,9 @@ class Method:
             constraint.start(model)
         objective = Objective(terms)
         objective.check(self.activation, layout)
+        if self.encoder.counts and objective.asked_l0 is not None:
+            why = "its steps say how many latents are active, whatever a penalty weighs; ask by steps"
+            raise RefusedError(f"a target L0 cannot go with {type(self.encoder).__name__}: {why}")
         return model, objective
 
     def constraints_of(self, model: SDL, anchors: Anchors | None) -> tuple[Constraint, ...]:

@@ -201,7 +201,7 @@ def _mp(k: int = 32) -> Method:
 
 @_row("ReLU after unrolled steps of iterative thresholding, with an L1 penalty", GREGOR_2010)
 def _lista(l1: Weight = 0.8, steps: int = 2) -> Method:
-    return Method(ReLU(), (Reconstruction(), L1(l1)), encoder=Lista(steps))
+    return Method(ReLU(), (Reconstruction(), L1(l1)), init=Init("ista"), encoder=Lista(steps))
 
 
 @_row("TopK whose decoder columns lie in the convex hull of centroids of the data", FEL_2025)

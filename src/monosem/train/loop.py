@@ -37,7 +37,7 @@ from monosem.train.update import Update
 Callback = Callable[[Run, dict[str, float]], None]
 CALIBRATION_BATCHES, CALIBRATION_ROWS = 64, 16384
 """How many batches, and at most how many rows, what inference reads is calibrated on."""
-L0_ROWS = 32768
+L0_ROWS = 131072
 """At most how many rows active latents are counted on: a mean over so many is known to half a per cent."""
 
 
@@ -141,7 +141,7 @@ def calibrate(run: Run, config: FitConfig, source: Source) -> None:
     run.model.calibrate(batches())
     if run.objective.asked_l0 is not None:
         index = Order(source.rows, min(L0_ROWS, source.rows or seen), config.seed).index(0)
-        settle(run.model, run.objective.asked_l0, batches())
+        settle(run.model, run.objective.asked_l0, batches)
 
 
 def _device(config: FitConfig) -> torch.device:

@@ -1,0 +1,177 @@
+"""Is the number of active latents that a method is asked for reached? Every penalty, worlds and real rows, no tuning.
+
+`python -m studies target_l0 [DATA ...]` runs what the record lacks; `python -m studies pages target_l0` prints it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+
+import torch
+from torch import Tensor
+
+from monosem.base.errors import ArgumentError, check
+from monosem.bench.records import environment
+from monosem.bench.tasks import TaskSource, task
+from monosem.core.model import SDL
+from monosem.core.pairs import Source, TensorSource
+from monosem.train.config import FitConfig
+from monosem.train.loop import fit
+from studies.page import provenance, write_generated
+from studies.stored import run_missing, stored
+
+SEEDS, TARGETS, STEPS = (0, 1, 2), (8, 16, 32), 300
+TEXTS = (
+    "relu_l1(l1=to_l0({}))",
+    "relu + tanh(to_l0({}))",
+    "p_anneal(lp=to_l0({}))",
+    "gated(l1=to_l0({}))",
+    "jumprelu(l0=to_l0({}))",
+    "jumprelu + l0(1.0, target={})",
+    "gemma_scope_2(l0={})",
+    "anthropic_jan25(sparsity=to_l0({}))",
+    "binary(l0=to_l0({}))",
+    "lista(l1=to_l0({}))",
+)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Rows of training, rows that it never sees, and how it trains: 300 steps at a usual rate."""
+
+    source: Source
+    others: Tensor
+    n_q: int
+    config: FitConfig
+
+
+@cache
+def _digits() -> Data:
+    """scikit-learn's handwritten digits, 8 x 8."""
+    from sklearn.datasets import load_digits
+
+    x = torch.from_numpy(load_digits().data).float() / 16
+    x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))]
+    return _split(x, 1437)
+
+
+@cache
+def _pictures() -> Data:
+    """8 x 8 patches of scikit-learn's two photographs, grey, at random places."""
+    from sklearn.datasets import load_sample_image
+
+    generator, patches = torch.Generator().manual_seed(0), []
+    for name in ("china.jpg", "flower.jpg"):
+        grey = torch.from_numpy(load_sample_image(name).copy()).float().mean(2)
+        places = ((grey - grey.mean()) / grey.std()).unfold(0, 8, 1).unfold(1, 8, 1).reshape(-1, 64)
+        patches.append(places[torch.randperm(len(places), generator=generator)[:40_000]])
+    x = torch.cat(patches)
+    return _split(x[torch.randperm(len(x), generator=generator)], 60_000)
+
+
+def _split(x: Tensor, rows: int) -> Data:
+    config = FitConfig(steps=STEPS, batch_size=128, lr=3e-3, log_every=STEPS, threads=1)
+    return Data(TensorSource(x[:rows]), x[rows:], 256, config)
+
+
+@cache
+def _mini() -> Data:
+    """The bench's world lrb/mini, seed 100."""
+    source = TaskSource(task("lrb/mini", seed=100))
+    others, _ = source.pair(source.held_out(20_000))
+    config = FitConfig(steps=STEPS, batch_size=256, lr=1e-2, log_every=STEPS, threads=1)
+    return Data(source, others, source.task.n_q, config)
+
+
+DATA = {"lrb/mini": _mini, "pictures": _pictures, "digits": _digits}
+_WORDS = {
+    "lrb/mini": "the bench's world, seed 100: 100,000 rows of 96 numbers, 2,000 latents",
+    "pictures": "60,000 patches of 8 x 8 from two photographs of scikit-learn, 256 latents",
+    "digits": "1,437 handwritten digits of 8 x 8, 256 latents",
+}
+
+
+def run(data: Data, text: str, target: int, seed: int) -> dict[str, float]:
+    """L0 on at most 20,000 rows of the training and on other rows; FVU on the latter."""
+    made = fit(text.format(target), data.source, data.n_q, FitConfig(**vars(data.config) | {"seed": seed})).model
+    rows = data.source.rows or 0
+    index = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))[:20_000]
+    own, other = _passed(made, data.source.take(index)[0]), _passed(made, data.others)
+    return {"l0": own["l0"], "l0_others": other["l0"], "fvu": other["fvu"]}
+
+
+@torch.no_grad()
+def _passed(model: SDL, x: Tensor) -> dict[str, float]:
+    parts = [(part, model(part)) for part in torch.split(x, 512)]
+    error = sum(float((part - out.x_r_hat).double().pow(2).sum()) for part, out in parts)
+    whole = float((x - x.mean(0)).double().pow(2).sum())
+    return {"l0": sum(out.code.count() for _, out in parts) / len(x), "fvu": error / whole}
+
+
+def _name(data: str) -> str:
+    return "target_l0/" + data.replace("/", "-")
+
+
+def main(names: Sequence[str] = ()) -> None:
+    """Run what the records lack."""
+    unknown = sorted(set(names) - set(DATA))
+    check(not unknown, f"no data {', '.join(unknown)}; known: {', '.join(DATA)}", ArgumentError)
+    for data in names or DATA:
+        rows = DATA[data]()
+        cases = [(text, target, seed) for text in TEXTS for target in TARGETS for seed in SEEDS]
+        runs = [(" ".join(map(str, case)), partial(run, rows, *case)) for case in cases]
+        run_missing(_name(data), {"env": environment()}, runs)
+
+
+def page() -> None:
+    """docs/target_l0.md."""
+    records = {data: record for data in DATA if (record := stored(_name(data))) is not None}
+    lines = [
+        "# A number of active latents, asked for and reached",
+        "",
+        "How many latents of a row are active when a text asks for 8, 16 or 32 ([methods.md](methods.md)), over what",
+        f"is asked; the seed of {len(SEEDS)} that is farthest from 1. No argument is tuned: `to_l0` has its defaults,",
+        f"every run has {STEPS} steps. First on rows of the training, then on rows that it never saw. Where few rows",
+        "are trained on, both differ: thresholds fit the rows that they were counted on, and a mean over few rows is",
+        "known to a per cent or two only.",
+        "",
+        *(f"- **{data}**: {_WORDS[data]}." for data in records),
+        "",
+        provenance(records.values()) if records else "Not run.",
+    ]
+    for data, record in records.items():
+        lines += ["", *_table(data, record["runs"])]
+    write_generated("docs/target_l0.md", "target_l0", "\n".join(lines) + "\n")
+
+
+_Runs = dict[str, dict[str, float]]
+
+
+def _table(data: str, runs: _Runs) -> Iterator[str]:
+    yield _summary(data, "rows of the training", runs, "l0")
+    yield ""
+    yield _summary(data, "other rows", runs, "l0_others")
+    yield ""
+    yield f"| method | {' | '.join(f'asked {target}' for target in TARGETS)} | FVU |"
+    yield "| --- |" + " ---: |" * (len(TARGETS) + 1)
+    for text in TEXTS:
+        if f"{text} {TARGETS[-1]} {SEEDS[-1]}" in runs:
+            yield f"| `{text.format('L0')}` | {' | '.join(_cells(runs, text))} |"
+
+
+def _cells(runs: _Runs, text: str) -> Iterator[str]:
+    """The ratios of a method that are farthest from 1, by target, and its FVU on other rows with the first seed."""
+    for target in TARGETS:
+        both = [_ratios(runs, text, target, what) for what in ("l0", "l0_others")]
+        yield " / ".join(f"{max(ratios, key=lambda ratio: abs(ratio - 1)):.3f}" for ratios in both)
+    yield ", ".join(f"{runs[f'{text} {target} {SEEDS[0]}']['fvu']:.2f}" for target in TARGETS)
+
+
+def _ratios(runs: _Runs, text: str, target: int, what: str) -> list[float]:
+    return [runs[f"{text} {target} {seed}"][what] / target for seed in SEEDS]
+
+
+def _summary(data: str, where: str, runs: _Runs, what: str) -> str:
+    ratios = [run[what] / int(name.rsplit(" ", 2)[1]) for name, run in runs.items()]
+    near = sum(abs(ratio - 1) <= 0.02 for ratio in ratios)
+    return f"**{data}**, {where}: {near} of {len(ratios)} runs within 2 %; {min(ratios):.3f} to {max(ratios):.3f}."
