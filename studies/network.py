@@ -87,7 +87,8 @@ def _harvested(network: Any, sites: str, batches: Iterator[Batch], folder: Path,
     return acts
 
 
-def _special(tokenizer: Any) -> tuple[int, ...]:
+def special(tokenizer: Any) -> tuple[int, ...]:
+    """The tokenizer's own tokens, which are no text."""
     return tuple(sorted(set(tokenizer.all_special_ids)))
 
 
@@ -153,7 +154,7 @@ def _limited(batches: Iterator[Batch], tokens: int) -> Iterator[Batch]:
 def _activations(options: argparse.Namespace, network: Any, tokenizer: Any, texts: list[str], sites: str) -> Store:
     """The store of the layer, harvested once: the network in bfloat16 (it is scored in float32), rows in float16."""
     folder = cache_folder() / "stores" / f"network-{options.network}-{options.layer}-{options.rows}"
-    keep = TokenFilter(_special(tokenizer), FIRST)
+    keep = TokenFilter(special(tokenizer), FIRST)
     batches = text_batches(tokenizer, texts, length=LENGTH, tokens=2048, keep=keep)
     network = copy.deepcopy(network).to(torch.bfloat16)
     return _harvested(network, sites, batches, folder, keep=keep, dtype="float16", rows=options.rows)
@@ -251,7 +252,7 @@ def main(words: Sequence[str] = ()) -> None:
     training, kept = _texts(options, network, tokenizer)
     sites = f"model.layers.{options.layer}.mlp:in,out; model.layers.{options.layer}:out"
     store = _activations(options, network, tokenizer, training, sites)
-    keep = TokenFilter(_special(tokenizer), FIRST)
+    keep = TokenFilter(special(tokenizer), FIRST)
     scored = list(_limited(text_batches(tokenizer, kept, length=LENGTH, tokens=1024, keep=keep), options.scored))
     for name in options.methods.split(","):
         record = _run(options, name, network, store, scored)
@@ -303,7 +304,7 @@ def _store(
     folder = options.out / name
     if is_store(folder) and read_json(folder / "manifest.json")["complete"]:
         return
-    batches = text_batches(tokenizer, texts, keep=TokenFilter(_special(tokenizer)), together=256)
+    batches = text_batches(tokenizer, texts, keep=TokenFilter(special(tokenizer)), together=256)
     about = {"model": ["stories15m"], "text": "own samples, T = 1"}
     with _timed(options.out, name):
         _harvested(network, sites, batches, folder, rows=rows, vocabulary=pieces(tokenizer), about=about)
@@ -392,7 +393,7 @@ def stories(words: Sequence[str] = ()) -> None:
     network, tokenizer = open_network("stories15m")
     texts = drawn_texts(options.text, network, tokenizer, options.stories)
     training, kept = texts[: -options.scored], texts[-options.scored :]
-    scored = list(text_batches(tokenizer, kept, tokens=2048, keep=TokenFilter(_special(tokenizer))))
+    scored = list(text_batches(tokenizer, kept, tokens=2048, keep=TokenFilter(special(tokenizer))))
     folder, layer = options.records or options.out / "records", f"model.layers.{options.layer}"
     _store(options, network, tokenizer, training, f"{layer}.mlp:in,out; {layer}:out", options.rows, "acts")
     if {"crosscoder", "cross_layer"} & set(wanted):

@@ -1,0 +1,116 @@
+"""Does training that ends in the network close the gap in cross-entropy? SAE and transcoder of stories15M, three arms.
+
+    python -m studies stories                    # draws the stories and harvests their rows, if that is not done
+    python -m studies finetuned                  # every arm that the record lacks
+
+`plain` trains on the rows alone; `kl` and `ce` add `in_network` over the last `--share` of the same steps, one batch of
+training text a step. All arms see the same rows in the same order and are scored on the stories kept from training.
+The gap is the cross-entropy with the reconstruction in place less that without.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from monosem import FitConfig, fit, method
+from monosem.bench.records import environment
+from monosem.data.batches import TokenFilter
+from monosem.data.source import StoreSource
+from monosem.data.texts import text_batches
+from monosem.networks.finetune import in_network
+from monosem.networks.models import open_network
+from monosem.networks.network import network_scores
+from monosem.report.markdown import fill, table
+from studies.network import PAIRING_TITLES, PAIRINGS, drawn_texts, special
+from studies.options import Options
+from studies.stored import run_missing, stored
+
+NAME, PAGE = "finetuned", Path("docs/network.md")
+ARMS = ("plain", "kl", "ce")
+STEPS = {"sae": 1500, "transcoder": 4500}
+TITLES = {"plain": "rows alone", "kl": "KL at the end", "ce": "cross-entropy at the end"}
+
+
+def main(words: Sequence[str] = ()) -> None:
+    """Train and score what the record lacks."""
+    parser = Options(NAME, layer=3, n_q=4096, k=32, batch=1024, lr=3e-3, share=0.05, seeds=1, threads=1)
+    parser.number("--stories", 1088, "how many the network draws")
+    parser.number("--scored", 40, "stories kept from training")
+    parser.path("--text", None, "stories that the network has drawn, .jsonl")
+    parser.path("--store", "runs/stories/acts", "the harvested rows")
+    parser.add_argument("--only", default=",".join(STEPS), help="of sae, transcoder")
+    options = parser.parse_args(words)
+    torch.set_num_threads(options.threads)
+    about = {"command": f"python -m studies {NAME}", "options": _facts(options), "env": environment()}
+    run_missing(NAME, about, _runs(options))
+
+
+def _facts(options: Any) -> dict[str, Any]:
+    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
+
+
+def _runs(options: Any) -> Iterator[tuple[str, Callable[[], Any]]]:
+    network, tokenizer = open_network("stories15m")
+    texts = drawn_texts(options.text, network, tokenizer, options.stories)
+    keep = TokenFilter(special(tokenizer))
+    training = list(text_batches(tokenizer, texts[: -options.scored], tokens=options.batch, keep=keep))
+    scored = list(text_batches(tokenizer, texts[-options.scored :], tokens=2048, keep=keep))
+    for seed in range(options.seeds):
+        for name in options.only.split(","):
+            for arm in ARMS:
+
+                def run(name: str = name, arm: str = arm, seed: int = seed) -> dict[str, Any]:
+                    return _run(options, network, training, scored, name, arm, seed)
+
+                yield f"{name}/{arm}/{seed}", run
+
+
+def _run(
+    options: Any, network: Any, training: list[Any], scored: list[Any], name: str, arm: str, seed: int
+) -> dict[str, Any]:
+    """One training, scored on the network."""
+    layer = f"model.layers.{options.layer}"
+    text, read, write = (part and part.format(k=options.k, layer=layer) for part in PAIRINGS[name])
+    source, began = StoreSource(options.store, read, write), time.process_time()
+    chosen = method(str(text))
+    if arm != "plain":
+        more = {"to": write, "units": source.units, "against": arm, "begin": 1 - options.share, "seed": seed}
+        term = in_network(network, str(read), training, **more)
+        chosen = replace(chosen, terms=(*chosen.terms, term))
+    config = FitConfig(steps=STEPS[name], batch_size=options.batch, lr=options.lr, seed=seed)
+    result = fit(chosen, source, options.n_q, config)
+    seconds, scores = time.process_time() - began, network_scores(network, result.model, str(read), scored, write)
+    whole = scores.effects[-1]
+    return {
+        "fvu": scores.fvu,
+        "l0": scores.l0,
+        "clean": whole.ce["clean"],
+        "spliced": whole.ce["spliced"],
+        "recovered": whole.recovered("zero"),
+        "seconds": seconds,
+    }
+
+
+def page() -> None:
+    """Fill the table of docs/network.md."""
+    record = stored(NAME)
+    fill(PAGE, {"finetuned": "Not run yet." if record is None else _table(record)})
+
+
+def _table(record: dict[str, Any]) -> str:
+    """One row per model and arm: the gap, and what share of the plain arm's is closed."""
+    rows: list[tuple[str, ...]] = [
+        ("model", "last steps", "FVU", "gap, nats", "closed", "loss recovered against zero", "seconds of one core")
+    ]
+    for key, run in record["runs"].items():
+        name, arm, seed = key.split("/")
+        plain, gap = record["runs"][f"{name}/plain/{seed}"], run["spliced"] - run["clean"]
+        closed = 1 - gap / (plain["spliced"] - plain["clean"])
+        share = "" if arm == "plain" else f"{closed:.0%}"
+        numbers = f"{run['fvu']:.3f}", f"{gap:.3f}", share, f"{run['recovered']:.3f}", f"{run['seconds']:.0f}"
+        rows.append((PAIRING_TITLES[name], TITLES[arm], *numbers))
+    return table(rows)
