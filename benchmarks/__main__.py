@@ -137,7 +137,7 @@ def pairs(
     if certified:
         names += tuple(f"{name}_bf16" for name in names if f"{name}_bf16" in CASES)
     (named,) = _among("--size", size, SIZES)
-    _stored(record, compare(Options(before, names, named, pairs, threads, warm), _command(), _plain), [])
+    _stored(record, compare(Options(before, names, named, pairs, threads, warm), _command(), _plain, record), [])
 
 
 @app.command()

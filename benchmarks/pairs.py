@@ -15,6 +15,7 @@ from benchmarks.driver import ROOT, Process, Progress, Seat, prepare, turn
 from benchmarks.sizes import CASES, SIZES
 from benchmarks.summary import CPU, WALL
 from monosem.base.errors import ArgumentError, MonosemError, check
+from monosem.base.files import read_json, write_json
 from monosem.bench.records import environment
 
 SCHEMA = "monosem.pairs/1"
@@ -64,30 +65,42 @@ class Options:
     changes: Mapping[str, int] | None = None
 
 
-def compare(options: Options, command: str = "", progress: Progress = print) -> dict[str, Any]:
-    """Time every case, and return the record.
+def compare(
+    options: Options, command: str = "", progress: Progress = print, path: Path | None = None
+) -> dict[str, Any]:
+    """Time every case, and return the record; with `path` it is written after each, and cases that it holds are kept.
 
     The older checkout takes part twice, so that the ratio of its two processes (A/A) shows what noise alone does.
     Who comes first rotates from pair to pair. All three train the same run: after as many steps, an equal logged loss
     says that they compute the same bits.
 
-    Raises: ArgumentError when `before` is no checkout of monosem; MonosemError when a contender fails.
+    Raises: ArgumentError when `before` is no checkout of monosem, and for a record of other settings; MonosemError when
+        a contender fails.
     """
     home = options.before.resolve()
     there = (home / "src" / "monosem" / "__init__.py").is_file()
     check(there, f"--before {options.before} has no src/monosem; give the root of a checkout", ArgumentError)
-    began = datetime.now(UTC)
-    load = [os.getloadavg()[0]]
-    cases = {}
-    for name in options.cases:
-        cases[name] = _case(name, home, options, progress)
-        progress(f"{name}: {line(cases[name])}")
-        load.append(os.getloadavg()[0])
     time = "processor" if options.threads == 1 else "wall"
     shape = {"size": options.size, "changes": dict(options.changes or {}), "threads": options.threads}
-    when = {"load": [round(value, 2) for value in load], "created": began.isoformat(timespec="seconds")}
-    measured = {"pairs": options.pairs, "time": time, "cases": cases, "env": environment()}
-    return {"schema": SCHEMA, "command": command, **shape, **measured, **when}
+    shape |= {"pairs": options.pairs, "time": time}
+    record: dict[str, Any] = {"schema": SCHEMA, "command": command, **shape, "cases": {}, "env": environment()}
+    if path is not None and path.is_file():
+        record = read_json(path)
+        other = [
+            f"{name} {record.get(name)}, not {value}" for name, value in shape.items() if record.get(name) != value
+        ]
+        check(not other, f"--record {path} has {', '.join(other)}; name another file", ArgumentError)
+    for name in options.cases:
+        if name in record["cases"]:
+            continue
+        began, load = datetime.now(UTC).isoformat(timespec="seconds"), os.getloadavg()[0]
+        case = _case(name, home, options, progress)
+        when = {"created": began, "load": [round(value, 2) for value in (load, os.getloadavg()[0])]}
+        record["cases"][name] = case | when
+        progress(f"{name}: {line(case)}")
+        if path is not None:
+            write_json(path, record)
+    return record
 
 
 def _case(name: str, before: Path, options: Options, progress: Progress) -> dict[str, Any]:

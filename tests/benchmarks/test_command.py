@@ -91,7 +91,7 @@ def test_a_contender_that_failed_is_named_and_the_record_kept(monkeypatch: pytes
 def test_certified_pairs_ask_for_both_forms(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: list[pairs.Options] = []
 
-    def compare(options: pairs.Options, command: str, progress: Any) -> dict[str, Any]:
+    def compare(options: pairs.Options, command: str, progress: Any, path: Path) -> dict[str, Any]:
         asked.append(options)
         return {"cases": {}}
 

@@ -1,5 +1,6 @@
 """An older checkout beside this one: turns, intervals, and whether both compute the same."""
 
+from dataclasses import replace
 from math import comb
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,19 @@ from benchmarks.driver import ROOT
 from benchmarks.pairs import WHO, Options, compare, line, median_interval
 from benchmarks.pairs import _summary as summary
 from monosem.base.errors import ArgumentError, MonosemError
+from monosem.base.files import read_json
 
 SHAPES = {"n_p": 16, "n_q": 64, "k": 4, "batch": 64, "features": 24, "turn": 2}
 
 
-def test_this_checkout_beside_itself() -> None:
+def test_this_checkout_beside_itself(tmp_path: Path) -> None:
     """Three processes take turns; the same code trains to the same loss, and its ratios are around one."""
     lines: list[str] = []
-    record = compare(Options(ROOT, ("topk",), "small", pairs=2, warm=2, changes=SHAPES), "pairs", lines.append)
+    options, path = Options(ROOT, ("topk",), "small", pairs=2, warm=2, changes=SHAPES), tmp_path / "pairs.json"
+    record = compare(options, "pairs", lines.append, path)
+    assert compare(options, "pairs", lines.append, path) == record == read_json(path)  # what is there is kept
+    with pytest.raises(ArgumentError, match="has pairs 2, not 3; name another file"):
+        compare(replace(options, pairs=3), "pairs", lines.append, path)
     case = record["cases"]["topk"]
     assert case["equal_losses"]
     assert set(case["turns"]) == set(WHO)
