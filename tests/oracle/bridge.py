@@ -25,6 +25,7 @@ def widths_for(pairing: str, width: int, other: int) -> tuple[tuple[int, ...], t
         "skip_transcoder": ((width,), (other,)),
         "crosscoder": ((width, other), (width, other)),
         "cross_layer": ((width, other), (other, width)),
+        "weakly_causal": ((width, other), (width, other)),
     }[pairing]
 
 

@@ -40,8 +40,11 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "delta_crosscoder": {"k": 32, "delta": 1.0, "aux": 1 / 32},
     "dfc": {"k": 32, "private": 0.05, "aux": 1 / 32},
     "lista": {"l1": 0.8, "steps": 2},
+    "ordered_matryoshka": {"k": 32, "fractions": (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0), "aux": 1 / 32},
+    "anthropic_jan25": {"sparsity": 0.8, "scale": 4.0, "lift": 3e-6, "bandwidth": 2.0},
+    "subspace": {"k": 32, "rank": 64, "aux": 1 / 32},
 }
-PAIRINGS = ("skip_transcoder", "transcoder", "crosscoder", "cross_layer")
+PAIRINGS = ("skip_transcoder", "transcoder", "crosscoder", "cross_layer", "weakly_causal")
 OWN = {"delta_crosscoder": "crosscoder", "dfc": "crosscoder"}
 """Rows with a pairing of their own."""
 
@@ -83,8 +86,8 @@ class Batch:
     steps: int = 1
     widths: tuple[int, ...] = ()
     """Widths of the targets, side by side in x_r."""
-    state: dict[str, float] = field(default_factory=dict)
-    """What p-annealing carries from step to step."""
+    state: dict[str, Any] = field(default_factory=dict)
+    """What p-annealing and an order by rate carry from step to step."""
 
 
 class _Jump(torch.autograd.Function):
@@ -199,6 +202,9 @@ class Oracle:
         if s.row == "gated":
             magnitude = (a["r_mag"].exp() * (z - a["b_E"]) + a["b_mag"]).clamp(min=0)
             return magnitude * (z > 0).to(z.dtype)
+        if s.row == "anthropic_jan25":
+            self._near(self.theta.detach())
+            return z * _Step.apply(z, self.theta, s["bandwidth"])  # type: ignore[no-any-return, no-untyped-call]
         if s.row in ("jumprelu", "gemma_scope_2"):
             self._near(self.theta.detach())
             return _Jump.apply(z, self.theta, s["bandwidth"])  # type: ignore[no-any-return, no-untyped-call]
@@ -206,7 +212,7 @@ class Oracle:
             zero = torch.zeros(z.shape[1], dtype=z.dtype)
             self._near(zero)
             return _Step.apply(z, zero, s["bandwidth"])  # type: ignore[no-any-return, no-untyped-call]
-        if s.row in ("topk", "multi_topk", "hier_topk", "aligned"):
+        if s.row in ("topk", "multi_topk", "hier_topk", "aligned", "subspace"):
             return z.clamp(min=0) * self._cut(first_of_row(z, s["k"]))
         if s.row == "abs_topk":
             return z * self._cut(first_of_row(z.abs(), s["k"]))
@@ -244,6 +250,9 @@ class Oracle:
         elif s.row == "jumprelu":
             active = _Step.apply(self.z.detach(), self.theta, s["bandwidth"])  # type: ignore[no-untyped-call]
             total = total + _ramp(s["l0"], s["warmup"], self.at) * active.sum() / rows
+        elif s.row == "anthropic_jan25":
+            total = total + s["sparsity"] * (s["scale"] * self.code * self.norms).tanh().sum() / rows
+            total = total + s["lift"] * ((self.theta - self.z).clamp(min=0) * self.norms).sum() / rows
         elif s.row == "lista":
             total = total + s["l1"] * (self.code * self._sizes()).sum() / rows
         elif s.row == "gemma_scope_2":
@@ -268,7 +277,7 @@ class Oracle:
 
     def _sizes(self) -> Tensor:
         """What a penalty weighs a latent with: its decoder norm; a crosscoder's, summed over the sources."""
-        if self.spec.pairing != "crosscoder":
+        if self.spec.pairing not in ("crosscoder", "weakly_causal"):
             return self.norms
         parts = torch.split(self.arrays["W_D"], list(self.at.widths))
         return torch.stack([part.pow(2).sum(0).clamp(min=1e-30).sqrt() for part in parts]).sum(0)
@@ -295,6 +304,8 @@ class Oracle:
         """The term that asks for all of x_r."""
         if self.spec.row == "matryoshka":
             return self._nested()
+        if self.spec.row == "ordered_matryoshka":
+            return self._by_rate() / rows
         if self.spec.row == "gemma_scope_2":
             return self._nested() / len(self.spec["fractions"])
         if self.spec.row == "hier_topk":
@@ -319,6 +330,25 @@ class Oracle:
         self.margin = min(self.margin, float((first[:, 0] - first[:, -1]).min()) if first.shape[1] == 2 else 1.0)
         self._keep_away_from_zero(first[:, 0])
         return cosines.max(1).values.clamp(min=0).pow(2).mean()
+
+    def _by_rate(self) -> Tensor:
+        """Prefixes by falling firing rate; a group learns from its own prefix's error alone."""
+        fires = (self.code.detach() != 0).double().mean(0)
+        rate = self.at.state.get("rate", torch.zeros_like(fires))
+        rate = self.at.state["rate"] = rate + 0.01 * (fires - rate)
+        total, inner = torch.zeros((), dtype=self.z.dtype), torch.zeros_like(self.at.x_r)
+        last = dict.fromkeys(self.prefixes, 0)
+        for fraction in self.spec["fractions"]:
+            mask = torch.zeros(self.z.shape[1], dtype=self.z.dtype)
+            for first, end in self.prefixes:
+                order = sorted(range(first, end), key=lambda j: (-float(rate[j]), j))
+                size = max(1, round(fraction * (end - first)))
+                mask[order[last[first, end] : size]] = 1
+                last[first, end] = size
+            own = (self.code * mask) @ self.arrays["W_D"].T
+            total = total + (self.at.x_r - self.offset - inner - own).pow(2).sum()
+            inner = inner + own.detach()
+        return total
 
     def _nested(self) -> Tensor:
         """Every prefix reconstructs by itself."""

@@ -44,9 +44,14 @@ TEXTS = {
     "delta_crosscoder": "k={fraction}, delta=0.6",
     "dfc": "k={fraction}, private=0.2",
     "lista": "l1=0.3",
+    "ordered_matryoshka": "k={fraction}, fractions=(0.3, 0.6, 1.0)",
+    "anthropic_jan25": "sparsity=0.4, scale=1.5, lift=0.02, theta=0.2, bandwidth=0.7",
+    "subspace": "k={k}",
 }
 _OTHER_SPACE = ("transcoder", "skip_transcoder", "cross_layer")
-REFUSED = {(row, pairing) for row in ("aligned", "lista") for pairing in _OTHER_SPACE}
+REFUSED = {(row, pairing) for row in ("aligned", "lista") for pairing in _OTHER_SPACE} | {("aligned", "weakly_causal")}
+SHARED = ("sae", "crosscoder", "weakly_causal")
+"""Pairings that write what they read."""
 
 
 def text_of(row: str, pairing: str, n_q: int, share: float) -> str:
@@ -117,12 +122,12 @@ def test_loss_and_gradients(row: str, pairing: str) -> None:
     ) -> None:
         generator = torch.Generator().manual_seed(seed)
         p_widths, r_widths = sizes_of(row, pairing, *widths)
-        if bias == "tied" and pairing not in ("sae", "crosscoder"):
+        if bias == "tied" and pairing not in SHARED:
             bias = "free"
         text = text_of(row, pairing, n_q, share)
         model, objective = build(text, (n_q, p_widths, r_widths), bias, generator)
         x_p = numbers(kind, (rows, sum(p_widths)), generator)
-        x_r = x_p if pairing in ("sae", "crosscoder") else torch.randn(rows, sum(r_widths), generator=generator)
+        x_r = x_p if pairing in SHARED else torch.randn(rows, sum(r_widths), generator=generator)
         mask = torch.rand(n_q, generator=generator) < dead
         batch = Batch(x_p.double(), x_r.double(), mask, widths=r_widths)
         wanted_loss, wanted, oracle = oracle_gradients(text, model, batch)
@@ -155,7 +160,7 @@ def test_forty_steps(row: str, pairing: str, clip: float | None) -> None:
     p_widths, r_widths = sizes_of(row, pairing, 12, 7)
     generator = torch.Generator().manual_seed(5)
     x_p = torch.randn(400, sum(p_widths), generator=generator)
-    x_r = x_p if pairing in ("sae", "crosscoder") else torch.randn(400, sum(r_widths), generator=generator)
+    x_r = x_p if pairing in SHARED else torch.randn(400, sum(r_widths), generator=generator)
     source = TensorSource(x_p, None if x_r is x_p else x_r, p_widths, r_widths, digest="oracle")
     config = FitConfig(steps=steps, batch_size=32, lr=3e-3, clip=clip, dead_window=96)
     chosen = method(text)
@@ -192,7 +197,9 @@ def take_over(mine: Trainer, run: Run) -> None:
     """The library's moments, thresholds and dead counters, after a step that rounding may have decided."""
     mine.since = run.tracker.since.clone()
     mine.state = {
-        name: float(value) for state in run.terms.values() for name, value in state.items() if not value.dim()
+        name: value.clone() if value.dim() else float(value)
+        for state in run.terms.values()
+        for name, value in state.items()
     }
     arrays, support, _ = arrays_of(run.model)
     if "threshold" in arrays:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,6 +10,8 @@ from torch import Tensor
 from tests.oracle.model import Arrays, Batch, Oracle, Spec
 
 Rows = tuple[Tensor, Tensor]
+FREE = ("binary", "anthropic_jan25")
+"""Rows whose columns may have any length."""
 
 
 @dataclass
@@ -27,7 +30,7 @@ class Trainer:
     clip: float | None = None
     rate: float = 0.01
     moments: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    state: dict[str, float] = field(default_factory=dict)
+    state: dict[str, Any] = field(default_factory=dict)
     since: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -70,7 +73,7 @@ class Trainer:
             gradients[name] = g * self.support[name] if name in self.support else g
         if self.spec.row == "aligned":
             gradients |= self._reparametrised(gradients)
-        if self.spec.row != "binary":
+        if self.spec.row not in FREE:
             W_D = self.arrays["W_D"]
             along = (gradients["W_D"] * W_D).sum(0) / W_D.pow(2).sum(0)
             gradients["W_D"] = gradients["W_D"] - W_D * along
@@ -100,7 +103,7 @@ class Trainer:
             t = number + 1
             change = (first / (1 - 0.9**t)) / ((second / (1 - 0.999**t)).sqrt() + 1e-8)
             self.arrays[name] = self.arrays[name].detach() - lr * change
-        if self.spec.row != "binary":
+        if self.spec.row not in FREE:
             self.arrays["W_D"] = self.arrays["W_D"] / self.arrays["W_D"].pow(2).sum(0).sqrt()
         if self.spec.row == "aligned":
             d = self.arrays["W_D"].T

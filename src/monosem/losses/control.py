@@ -64,6 +64,8 @@ Weight = Schedule | ToL0
 _ROUNDS, _CLOSE, _STRIDE = 12, 0.002, 8.0
 """Where z answers a shift in its own way: how often thresholds are shifted at most, how near L0 is near enough, and how
 many times the shift that z itself asks for one round may go."""
+_FIRST, _ROOM = 1024, 4.0
+"""Every cell of so many rows is ranked; of later rows those alone that would be among so many times l0 of the first."""
 
 
 def settle(model: SDL, l0: float, batches: Callable[[], Iterable[Tensor]]) -> None:
@@ -105,11 +107,14 @@ def _excess(model: SDL, l0: float, batches: Iterable[Tensor]) -> tuple[float, fl
     """By how much thresholds have to rise as z is now, and log(L0 / l0); (nan, 0) where no rise gives l0."""
     sigma = model.activation
     theta = sigma.threshold(model.act.__getitem__) if isinstance(sigma, JumpReLU) else 0.0
-    largest, rows, active = [], 0, 0
+    largest, rows, active, floor = [], 0, 0, -math.inf
     for x_p in batches:
-        above = (model(x_p, (Every(),), context=Context()).extra[Every()].values - theta).flatten()
-        largest.append(above.topk(min(above.numel(), math.ceil(4 * l0 * len(x_p)) + 64)).values)
+        above = model(x_p, (Every(),), context=Context()).extra[Every()].values - theta
+        largest.append(above[above > floor])
         rows, active = rows + len(x_p), active + int((above > 0).sum())
+        if floor == -math.inf and rows >= _FIRST:  # from here on only what may rank
+            first = torch.cat(largest)
+            floor = float(first.topk(min(first.numel(), math.ceil(_ROOM * l0 * rows))).values[-1])
     ranked, count = torch.cat(largest).sort(descending=True).values, round(l0 * rows)
     if not 0 < count < ranked.numel():
         return math.nan, 0.0
