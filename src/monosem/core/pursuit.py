@@ -1,6 +1,6 @@
 """Encoders that search: the code comes from what earlier latents leave over, not from one map."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from monosem.base.errors import check
 from monosem.base.sparse import DenseCode
+from monosem.base.spec import TACIT
 from monosem.core.encoders import ENCODERS, Encoder, View, compares_x_p
 from monosem.core.pairs import Layout
 from monosem.kernels.ops import read_every, write
@@ -22,32 +23,44 @@ class MatchingPursuit(Encoder):
     Equation: r_0 = x - b_D; j = argmax over latents of <w_D, r_t>; c = max(<w_j, r_t>, 0) / ||w_j||^2;
         z_j <- z_j + c; r_t+1 = r_t - c w_j; other z are 0. Gradients run through every step; which latent is taken is a
         constant. W_E, b_E and b_in are not read: with the dictionary `tied` there is no W_E beside W_D.
-    Source: Mallat and Zhang 1993; as an encoder: Costa et al. 2025 (MP-SAE).
+    `scaled`=False takes columns as if their norm were 1: by <w_j, r_t>, and c = max(<w_j, r_t>, 0). A row stops early
+        with `distinct` when a step takes no new latent, and when ||r|| is below `residual`.
+    Source: Mallat and Zhang 1993; as an encoder: Costa et al. 2025 (MP-SAE); the last three: SAELens.
     """
 
     steps: int = 32
+    scaled: bool = field(default=True, metadata=TACIT)
+    distinct: bool = field(default=False, metadata=TACIT)
+    residual: float = field(default=0.0, metadata=TACIT)
     counts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check(self.steps >= 1, f"steps={self.steps}; at least one latent is taken")
+        check(self.residual >= 0, f"residual={self.residual}; a norm is at least 0")
 
     def refuse(self, layout: Layout) -> str | None:
         """It takes x_p apart by what it writes."""
         return compares_x_p(layout)
 
     def pre_activations(self, x: Float[Tensor, "batch n_p"], view: View) -> Float[Tensor, "batch n_q"]:
-        """One product with every latent for the first step; then the Gram matrix of those taken, row by row."""
+        """One product with every latent a step."""
         rows = view.W_D.dense()
-        squares = rows.pow(2).sum(1).clamp(min=1e-30)
+        squares = rows.pow(2).sum(1).clamp(min=1e-30) if self.scaled else rows.new_ones(rows.shape[0])
         left = x - view.b_D
         z = torch.zeros(x.shape[0], rows.shape[0], dtype=x.dtype, device=x.device)
+        done = torch.zeros(x.shape[0], dtype=torch.bool, device=x.device)
         for _ in range(self.steps):
             with torch.no_grad():
                 taken = (left @ rows.T / squares.sqrt()).argmax(1)
             row = rows[taken]
-            share = torch.linalg.vecdot(left, row).clamp(min=0) / squares[taken]
+            share = torch.linalg.vecdot(left, row).clamp(min=0) / squares[taken] * ~done
+            with torch.no_grad():
+                if self.distinct:
+                    done = done | (share == 0) | (z.gather(1, taken[:, None])[:, 0] != 0)
             z = z.scatter_add(1, taken[:, None], share[:, None])
             left = left - share[:, None] * row
+            if self.residual:
+                done = done | (left.detach().norm(dim=1) < self.residual)
         return z
 
 

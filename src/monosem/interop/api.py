@@ -24,7 +24,7 @@ from monosem.interop import (  # each file adds its formats to FORMATS
     saelens,
     sparsify,
 )
-from monosem.interop.build import NAMED, kind_of
+from monosem.interop.build import NAMED, kind_of, refuse
 from monosem.interop.files import FORMATS, Candidate, Dtype, Format, Loaded
 from monosem.interop.folding import fold_input_scale
 
@@ -116,6 +116,8 @@ def save(model: SDL, path: str | Path, format: str = "monosem", metadata: dict[s
     if chosen.write is None:
         writable = ", ".join(name for name, format in FORMATS.items() if format.write)
         raise RefusedError(f"monosem reads {chosen.title} but does not write it; it writes {writable}")
+    if chosen.encoders is not None and type(model.encoder_kind) not in chosen.encoders:
+        refuse(chosen.title, f"the encoder {type(model.encoder_kind).__name__}", "its codes come from one affine map")
     chosen.write(model, Path(path), dict(metadata or {}))
     return Path(path)
 
@@ -163,7 +165,7 @@ def _write_own(model: SDL, folder: Path, metadata: dict[str, Any]) -> None:
     save_model(model, folder, metadata)
 
 
-FORMATS.add("monosem", Format("monosem", "config.json, model.safetensors", _is_own, _read_own, _write_own))
+FORMATS.add("monosem", Format("monosem", "config.json, model.safetensors", _is_own, _read_own, _write_own, None))
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,10 @@ from torch import Tensor
 from monosem.base.blocks import Block
 from monosem.base.errors import RefusedError
 from monosem.core.activations import Activation
+from monosem.core.dictionaries import Dictionary
+from monosem.core.encoders import Encoder
 from monosem.core.io import place_tensors
-from monosem.core.model import SDL, PreBias
+from monosem.core.model import AFFINE, FREE, SDL, PreBias
 from monosem.core.pairs import SAE, CrossLayer, Layout, Transcoder
 from monosem.core.rownorm import RowNorm, RowNormSDL
 from monosem.interop.folding import encoder_bias
@@ -32,6 +34,7 @@ def assemble(
     act: dict[str, Tensor] | None = None,
     state: dict[str, Tensor] | None = None,
     norm: RowNorm | None = None,
+    kinds: tuple[Encoder, Dictionary] = (AFFINE, FREE),
 ) -> SDL:
     """A model of these tensors, latent-major, in evaluation mode.
 
@@ -40,7 +43,8 @@ def assemble(
     """
     layout = replace(layout, skip=W_skip is not None)
     with torch.device("meta"):
-        model = SDL(layout, activation, pre_bias) if norm is None else RowNormSDL(layout, activation, pre_bias, norm)
+        own = SDL(layout, activation, pre_bias, *kinds)
+        model = own if norm is None else RowNormSDL(layout, activation, pre_bias, norm)
     tensors = {f"encoder.{i}": w for i, w in enumerate(encoder)} | {f"decoder.{i}": w for i, w in enumerate(decoder)}
     tensors |= {"b_E": b_E, "b_D": b_D} | ({} if W_skip is None else {"W_skip": W_skip})
     tensors |= {f"act.{name}": t for name, t in (act or {}).items()}

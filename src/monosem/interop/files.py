@@ -17,6 +17,7 @@ from monosem.base.errors import CheckpointError, check, shortened
 from monosem.base.files import plain_file, read_json, write_atomic
 from monosem.base.registry import Registry
 from monosem.base.tensors import in_pieces, read_stored
+from monosem.core.encoders import Affine, Encoder
 from monosem.core.io import DTYPES
 from monosem.core.model import SDL
 
@@ -342,7 +343,7 @@ class Loaded:
 class Format:
     """One file format. `write` takes the model, the folder and metadata; None where we only read.
 
-    `shape` says which files it is, for messages and documentation.
+    `shape` says which files it is, for messages and documentation. `encoders`: the kinds that it can say; None: all.
     """
 
     title: str
@@ -350,6 +351,7 @@ class Format:
     recognise: Callable[[Candidate], bool]
     read: Callable[[Candidate], Loaded]
     write: Callable[[SDL, Path, dict[str, Any]], None] | None = None
+    encoders: tuple[type[Encoder], ...] | None = (Affine,)
 
 
 FORMATS: Registry[Format] = Registry("format")

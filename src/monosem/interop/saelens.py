@@ -3,12 +3,16 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from monosem.base.errors import CheckpointError, RefusedError
+from monosem.base.errors import CheckpointError, RefusedError, check
 from monosem.base.files import write_json
 from monosem.core.activations import AbsTopK, Activation, BatchTopK, Gated, JumpReLU, ReLU, TopK
+from monosem.core.dictionaries import Tied
+from monosem.core.encoders import Affine
 from monosem.core.model import SDL
+from monosem.core.pursuit import MatchingPursuit
 from monosem.core.rownorm import RowNorm
 from monosem.interop.build import (
     NAMED,
@@ -27,10 +31,7 @@ from monosem.interop.folding import fold_decoder_norm, fold_input_scale, thresho
 _VERIFIED = "6.37.7"
 """The oldest version that has read every kind of file that `write` makes; what came from SAELens keeps its own."""
 _WEIGHTS, _CONFIG = "sae_weights.safetensors", "cfg.json"
-_REFUSED = {
-    "matching_pursuit": "its code is found by a greedy search over residuals, not by one encoder",
-    "temporal": "its code reads other tokens through attention",
-}
+_REFUSED = {"temporal": "its code reads other tokens through attention"}
 _TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder")
 _NORMS = {"layer_norm": RowNorm("layer_norm", 1e-5), "constant_norm_rescale": RowNorm("rms", 0.0)}
 
@@ -45,6 +46,10 @@ def read(candidate: Candidate) -> Loaded:
     architecture = str(config.get("architecture", "standard"))
     if architecture in _REFUSED:
         raise RefusedError(f"{candidate.path}: monosem cannot express {architecture}: {_REFUSED[architecture]}")
+    if architecture == "matching_pursuit":
+        model = _pursuit(config, tensors, str(candidate.path))
+        tensors.done()
+        return Loaded(model, _metadata(config), tuple(notes), _dead(candidate))
     whitening = _whitening(candidate, config, tensors, notes)
     scaling = tensors.maybe("finetuning_scaling_factor", 1)
     W_dec = tensors.take("W_dec", 2)
@@ -103,6 +108,24 @@ def _model(
         state=state,
         norm=norm,
     )
+
+
+def _pursuit(config: dict[str, Any], t: Tensors, where: str) -> SDL:
+    """A matching pursuit, whose columns are taken as if of norm 1."""
+    W_D, b_D, kind = t.take("W_dec", 2), t.take("b_dec", 1), config.get("normalize_activations", "none")
+    plain = kind in ("none", None) and t.maybe("finetuning_scaling_factor", 1) is None
+    check(
+        plain, f"{where}: a pursuit over scaled inputs stops at another remainder; fold the scale there", RefusedError
+    )
+    encoder = MatchingPursuit(
+        int(config.get("max_iterations") or W_D.shape[1]),
+        scaled=False,
+        distinct=bool(config.get("stop_on_duplicate_support", True)),
+        residual=float(config.get("residual_threshold", 1e-2)),
+    )
+    b_D = b_D if config.get("apply_b_dec_to_input", True) else torch.zeros_like(b_D)
+    nothing = b_D.new_zeros(W_D.shape[0])
+    return assemble(sae(W_D, W_D), ReLU(), [W_D], [W_D], nothing, b_D, where=where, kinds=(encoder, Tied()))
 
 
 def _activation(
@@ -191,9 +214,14 @@ def write(model: SDL, folder: Path, metadata: dict[str, Any]) -> None:
     if plain.kind not in ("sae", "transcoder"):
         refuse("SAELens", f"a {plain.kind}", "it has SAEs and transcoders of one layer")
     across, tied = plain.kind == "transcoder", model.pre_bias == "tied"
-    architecture, tensors = _architecture(plain, tied)
-    tensors |= {"W_enc": plain.W_E.T, "W_dec": plain.W_D, "b_dec": plain.b_D}
     extra: dict[str, Any] = {}
+    tensors: dict[str, Tensor] = {}
+    if isinstance(model.encoder_kind, MatchingPursuit):
+        architecture, tied, extra = "matching_pursuit", True, _pursuing(plain, model.encoder_kind)
+    else:
+        architecture, tensors = _architecture(plain, tied)
+        tensors |= {"W_enc": plain.W_E.T}
+    tensors |= {"W_dec": plain.W_D, "b_dec": plain.b_D}
     if isinstance(model.activation, TopK) and architecture != "jumprelu":
         extra = {"k": int(model.activation.k), "rescale_acts_by_decoder_norm": False}
     if across:
@@ -221,6 +249,17 @@ def write(model: SDL, folder: Path, metadata: dict[str, Any]) -> None:
     }
     write_tensors(folder / _WEIGHTS, tensors)
     write_json(folder / _CONFIG, config | extra)
+
+
+def _pursuing(plain: Plain, encoder: MatchingPursuit) -> dict[str, Any]:
+    """A pursuit's settings."""
+    if not isinstance(plain.model.activation, ReLU):
+        refuse("SAELens", f"{type(plain.model.activation).__name__} after a pursuit", "it gives the code as it is")
+    off = float((plain.W_D.double().norm(dim=1) - 1).abs().max())
+    if encoder.scaled and off > 1e-4:
+        refuse("SAELens", "a pursuit over columns of any norm", f"it takes them as of norm 1, here off by {off:.2g}")
+    settings = {"max_iterations": encoder.steps, "residual_threshold": encoder.residual}
+    return settings | {"stop_on_duplicate_support": encoder.distinct}
 
 
 def _described(metadata: dict[str, Any]) -> dict[str, Any]:
@@ -264,7 +303,12 @@ def _norm_name(plain: Plain, across: bool) -> str:
 FORMATS.add(
     "saelens",
     Format(
-        "SAELens", "cfg.json, sae_weights.safetensors", lambda candidate: candidate.has(_CONFIG, _WEIGHTS), read, write
+        "SAELens",
+        "cfg.json, sae_weights.safetensors",
+        lambda candidate: candidate.has(_CONFIG, _WEIGHTS),
+        read,
+        write,
+        (Affine, MatchingPursuit),
     ),
 )
 
