@@ -7,6 +7,9 @@ from typing import Any
 from monosem.base.files import write_atomic
 from monosem.bench.records import outdated
 
+MOST_COMMITS = 6
+"""More commits than these are counted; their names stand in the records."""
+
 
 def write_generated(path: str | Path, name: str, text: str) -> None:
     """Write a page that is generated as a whole, with the command that made it."""
@@ -30,7 +33,8 @@ def provenance(records: Iterable[Mapping[str, Any]], packages: Sequence[str] = (
         present = sorted({str(record["env"][package]) for record in records if package in record["env"]})
         versions += [f"{package.replace('_', '-')} {', '.join(present)}"] if present else []
     commits = sorted({_short(record["env"]["commit"]) for record in records})
-    words = [machines, ", ".join(versions), f"commit{'s' * (len(commits) > 1)} {', '.join(commits)}"]
+    named = f"commit{'s' * (len(commits) > 1)} {', '.join(commits)}"
+    words = [machines, ", ".join(versions), named if len(commits) <= MOST_COMMITS else f"{len(commits)} commits"]
     older = outdated(record for record in records if "method" in record and "seed" in record)
     return "; ".join([*words, *([f"older bits: {older}"] if older else [])])
 

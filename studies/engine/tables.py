@@ -4,7 +4,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from monosem.bench.records import outdated
 from monosem.report.interval import Interval
 from monosem.report.markdown import table
 from monosem.report.summary import HEADLINE
@@ -19,10 +18,10 @@ MEANING = {
     "cosine": "the same by |cos| of decoder columns, the headline, ± half the 95 % t interval of M_GT over the worlds",
     "all": "the same by |cos| of decoder columns over every feature, anchored ones included",
     "gain": "M_GT in points and M_IP (|cos| of decoder columns) minus the plain run of the same settings in the same "
-    "world, on the same features that are anchored in neither, ± half the 95 % t interval of the differences",
-    "anchors": "how many; for a found set also (precision, recall) at |cos| > .95",
-    "alone": "M_GT / M_IP of the untrained anchors as the whole dictionary: over every feature where the anchors were "
-    "found in the rows, over the scored ones where they are true features",
+    "world, on the same features, ± half the 95 % t interval of the differences",
+    "anchors": "how many; where discovered also (precision, recall) at |cos| > .95",
+    "alone": "M_GT / M_IP of the untrained anchors as the whole dictionary: over every feature where they were "
+    "discovered, over the scored ones where they are true features",
     "beyond": "M_GT in points and M_IP of the run minus those of its anchors alone, over the same features",
     "chance": "M_GT / M_IP of as many random unit directions as there are latents",
     "FVU": "fraction of variance unexplained on held-out rows",
@@ -107,12 +106,11 @@ def facts(results: Results) -> str:
     tasks = sorted({record["task"]["name"] for record in runs})
     steps = sorted({f"{record['config']['steps']} steps of {record['config']['batch_size']} rows" for record in runs})
     worlds = sorted({record["seed"]["world"] for record in runs})
-    older = outdated(runs)
     minutes = sum(record["wall_time_s"] / record["env"].get("stacked", 1) for record in runs) / 60
     return (
         f"{results.there} of {total} cells run, {len(runs)} runs of {', '.join(f'`{name}`' for name in tasks)}, "
         f"worlds {', '.join(map(str, worlds))}; {'; '.join(steps)}; {minutes:.0f} minutes of run time in all; "
-        f"{provenance(runs)}." + f" Older bits: {older}." * bool(older)
+        f"{provenance(runs)}."
     )
 
 

@@ -1,9 +1,10 @@
-"""What the runs of a study on the bench say, in sentences; every number in them comes from records or from print."""
+"""What the runs of a study on the bench say; every number comes from records or from print."""
 
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from monosem.report.markdown import table
 from monosem.report.summary import HEADLINE
 from studies.engine.cells import COS_IP, RAW_GT, RAW_IP, Cell, Results, Summary, summary
 from studies.engine.study import Printed
@@ -28,30 +29,41 @@ def printed_share(printed: Printed, row: str, arm: str) -> float:
     return printed[row, arm][0] or 0.0
 
 
+DIFFERENCES = ("arm", "minus", "score", "least", "most", "above 0", "below 0", "holds 0", "one world")
+"""Columns of the table of differences: between what they lie, and where their 95 % intervals lie, over the rows."""
+
+
 def statements(results: Results, more: str = "") -> str:
-    """What the runs say, as bullets; `more` is the study's own. Against print only at the paper's own size."""
+    """What the runs say, as bullets and a table; `more` is the study's own. Against print only at the paper's size."""
     cells, same_size = results.cells, results.scale.name == "paper"
     said = [repeats(cells), distance(cells), order(cells), more]
-    for arm, plain in (("paper+anchors", "paper"), ("ours+anchors", "ours")):
-        said += _anchored(cells, arm, plain)
     for arm, where in (("ours", "the scored features"), ("ours+discovered", "every feature")):
         said += _recovered(cells, arm, where)
-    said += _discovered(cells)
     said += [_against_print(cells)] * same_size
-    return "\n".join(one for one in said if one)
+    lines = differences(cells)
+    parts = ["\n".join(one for one in said if one), table([DIFFERENCES, *lines]) if lines else ""]
+    return "\n\n".join(part for part in parts if part)
 
 
-def _anchored(cells: Sequence[Cell], arm: str, plain: str) -> list[str]:
-    said, gain, over_all = [], summary(cells, arm), summary(cells, arm, metric=f"all.{HEADLINE}")
-    if gain and gain.compared:
-        said.append(f"- `{arm}` against `{plain}` of the same worlds and features, M_GT(.95): {sides(gain)}")
-    if over_all and over_all.range:
-        printed = _printed_gains(cells) if arm == "paper+anchors" else ""
-        low, high = over_all.range
-        said.append(
-            f"- Counted over every feature, the anchored ones among them: between {low:+.2g} and {high:+.2g}{printed}."
-        )
-    return said
+def differences(cells: Sequence[Cell]) -> list[tuple[object, ...]]:
+    """Lines of the table of differences: anchored minus plain runs, and discovered anchors minus themselves alone."""
+    lines: list[tuple[object, ...]] = []
+    for arm, plain in (("paper+anchors", "paper"), ("ours+anchors", "ours")):
+        lines += _line(arm, f"`{plain}`", "M_GT, scored features", summary(cells, arm))
+        lines += _line(arm, f"`{plain}`", "M_GT, every feature", summary(cells, arm, metric=f"all.{HEADLINE}"))
+        lines += _printed_gains(cells) if arm == "paper+anchors" and lines else []
+    arm = "ours+discovered"
+    for metric, name in ((HEADLINE, "M_GT"), (COS_IP, "M_IP")):
+        alone = summary(cells, arm, beyond=True, metric=metric)
+        lines += _line(arm, "its anchors alone", f"{name}, every feature", alone)
+    return lines + _line(arm, "plain, same settings", "M_GT, scored features", summary(cells, arm))
+
+
+def _line(arm: str, other: str, score: str, one: Summary | None) -> list[tuple[object, ...]]:
+    if one is None or one.range is None:
+        return []
+    low, high = one.range
+    return [(f"`{arm}`", other, score, f"{low:+.2g}", f"{high:+.2g}", one.up, one.down, one.open, one.single)]
 
 
 def _recovered(cells: Sequence[Cell], arm: str, where: str) -> list[str]:
@@ -63,19 +75,7 @@ def _recovered(cells: Sequence[Cell], arm: str, where: str) -> list[str]:
     return [f"- `{arm}`: M_GT(.95) over {where} {between}; at least .99 in {one.reached} of {one.rows} rows."]
 
 
-def _discovered(cells: Sequence[Cell]) -> list[str]:
-    said = []
-    for metric, name in ((HEADLINE, "M_GT(.95)"), (COS_IP, "M_IP")):
-        alone = summary(cells, "ours+discovered", beyond=True, metric=metric)
-        if alone:
-            said.append(f"- `ours+discovered` against its anchors alone, over every feature, {name}: {sides(alone)}")
-    gain = summary(cells, "ours+discovered")
-    if gain and gain.compared:
-        said.append(f"- `ours+discovered` against the plain run of the same settings, M_GT(.95): {sides(gain)}")
-    return said
-
-
-def _printed_gains(cells: Sequence[Cell]) -> str:
+def _printed_gains(cells: Sequence[Cell]) -> list[tuple[object, ...]]:
     """Between what the printed gains lie: anchored minus plain as printed, whatever each is scored on."""
     shares = {(cell.row, cell.arm): cell.printed[0] for cell in cells}
     gains = [
@@ -83,7 +83,8 @@ def _printed_gains(cells: Sequence[Cell]) -> str:
         for (row, arm), share in shares.items()
         if arm == "paper+anchors" and share is not None and (plain := shares.get((row, "paper"))) is not None
     ]
-    return f" (printed: between {min(gains):+.2g} and {max(gains):+.2g})" if gains else ""
+    printed = ("`paper+anchors`", "`paper`", "M_GT, as printed")
+    return [(*printed, f"{min(gains):+.2g}", f"{max(gains):+.2g}", *"----")] if gains else []
 
 
 def _against_print(cells: Sequence[Cell]) -> str:
@@ -97,23 +98,10 @@ def _against_print(cells: Sequence[Cell]) -> str:
     short = [row for row in rows if ours[row] < best[row]]
     missed = f"; not in {listed(short)}" if short else ""
     return (
-        f"- `ours`, plain, by |cos| of decoder columns, is at least the best M_GT printed for the row, anchored or "
-        f"not, in {len(rows) - len(short)} of {len(rows)} rows{missed}."
+        f"- `ours`, plain, by *cosine*, reaches the best M_GT printed for the row, anchored or not, in "
+        f"{len(rows) - len(short)} of {len(rows)} rows{missed}."
         if rows
         else ""
-    )
-
-
-def sides(one: Summary) -> str:
-    """Between what differences lie, and on which side of 0 their intervals."""
-    several = one.up + one.down + one.open
-    low, high = one.range or (0.0, 0.0)
-    if not several:
-        return f"between {low:+.2g} and {high:+.2g}; a single world, so no interval."
-    alone = f"; {one.single} of a single world have none" if one.single else ""
-    return (
-        f"between {low:+.2g} and {high:+.2g}; of {several} rows the interval lies above 0 in {one.up}, below in "
-        f"{one.down}, and holds 0 in {one.open}{alone}."
     )
 
 
@@ -153,8 +141,7 @@ def distance(cells: Iterable[Cell]) -> str:
     cosine = sum(abs(printed - by_cosine) for _, printed, _, by_cosine in both) / len(both)
     return (
         f"- Over {len(both)} cells with the paper's (inferred) settings the printed M_IP differs on average by "
-        f"{raw:.3f} from our raw inner product of encoder rows, and by {cosine:.3f} from the |cos| of the decoder "
-        "columns of the same dictionaries."
+        f"{raw:.3f} from *raw* and by {cosine:.3f} from *cosine*."
     )
 
 
@@ -168,8 +155,8 @@ def order(cells: Iterable[Cell]) -> str:
         return ""
     raw, cosine = (float(spearmanr(columns[0], column).statistic) for column in columns[1:])
     return (
-        f"- The order of the rows: over {len(both)} cells with the paper's (inferred) settings the printed M_GT has "
-        f"rank correlation {raw:.2f} with ours by the raw inner product, and {cosine:.2f} by |cos| of decoder columns."
+        f"- Over {len(both)} such cells the printed M_GT has rank correlation {raw:.2f} with ours by *raw*, and "
+        f"{cosine:.2f} by *cosine*."
     )
 
 

@@ -1,6 +1,5 @@
 """docs/paper/anchoring.md and its figures, from records alone."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from monosem.bench.records import read_records
@@ -29,35 +28,24 @@ from studies.stored import packed
 LONGER, CHOSEN = packed("bench-mini-hard"), packed("sweep-anchoring")
 PAGE, FIGURES = Path("docs/paper/anchoring.md"), Path("docs/figures")
 TURNED = (("topk", "plain"), ("topk, form", "decoder, start"), ("topk, form", "both, no start"), ("relu_l1", "plain"))
-ASKED = {
-    "the start alone": "start only",
-    "the penalty alone, decoder": "decoder, no start",
-    "the penalty alone, both sides": "both, no start",
-    "start and penalty, decoder": "decoder, start",
-    "start and penalty, both sides": "both, start",
-    "start and penalty, encoder": "encoder, start",
-    "hard, decoder": "decoder, start, hard",
-    "hard, both sides": "both, start, hard",
-}
 TEXT = """\
 # What anchoring does
 
-k latents start at known directions and are held there ([anchoring](../anchoring.md)). That these k are found says
-nothing; this page asks what it does to the features that **no run anchors**.
+k latents start at known directions and are held there ([anchoring](../anchoring.md)). This page measures the effect on
+the features that **no run anchors**.
 
     gain     = M_GT of the anchored run - M_GT of the plain run        same world, same seeds, same held-out features
     leverage = gain x number of held-out features / k                  extra features recovered per anchor
 
-Everything below is on `lrb/mini-hard` unless it says otherwise: 300 features in 96 dimensions, 6 active per row, 1400
+The task is `lrb/mini-hard` unless a section says otherwise: 300 features in 96 dimensions, 6 active per row, 1400
 rows, 2000 latents. Numbers are points of decoder M_GT(.95), ± half the 95 % t interval of the paired differences over
 worlds; **a line with one world has no interval and shows a direction at most**. "default" is `Anchoring()`: slots start
 at the anchors, decoder columns are held with weight 1. "printed" is the paper's form: both sides held, no start,
-weight .1.
+weight .1. TopK trains a quarter of the task's usual steps, where its plain recovery has settled, ReLU + L1 all of them;
+"Longer runs" has full length for every method.
 
-TopK takes a quarter of the task's usual steps, where its plain recovery has settled; ReLU + L1 has found next to
-nothing by then and takes them all. The section "Longer runs" is at full length for every method. Repeat or complete
-the page with `python -m studies anchoring crowded --scale mini-hard`, then
-`python -m studies pages anchoring`; what has not been run says so.
+Repeat or complete the page with `python -m studies anchoring crowded --scale mini-hard`, then
+`python -m studies pages anchoring`.
 
 {facts}
 
@@ -65,29 +53,25 @@ the page with `python -m studies anchoring crowded --scale mini-hard`, then
 
 {short}
 
-What helps the other features is the **start** at the anchors, with encoder rows free. Holding decoder columns adds next
-to nothing to a start, and does next to nothing without one; holding encoder rows too costs most of what a start gives.
-And a penalty keeps the errors of noisy anchors in, which a start alone lets the data correct. The forms are compared at
-a quarter of the steps; at full length the start alone was behind the default in the two worlds of the sweep, by less
-than their intervals.
+The **start** at the anchors, with free encoder rows, helps the other features. Holding decoder columns adds next to
+nothing to a start, and does next to nothing without one. Holding encoder rows too costs most of what a start gives. A
+penalty keeps the errors of noisy anchors in; after a start alone the data correct them. At full length the start alone
+was behind the default in the two worlds of the sweep, by less than their intervals.
 
 ![gain against number, weight, noise and errors of the anchors](../figures/paper-anchoring.svg)
 
 ## How many anchors
 
-{said_k}
-
 {k}
 
 ## How strongly they are held
-
-{said_weight}
 
 {weight}
 
 ## Which form
 
-{said_forms}
+60 anchors of each form; the last column is the paired difference from the default. Better than the default: {better}.
+Worse: {worse}. The intervals of the others hold 0.
 
 {forms}
 
@@ -97,8 +81,6 @@ Hollow: one world, no interval. The first figure leaves such points out.
 
 ### ReLU + L1
 
-{said_relu}
-
 {relu}
 
 ### The forms at full length, in the worlds that the default was chosen on
@@ -107,47 +89,43 @@ Gains of 60 anchors over plain runs, 1500 steps, worlds 100 and 101 (two worlds:
 
 {chosen}
 
-## Anchors that are not quite right
+## Noisy anchors
 
-Each anchor is turned away from the truth in a direction of its own, to the cosine that stands there. The default form
-holds the decoder to the noisy direction; "start only" leaves it to the data, "annealed" lets go of it over the run.
-
-{said_noise}
+Each anchor is turned away from the truth in a direction of its own, to the cosine given. The default form holds the
+decoder to the noisy direction; "start only" leaves it to the data, "annealed" lowers the weight to 0 over the run.
+Against the default in the same worlds: {loose}.
 
 {noise}
 
-## Anchors that are wrong
+## Wrong anchors
 
-A share of the anchors is replaced by random directions; leverage counts these too. {said_wrong}
+A share of the anchors is replaced by random directions; leverage counts these too.
 
 {wrong}
 
 ## Frequent or rare features
 
-Rates fall as 1 over the rank at the same mean rate, four times the rows; "frequent" and "rare" anchor the features of
-the upper and lower half of the ranks among the first 120 of the order, "all" the first 60. {said_zipf}
+Rates fall as 1 over the rank at the same mean rate, four times the rows. "frequent" and "rare" anchor features of
+the upper and lower half of the ranks among the first 120 of the order, "all" the first 60.
 
 {zipf}
 
 ## Longer runs
 
-The bench's own records at 1500 steps, all seven methods, 60 anchors of the default form, scored on the other 240.
+1500 steps, all seven methods, 60 anchors of the default form, scored on the other 240.
 
 {longer}
 
-The shipped default against the start alone at full length, scored beyond 120 as above:
+The default against the start alone at full length, scored beyond the first 120:
 
 {whole}
 
 ## Far more features than dimensions
 
 1000 features in 96 dimensions, 20 active, TopK with k = 20, an endless stream, 1000 steps, 100 anchors, scored on the
-other 900. A prototype had seen the printed form at weight 1 destroy recovery here (M_GT .75 to .001), and suspected
-encoder rows pinned at w_p against the interference-suppressing rows that training wants. "learned rows" and
-"suppressing rows" anchor the encoder elsewhere, with the decoder at the truth: at the rows that a run with a free
-encoder ended with, and at the best linear detectors Cov(x_p)^-1 w_p.
-
-{said_crowded}
+other 900. Held encoder rows might block the interference-suppressing rows that training wants. "learned rows" and
+"suppressing rows" therefore anchor the encoder elsewhere, with the decoder at the truth: at the rows that a run with a
+free encoder ended with, and at the best linear detectors Cov(x_p)^-1 w_p.
 
 {crowded_facts}
 
@@ -155,19 +133,15 @@ encoder ended with, and at the best linear detectors Cov(x_p)^-1 w_p.
 
 ### What encoder rows do when they are free
 
-|cos| with w_p of the encoder row that is nearest to each held-out feature, and the largest raw product <w_E, w_p>,
-averaged over features. The suspicion needs rows that turn away from w_p in the crowded world.
+|cos| with w_p of the encoder row nearest to each held-out feature, and the largest raw product <w_E, w_p>, averaged
+over features.
 
 {crowded_rows}
-
-## The default
-
-{said_default}
 """
 
 
 class Gains:
-    """The gains of a study's runs, in words."""
+    """The gains of a study's runs, as text."""
 
     def __init__(self, results: Results) -> None:
         self.cells = results.by_place
@@ -187,49 +161,21 @@ class Gains:
         """Numbers of anchors."""
         return sorted({int(row.split("= ")[1]) for row, _ in self.cells if row.startswith("topk, k = ")})
 
-    def listed(self, places: Iterable[tuple[str, str, str]]) -> str:
-        """Gains by label."""
-        gains = (f"{label}: {self.said(row, arm)}" for label, row, arm in places if (row, arm) in self.cells)
-        return "; ".join(gains) or "not run"
-
 
 def sentences(one: Gains, two: Gains) -> dict[str, str]:
     """What the page says, from the records."""
     usual, exact = SCALES["mini-hard"].base.anchors, one.said("topk, form", "decoder, start")
-
-    def over(arm: str, label: str, row: str, values: Iterable[object]) -> str:
-        return one.listed((label.format(value), f"topk, {row} {value}", arm) for value in values)
-
-    forms = {
-        method: f"Gain of {usual} anchors by what is done: "
-        + one.listed((label, f"{method}, form", form) for label, form in ASKED.items())
-        + "."
-        for method in ("topk", "relu_l1")
-    }
-    noise = f"Default form: {over('default', '{}', 'cosine', NOISE)}; exact: {exact}."
-    for arm, form in LOOSE.items():
-        gains = ((c, one.beyond_default(f"topk, cosine {c}", arm)) for c in LOOSE_NOISE)
-        noise += (
-            f" {arm.capitalize()}: {over(arm, '{}', 'cosine', LOOSE_NOISE)}; exact: {one.said('topk, form', form)}; "
-            "against the default in the same worlds, "
-            + "; ".join(f"{c}: {said(value)}" for c, value in gains if value)
-            + "."
-        )
-    better, worse, same = (", ".join(names) or "none" for names in against_default(one.cells, "topk"))
+    loose = [
+        f"{arm} at cosine {cosine}: {said(value)}"
+        for arm in LOOSE
+        for cosine in LOOSE_NOISE
+        if (value := one.beyond_default(f"topk, cosine {cosine}", arm))
+    ]
+    better, worse, _ = (", ".join(names) or "none" for names in against_default(one.cells, "topk"))
     return {
-        "said_k": f"Default form: {over('default', 'k = {}', 'k =', one.ks)}. "
-        f"Printed form: {over('printed', 'k = {}', 'k =', one.ks)}.",
-        "said_weight": f"Printed form: {over('printed', 'λ = {}', 'weight', WEIGHTS)}. "
-        f"Default form: {over('default', 'λ = {}', 'weight', WEIGHTS)}. "
-        f"No penalty at all, only the start: {one.said('topk, form', 'start only')}.",
-        "said_forms": forms["topk"],
-        "said_relu": forms["relu_l1"],
-        "said_noise": noise,
-        "said_wrong": f"{over('default', '{:.0%}', 'wrong', WRONG)}; none wrong: {exact}.",
-        "said_zipf": one.listed((arm, "topk, zipf", arm) for arm in ("all", "frequent", "rare")) + ".",
-        "said_crowded": f"Here: {two.listed((arm, 'topk', arm) for _, arm in two.cells if arm != 'plain')}.",
-        "said_default": f"TopK, against the shipped default in the same worlds. Better: {better}. Worse: {worse}. "
-        f"Not to be told apart: {same}.",
+        "loose": "; ".join(loose) or "not run",
+        "better": better,
+        "worse": worse,
         "short": f"- {usual} true anchors, default form, TopK: {exact}; {2 * usual}: "
         f"{one.said(f'topk, k = {2 * usual}', 'default')}.\n"
         f"- The paper's form, {usual} anchors: {one.said(f'topk, k = {usual}', 'printed')}. "

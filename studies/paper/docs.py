@@ -23,9 +23,9 @@ REAL = {"table2": "classes", "figure7": "resampling"}
 SCALES_ABOUT: Mapping[str, str] = {
     "paper": "the paper's n, n_p, n_q, S, M and rows; what it does not give is in [settings](settings.md)",
     "mini": "125 features in 96 dimensions, 2000 latents: the paper's ratios at an eighth of the size. Rows of its "
-    "tables are scaled in proportion (n to 1000, k to the 10 active features), so that printed numbers stand beside, "
-    "not against. 500 steps, for the number of cells; the bench trains 2000 here ([defaults](../defaults.md)), which "
-    "ReLU and JumpReLU need",
+    "tables are scaled in proportion (n to 1000, k to the 10 active features), so printed "
+    "numbers are no target here. 500 steps, for the number of cells; the bench trains 2000 here "
+    "([defaults](../defaults.md)), which ReLU and JumpReLU need",
 }
 """What the scales of the pages are."""
 
@@ -33,23 +33,18 @@ SCALES_ABOUT: Mapping[str, str] = {
 def _page(name: str) -> str:
     """A study on the bench, scale by scale."""
     study = STUDIES[name]
-    legend = "\n".join(f"- *{column}*: {what}." for column, what in MEANING.items())
-    parts = [
-        f"# {study.title}",
-        study.about(),
-        f"    python -m studies {name} --scale paper",
-    ]
+    parts = [f"# {study.title}", study.about(), f"    python -m studies {name} --scale paper", _LEGEND]
     parts += [_section(committed(name, scale)) for scale in SCALES_ABOUT]
     untrained = committed("untrained", "paper").records
     if name == "table1" and untrained:
         parts.append(untrained_section(untrained[0], committed("table1", "paper")))
-    return "\n\n".join([*parts, f"## Columns\n\n{legend}"]) + "\n"
+    return "\n\n".join(parts) + "\n"
 
 
 def _section(results: Results) -> str:
     """One scale of a study: what was run, what it says, figure and tables."""
     study, scale = results.study, results.scale.name
-    parts = [f"## At scale {scale}", f"{facts(results)} Scale: {SCALES_ABOUT[scale]}."]
+    parts = [f"## At scale {scale}", facts(results)]
     if results.there:
         parts += [study.says(results) if study.says else "", _drawn(results, f"-{scale}", f", scale {scale}")]
     if results.there or (scale == "paper" and study.printed):
@@ -95,15 +90,16 @@ def _settings_page() -> str:
     return "\n\n".join([f"# {study.title}", study.about(), said, facts(results), rows, arms_used()]) + "\n"
 
 
+_LEGEND = "[Scales, arms and columns](README.md#scales) are those of every page here."
 _INTRO = (
-    "Each page sets the printed numbers beside ours: with the paper's settings as far as they can be inferred, and "
+    "Each page compares the printed numbers with ours: with the paper's settings as far as they can be inferred, and "
     "with our defaults. Cells without a record say *not run*."
 )
 _READING = (
-    "## How to read a row\n\nRuns of a row share their worlds; plain and anchored runs are scored on the same "
-    "features, those beyond the anchored ones. *raw* is the paper's metric (inner products of encoder rows), *cosine* "
-    "ours (|cos| of decoder columns), *all* counts every feature. ± is half a 95 % Student t interval over the "
-    "worlds; with three worlds t is 4.30, so intervals are wide."
+    "## Columns\n\nRuns of a row share their worlds; plain and anchored runs are scored on the same features, those "
+    "without an anchor. ± is half a 95 % Student t interval over the worlds; with three worlds t is 4.30, so intervals "
+    "are wide. The tables of differences give the least and the most over the rows of a table, and in how many rows "
+    "the interval lies above 0, lies below or holds 0; a row of one world has none."
 )
 _RUNNING = (
     "## How to run\n\n    python -m studies                               # what there is\n"
@@ -128,8 +124,11 @@ def _index() -> str:
     more = [f"- [{path.stem}]({path.name})" for path in sorted(DOCS.glob("*.md")) if path.stem not in known]
     also = ["See also:", "\n".join(more)] if more else []
     arms = "\n".join(f"- `{arm}`: {what}." for arm, what in ARMS.items())
+    scales = "\n".join(f"- `{scale}`: {what}." for scale, what in SCALES_ABOUT.items())
+    columns = "\n".join(f"- *{column}*: {what}." for column, what in MEANING.items())
     title = "# The paper's experiments, beside its numbers"
-    return "\n\n".join([title, _INTRO, table(rows), *also, f"## Arms\n\n{arms}", _READING, _RUNNING]) + "\n"
+    parts = [title, _INTRO, table(rows), *also, f"## Scales\n\n{scales}", f"## Arms\n\n{arms}", _READING, columns]
+    return "\n\n".join([*parts, _RUNNING]) + "\n"
 
 
 def main() -> None:

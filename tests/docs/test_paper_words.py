@@ -6,8 +6,8 @@ from typing import cast
 import pytest
 
 from monosem.report.interval import Interval
-from studies.engine.cells import Cell, Summary
-from studies.engine.words import order, repeats, sides
+from studies.engine.cells import Cell
+from studies.engine.words import DIFFERENCES, differences, order, repeats
 from studies.paper.table5 import PRINTED as TABLE5
 from studies.paper.table6 import PRINTED as TABLE6
 from studies.paper.table6 import k_by_rate
@@ -22,6 +22,17 @@ class _Scored:
 
     def value(self, metric: str) -> Interval:
         return Interval(self._mean, None, 1)
+
+    def fair(self, metric: str) -> str:
+        return metric
+
+    def beyond(self, metric: str) -> None:
+        """No anchors alone."""
+
+    def gain(self, metric: str) -> Interval:
+        """From one world below a score of .6, from two with an interval above."""
+        gain = self._mean - 0.6 if self._mean < 0.6 else 0.2
+        return Interval(gain, None if self._mean < 0.6 else 0.3, 1 if self._mean < 0.6 else 2)
 
 
 def _cells(scores: dict[tuple[str, str], float]) -> Sequence[Cell]:
@@ -58,6 +69,15 @@ def test_rows_of_the_same_runs_are_counted_once() -> None:
 
 
 def test_one_world_has_no_interval() -> None:
-    where = ("a row", 0.5)
-    assert "no interval" in sides(Summary(1, where, where, 1, 0, 0, 0, 1, (-0.1, 0.2)))
-    assert "holds 0 in 1; 1 of a single world" in sides(Summary(2, where, where, 1, 0, 0, 1, 1, (-0.1, 0.2)))
+    (line,) = differences(_cells({("a row", "ours+discovered"): 0.5, ("another", "ours+discovered"): 0.7}))
+    assert dict(zip(DIFFERENCES, line, strict=True)) == {
+        "arm": "`ours+discovered`",
+        "minus": "plain, same settings",
+        "score": "M_GT, scored features",
+        "least": "-0.1",
+        "most": "+0.2",
+        "above 0": 0,
+        "below 0": 0,
+        "holds 0": 1,
+        "one world": 1,
+    }
