@@ -32,11 +32,15 @@ def provenance(records: Iterable[Mapping[str, Any]], packages: Sequence[str] = (
     for package in packages:
         present = sorted({str(record["env"][package]) for record in records if package in record["env"]})
         versions += [f"{package.replace('_', '-')} {', '.join(present)}"] if present else []
-    commits = sorted({_short(record["env"]["commit"]) for record in records})
-    named = f"commit{'s' * (len(commits) > 1)} {', '.join(commits)}"
-    words = [machines, ", ".join(versions), named if len(commits) <= MOST_COMMITS else f"{len(commits)} commits"]
+    words = [machines, ", ".join(versions), _commits({_short(record["env"]["commit"]) for record in records})]
     older = outdated(record for record in records if "method" in record and "seed" in record)
     return "; ".join([*words, *([f"older bits: {older}"] if older else [])])
+
+
+def _commits(commits: set[str]) -> str:
+    if len(commits) > MOST_COMMITS:
+        return f"{len(commits)} commits"
+    return f"commit{'s' * (len(commits) > 1)} {', '.join(sorted(commits))}"
 
 
 def _short(commit: str | None) -> str:

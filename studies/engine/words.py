@@ -49,17 +49,18 @@ def differences(cells: Sequence[Cell]) -> list[tuple[object, ...]]:
     """Lines of the table of differences: anchored minus plain runs, and discovered anchors minus themselves alone."""
     lines: list[tuple[object, ...]] = []
     for arm, plain in (("paper+anchors", "paper"), ("ours+anchors", "ours")):
-        lines += _line(arm, f"`{plain}`", "M_GT, scored features", summary(cells, arm))
-        lines += _line(arm, f"`{plain}`", "M_GT, every feature", summary(cells, arm, metric=f"all.{HEADLINE}"))
+        lines += difference(arm, f"`{plain}`", "M_GT, scored features", summary(cells, arm))
+        lines += difference(arm, f"`{plain}`", "M_GT, every feature", summary(cells, arm, metric=f"all.{HEADLINE}"))
         lines += _printed_gains(cells) if arm == "paper+anchors" and lines else []
     arm = "ours+discovered"
     for metric, name in ((HEADLINE, "M_GT"), (COS_IP, "M_IP")):
         alone = summary(cells, arm, beyond=True, metric=metric)
-        lines += _line(arm, "its anchors alone", f"{name}, every feature", alone)
-    return lines + _line(arm, "plain, same settings", "M_GT, scored features", summary(cells, arm))
+        lines += difference(arm, "its anchors alone", f"{name}, every feature", alone)
+    return lines + difference(arm, "plain, same settings", "M_GT, scored features", summary(cells, arm))
 
 
-def _line(arm: str, other: str, score: str, one: Summary | None) -> list[tuple[object, ...]]:
+def difference(arm: str, other: str, score: str, one: Summary | None) -> list[tuple[object, ...]]:
+    """One line of the table of differences; none where nothing is compared."""
     if one is None or one.range is None:
         return []
     low, high = one.range

@@ -6,8 +6,8 @@ from typing import cast
 import pytest
 
 from monosem.report.interval import Interval
-from studies.engine.cells import Cell
-from studies.engine.words import DIFFERENCES, differences, order, repeats
+from studies.engine.cells import Cell, Summary
+from studies.engine.words import DIFFERENCES, difference, order, repeats
 from studies.paper.table5 import PRINTED as TABLE5
 from studies.paper.table6 import PRINTED as TABLE6
 from studies.paper.table6 import k_by_rate
@@ -23,17 +23,6 @@ class _Scored:
     def value(self, metric: str) -> Interval:
         return Interval(self._mean, None, 1)
 
-    def fair(self, metric: str) -> str:
-        return metric
-
-    def beyond(self, metric: str) -> None:
-        """No anchors alone."""
-
-    def gain(self, metric: str) -> Interval:
-        """From one world below a score of .6, from two with an interval above."""
-        gain = self._mean - 0.6 if self._mean < 0.6 else 0.2
-        return Interval(gain, None if self._mean < 0.6 else 0.3, 1 if self._mean < 0.6 else 2)
-
 
 def _cells(scores: dict[tuple[str, str], float]) -> Sequence[Cell]:
     return cast(Sequence[Cell], [_Scored(row, arm, score) for (row, arm), score in scores.items()])
@@ -45,7 +34,7 @@ def _printed(sign: float) -> dict[tuple[str, str], float]:
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_the_order_of_the_rows_is_a_rank_correlation(sign: float) -> None:
-    assert f"{sign:.2f} with ours" in order(_cells(_printed(sign)))
+    assert f"rank correlation {sign:.2f} with ours" in order(_cells(_printed(sign)))
 
 
 def test_few_rows_have_no_order() -> None:
@@ -68,16 +57,18 @@ def test_rows_of_the_same_runs_are_counted_once() -> None:
     assert repeats(_cells(scores | {("M = 0.5", "paper"): 0.61})) == ""
 
 
-def test_one_world_has_no_interval() -> None:
-    (line,) = differences(_cells({("a row", "ours+discovered"): 0.5, ("another", "ours+discovered"): 0.7}))
+def test_a_difference_has_its_range_and_its_sides_and_one_world_has_no_interval() -> None:
+    where = ("a row", 0.5)
+    (line,) = difference("ours", "`plain`", "M_GT", Summary(3, where, where, 1, 1, 0, 1, 1, (-0.1, 0.2)))
     assert dict(zip(DIFFERENCES, line, strict=True)) == {
-        "arm": "`ours+discovered`",
-        "minus": "plain, same settings",
-        "score": "M_GT, scored features",
+        "arm": "`ours`",
+        "minus": "`plain`",
+        "score": "M_GT",
         "least": "-0.1",
         "most": "+0.2",
-        "above 0": 0,
+        "above 0": 1,
         "below 0": 0,
         "holds 0": 1,
         "one world": 1,
     }
+    assert not difference("ours", "`plain`", "M_GT", None)
