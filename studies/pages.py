@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from monosem.cli.catalog import write_catalog
 from studies import (
     absorption,
+    board,
     classical,
     commands,
     discovery,
@@ -53,6 +54,7 @@ PAGES: Mapping[str, Callable[[], None]] = {
     "synthsae": synthsae.page,
     "target_l0": target_l0.page,
     "tuning": tuning.page,
+    "board": board.page,
 }
 RUNS: Mapping[str, Callable[[Sequence[str]], None]] = {
     "absorption": absorption.main,
@@ -71,6 +73,7 @@ RUNS: Mapping[str, Callable[[Sequence[str]], None]] = {
     "synthsae": synthsae.main,
     "target_l0": target_l0.main,
     "tuning": tuning.main,
+    "board": board.main,
     "world3d": world3d.main,
 }
 """What each takes is in the first lines of its module."""
