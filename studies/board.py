@@ -184,10 +184,6 @@ def _by_method(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def _values(cells: Cells, name: str, label: str, metric: str) -> list[float]:
     """A metric in the reported worlds; none where the cell was not run."""
     runs = cells[name].get(label, {"runs": []})["runs"]
-    if metric == "absorption":
-        runs = [
-            {metric: mean(v for k, v in run.items() if k.startswith(ABSORBED) and k.endswith("rate"))} for run in runs
-        ]
     return [run[metric] for run in runs]
 
 
