@@ -47,8 +47,8 @@ class ThreadGroup(Group):
     def any(self, x: Tensor) -> Tensor:
         return torch.stack(self._meeting.exchange(self.rank, x)).any(0)
 
-    def gather(self, x: Tensor) -> Tensor:
-        return torch.cat(self._meeting.exchange(self.rank, x))
+    def parts(self, x: Tensor) -> list[Tensor]:
+        return self._meeting.exchange(self.rank, x)
 
 
 def together(size: int, work: Callable[[Group], T]) -> list[T]:

@@ -59,12 +59,12 @@ def test_slots_of_every_layout() -> None:
     assert {tuple(s) for pair, s in slots.items() if pair not in layers} == {(0, 1, 2, 3, 4)}
     assert {tuple(slots[pair]) for pair in layers} == {(0, 8, 1, 9, 2)}  # in turn from each layer's latents
     model = anchored("cross_layer", Anchoring())[0]
-    assert sorted(anchor_slots(model, 16).tolist()) == list(range(16))
+    assert sorted(anchor_slots(model.layout, 16).tolist()) == list(range(16))
     with pytest.raises(ArgumentError, match="k=17 anchors do not fit into n_q=16"):
-        anchor_slots(model, 17)
+        anchor_slots(model.layout, 17)
     private = anchored("crosscoder, private latents", Anchoring())[0]
     with pytest.raises(ArgumentError, match="k=11 anchors do not fit into the 10 latents that meet every source"):
-        anchor_slots(private, 11)
+        anchor_slots(private.layout, 11)
 
 
 @pytest.mark.parametrize("sides", ["both", "encoder", "decoder"])
@@ -185,8 +185,8 @@ def test_the_slots_of_anchors_are_the_last_constraint_of_a_run() -> None:
     for hard in (False, True):
         method = Method(TopK(4), anchoring=Anchoring(hard=hard))
         model, _ = method.build(16, (6,), (6,), anchors=anchors_for("sae"))
-        assert method.constraints_of(model, None) == method.constraints
-        *own, slots = method.constraints_of(model, anchors_for("sae"))
+        assert method.constraints_of(model.layout, None) == method.constraints
+        *own, slots = method.constraints_of(model.layout, anchors_for("sae"))
         assert tuple(own) == method.constraints
         assert slots.fixed_latents(model).tolist() == [0, 1, 2]
         assert (slots.row_pieces(model) is None) is hard

@@ -138,7 +138,7 @@ def test_anchoring_goes_with_everything(activation: str, pair: str) -> None:
     generator, layout = torch.Generator().manual_seed(11), model.layout
     p, r = (torch.randn(width, 3, generator=generator) for width in (layout.n_p, layout.n_r))
     plan = Anchoring(form="direction" if activation in ("relu", "topk", "gated") else "printed")
-    penalty = AnchorPenalty(0.5, anchors=Anchors(p, r), slots=anchor_slots(model, 3), plan=plan)
+    penalty = AnchorPenalty(0.5, anchors=Anchors(p, r), slots=anchor_slots(model.layout, 3), plan=plan)
     train_and_compare(trial(sigma, (Reconstruction(), penalty), pair))
 
 

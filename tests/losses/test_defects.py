@@ -116,7 +116,9 @@ def test_auxk_takes_its_number_from_the_width_of_the_representation() -> None:
     """Elsewhere k_aux came from the number of latents."""
     run = trial(TopK(1), (AuxK(),), "transcoder")
     assert AuxK().requests(run.model.layout, CONTEXT) == (selection.TopK(7 // 2, "dead"),)
-    assert AuxK(k_aux=99).requests(run.model.layout, CONTEXT) == (selection.TopK(16, "dead"),)
+    (many,) = AuxK(k_aux=99).requests(run.model.layout, CONTEXT)
+    out = run.model(batch("transcoder", run.generator)[0], (many,), torch.ones(16, dtype=torch.bool), CONTEXT)
+    assert out.extra[many].count() == 16 * out.code.batch
 
 
 def test_auxk_ranks_dead_latents_only() -> None:

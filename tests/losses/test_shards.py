@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
 
@@ -12,12 +12,11 @@ from torch import Tensor
 
 from monosem.anchors.directions import Anchors
 from monosem.anchors.term import Anchoring, AnchorPenalty
-from monosem.base.blocks import Block
 from monosem.base.group import ALONE, Group
 from monosem.base.sparse import DenseCode
 from monosem.core.activations import Context
-from monosem.core.blockmap import BlockMap
-from monosem.core.model import SDL, Forward
+from monosem.core.model import Forward
+from monosem.core.shards import cut
 from monosem.losses.fidelity import Reconstruction
 from monosem.losses.objective import TERMS, State, Step, Term
 from tests.group import together
@@ -57,27 +56,6 @@ def combinations() -> list[tuple[str, str, str]]:
     return found
 
 
-def _part(weight: BlockMap, first: int, last: int) -> BlockMap:
-    """The rows of latents [first, last), numbered from 0."""
-    spans = [(max(b.first, first), min(b.last, last), b) for b in weight.blocks]
-    inside = [(a, z, b, w) for (a, z, b), w in zip(spans, weight.weights, strict=True) if a < z]
-    part = BlockMap([Block(a - first, z - first, b.left, b.right) for a, z, b, _ in inside], last - first, weight.width)
-    part.weights = torch.nn.ParameterList(torch.nn.Parameter(w[a - b.first : z - b.first]) for a, z, b, w in inside)
-    return part
-
-
-def shard(model: SDL, first: int, last: int) -> SDL:
-    """The model of latents [first, last)."""
-    part = copy.deepcopy(model)
-    with torch.no_grad():
-        part.encoder, part.decoder = _part(model.encoder, first, last), _part(model.decoder, first, last)
-        blocks = {"encoder": part.encoder.blocks, "decoder": part.decoder.blocks}
-        part.layout = replace(model.layout, n_q=last - first, **blocks)
-        part.b_E = torch.nn.Parameter(model.b_E[first:last].clone())
-        part.act = torch.nn.ParameterDict({k: torch.nn.Parameter(v[first:last].clone()) for k, v in model.act.items()})
-    return part
-
-
 def _sliced(code: DenseCode, first: int, last: int) -> DenseCode:
     return DenseCode(code.values[:, first:last].detach().clone().requires_grad_())
 
@@ -90,12 +68,13 @@ def work(
     with torch.no_grad():
         requests = term.requests(run.model.layout, CONTEXT)
         whole = run.model(x[0], requests, dead, CONTEXT)
-    model = shard(run.model, first, last)
+    model = copy.deepcopy(run.model)
+    cut(model, first, last, group)
     code, cells = _sliced(whole.code, first, last), _sliced(whole.cells, first, last)
     own = term.requests(model.layout, CONTEXT)
     extra = {mine: _sliced(whole.extra[r], first, last) for mine, r in zip(own, requests, strict=True)}
     out = Forward(model, x[0], code, cells, dict(extra), True)
-    step = Step(model, *x, out, dead[first:last], CONTEXT, group=group)
+    step = Step(model, *x, out, dead[first:last], CONTEXT)
     state = {name: v[first:last].clone() if v.ndim else v.clone() for name, v in term.init_state(run.model).items()}
     value = term.apply(step, state)
     if value.requires_grad:
@@ -167,12 +146,8 @@ def test_anchors_over_shards_are_the_anchors(form: str, pair: str) -> None:
     whole, slots = Anchors(p, r), torch.tensor([0, 8, 1, 9, 15])
 
     def part(group: Group, edges: tuple[int, ...]) -> Worked:
-        inside = (slots >= edges[group.rank]) & (slots < edges[group.rank + 1])
-        anchors = copy.copy(whole)  # brought to unit norm once: for some columns alone float32 rounds otherwise
-        for side in ("p", "r"):
-            object.__setattr__(anchors, side, getattr(whole, side)[:, inside])
         plan = Anchoring(form=form, sides="both")  # type: ignore[arg-type]
-        term = AnchorPenalty(anchors=anchors, slots=slots[inside] - edges[group.rank], plan=plan)
+        term = AnchorPenalty(anchors=whole, slots=slots, plan=plan).of_latents(*edges[group.rank :][:2])
         return work(run, term, x, DEAD["none"], group, edges)
 
     for size in (2, 4):

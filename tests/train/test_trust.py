@@ -241,7 +241,7 @@ def test_a_decoder_that_is_a_slice_is_refused(path: str) -> None:
     weight = run.model.decoder.weights[0]
     weight.data = torch.cat([weight.detach(), rows(16, 12)], 1)[:, :8]
     with pytest.raises(ArgumentError, match=r"decoder.weights.0 lie among others, strides \(20, 1\); copy them"):
-        Update(run, made.constraints_of(run.model, None), CONFIG)
+        Update(run, made.constraints_of(run.model.layout, None), CONFIG)
     assert not takes_rows(weight)
 
 

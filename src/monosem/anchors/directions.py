@@ -1,11 +1,12 @@
 """Anchors: directions that some latents are tied to, from true features, class means or a file."""
 
+import copy
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from monosem.base.errors import ArgumentError, CheckpointError, DataError, ShapeError, check
@@ -70,6 +71,13 @@ class Anchors:
     def k(self) -> int:
         """Number of anchors."""
         return self.p.shape[1]
+
+    def some(self, columns: Bool[Tensor, " k"]) -> "Anchors":
+        """Some of the anchors, to the bit."""
+        part = copy.copy(self)
+        object.__setattr__(part, "p", self.p[:, columns])
+        object.__setattr__(part, "r", self.r[:, columns])
+        return part
 
     def save(self, path: str | Path) -> Path:
         """Write to a safetensors file, atomically, with a checksum."""

@@ -1,7 +1,7 @@
 """The anchoring penalty and where anchored latents start."""
 
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Int
@@ -14,6 +14,7 @@ from monosem.base.schedule import Schedule
 from monosem.core.blockmap import BlockMap
 from monosem.core.constraints import Constraint
 from monosem.core.model import SDL
+from monosem.core.pairs import Layout
 from monosem.kernels.ops import rows_of
 from monosem.losses.objective import State, Step, Term
 
@@ -44,15 +45,15 @@ PRINTED = Anchoring(weight=0.1, init=False, sides="both")
 """Anchoring as the paper prints it: rows and columns held, no initialisation, the lambda of its ablations."""
 
 
-def anchor_slots(model: SDL, k: int) -> Int[Tensor, " k"]:
+def anchor_slots(layout: Layout, k: int) -> Int[Tensor, " k"]:
     """The latents that hold the anchors: the first k of those whose encoder and decoder meet every column they can.
 
     One block: 0 .. k - 1, as printed. With private blocks these lie in the common one; a cross-layer transcoder
     takes them in turn from each layer's latents.
     """
-    check(k <= model.n_q, f"k={k} anchors do not fit into n_q={model.n_q} latents; use fewer")
-    blocks = model.layout.encoder
-    if blocks[0].shape[1] == model.layout.n_p:
+    check(k <= layout.n_q, f"k={k} anchors do not fit into n_q={layout.n_q} latents; use fewer")
+    blocks = layout.encoder
+    if blocks[0].shape[1] == layout.n_p:
         common = blocks[0].last
         check(k <= common, f"k={k} anchors do not fit into the {common} latents that meet every source; use fewer")
         return torch.arange(k)
@@ -60,6 +61,12 @@ def anchor_slots(model: SDL, k: int) -> Int[Tensor, " k"]:
     longest = max(t.numel() for t in turns)
     table = torch.stack([torch.nn.functional.pad(t, (0, longest - t.numel()), value=-1) for t in turns], 1).reshape(-1)
     return table[table >= 0][:k]
+
+
+def _inside(anchors: Anchors, slots: Tensor, first: int, last: int) -> dict[str, Any]:
+    """The anchors whose slots are the latents [first, last), and these slots, counted from `first`."""
+    inside = (slots >= first) & (slots < last)
+    return {"anchors": anchors.some(inside), "slots": slots[inside] - first}
 
 
 def _distance(weight: BlockMap, target: Tensor, slots: Tensor, form: str) -> Tensor:
@@ -93,6 +100,10 @@ class AnchorPenalty(Term):
     def __post_init__(self) -> None:
         check(self.slots.numel() == self.anchors.k, f"{self.slots.numel()} slots for {self.anchors.k} anchors")
 
+    def of_latents(self, first: int, last: int) -> "AnchorPenalty":
+        """The anchors of slots that lie there."""
+        return replace(self, **_inside(self.anchors, self.slots, first, last))
+
     def start(self, model: SDL) -> None:
         """With `init`: put both sides of the slots at the anchors."""
         for side, rows, width in (("n_p", self.anchors.p, model.layout.n_p), ("n_r", self.anchors.r, model.layout.n_r)):
@@ -124,6 +135,10 @@ class AnchorSlots(Constraint):
     slots: Int[Tensor, " k"]
     plan: Anchoring
     name: ClassVar[str] = "anchor_slots"
+
+    def of_latents(self, first: int, last: int) -> "AnchorSlots":
+        """The anchors of slots that lie there."""
+        return replace(self, **_inside(self.anchors, self.slots, first, last))
 
     def start(self, model: SDL) -> None:
         """As after a step."""

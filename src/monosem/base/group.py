@@ -10,21 +10,25 @@ from torch import Tensor
 class Group(ABC):
     """Processes that hold disjoint latents of one model and see the same rows.
 
-    Every process calls the same operations in the same order, with tensors of the same shape (`gather` alone lets the
-    first dimension differ), and every one gets the same result. A number that is not linear in the latents (a square
-    of a count, a ratio, a branch on the number of dead latents) is taken after the sum.
+    Every process calls the same operations in the same order, with tensors of the same shape (`parts`, `gather` and
+    `place` alone let the first dimension differ), and every one gets the same result. A number that is not linear in
+    the latents (a square of a count, a ratio, a branch on the number of dead latents) is taken after the sum.
     """
 
     rank: int
     size: int
 
     def sum(self, x: Tensor) -> Tensor:
-        """x summed over the processes, in the order of their ranks.
+        """x summed over the processes, in one order, the same for every process.
 
         Gradient: each process keeps that of its own summand, d total / d x = 1: what follows the sum is computed by
             all of them alike.
         """
         return _Sum.apply(self, x)  # type: ignore[no-any-return, no-untyped-call]
+
+    def shared(self, x: Tensor) -> Tensor:
+        """x, which every process has alike; its gradient is the sum of what the processes' latents ask of it."""
+        return _Shared.apply(self, x)  # type: ignore[no-any-return, no-untyped-call]
 
     @abstractmethod
     def total(self, x: Tensor) -> Tensor:
@@ -39,8 +43,21 @@ class Group(ABC):
         """Whether a boolean x holds in any process, entry by entry."""
 
     @abstractmethod
+    def parts(self, x: Tensor) -> list[Tensor]:
+        """x of every process, in the order of their ranks."""
+
     def gather(self, x: Tensor) -> Tensor:
         """All processes' x below each other along the first dimension, in the order of their ranks."""
+        return torch.cat(self.parts(x))
+
+    def place(self, x: Tensor) -> tuple[Tensor, slice]:
+        """(`gather` of x, where x lies in it)."""
+        parts = self.parts(x)
+        first = sum(part.shape[0] for part in parts[: self.rank])
+        return torch.cat(parts), slice(first, first + x.shape[0])
+
+    def __deepcopy__(self, memo: object) -> "Group":
+        return self  # a copy of a model lies in the same processes
 
 
 class _Sum(torch.autograd.Function):
@@ -53,12 +70,26 @@ class _Sum(torch.autograd.Function):
         return None, gradients[0]
 
 
+class _Shared(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, group: Group, x: Tensor) -> Tensor:
+        ctx.group = group
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
+        return None, ctx.group.total(gradients[0])
+
+
 class _Alone(Group):
     """One process: every operation returns its argument."""
 
     rank, size = 0, 1
 
     def sum(self, x: Tensor) -> Tensor:
+        return x
+
+    def shared(self, x: Tensor) -> Tensor:
         return x
 
     def total(self, x: Tensor) -> Tensor:
@@ -69,6 +100,9 @@ class _Alone(Group):
 
     def any(self, x: Tensor) -> Tensor:
         return x
+
+    def parts(self, x: Tensor) -> list[Tensor]:
+        return [x]
 
     def gather(self, x: Tensor) -> Tensor:
         return x

@@ -81,7 +81,7 @@ def _learned(source: TaskSource, features: Tensor, folder: Path, text: str = "to
     true = _true(source, features, folder)
     config = FitConfig(steps=steps, batch_size=256, lr=0.01, seed=source.task.world.seed)
     model = fit(with_anchoring(method(text), Anchoring()), source, source.task.n_q, config, true).model
-    return Anchors(model.W_E.detach()[anchor_slots(model, true.k)].T, true.r)
+    return Anchors(model.W_E.detach()[anchor_slots(model.layout, true.k)].T, true.r)
 
 
 @ANCHOR_SETS.register("discovered")

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monosem.base import selection
+from monosem.base.group import ALONE, Group
 from monosem.base.selection import Rule
 from monosem.base.sparse import Positions
 from monosem.kernels.ops import Mask, pick
@@ -84,8 +85,8 @@ class Activation:
         hard = self.hard(z, at)
         return None if hard is None else hard.sum()
 
-    def observe(self, score: Float[Tensor, " nnz"], state: dict[str, Tensor]) -> None:
-        """Learn from the scores that passed in a training batch (in place)."""
+    def observe(self, score: Float[Tensor, " nnz"], state: dict[str, Tensor], group: Group = ALONE) -> None:
+        """Learn from the scores that passed in a training batch (in place), here and in the group's other processes."""
 
     def calibration(self, rows: int) -> Rule | None:
         """Which scores of a batch of so many rows `calibrate` reads; None where inference keeps nothing from rows."""

@@ -23,6 +23,17 @@ class BlockMap(nn.Module):
         """Tensors that the weights are computed from, by name; none where the weights are parameters."""
         return {}
 
+    def part(self, first: int, last: int) -> "BlockMap":
+        """The rows of latents [first, last), numbered from 0."""
+        spans = [(max(b.first, first), min(b.last, last), b) for b in self.blocks]
+        inside = [(a, z, b, w) for (a, z, b), w in zip(spans, self.weights, strict=True) if a < z]
+        with torch.device("meta"):
+            blocks = [Block(a - first, z - first, b.left, b.right) for a, z, b, _ in inside]
+            part = BlockMap(blocks, last - first, self.width)
+        rows = ((w.detach()[a - b.first : z - b.first].clone(), w.requires_grad) for a, z, b, w in inside)
+        part.weights = nn.ParameterList(nn.Parameter(*own) for own in rows)
+        return part
+
     @property
     def is_whole(self) -> bool:
         """Whether one block holds the whole matrix."""

@@ -21,6 +21,10 @@ class Constraint:
 
     name: ClassVar[str] = "free"
 
+    def of_latents(self, first: int, last: int) -> "Constraint":
+        """What holds a model of the latents [first, last), numbered from 0."""
+        return self
+
     def start(self, model: SDL) -> None:
         """Bring a fresh model into the constraint."""
 

@@ -11,7 +11,8 @@ from monosem.base.selection import Request, Rule, TopK
 from monosem.base.sparse import Code, DenseCode, Positions, SparseCode
 from monosem.core.activation import At, Context
 from monosem.core.encoders import View
-from monosem.kernels.ops import Mask, Product, Selection, rank, read, select
+from monosem.core.shards import over_shards
+from monosem.kernels.ops import Mask, Product, Score, Selection, rank, read, select
 
 if TYPE_CHECKING:
     from monosem.core.model import SDL
@@ -49,10 +50,10 @@ def scores(model: "SDL", x: Tensor, rule: Rule) -> Tensor:
     selection, z = (_plain if model.plain else _by_cells)(model, x, rule, (), at)
     code = selection.code
     if isinstance(code, SparseCode):
-        return model.activation.score(code.values, at(code.at))
+        return model.group.gather(model.activation.score(code.values, at(code.at)))
     assert code is not None
     assert z is not None
-    return model.activation.score(z, at(None))[code]
+    return model.group.gather(model.activation.score(z, at(None))[code])
 
 
 def _by_cells(
@@ -60,22 +61,28 @@ def _by_cells(
 ) -> tuple[Selection, Tensor | None]:
     """The selection with differentiable z, and z of every cell where it was computed."""
     blocks, weights, bare = model.layout.encoder, list(model.encoder.weights), model.pre_bias == "none"
-    implicit = model.activation.vanishes and not model.activation_state()
     with torch.no_grad():
         centred = x if bare else x - model.b_in
-        product = Product(centred, model.b_E, blocks, weights)
-        low = model.selection == "bf16"
-        chosen = select(product, rule, requests, _score(model, at), low=low, implicit=implicit)
+        chosen = _selected(model, Product(centred, model.b_E, blocks, weights), rule, requests, _score(model, at))
         model.fell_back = chosen.fell_back
     if x.requires_grad:
         centred = x if bare else x - model.b_in.detach()
     parts = [*chosen.extra, chosen.code]
     cells = [part for part in parts if isinstance(part, SparseCode)]
-    values = read(cells, chosen.z, centred, model.b_in, model.b_E, blocks, weights)
+    values = read(cells, chosen.z, centred, model.group.shared(model.b_in), model.b_E, blocks, weights)
     rest = iter(values)
     *extra, code = [part.with_values(next(rest)) if isinstance(part, SparseCode) else part for part in parts]
     z = None if chosen.z is None else values[-1]
     return Selection(code, tuple(part for part in extra if part is not None), z), z
+
+
+def _selected(
+    model: "SDL", product: Product, rule: Rule, requests: Sequence[Request], score: Score | None
+) -> Selection:
+    """What is selected of this process's latents, and of all where others have some."""
+    implicit = model.activation.vanishes and not model.activation_state()
+    chosen = select(product, rule, requests, score, low=model.selection == "bf16", implicit=implicit)
+    return chosen if model.group.size == 1 else over_shards(chosen, (rule, *requests), score, model.group)
 
 
 def _plain(
@@ -122,7 +129,7 @@ def _mask(part: SparseCode | Mask | None) -> Mask:
     return part.at.mask() if isinstance(part, SparseCode) else part
 
 
-def _score(model: "SDL", at: Callable[[Positions | None], At]) -> Callable[[Tensor, Positions | None], Tensor] | None:
+def _score(model: "SDL", at: Callable[[Positions | None], At]) -> Score | None:
     if model.activation.scores_z():
         return None
     return lambda z, cells: model.activation.score(z, at(cells))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from monosem.base.card import card
 from monosem.base.errors import ArgumentError, DataError, RefusedError, ShapeError, check
+from monosem.base.group import ALONE, Group
 from monosem.base.guard import shown
 from monosem.base.selection import Request
 from monosem.base.sparse import Code, DenseCode, SparseCode, spread, with_leading
@@ -63,7 +64,8 @@ class SDL(nn.Module):
     `encoder_kind` and `dictionary`: how x becomes z, and what W_D is made of; affine and free ones are sparse.
     `path`: "auto" carries sparse codes where that is cheaper; "reference" is plain dense autograd. `selection`: "bf16"
     lets a bfloat16 product propose and exact float32 values decide, proven row by row (docs/adr/0010); `fell_back` is
-    the last batch's share of rows that were computed in full instead.
+    the last batch's share of rows that were computed in full instead. `group`: the processes that share its latents,
+    of which it then has some (core.shards); what it decodes is of all.
     Source: Tang et al. 2025, 2.3; biases and W_skip are practice, absent from the paper.
     """
 
@@ -85,6 +87,7 @@ class SDL(nn.Module):
         self.encoder_kind, self.dictionary = fitting(encoder, layout), dictionary
         self.selection: Selection = "fp32"
         self.fell_back = 0.0
+        self.group: Group = ALONE
         self.encoder = BlockMap(layout.encoder, n_q, layout.n_p)
         self.decoder = dictionary.decoder(layout, self.encoder)
         self.b_E = nn.Parameter(torch.zeros(n_q))
@@ -216,7 +219,7 @@ class SDL(nn.Module):
         state = self.activation_state()
         if state:
             score = self.activation.score(out.cells.values, self.along(out.cells))
-            self.activation.observe(score[out.code.values != 0], state)
+            self.activation.observe(score[out.code.values != 0], state, self.group)
 
     @torch.no_grad()
     def calibrate(self, batches: Iterable[Tensor]) -> None:
@@ -266,7 +269,7 @@ class SDL(nn.Module):
         return spread(code, self._decode(code, x_p))
 
     def _decode(self, code: Code, x_p: Float[Tensor, "batch n_p"] | None) -> Float[Tensor, "batch n_r"]:
-        return self.write(code).add_(self.offset(x_p))  # in place: one array less to fetch
+        return self.group.sum(self.write(code)).add_(self.offset(x_p))  # in place: one array less to fetch
 
     def offset(self, x_p: Float[Tensor, "batch n_p"] | None = None) -> Tensor:
         """b_D + W_skip x_p: what the reconstruction is without any latent; [n_r] or [batch, n_r]."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from monosem.base import selection
 from monosem.base.errors import check
+from monosem.base.group import ALONE, Group
 from monosem.base.guard import guard_fields
 from monosem.base.selection import Rule
 from monosem.base.spec import TACIT
@@ -112,9 +113,10 @@ class BatchTopK(TopK):
             return selection.Above(0.0, most=_cells(self.k_at(context), rows))
         return selection.Above(float(at("threshold").clamp(min=0.0)))
 
-    def observe(self, score: Float[Tensor, " nnz"], state: dict[str, Tensor]) -> None:
+    def observe(self, score: Float[Tensor, " nnz"], state: dict[str, Tensor], group: Group = ALONE) -> None:
         """Move the threshold towards the smallest score that passed."""
         positive = score[score > 0]
+        positive = group.gather(positive.amin().reshape(1) if positive.numel() else positive)
         if positive.numel():
             least, threshold = positive.min().double(), state["threshold"]
             threshold.copy_(torch.where(threshold < 0, least, threshold + self.rate * (least - threshold)))

@@ -42,6 +42,7 @@ def fit(
     callbacks: Sequence[Callback] = (),
     progress: bool | None = None,
     allow_other_machine: bool = False,
+    mesh: Any = None,
     **settings: Any,
 ) -> Result:
     """Train a dictionary on rows, whatever they come in.
@@ -52,7 +53,8 @@ def fit(
     `discover` found, or a tensor with a direction a column. `settings` are fields of FitConfig: steps=500, lr=3e-4,
     seed=1. `normalise` trains on centred rows of mean norm sqrt(width) and folds that into the weights, so that the
     model takes raw rows; None does so for a store. With `out`, a folder, a killed run goes on where it stopped.
-    `progress` None: a bar in a notebook.
+    `progress` None: a bar in a notebook. `mesh`: "latents=P" shares the latents among P processes of torchrun, which
+    select the cells that one would; or a DeviceMesh with that dimension.
 
     Raises: ArgumentError, DataError or RefusedError, one line with the remedy, for what cannot be trained.
     Example:
@@ -76,6 +78,7 @@ def fit(
         callbacks=callbacks,
         progress=in_notebook() if progress is None else progress,
         allow_other_machine=allow_other_machine,
+        mesh=mesh,
     )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from monosem.base.blocks import Block
 from monosem.base.sparse import Code, SparseCode
 from monosem.kernels import reference, sparse
-from monosem.kernels.fold import Mask, Score, merge, pick
+from monosem.kernels.fold import Mask, Score, kth, merge, pick, subset
 from monosem.kernels.gpu import rows as gpu
 from monosem.kernels.gpu.launch import serves
 from monosem.kernels.ledger import Ledger, open_ledger
@@ -24,7 +24,8 @@ from monosem.kernels.native.calls import usable
 from monosem.kernels.native.dense import count, used
 from monosem.kernels.native.rows import CellSet
 from monosem.kernels.precision import dense_products, multiply, multiply_again
-from monosem.kernels.select import Product, Selection, rank, select
+from monosem.kernels.ranking import top_index
+from monosem.kernels.select import Product, Selection, carried, rank, select
 from monosem.kernels.straight_through import heaviside, heaviside_sum, jump, jump_and_sums
 from monosem.kernels.weights import row_norms, rows_of
 from monosem.kernels.workspace import huge_pages, kept_memory, recycled
@@ -37,6 +38,7 @@ __all__ = [
     "Score",
     "Selection",
     "build_name",
+    "carried",
     "count",
     "dense_products",
     "heaviside",
@@ -46,6 +48,7 @@ __all__ = [
     "jump_and_sums",
     "kept_memory",
     "kernel_hash",
+    "kth",
     "merge",
     "multiply",
     "open_ledger",
@@ -58,7 +61,9 @@ __all__ = [
     "rows_of",
     "select",
     "step_rows",
+    "subset",
     "takes_rows",
+    "top_index",
     "used",
     "write",
 ]

@@ -331,11 +331,11 @@ def rank(
 ) -> Selection:
     """The same from z of every cell; whatever is sparse in itself stays sparse."""
     ranked = z if score is None else score(z, None)
-    code, *extra = (_carried(pick(each, ranked), z) for each in (rule, *requests))
+    code, *extra = (carried(pick(each, ranked), z) for each in (rule, *requests))
     return Selection(code, tuple(extra), z)
 
 
-def _carried(chosen: Positions | Mask, z: Tensor) -> SparseCode | Mask:
+def carried(chosen: Positions | Mask, z: Tensor) -> SparseCode | Mask:
     """Cells one by one where they are few, else as a mask."""
     if isinstance(chosen, Positions):
         return chosen.mask() if crowded(chosen.nnz, z.numel()) else cells_of(chosen, z)

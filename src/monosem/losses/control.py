@@ -110,7 +110,7 @@ def _excess(model: SDL, l0: float, batches: Iterable[Tensor]) -> tuple[float, fl
     largest, rows, active, floor = [], 0, 0, -math.inf
     for x_p in batches:
         above = model(x_p, (Every(),), context=Context()).extra[Every()].values - theta
-        largest.append(above[above > floor])
+        largest.append(model.group.gather(above[above > floor]))
         rows, active = rows + len(x_p), active + int((above > 0).sum())
         if floor == -math.inf and rows >= _FIRST:  # from here on only what may rank
             first = torch.cat(largest)

@@ -18,10 +18,8 @@ def decoder_rows(step: Step) -> Float[Tensor, "latents n_r"]:
     own, group = step.model.decoder.dense(), step.group
     if group.size == 1:
         return own
-    sizes = group.gather(torch.tensor([own.shape[0]], device=own.device)).tolist()
-    first = sum(sizes[: group.rank])
-    rows = group.gather(own.detach())
-    return torch.cat([rows[:first], own, rows[first + own.shape[0] :]])
+    rows, mine = group.place(own.detach())
+    return torch.cat([rows[: mine.start], own, rows[mine.stop :]])
 
 
 @TERMS.register("ortho")

@@ -74,11 +74,10 @@ def _place_of_cells(at: Positions, size: Tensor) -> Int[Tensor, " nnz"]:
 def _place_of_latents(step: Step, size: Tensor) -> Int[Tensor, "batch latents"]:
     """The same for a dense code, among the latents of all processes."""
     group = step.group
-    everyone = group.gather(size.T.contiguous()).T
+    rows, mine = group.place(size.T.contiguous())
+    everyone = rows.T
     order = everyone.argsort(dim=1, descending=True, stable=True)
     place = torch.empty_like(order).scatter_(
         1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
     )
-    counts = group.gather(torch.tensor([size.shape[1]], device=size.device)).tolist()
-    first = sum(counts[: group.rank])
-    return place[:, first : first + size.shape[1]]
+    return place[:, mine]

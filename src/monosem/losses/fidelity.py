@@ -127,14 +127,13 @@ class Matryoshka(Term):
         """Levels by the rates of all processes' latents, run by run."""
         fires = step.code.latent_sum((step.code.values.detach() != 0).double()) / max(step.code.batch, 1)
         state["rate"] += 0.01 * (fires - state["rate"])
-        rate, run, levels = (step.group.gather(state[name]) for name in ("rate", "run", "levels"))
+        rate, mine = step.group.place(state["rate"])
+        run, levels = (step.group.gather(state[name]) for name in ("run", "levels"))
         order = rate.argsort(descending=True, stable=True)
         order = order[run[order].argsort(stable=True)]
         level = torch.empty_like(levels)
         level[order] = levels
-        sizes = step.group.gather(torch.tensor([fires.numel()], device=level.device)).tolist()
-        first = sum(sizes[: step.group.rank])
-        state["level"].copy_(level[first : first + fires.numel()])
+        state["level"].copy_(level[mine])
 
     def apply(self, step: Step, state: State) -> Tensor:
         """Running residuals over groups: no latent is decoded twice."""
@@ -226,7 +225,7 @@ class MultiK(Term):
 
     def requests(self, layout: Layout, context: Context) -> tuple[Request, ...]:
         """The k largest of each row, for each k."""
-        return tuple(selection.TopK(min(k, layout.n_q)) for k in self.ks)
+        return tuple(selection.TopK(k) for k in self.ks)
 
     def apply(self, step: Step, state: State) -> Tensor:
         """One decode per k."""

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from monosem.base.errors import RefusedError, check
-from monosem.base.group import ALONE, Group
+from monosem.base.group import Group
 from monosem.base.guard import guard_fields
 from monosem.base.registry import Registry
 from monosem.base.schedule import at_step
@@ -45,8 +45,8 @@ class _Once(Generic[T]):
 class Step:
     """What one training step offers to the loss terms.
 
-    `rows`: where the rows come from, if their source knows. `group`: the processes that share the model's latents;
-    `model`, `dead`, `code`, `cells` and `extra` are then of this process's latents, while rows, `x_r_hat`, `error` and
+    `rows`: where the rows come from, if their source knows. Where several processes share the model's latents,
+    `model`, `dead`, `code`, `cells` and `extra` are of this process's latents, while rows, `x_r_hat`, `error` and
     every value that a term returns are of all.
     """
 
@@ -57,7 +57,11 @@ class Step:
     dead: Bool[Tensor, " n_q"] | None
     context: Context
     rows: Rows | None = None
-    group: Group = ALONE
+
+    @property
+    def group(self) -> Group:
+        """The processes that share the model's latents."""
+        return self.model.group
 
     @property
     def code(self) -> Code:
@@ -147,8 +151,12 @@ class Term(ABC):
         """The number of active latents of a row that this term asks for; None if it asks for none."""
         return self.weight.l0 if isinstance(self.weight, ToL0) else None
 
+    def of_latents(self, first: int, last: int) -> "Term":
+        """The term of a model of the latents [first, last), numbered from 0."""
+        return self
+
     def init_state(self, model: SDL) -> State:
-        """State at the start of a run."""
+        """State at the start of a run; what has an axis has an entry for each latent."""
         return {}
 
     @abstractmethod
@@ -202,6 +210,10 @@ class Objective:
     def requests(self, layout: Layout, context: Context) -> tuple[Request, ...]:
         """What all terms request, each once."""
         return tuple(dict.fromkeys(r for term in self.terms for r in term.requests(layout, context)))
+
+    def of_latents(self, first: int, last: int) -> "Objective":
+        """The objective of a model of the latents [first, last), numbered from 0."""
+        return Objective(tuple(term.of_latents(first, last) for term in self.terms))
 
     @property
     def asked_l0(self) -> float | None:

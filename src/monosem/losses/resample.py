@@ -48,20 +48,23 @@ class Resample:
         generator: torch.Generator,
     ) -> None:
         """Overwrite the dead latents' weights in place."""
-        latents = dead.nonzero().squeeze(1)
-        if latents.numel() == 0:
+        everyone, mine = model.group.place(dead)
+        if not bool(everyone.any()):
             return
         was_training = model.training
         model.eval()
         loss = (x_r - model(x_p).x_r_hat).pow(2).sum(1).double()
         model.train(was_training)
         chance = loss.pow(2) if bool((loss > 0).any()) else torch.ones_like(loss)
-        drawn = torch.multinomial(chance.cpu(), latents.numel(), replacement=True, generator=generator).to(x_p.device)
+        drawn = torch.multinomial(chance.cpu(), int(everyone.sum()), replacement=True, generator=generator)
+        before = int(everyone[: mine.start].sum())
+        latents = dead.nonzero().squeeze(1)
+        drawn = drawn[before : before + latents.numel()].to(x_p.device)
         target, centred = x_r[drawn] - model.b_D, x_p[drawn] - model.b_in
         target = target / target.norm(dim=1, keepdim=True).clamp(min=1e-12)
         source = centred / centred.norm(dim=1, keepdim=True).clamp(min=1e-12)
-        norms = model.encoder.squared_norms().sqrt()
-        alive = norms[~dead].mean() if bool((~dead).any()) else norms.new_ones(())
+        norms = model.group.gather(model.encoder.squared_norms().sqrt())
+        alive = norms[~everyone].mean() if bool((~everyone).any()) else norms.new_ones(())
         model.decoder.set_rows(latents, target)
         model.encoder.set_rows(latents, source * alive * self.encoder_scale)
         model.b_E[latents] = 0.0

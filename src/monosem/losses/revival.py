@@ -39,7 +39,7 @@ class AuxK(Term):
 
     def requests(self, layout: Layout, context: Context) -> tuple[Request, ...]:
         """The largest scores among dead latents."""
-        return (selection.TopK(min(self.k_aux or max(layout.n_r // 2, 1), layout.n_q), among="dead"),)
+        return (selection.TopK(self.k_aux or max(layout.n_r // 2, 1), among="dead"),)
 
     def apply(self, step: Step, state: State) -> Tensor:
         """Mean over the batch."""

@@ -15,7 +15,7 @@ from monosem.core.dictionaries import Dictionary
 from monosem.core.encoders import Encoder
 from monosem.core.init import Init
 from monosem.core.model import AFFINE, FREE, SDL, PreBias
-from monosem.core.pairs import SAE, Crosscoder, CrossLayer, Pairing, Transcoder, WeaklyCausal
+from monosem.core.pairs import SAE, Crosscoder, CrossLayer, Layout, Pairing, Transcoder, WeaklyCausal
 from monosem.losses.fidelity import Reconstruction
 from monosem.losses.objective import Objective, Term
 from monosem.losses.resample import Resample
@@ -70,11 +70,11 @@ class Method:
         x_p, x_r = sample if sample is not None else (model.b_D, model.b_D)
         init(model, x_p, x_r, seed)
         if anchors is not None:
-            slots = anchor_slots(model, anchors.k)
+            slots = anchor_slots(model.layout, anchors.k)
             penalty = AnchorPenalty(self.anchoring.weight, anchors=anchors, slots=slots, plan=self.anchoring)
             penalty.start(model)
             terms = (*terms, penalty)
-        for constraint in self.constraints_of(model, anchors):
+        for constraint in self.constraints_of(model.layout, anchors):
             constraint.start(model)
         objective = Objective(terms)
         objective.check(self.activation, layout)
@@ -83,11 +83,11 @@ class Method:
             raise RefusedError(f"a target L0 cannot go with {type(self.encoder).__name__}: {why}")
         return model, objective
 
-    def constraints_of(self, model: SDL, anchors: Anchors | None) -> tuple[Constraint, ...]:
+    def constraints_of(self, layout: Layout, anchors: Anchors | None) -> tuple[Constraint, ...]:
         """What holds the weights of a run: the method's constraints and, last, the slots of its anchors."""
         if anchors is None:
             return self.constraints
-        return (*self.constraints, AnchorSlots(anchors, anchor_slots(model, anchors.k), self.anchoring))
+        return (*self.constraints, AnchorSlots(anchors, anchor_slots(layout, anchors.k), self.anchoring))
 
 
 def paired(base: Method, pairing: Pairing) -> Method:

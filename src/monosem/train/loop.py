@@ -1,28 +1,31 @@
 """fit: train one method on one source of rows."""
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from monosem.anchors.directions import Anchors
 from monosem.base.errors import CheckpointError, DataError, RefusedError, check
+from monosem.base.group import ALONE, Group
 from monosem.base.seeds import torch_generator
 from monosem.base.spec import digest, to_plain
 from monosem.core.activations import Context
 from monosem.core.constraints import Constraint
 from monosem.core.model import SDL
 from monosem.core.pairs import LocatedSource, Rows, Source, check_finite
+from monosem.core.shards import edges
 from monosem.core.units import Units
 from monosem.kernels.ops import kept_memory
 from monosem.losses.control import settle
 from monosem.losses.fidelity import distance
-from monosem.losses.objective import Loss, Step
+from monosem.losses.objective import Loss, State, Step
 from monosem.losses.resample import Resample
 from monosem.methods import Method
 from monosem.methods import method as read_method
@@ -33,6 +36,9 @@ from monosem.train.progress import progress_bar
 from monosem.train.result import Result, about_run
 from monosem.train.state import Run
 from monosem.train.update import Update
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 Callback = Callable[[Run, dict[str, float]], None]
 CALIBRATION_BATCHES, CALIBRATION_ROWS = 64, 16384
@@ -82,11 +88,17 @@ def log_entry(run: Run, config: FitConfig, step: Step, loss: Loss) -> dict[str, 
         "loss": float(loss.total.detach()),
         **{f"loss/{name}": float(part) for name, part in loss.parts.items()},
         "fvu": fvu,
-        "l0": step.code.count() / step.code.batch,
-        "dead": float(run.tracker.dead.float().mean()),
+        "l0": _over_all(run, step.code.count()) / step.code.batch,
+        "dead": float(run.model.group.gather(run.tracker.dead).float().mean()),
         "lr": config.lr * config.schedule.at(run.step - 1, config.steps),
         **({"fell_back": run.model.fell_back} if run.model.selection == "bf16" else {}),
     }
+
+
+def _over_all(run: Run, count: int) -> int:
+    """A count of latents, over the group."""
+    group = run.model.group
+    return count if group.size == 1 else int(group.total(torch.tensor(count, device=run.model.b_E.device)))
 
 
 def check_loss(run: Run, config: FitConfig, loss: Loss) -> None:
@@ -144,16 +156,28 @@ def calibrate(run: Run, config: FitConfig, source: Source) -> None:
         settle(run.model, run.objective.asked_l0, batches)
 
 
-def _device(config: FitConfig) -> torch.device:
-    """Raises: ArgumentError for a device that this torch does not have."""
+def _device(config: FitConfig, group: Group) -> torch.device:
+    """The run's device; of several GPUs this process's. Raises: ArgumentError for one that torch does not see."""
     device = torch.device(config.device)
+    if group.size > 1 and device.type == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     present = device.type != "cuda" or torch.cuda.is_available()
     check(present, f"device={config.device!r}, but torch {torch.__version__} sees no GPU; use 'cpu'")
     return device
 
 
-def start_run(method: Method, source: Source, n_q: int, config: FitConfig, anchors: Anchors | None = None) -> Run:
-    """A run at step 0, on its device: the model as it starts, its objective and its optimiser. Raises: as `fit`."""
+def start_run(
+    method: Method,
+    source: Source,
+    n_q: int,
+    config: FitConfig,
+    anchors: Anchors | None = None,
+    group: Group = ALONE,
+) -> Run:
+    """A run at step 0, on its device: the model as it starts, its objective and its optimiser. Raises: as `fit`.
+
+    Every process of a group makes the whole model, and keeps its own latents.
+    """
     check(source.rows is None or source.rows > 0, "the source has no rows", DataError)
     sample_size = config.sample_rows if source.rows is None else min(config.sample_rows, source.rows)
     sample = rows_of(source, Order(source.rows, sample_size, config.seed).index(0))
@@ -162,8 +186,20 @@ def start_run(method: Method, source: Source, n_q: int, config: FitConfig, ancho
     resampled = method.resample is not None
     check(not (resampled and fixed), f"resampling draws {fixed} anew, but they are fixed; drop one", RefusedError)
     model.selection = config.selection
-    model.to(_device(config)).train()
-    return Run.start(model, objective, config.lr, config.betas, config.eps, config.window)
+    terms: dict[str, State] | None = None
+    if group.size > 1:
+        from monosem.train.mesh import share
+
+        objective, terms = share(model, objective, group, _device(config, group))
+    model.to(_device(config, group)).train()
+    return Run.start(model, objective, config.lr, config.betas, config.eps, config.window, terms=terms)
+
+
+def _constraints(method: Method, run: Run, source: Source, n_q: int, anchors: Anchors | None) -> tuple[Constraint, ...]:
+    """What holds this process's latents."""
+    group, layout = run.model.group, method.pairing.layout(n_q, source.p_widths, source.r_widths)
+    first, last = edges(n_q, group.size)[group.rank :][:2]
+    return tuple(constraint.of_latents(first, last) for constraint in method.constraints_of(layout, anchors))
 
 
 def _batches(run: Run, source: Source, config: FitConfig) -> Iterator[tuple[Tensor, Tensor, Rows | None]]:
@@ -187,6 +223,18 @@ def _threads(number: int | None) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
+@contextmanager
+def _group(mesh: "str | DeviceMesh | None", device: str) -> Iterator[Group]:
+    """The processes that share the latents; torch.distributed is imported for several only."""
+    if mesh is None:
+        yield ALONE
+        return
+    from monosem.train.mesh import open_mesh
+
+    with open_mesh(mesh, device) as group:
+        yield group
+
+
 def _finished(model: SDL, source: Source) -> SDL:
     """A trained model in evaluation mode, the units of its source folded in."""
     units: Units | None = getattr(source, "units", None)
@@ -204,6 +252,7 @@ def fit(
     callbacks: Sequence[Callback] = (),
     progress: bool = False,
     allow_other_machine: bool = False,
+    mesh: "str | DeviceMesh | None" = None,
 ) -> Result:
     """Train a method on the rows of a source.
 
@@ -214,6 +263,9 @@ def fit(
     then in evaluation mode.
     Where the source gives rows in `units` of its own, these are folded into the finished model, which takes and gives
     raw rows then; the log, callbacks and checkpoint stay in the units of training.
+    `mesh`: "latents=P" shares the latents among P processes that torchrun started, or a DeviceMesh with that
+    dimension does; the cells selected are those of one process. Every process calls `fit` alike and sees all rows and
+    all callbacks; its result's model has its own latents (`model.group`), and what that decodes is of all.
 
     Raises: RefusedError for a combination that the mathematics forbids; DataError for rows, or a loss, that are not
         finite; CheckpointError when `out` holds another run, or more steps of this one.
@@ -225,12 +277,13 @@ def fit(
     """
     method, config = read_method(method) if isinstance(method, str) else method, config or FitConfig()
     started = time.perf_counter()
-    with _threads(config.threads), kept_memory():
-        run = start_run(method, source, n_q, config, anchors)
+    with _threads(config.threads), kept_memory(), _group(mesh, config.device) as group:
+        check(out is None or group.size == 1, "several processes write no folder yet; leave `out` out", RefusedError)
+        run = start_run(method, source, n_q, config, anchors, group)
         if out is not None:
             run.parts = parts_of(method, source, n_q, config, anchors)
             run.identity = digest(run.parts)
-        constraints = method.constraints_of(run.model, anchors)
+        constraints = _constraints(method, run, source, n_q, anchors)
         update = Update(run, constraints, config)
         with (
             RunFolder(out, run, allow_other_machine) as folder,

@@ -67,12 +67,14 @@ class Run:
         eps: float,
         window: int,
         identity: str = "",
+        terms: dict[str, State] | None = None,
     ) -> "Run":
-        """A run at step 0."""
+        """A run at step 0; `terms`: their states, where they are not to be made of the model."""
         parameters = [p for p in model.parameters() if p.requires_grad]
         optimiser = torch.optim.Adam(parameters, lr=lr, betas=betas, eps=eps, fused=True)
         since = torch.zeros(model.n_q, dtype=torch.int64, device=model.b_E.device)
-        return Run(model, objective, optimiser, objective.init_state(model), DeadTracker(since, window), identity)
+        terms = objective.init_state(model) if terms is None else terms
+        return Run(model, objective, optimiser, terms, DeadTracker(since, window), identity)
 
     def forget(self, latents: Bool[Tensor, " n_q"]) -> None:
         """Reset the optimiser's moments of some latents' entries, in every parameter that has a row per latent."""

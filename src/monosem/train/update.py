@@ -93,10 +93,15 @@ class Update:
 
     def _clip(self, steps: Sequence[RowStep], most: float) -> float:
         """The factor that brings the norm over all parameters down to `most`; gradients in memory have it already."""
-        others = [p.grad for p in self.run.model.parameters() if p.grad is not None]
-        squares = sum((float(g.double().pow(2).sum()) for g in others), 0.0) + sum(
+        model = self.run.model
+        others = [p.grad for p in model.parameters() if p.grad is not None]
+        everyones = {id(p.grad) for p in (model.b_D, model._b_in, model.W_skip) if p is not None}
+        counted = [g for g in others if model.group.rank == 0 or id(g) not in everyones]
+        squares = sum((float(g.double().pow(2).sum()) for g in counted), 0.0) + sum(
             float(step.squared_norm()) for step in steps
         )
+        if model.group.size > 1:
+            squares = float(model.group.total(torch.tensor(squares, dtype=torch.float64, device=model.b_E.device)))
         scale: float = min(1.0, most / (squares**0.5 + 1e-6))
         for g in others:
             g.mul_(scale)
@@ -118,7 +123,9 @@ class Update:
         run, model = self.run, self.run.model
         for constraint in self.constraints:
             constraint.project_gradient(model)
-        if self.config.clip is not None:
+        if self.config.clip is not None and model.group.size > 1:
+            self._clip((), self.config.clip)
+        elif self.config.clip is not None:
             torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], self.config.clip)
         run.optimiser.step()
         with torch.no_grad():

@@ -1,0 +1,120 @@
+"""One run in several processes: the group that torch.distributed makes of them, and what each of them has.
+
+A run of one process does not import it.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+
+from monosem.base.errors import RefusedError, check
+from monosem.base.group import ALONE, Group
+from monosem.core.model import SDL
+from monosem.core.shards import cut, edges
+from monosem.losses.objective import Objective
+
+PATIENCE = timedelta(minutes=30)
+"""How long a process waits for the others before it gives up."""
+
+
+class Processes(Group):
+    """The processes of one process group of torch.distributed; of None, all of them."""
+
+    def __init__(self, processes: dist.ProcessGroup | None = None) -> None:
+        self._processes = processes
+        self.rank, self.size = dist.get_rank(processes), dist.get_world_size(processes)
+
+    def _reduced(self, x: Tensor, how: dist.ReduceOp.RedOpType) -> Tensor:
+        y = x.detach().clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(y, how, self._processes)
+        return y
+
+    def total(self, x: Tensor) -> Tensor:
+        """x summed over the processes; all get the same bits."""
+        return self._reduced(x, dist.ReduceOp.SUM)
+
+    def max(self, x: Tensor) -> Tensor:
+        """The largest x, entry by entry."""
+        return self._reduced(x, dist.ReduceOp.MAX)
+
+    def any(self, x: Tensor) -> Tensor:
+        """Whether x holds in any process, entry by entry."""
+        return self._reduced(x.to(torch.uint8), dist.ReduceOp.MAX).bool()
+
+    def parts(self, x: Tensor) -> list[Tensor]:
+        """x of every process; first their lengths are exchanged, then all of it, filled up to the longest."""
+        counts = [int(count) for count in torch.cat(self._gathered(torch.tensor([x.shape[0]], device=x.device)))]
+        mine = x.new_zeros((max(counts), *x.shape[1:]))
+        mine[: x.shape[0]] = x.detach()
+        return [part[:count] for part, count in zip(self._gathered(mine), counts, strict=True)]
+
+    def _gathered(self, x: Tensor) -> list[Tensor]:
+        everyone = [torch.empty_like(x) for _ in range(self.size)]
+        if x.numel():
+            dist.all_gather(everyone, x, self._processes)
+        return everyone
+
+
+def _latents(mesh: str) -> int:
+    """P of "latents=P"."""
+    name, _, number = mesh.partition("=")
+    right = name.strip() == "latents" and number.strip().isdigit() and int(number) > 0
+    check(right, f"mesh={mesh!r}; write latents=P, P the number of processes that share the latents")
+    return int(number)
+
+
+def share(
+    model: SDL, objective: Objective, group: Group, device: torch.device
+) -> tuple[Objective, dict[str, dict[str, Tensor]]]:
+    """Leave a fresh model this process's latents: their objective and the states of its terms, on the device."""
+    first, last = edges(model.n_q, group.size)[group.rank :][:2]
+    whole = objective.init_state(model)
+    states = {
+        label: {name: (v[first:last] if v.ndim else v).to(device, copy=True) for name, v in state.items()}
+        for label, state in whole.items()
+    }
+    cut(model, first, last, group)
+    return objective.of_latents(first, last), states
+
+
+@contextmanager
+def open_mesh(mesh: str | DeviceMesh, device: str) -> Iterator[Group]:
+    """The group over which a run's latents lie: "latents=P" under torchrun, or the dimension `latents` of a DeviceMesh.
+
+    Raises: ArgumentError where there are not P processes; RefusedError for a mesh with other dimensions.
+    """
+    if isinstance(mesh, str):
+        with _launched(_latents(mesh), device) as group:
+            yield group
+        return
+    names = mesh.mesh_dim_names or ()
+    other = [name for name, size in zip(names, mesh.shape, strict=False) if name != "latents" and size > 1]
+    fits = "latents" in names and not other
+    check(fits, f"mesh has the dimensions {names or mesh.shape}; only `latents` is shared so far", RefusedError)
+    yield Processes(mesh.get_group("latents"))
+
+
+@contextmanager
+def _launched(size: int, device: str) -> Iterator[Group]:
+    """The processes that torchrun started; a process group that is there already is used, and stays."""
+    if size == 1:
+        yield ALONE
+        return
+    already = dist.is_initialized()
+    have = dist.get_world_size() if already else int(os.environ.get("WORLD_SIZE", "1"))
+    start = f"torchrun --standalone --nproc-per-node {size}"
+    check(have == size, f"mesh='latents={size}', but there are {have} processes; start them by `{start} ...`")
+    if already:
+        yield Processes()
+        return
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)
+    try:
+        yield Processes()
+    finally:
+        dist.destroy_process_group()

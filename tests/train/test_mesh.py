@@ -1,0 +1,204 @@
+"""Several processes train what one does: the same cells as sets, gradients, dead counts; and send what they must."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor
+
+from monosem.anchors.term import Anchoring
+from monosem.base import selection
+from monosem.base.errors import ArgumentError, RefusedError
+from monosem.base.group import ALONE, Group
+from monosem.core.activations import AbsTopK, Activation, BatchTopK, Context, ReLU, TopK
+from monosem.core.shards import cut, edges
+from monosem.losses.resample import Resample
+from monosem.methods import Method, method, with_anchoring
+from monosem.methods.recipes import METHODS
+from monosem.train.config import FitConfig
+from monosem.train.loop import fit, start_run
+from monosem.train.mesh import Processes
+from tests.group import together
+from tests.train.scenes import SCENES, Scene, anchors, scene_source
+from tests.train.several import Seen, in_processes, watched
+
+STEPS, BATCH, WIDTH = 20, 16, 10
+EPS = 1e-4
+"""A gradient that vanishes is rounding, which Adam would bring to the size of a step: with a tied start, that of a
+latent which is alone in its rows."""
+CONFIG = FitConfig(STEPS, BATCH, 1e-2, eps=EPS, log_every=1, dead_window=40, clip=1.0, threads=1)
+WHOLE = {"group_max", "mp", "lista", "archetypal"}
+"""Methods that need all latents in one process."""
+SIZES = {"even": 32, "uneven": 29, "fewer than k": 12}
+SETTINGS = {"multi_topk": "k=2", "ortsae": "k=3, chunk=7", "gemma_scope_2": "l0=3"}
+"""k is 3 but where said otherwise; at 12 latents it is 7, more than one of two processes has."""
+
+
+def _scene(name: str, n_q: int) -> Scene:
+    wants_k = "k" in METHODS[name].defaults
+    given = SETTINGS.get(name, "k=3" if wants_k else "")
+    text = f"{name}({given.replace('k=3', 'k=7') if n_q == 12 else given})"
+    several = name in ("delta_crosscoder", "dfc")
+    source = scene_source(WIDTH, p_widths=(5, 5)) if several else scene_source(WIDTH)
+    return Scene(method(text), source, n_q, CONFIG)
+
+
+def _cases() -> dict[str, Callable[[], Scene]]:
+    cases = {
+        f"{name}, {size}": lambda name=name, n_q=n_q: _scene(name, n_q)
+        for name in METHODS
+        for size, n_q in SIZES.items()
+        if name not in WHOLE
+    }
+    return cases | {
+        f"scene {name}": lambda make=make: replace(made := make(), config=replace(made.config, log_every=1, eps=EPS))
+        for name, make in SCENES.items()
+    }
+
+
+def _anchored() -> Scene:
+    made = SCENES["hard"]()
+    plan = with_anchoring(method("topk(k=3)"), Anchoring(sides="both", hard=True))
+    return replace(made, method=plan, source=scene_source(WIDTH), config=CONFIG, anchors=anchors(20, WIDTH, WIDTH))
+
+
+CASES = _cases() | {
+    "anchors in two shards": _anchored,
+    "resampled in both shards": lambda: replace(
+        _scene("batch_topk", 29), method=replace(method("batch_topk(k=1)"), resample=Resample(every=4, rows=30))
+    ),
+}
+RULES: dict[str, Activation] = {
+    "topk": TopK(5),
+    "by norm": TopK(5, rank_by_norm=True),
+    "batch_topk": BatchTopK(4.5),
+    "abs_topk": AbsTopK(5),
+    "relu": ReLU(),
+}
+DEAD = {"in one shard": torch.arange(64) < 20, "spread": torch.arange(64) % 3 == 0, "none": torch.arange(64) > 99}
+
+
+def _selected(rule: str, dead: str, group: Group) -> list[Tensor]:
+    """The cells of a code, of 20 dead latents and of 9 latents, of rows and weights that are whole numbers: all tie."""
+    generator = torch.Generator().manual_seed(5)
+    model, _ = Method(RULES[rule], pre_bias="tied").build(64, (WIDTH,), (WIDTH,))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(torch.randint(-2, 3, p.shape, generator=generator))
+    x = torch.randint(-2, 3, (24, WIDTH), generator=generator).float()
+    first, last = edges(64, group.size)[group.rank :][:2]
+    if group.size > 1:
+        cut(model, first, last, group)
+    requests = (selection.TopK(20, among="dead"), selection.TopK(9))
+    out = model.train()(x, requests, DEAD[dead][first:last], Context(True))
+    codes = [out.code, *(out.extra[request] for request in requests)]
+    cells = [code.to_dense().detach().nonzero(as_tuple=True) for code in codes]
+    return [row * 64 + latent + first for row, latent in cells]
+
+
+def _bytes_scene() -> Scene:
+    quiet = replace(CONFIG, log_every=STEPS, steps=STEPS)
+    return Scene(replace(method("topk(k=3, aux=0)"), pre_bias="tied"), scene_source(WIDTH), 32, quiet)
+
+
+def _all_cases(rank: int, size: int) -> tuple[dict[str, Seen], dict[tuple[str, str], list[Tensor]], list[float]]:
+    seen = {name: watched(make(), size) for name, make in CASES.items()}
+    cells = {(rule, dead): _selected(rule, dead, Processes()) for rule in RULES for dead in DEAD}
+    return seen, cells, watched(_bytes_scene(), size).sent
+
+
+@cache
+def _one(name: str) -> Seen:
+    return watched(CASES[name](), 1)
+
+
+_several = cache(lambda size: in_processes(size, _all_cases))
+
+
+def _near(ours: Tensor, theirs: Tensor, name: str, tolerance: float) -> None:
+    """Within a share of the largest entry."""
+    assert ours.shape == theirs.shape, name
+    most = max(float(theirs.abs().max()), 1e-2) if theirs.numel() else 1.0
+    error = float((ours - theirs).abs().max()) if ours.numel() else 0.0
+    assert error <= tolerance * most, f"{name}: {error / most:.2e} of the largest entry"
+
+
+def _same(one: Seen, several: list[Seen]) -> None:
+    for step, wanted in enumerate(one.cells):
+        cells = torch.cat([seen.cells[step] for seen in several]).sort().values
+        assert torch.equal(cells, wanted.sort().values), f"other cells at step {step + 1}"
+    for step, since in enumerate(one.since):
+        assert torch.equal(torch.cat([seen.since[step] for seen in several]), since), f"dead at step {step + 1}"
+    for name, wanted in one.first.items():
+        _near(torch.cat([seen.first[name] for seen in several]), wanted, f"gradient of {name}", 1e-6)
+    for name, wanted in one.everyones.items():
+        for seen in several:
+            _near(seen.everyones[name], wanted, name, 1e-6 if name.startswith("first") else 1e-4)
+            assert torch.equal(seen.everyones[name], several[0].everyones[name]), f"{name} drifts apart"
+    for name, wanted in one.weights.items():
+        _near(torch.cat([seen.weights[name] for seen in several]), wanted, name, 1e-4)
+    for mine, entry in zip(several[0].log, one.log, strict=True):
+        assert mine == pytest.approx(entry, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_train_what_one_does(name: str) -> None:
+    _same(_one(name), [seen[name] for seen, _, _ in _several(2)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_four_processes_train_what_one_does(name: str) -> None:
+    _same(_one(name), [seen[name] for seen, _, _ in _several(4)])
+
+
+@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("dead", DEAD)
+@pytest.mark.parametrize("rule", RULES)
+def test_ties_go_to_the_lower_latent_wherever_it_lies(rule: str, dead: str, size: int) -> None:
+    """One shard without dead latents, one of which most are selected, cells of equal score in all of them."""
+    whole = _selected(rule, dead, ALONE)
+    for number, wanted in enumerate(whole):
+        cells = torch.cat([cells[rule, dead][number] for _, cells, _ in _several(size)])
+        assert torch.equal(cells.sort().values, wanted.sort().values), number
+
+
+@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_a_step_sends_what_the_page_says(size: int) -> None:
+    """Partial sums of the decode and the gradients of b_in and of the clip's norm; of each candidate its score."""
+    k, summed = 3, 2 * (size - 1) / size
+    decode, candidates = summed * BATCH * WIDTH * 4, (size - 1) * (BATCH * k * 4 + 8)
+    wanted = decode + candidates + summed * (WIDTH * 4 + 8)
+    for _, _, sent in _several(size):
+        steps = [b - a for a, b in pairwise(sent)][1:-1]
+        assert steps == pytest.approx([wanted] * len(steps))
+
+
+@pytest.mark.parametrize(("mesh", "why"), [("latents=2", "torchrun"), ("rows=2", "latents=P"), ("latents", "P")])
+def test_a_mesh_that_is_not_there_is_one_error(mesh: str, why: str) -> None:
+    with pytest.raises(ArgumentError, match=why):
+        fit("topk(k=3)", scene_source(WIDTH), 32, CONFIG, mesh=mesh)
+
+
+@pytest.mark.parametrize("name", sorted(WHOLE))
+def test_what_needs_all_latents_in_one_process_is_refused(name: str) -> None:
+    source = scene_source(WIDTH)
+    config = replace(CONFIG, steps=1)
+
+    def work(group: Group) -> None:
+        run = start_run(
+            method(f"{name}(l1=0.1)" if name == "lista" else f"{name}(k=2)"), source, 32, config, None, group
+        )
+        run.model(source.take(torch.arange(8))[0])
+
+    with pytest.raises(RefusedError, match=r"one process|several processes"):
+        together(2, work)
+
+
+def test_one_latent_a_process_at_least() -> None:
+    assert edges(5, 5) == [0, 1, 2, 3, 4, 5]
+    with pytest.raises(ArgumentError, match="n_q=3"):
+        edges(3, 4)
