@@ -47,3 +47,10 @@ def test_the_blocks_of_a_page_run(page: Page, tmp_path: Path, monkeypatch: pytes
 
 def test_the_pages_with_code_are_seen() -> None:
     assert {"README.md", "docs/extending.md"} <= {page.name for page in WITH_CODE}
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "/theory/" in page.name], ids=lambda page: page.name)
+def test_a_page_of_theory_states_a_problem_and_shows_its_landscape(page: Page) -> None:
+    parts = ("landscape(problem)", '.of("', ".encoder", ".minimum(", ".plot()", "assert ")
+    stated = [code for _, code in page.blocks if "import monosem as ms" in code and all(part in code for part in parts)]
+    assert stated, page.name
