@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from monosem.base.files import write_json
+from monosem.base import write_json
 from monosem.cli.console import Commands, fail, out, say
 
 HERE = Path(__file__).parent
@@ -218,7 +218,7 @@ def start(
     """Measure the processor time that `monosem` takes to answer, beside an interpreter that imports nothing."""
     from resource import RUSAGE_CHILDREN, getrusage
 
-    from monosem.base.machine import machine
+    from monosem.base import machine
 
     def seconds(*words: str) -> float:
         before = getrusage(RUSAGE_CHILDREN)

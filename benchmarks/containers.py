@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from monosem.base.errors import DataError, check
-from monosem.bench.records import environment
-from monosem.data.store import Sharded
+from monosem.base import DataError, check
+from monosem.bench import environment
+from monosem.data import Sharded
 
 SCHEMA = "monosem.containers/1"
 SHARDS = 8

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from benchmarks.sizes import Size
-from monosem.base.seeds import torch_generator
+from monosem.base import torch_generator
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,8 @@ from typing import Any
 
 from benchmarks.libraries import PEERS
 from benchmarks.sizes import CASES, SIZES, Case, Size
-from monosem.base.errors import MonosemError
-from monosem.bench.defaults import fit_config, recipe
-from monosem.bench.records import environment, read_records
-from monosem.bench.run import Job, run_jobs
+from monosem import MonosemError
+from monosem.bench import Job, environment, fit_config, read_records, recipe, run_jobs
 
 SCHEMA = "monosem.speed/1"
 ROOT = Path(__file__).resolve().parents[1]

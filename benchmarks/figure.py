@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from benchmarks.report import PEER_NAMES
 from benchmarks.sizes import CASES
 from benchmarks.summary import exponent, milliseconds, ratios, spread
-from monosem.report.style import GREY, INK, PALETTE, plain_axes
+from monosem.report import GREY, INK, PALETTE, plain_axes
 
 _LABELS = {
     "topk": "TopK",

@@ -9,8 +9,8 @@ from torch.nn.functional import embedding_bag
 
 from benchmarks.contender import Beat, Enough, timed
 from benchmarks.sizes import Size, speed_task
-from monosem.base.seeds import torch_generator
-from monosem.bench.tasks import TaskSource
+from monosem.base import torch_generator
+from monosem.bench import TaskSource
 
 PIECES: Mapping[str, str] = {
     "product_fresh": "encoder product fp32 into fresh memory",

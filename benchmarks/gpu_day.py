@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from benchmarks.gpu_parts import SETTINGS, Setting, parts, prepare
-from monosem.base.files import read_json, write_json
-from monosem.bench.records import environment
+from monosem.base import read_json, write_json
+from monosem.bench import environment
 
 SCHEMA = "monosem.gpu/2"
 

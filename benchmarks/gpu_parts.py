@@ -25,14 +25,10 @@ from torch import Tensor
 from benchmarks.gpu_pieces import CLIP, LR, DenseStep, Shape, Watch, floor_bytes, milliseconds, pieces
 from benchmarks.ours import speed_method
 from benchmarks.sizes import CASES, Size
-from monosem.core.io import load_model
-from monosem.core.pairs import TensorSource
+from monosem import FitConfig, Result, TensorSource, load_model
 from monosem.kernels.gpu.kept import Plan
 from monosem.kernels.gpu.select import encode_top
-from monosem.train.config import FitConfig
-from monosem.train.loop import fit
-from monosem.train.result import Result
-from monosem.train.state import Run
+from monosem.train import Run, fit
 
 Unit = Callable[[], dict[str, Any]]
 
@@ -299,7 +295,7 @@ def harvested(setting: Setting) -> dict[str, Any]:
         return {"skipped": "transformers is not installed"}
     from transformers import GPT2Config, GPT2Model
 
-    from monosem.networks.live import LiveSource
+    from monosem import LiveSource
 
     torch.manual_seed(0)
     network = GPT2Model(GPT2Config(n_layer=2, n_embd=16, n_head=2, vocab_size=97, n_positions=32)).eval()

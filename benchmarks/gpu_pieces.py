@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from benchmarks.floor import bags
-from monosem.base.sparse import Positions
+from monosem.base import Positions
 from monosem.kernels.gpu.cells import bag, inner_full
 from monosem.kernels.gpu.rows import RowStep
 from monosem.kernels.gpu.select import encode_top, top_index

@@ -18,16 +18,12 @@ from typing import Any
 import torch
 
 from benchmarks.contender import Span, clock, timed
-from monosem.bench.records import environment
-from monosem.data.batches import TokenFilter
-from monosem.data.source import StoreSource
-from monosem.data.texts import read_documents, text_batches
+from monosem import FitConfig, StoreSource, harvest, open_network, text_batches
+from monosem.bench import environment
+from monosem.data import TokenFilter, read_documents
 from monosem.methods import method
-from monosem.networks.harvest import harvest
-from monosem.networks.models import open_network
-from monosem.networks.sites import capture, find_sites
-from monosem.train.config import FitConfig
-from monosem.train.loop import fit
+from monosem.networks import capture, find_sites
+from monosem.train import fit
 
 RATIOS: Mapping[str, tuple[str, str]] = {
     "harvest / bare pass": ("harvest", "bare pass"),

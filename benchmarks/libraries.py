@@ -20,7 +20,7 @@ from torch import Tensor
 
 from benchmarks.contender import Beat
 from benchmarks.sizes import Size, speed_task
-from monosem.bench.tasks import TaskSource
+from monosem.bench import TaskSource
 
 _FOREVER = 10**6
 _ALL = ("topk", "topk_auxk", "batch_topk", "matryoshka", "jumprelu", "relu")

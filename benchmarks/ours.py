@@ -13,13 +13,12 @@ from torch import Tensor
 
 from benchmarks.contender import Beat, Enough, forget_peak
 from benchmarks.sizes import Case, Size, speed_task
-from monosem.base.seeds import torch_generator
-from monosem.bench.run import pairing_of
-from monosem.bench.tasks import TaskSource
-from monosem.core.activations import JumpReLU
+from monosem import FitConfig
+from monosem.activations import JumpReLU
+from monosem.base import torch_generator
+from monosem.bench import TaskSource, pairing_of
 from monosem.methods import Method, method
-from monosem.train.config import FitConfig
-from monosem.train.loop import fit
+from monosem.train import fit
 
 DEAD_SHARE = {"dead": 15 / 16, "half_dead": 1 / 2}
 _SHRINK = 0.02

@@ -14,9 +14,9 @@ from typing import Any
 from benchmarks.driver import ROOT, Process, Progress, Seat, prepare, turn
 from benchmarks.sizes import CASES, SIZES
 from benchmarks.summary import CPU, WALL
-from monosem.base.errors import ArgumentError, MonosemError, check
-from monosem.base.files import read_json, write_json
-from monosem.bench.records import environment
+from monosem import MonosemError
+from monosem.base import ArgumentError, check, read_json, write_json
+from monosem.bench import environment
 
 SCHEMA = "monosem.pairs/1"
 WHO = ("before", "after", "before again")

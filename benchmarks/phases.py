@@ -15,15 +15,13 @@ from typing import Any
 
 import torch
 
-import monosem.losses.objective
 from benchmarks.contender import Beat, Enough, product, timed
 from benchmarks.driver import ROOT, Progress
 from benchmarks.ours import train
 from benchmarks.sizes import CASES, SIZES, Size
-from monosem.base.errors import MonosemError
-from monosem.bench.records import environment
-from monosem.bench.tasks import TaskSource
-from monosem.core.model import SDL
+from monosem import SDL, MonosemError
+from monosem.bench import TaskSource, environment
+from monosem.terms import Objective
 from monosem.train.update import Update
 
 DEFAULT = ("topk", "topk_bf16", "batch_topk_bf16", "matryoshka_bf16", "jumprelu_bf16", "relu_l1_bf16")
@@ -64,7 +62,7 @@ class _Clock:
                 self.watch(module, "each", lambda kernel, _: f"kernel {kernel}")
         self.watch(torch, "mm", "products")
         self.watch(SDL, "forward", "forward")
-        self.watch(monosem.losses.objective.Objective, "__call__", "loss")
+        self.watch(Objective, "__call__", "loss")
         self.watch(torch.autograd, "backward", "backward")
         self.watch(Update, "apply", "update")
         self.watch(TaskSource, "take", "fresh rows")

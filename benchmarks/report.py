@@ -18,8 +18,8 @@ from benchmarks.summary import (
     scaling,
     spread,
 )
-from monosem.base.files import read_json, write_atomic
-from monosem.report.markdown import fill, table
+from monosem.base import read_json, write_atomic
+from monosem.report import fill, table
 
 GOALS: Mapping[str, tuple[float, float]] = {
     "TopK": (1.45, 1.25),
@@ -229,7 +229,7 @@ def write_pages(records: Path, root: Path) -> None:
     """The speed part of BENCHMARKS.md, its figure, and the page of phases, from records alone."""
     from benchmarks.figure import speed_figure
     from benchmarks.phases import page
-    from monosem.report.style import to_svg
+    from monosem.report import to_svg
 
     speed = read_json(records / "cpu.json")
     figure = "docs/figures/speed.svg"

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
-from monosem.bench.tasks import Task
-from monosem.bench.world import Independent, WorldSpec
+from monosem import WorldSpec
+from monosem.bench import Independent, Task
 
 State = Literal["trained", "dead", "half_dead"]
 

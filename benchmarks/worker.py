@@ -27,7 +27,7 @@ def _serve(asked: dict[str, Any], answers: Any) -> None:
     from benchmarks.libraries import PEERS
     from benchmarks.ours import train
     from benchmarks.sizes import CASES, SIZES
-    from monosem.base.version import __version__
+    from monosem import __version__
 
     size, who = replace(SIZES[asked["size"]], **asked.get("changes", {})), asked["who"]
     beat = Beat(size, sys.stdin.readline, answers.write)

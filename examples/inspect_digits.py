@@ -14,9 +14,8 @@ import numpy as np
 import torch
 
 from monosem import Anchoring, FitConfig, TensorSource, class_means, fit, method
-from monosem.data.table import Labels
-from monosem.inspect.page import inspect_page, write_inspect_page
-from monosem.inspect.rows import Rows
+from monosem.data import Labels
+from monosem.inspect import Rows, inspect_page, write_inspect_page
 from monosem.methods import with_anchoring
 
 

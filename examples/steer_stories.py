@@ -14,12 +14,8 @@ from typing import Any
 
 import torch
 
-from monosem import SDL, load_model
-from monosem.data.store import open_store
-from monosem.networks.edits import clamp
-from monosem.networks.logits import LogitEffect, logit_effect
-from monosem.networks.models import open_network
-from monosem.networks.steer import steer
+from monosem import SDL, clamp, load_model, open_network, open_store, steer
+from monosem.networks import LogitEffect, logit_effect
 
 
 def firing(sae: SDL, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,15 +14,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from monosem import FitConfig, fit, load_model, method
-from monosem.base.files import write_atomic
-from monosem.data.batches import TokenFilter
-from monosem.data.source import StoreSource
-from monosem.data.texts import text_batches
-from monosem.networks.harvest import harvest
-from monosem.networks.models import open_network
-from monosem.networks.network import network_scores
-from monosem.networks.sampling import sample_texts
+from monosem import FitConfig, StoreSource, fit, harvest, load_model, method, network_scores, open_network, text_batches
+from monosem.base import write_atomic
+from monosem.data import TokenFilter
+from monosem.networks import sample_texts
 
 
 def written_texts(path: Path, network: Any, tokenizer: Any, count: int) -> list[str]:

@@ -52,7 +52,7 @@ def study(
     fresh: Annotated[bool, typer.Option("--fresh", help="Leave the committed records out: run theirs too.")] = False,
 ) -> None:
     """Run tables and figures of the paper and show them beside the printed numbers; an interrupted study resumes."""
-    from monosem.base.errors import check
+    from monosem.base import check
     from studies.catalog import STUDIES
     from studies.engine.cells import Results
     from studies.engine.records import Records
@@ -110,8 +110,8 @@ def _run(entries: "Sequence[Entry]", places: Sequence[Path], workers: int | None
 
 def _show(shown: "Sequence[Results]", figures: Path | None) -> None:
     """Print the tables of what the records hold; write each figure as NAME.svg, or say that there is none."""
-    from monosem.base.files import write_atomic
-    from monosem.report.style import to_svg
+    from monosem.base import write_atomic
+    from monosem.report import to_svg
     from studies.engine.tables import text
 
     for results in shown:
@@ -133,7 +133,7 @@ def pages(
     names: Annotated[list[str] | None, typer.Argument(help="Pages; none: all of them.", show_default=False)] = None,
 ) -> None:
     """Write every page and figure that is made from records; nothing is run or measured."""
-    from monosem.base.errors import check
+    from monosem.base import check
     from studies.pages import PAGES, main
 
     for name in names or ():

@@ -16,16 +16,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from monosem.bench.defaults import fit_config, recipe
-from monosem.bench.laws import Hierarchy
-from monosem.bench.records import environment, read_records
-from monosem.bench.task_scores import evaluate_model
-from monosem.bench.tasks import TaskSource, task
-from monosem.report.interval import Interval
-from monosem.report.markdown import fill, table
-from monosem.report.style import GREY, INK, PALETTE, plain_axes
-from monosem.report.summary import Arm, Line, Section, sections
-from monosem.train.loop import fit
+from monosem import task
+from monosem.bench import Hierarchy, TaskSource, environment, evaluate_model, fit_config, read_records, recipe
+from monosem.report import GREY, INK, PALETTE, Arm, Interval, Line, Section, fill, plain_axes, sections, table
+from monosem.train import fit
 from studies.page import provenance
 from studies.stored import packed, run_missing, stored, write_figure
 

@@ -20,15 +20,10 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from monosem import FitConfig, TensorSource, fit, method
-from monosem.base.errors import ArgumentError, MonosemError, check
-from monosem.base.seeds import torch_generator
-from monosem.bench.defaults import fit_config
-from monosem.bench.metrics import flatten
-from monosem.bench.records import environment
-from monosem.bench.task_scores import evaluate_model
-from monosem.bench.tasks import TaskSource, task
-from monosem.report.markdown import fill, table
+from monosem import FitConfig, MonosemError, TensorSource, fit, method, task
+from monosem.base import ArgumentError, check, torch_generator
+from monosem.bench import TaskSource, environment, evaluate_model, fit_config, flatten
+from monosem.report import fill, table
 from studies.page import provenance
 from studies.stored import run_missing, stored, write_figure
 

@@ -3,7 +3,7 @@
 from functools import cache
 from pathlib import Path
 
-from monosem.base.registry import Registry
+from monosem.base import Registry
 from studies.engine.cells import Results
 from studies.engine.records import Records
 from studies.engine.scale import SCALES

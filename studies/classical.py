@@ -22,18 +22,24 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from monosem.bench.defaults import fit_config, recipe
-from monosem.bench.metrics import DUPLICATE_COSINE, Comparison, flatten, score
-from monosem.bench.records import environment, read_records
-from monosem.bench.task_scores import random_rows
-from monosem.bench.tasks import Task, TaskSource, task
-from monosem.bench.world import Independent, WorldSpec
-from monosem.dictionary.amortisation import model_amortisation
-from monosem.dictionary.classical import CLASSICAL
-from monosem.report.interval import Interval, interval
-from monosem.report.markdown import fill, table
-from monosem.report.style import BLUE, GREY, INK, RED, plain_axes
-from monosem.train.loop import fit
+from monosem import WorldSpec, task
+from monosem.bench import (
+    DUPLICATE_COSINE,
+    Comparison,
+    Independent,
+    Task,
+    TaskSource,
+    environment,
+    fit_config,
+    flatten,
+    random_rows,
+    read_records,
+    recipe,
+    score,
+)
+from monosem.dictionary import CLASSICAL, model_amortisation
+from monosem.report import BLUE, GREY, INK, RED, Interval, fill, interval, plain_axes, table
+from monosem.train import fit
 from studies.page import provenance
 from studies.stored import packed, run_missing, stored, write_figure
 

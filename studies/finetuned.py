@@ -16,15 +16,11 @@ from typing import Any
 
 import torch
 
-from monosem import FitConfig, fit, method
-from monosem.bench.records import environment
-from monosem.data.batches import TokenFilter
-from monosem.data.source import StoreSource
-from monosem.data.texts import text_batches
-from monosem.networks.finetune import in_network
-from monosem.networks.models import open_network
-from monosem.networks.network import network_scores
-from monosem.report.markdown import fill, table
+from monosem import FitConfig, StoreSource, fit, method, network_scores, open_network, text_batches
+from monosem.bench import environment
+from monosem.data import TokenFilter
+from monosem.networks import in_network
+from monosem.report import fill, table
 from studies.network import PAIRING_TITLES, PAIRINGS, drawn_texts, special
 from studies.options import Options
 from studies.stored import run_missing, stored

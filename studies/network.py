@@ -40,21 +40,12 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from monosem import FitConfig, fit, load_model, method
-from monosem.base.files import read_json, write_atomic, write_json
-from monosem.base.machine import cache_folder
-from monosem.base.spec import to_plain
-from monosem.bench.records import environment
-from monosem.data.batches import Batch, TokenFilter
-from monosem.data.source import StoreSource
-from monosem.data.store import Store, is_store
-from monosem.data.texts import pieces, text_batches
-from monosem.networks.harvest import harvest
-from monosem.networks.models import open_network
-from monosem.networks.network import NetworkScores, network_scores
-from monosem.networks.sampling import sample_texts
-from monosem.report.markdown import fill, table
-from monosem.report.style import GREY, PALETTE, RED, plain_axes, tidy
+from monosem import FitConfig, StoreSource, fit, harvest, load_model, method, network_scores, open_network, text_batches
+from monosem.base import cache_folder, read_json, to_plain, write_atomic, write_json
+from monosem.bench import environment
+from monosem.data import Batch, Store, TokenFilter, is_store, pieces
+from monosem.networks import NetworkScores, sample_texts
+from monosem.report import GREY, PALETTE, RED, fill, plain_axes, table, tidy
 from studies.assets.data import complaints
 from studies.options import Options
 from studies.stored import stored, stored_below, write_figure

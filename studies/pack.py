@@ -19,9 +19,8 @@ def pack(
     ] = None,
 ) -> None:
     """Add loose records to a packed file: sorted, one a run (the last made), whole or not at all. Loose files stay."""
-    from monosem.base.errors import DataError, check
-    from monosem.bench.packed import PACKED
-    from monosem.bench.records import SUFFIX, pack_records, read_records
+    from monosem.base import DataError, check
+    from monosem.bench import PACKED, SUFFIX, pack_records, read_records
     from studies.stored import pack_documents
 
     check(folder.is_dir(), f"{folder} is not a folder; give the one that holds the loose records", DataError)

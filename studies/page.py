@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monosem.base.files import write_atomic
-from monosem.bench.records import outdated
+from monosem.base import write_atomic
+from monosem.bench import outdated
 
 MOST_COMMITS = 6
 """More commits than these are counted; their names stand in the records."""

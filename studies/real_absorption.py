@@ -23,17 +23,10 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from monosem import FitConfig, TensorSource, method
-from monosem.anchors.directions import Anchors
-from monosem.anchors.term import Anchoring
-from monosem.bench.absorption import Family, Fired, label_absorption
-from monosem.bench.real import RealRun, code_scores, run_real
-from monosem.bench.records import read_records
-from monosem.core.model import SDL
+from monosem import SDL, Anchoring, Anchors, FitConfig, TensorSource, method
+from monosem.bench import Family, Fired, RealRun, code_scores, label_absorption, read_records, run_real
 from monosem.methods import with_anchoring
-from monosem.report.interval import interval
-from monosem.report.markdown import fill, table
-from monosem.report.style import BLUE, GREY, plain_axes
+from monosem.report import BLUE, GREY, fill, interval, plain_axes, table
 from studies.assets.data import Texts, text_vectors
 from studies.options import Options
 from studies.stored import packed, write_figure

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from monosem.base.files import write_atomic
-from monosem.report.markdown import fill
-from monosem.report.style import to_svg
+from monosem.base import write_atomic
+from monosem.report import fill, to_svg
 from studies.catalog import committed
 from studies.engine.tables import markdown
 

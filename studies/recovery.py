@@ -20,19 +20,13 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from monosem.base.spec import format_call
-from monosem.bench.defaults import fit_config
-from monosem.bench.metrics import DUPLICATE_COSINE, recall_precision
-from monosem.bench.records import environment
-from monosem.bench.task_scores import oracle
-from monosem.bench.tasks import WORLDS, TaskSource, task
-from monosem.dictionary.classical import CLASSICAL
-from monosem.dictionary.discover import CONFIDENCE, Discovery, discover
-from monosem.dictionary.sparse_model import described, fit_background, gain
+from monosem import task
+from monosem.base import format_call
+from monosem.bench import DUPLICATE_COSINE, WORLDS, TaskSource, environment, fit_config, oracle, recall_precision
+from monosem.dictionary import CLASSICAL, CONFIDENCE, Discovery, described, discover, fit_background, gain
 from monosem.methods import method
-from monosem.report.markdown import fill, table
-from monosem.report.style import PALETTE, panels, plain_axes
-from monosem.train.loop import fit
+from monosem.report import PALETTE, fill, panels, plain_axes, table
+from monosem.train import fit
 from studies.page import provenance
 from studies.stored import run_missing, stored, write_figure
 

@@ -13,11 +13,10 @@ from typing import Annotated, Any
 
 import typer
 
-from monosem.base.errors import ArgumentError
-from monosem.bench.records import arm_key, read_record, read_records, results_digest
-from monosem.bench.run import Job, job_head, plan, run_job
+from monosem.base import ArgumentError
+from monosem.bench import Job, arm_key, job_head, plan, read_record, read_records, results_digest, run_job
 from monosem.cli.console import fail, out
-from monosem.report.interval import interval_of
+from monosem.report import interval_of
 from studies.catalog import STUDIES
 from studies.engine.bench import BenchRun, run_key
 from studies.engine.scale import SCALES

@@ -6,11 +6,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from monosem.bench.records import read_records
-from monosem.report.figures import recovery_figure, tau_figure
-from monosem.report.interval import interval
-from monosem.report.markdown import fill, table
-from monosem.report.summary import HEADLINE, sections
+from monosem.bench import read_records
+from monosem.report import HEADLINE, fill, interval, recovery_figure, sections, table, tau_figure
 from studies.catalog import committed
 from studies.page import provenance
 from studies.stored import packed, stored, write_figure

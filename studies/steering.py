@@ -19,17 +19,10 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from monosem import SDL, FitConfig, fit
-from monosem.core.io import load_model
-from monosem.data.batches import TokenFilter
-from monosem.data.source import StoreSource
-from monosem.data.texts import text_batches
-from monosem.networks.edits import clamp
-from monosem.networks.harvest import harvest
-from monosem.networks.logits import LogitEffect, logit_effect
-from monosem.networks.models import open_network
-from monosem.networks.steer import steer
-from monosem.report.style import plain_axes
+from monosem import SDL, FitConfig, StoreSource, clamp, fit, harvest, load_model, open_network, steer, text_batches
+from monosem.data import TokenFilter
+from monosem.networks import LogitEffect, logit_effect
+from monosem.report import plain_axes
 from studies.network import drawn_texts
 from studies.options import Options
 from studies.stored import write_figure

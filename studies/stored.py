@@ -8,9 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monosem.base.errors import DataError, check
-from monosem.base.files import read_json, write_atomic, write_json
-from monosem.bench.packed import read_packed, write_packed
+from monosem.base import DataError, check, read_json, write_atomic, write_json
+from monosem.bench import read_packed, write_packed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,7 +55,7 @@ def run_missing(name: str, about: dict[str, Any], runs: Iterable[tuple[str, Call
 
 def write_figure(path: Path, figure: "Figure", label: str) -> None:
     """Write a figure as SVG, whole or not at all; `label` says what it shows."""
-    from monosem.report.style import to_svg
+    from monosem.report import to_svg
 
     write_atomic(path, to_svg(figure, label).encode())
 

@@ -14,21 +14,14 @@ from typing import Any
 
 import torch
 
-from monosem.base.errors import ArgumentError, check
-from monosem.base.schedule import WarmupDecay
-from monosem.bench.records import environment
-from monosem.bench.synth import SynthSource, SynthSpec
-from monosem.bench.synth_scores import Scored, synth_scores
-from monosem.bench.world import BLOCK
-from monosem.core.activations import BatchTopK, Context, TopK
-from monosem.core.init import Init
-from monosem.core.model import SDL
-from monosem.losses.fidelity import Matryoshka, Reconstruction
-from monosem.losses.revival import AUXK_PUBLISHED, AuxK
+from monosem import SDL, FitConfig
+from monosem.activations import BatchTopK, Context, TopK
+from monosem.base import ArgumentError, check
+from monosem.bench import BLOCK, Scored, SynthSource, SynthSpec, environment, synth_scores
 from monosem.methods import Method
-from monosem.report.markdown import fill, table
-from monosem.train.config import FitConfig
-from monosem.train.loop import fit
+from monosem.report import fill, table
+from monosem.terms import AUXK_PUBLISHED, AuxK, Init, Matryoshka, Reconstruction
+from monosem.train import WarmupDecay, fit
 from studies.stored import store, stored, stored_below
 
 L0, N_Q = 25, 4096

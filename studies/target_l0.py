@@ -10,13 +10,11 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from monosem.base.errors import ArgumentError, check
-from monosem.bench.records import environment
-from monosem.bench.tasks import TaskSource, task
-from monosem.core.model import SDL
-from monosem.core.pairs import Source, TensorSource
-from monosem.train.config import FitConfig
-from monosem.train.loop import fit
+from monosem import SDL, FitConfig, TensorSource, task
+from monosem.base import ArgumentError, check
+from monosem.bench import TaskSource, environment
+from monosem.data import Source
+from monosem.train import fit
 from studies.page import provenance, write_generated
 from studies.stored import run_missing, stored
 

@@ -9,13 +9,10 @@ from typing import Any
 
 import torch
 
-from monosem.base.errors import ArgumentError, check
-from monosem.bench.defaults import fit_config
-from monosem.bench.metrics import recall_precision
-from monosem.bench.records import environment
-from monosem.bench.tasks import TaskSource, task
-from monosem.bench.tune import CRITERIA, Trial, tune
-from monosem.report.markdown import fill, table
+from monosem import task
+from monosem.base import ArgumentError, check
+from monosem.bench import CRITERIA, TaskSource, Trial, environment, fit_config, recall_precision, tune
+from monosem.report import fill, table
 from studies.stored import run_missing, stored_below
 
 

@@ -14,15 +14,11 @@ import torch
 from torch import Tensor
 
 import monosem.report
-from monosem.anchors.directions import true_features
-from monosem.base.files import write_atomic
-from monosem.bench.metrics import recovery
-from monosem.bench.tasks import Task, TaskSource
-from monosem.bench.world import Independent, WorldSpec
-from monosem.core.model import SDL
+from monosem import SDL, FitConfig, WorldSpec, true_features
+from monosem.base import write_atomic
+from monosem.bench import Independent, Task, TaskSource, recovery
 from monosem.methods import method
-from monosem.train.config import FitConfig
-from monosem.train.loop import fit
+from monosem.train import fit
 
 OUT = Path(monosem.report.__path__[0]) / "world.json"
 WORLD = Task("world3d", 1, WorldSpec(8, (3,), 0.45, Independent(0.9), rows=4096), n_q=8, anchors=2)

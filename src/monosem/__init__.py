@@ -53,6 +53,9 @@ if TYPE_CHECKING:
     from monosem.front.looking import evaluate as evaluate
     from monosem.front.looking import inspect as inspect
     from monosem.front.looking import score as score
+    from monosem.front.running import harvest as harvest
+    from monosem.front.running import splice as splice
+    from monosem.front.running import steer as steer
     from monosem.interop.api import describe as describe
     from monosem.interop.api import from_pretrained as from_pretrained
     from monosem.interop.api import load as load
@@ -65,12 +68,9 @@ if TYPE_CHECKING:
     from monosem.networks.edits import clamp as clamp
     from monosem.networks.edits import scale as scale
     from monosem.networks.edits import zero as zero
-    from monosem.networks.harvest import harvest as harvest
     from monosem.networks.live import LiveSource as LiveSource
     from monosem.networks.models import open_network as open_network
     from monosem.networks.network import network_scores as network_scores
-    from monosem.networks.splice import splice as splice
-    from monosem.networks.steer import steer as steer
     from monosem.theory.problem import Problem as Problem
     from monosem.train.config import FitConfig as FitConfig
     from monosem.train.result import Result as Result

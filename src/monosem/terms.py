@@ -19,10 +19,11 @@ from monosem.losses.every_k import EveryK
 from monosem.losses.fidelity import Delta, GatedAux, Matryoshka, MultiK, Reconstruction
 from monosem.losses.frequency import Frequency
 from monosem.losses.objective import TERMS, Loss, Objective, Step, Term
-from monosem.losses.revival import AuxK, GhostGrads, PreActivation
+from monosem.losses.revival import AUXK_PUBLISHED, AuxK, GhostGrads, PreActivation
 from monosem.losses.sparsity import L0, L1, Lp, Tanh
 
 __all__ = [
+    "AUXK_PUBLISHED",
     "CONSTRAINTS",
     "DICTIONARIES",
     "ENCODERS",

@@ -13,10 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from monosem.base.errors import AbsentError, CheckpointError, check
-from monosem.base.files import write_atomic
-from monosem.base.machine import cache_folder
-from monosem.base.registry import Registry
+from monosem.base import AbsentError, CheckpointError, Registry, cache_folder, check, write_atomic
 
 _PART = 1 << 20
 

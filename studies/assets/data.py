@@ -14,11 +14,8 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from monosem.base.errors import check
-from monosem.base.files import write_atomic
-from monosem.base.machine import cache_folder
-from monosem.base.registry import Registry
-from monosem.data.table import Labels
+from monosem.base import Registry, cache_folder, check, write_atomic
+from monosem.data import Labels
 from studies.assets.catalog import ASSETS, cached, read_member, unpacked
 from studies.assets.models import ResNet50, minilm, sentence_vectors
 

@@ -20,10 +20,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn.functional import conv2d, interpolate, max_pool2d, pad
 
-from monosem.base.errors import check
-from monosem.base.files import read_json, write_json
-from monosem.base.machine import cache_folder
-from monosem.networks.models import quiet
+from monosem.base import cache_folder, check, read_json, write_json
+from monosem.networks import quiet
 from studies.assets.catalog import ASSETS, cached, unpacked
 
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -8,12 +8,10 @@ from types import MappingProxyType
 
 import torch
 
-from monosem.anchors.term import PRINTED
-from monosem.base.spec import canonical, to_plain
-from monosem.bench.anchor_sets import discovered_anchors
-from monosem.bench.run import Job, job_head, run_job
-from monosem.bench.tasks import Task, TaskSource
-from monosem.train.config import FitConfig
+from monosem import FitConfig
+from monosem.anchors import PRINTED
+from monosem.base import canonical, to_plain
+from monosem.bench import Job, Task, TaskSource, discovered_anchors, job_head, run_job
 from studies.engine.records import Record, Records
 from studies.engine.scale import Scale
 from studies.engine.study import Entry, Progress

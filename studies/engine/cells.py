@@ -6,8 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from monosem.methods import name_of
-from monosem.report.interval import Interval, interval_of
-from monosem.report.summary import HEADLINE, Arm
+from monosem.report import HEADLINE, Arm, Interval, interval_of
 from studies.engine.bench import ARMS
 from studies.engine.records import Record, Records
 from studies.engine.scale import Scale

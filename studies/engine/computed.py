@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from monosem.base.files import write_json
-from monosem.bench.records import environment
-from monosem.train.config import FitConfig
+from monosem import FitConfig
+from monosem.base import write_json
+from monosem.bench import environment
 from studies.engine.cells import Results
 from studies.engine.records import Record, Records
 from studies.engine.study import Progress
@@ -56,8 +56,7 @@ class Computed:
 
 def checked(*names: str) -> dict[str, Any]:
     """The verdicts of the theory's checks, ready for JSON."""
-    from monosem.theory.checks.base import examine
-    from monosem.theory.checks.registry import CHECKS
+    from monosem.theory import CHECKS, examine
 
     return {
         name: {

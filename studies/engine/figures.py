@@ -8,9 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from monosem.report.interval import Interval
-from monosem.report.style import GREY, INK, PALETTE, grid_of_axes
-from monosem.report.summary import HEADLINE
+from monosem.report import GREY, HEADLINE, INK, PALETTE, Interval, grid_of_axes
 from studies.engine.bench import ARMS
 from studies.engine.cells import Cell, Results
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from monosem.base.errors import MonosemError
-from monosem.base.files import claim
-from monosem.bench.pool import NO_CALLBACKS, Event, JobCallbacks, run_all
+from monosem import MonosemError
+from monosem.base import claim
+from monosem.bench import NO_CALLBACKS, Event, JobCallbacks, run_all
 from studies.engine.records import Records
 from studies.engine.study import Need, Progress, Run
 

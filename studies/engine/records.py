@@ -5,8 +5,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from monosem.base.files import read_json
-from monosem.bench.records import read_records
+from monosem.base import read_json
+from monosem.bench import read_records
 from studies.stored import COMMITTED, read_documents
 
 Record = Mapping[str, Any]

@@ -8,14 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from monosem.anchors.directions import Anchors
-from monosem.base.spec import canonical, to_plain
-from monosem.bench.real import RealRun, run_real
-from monosem.bench.records import record_name
-from monosem.core.model import SDL
-from monosem.core.pairs import TensorSource
+from monosem import SDL, Anchors, FitConfig, TensorSource
+from monosem.base import canonical, to_plain
+from monosem.bench import RealRun, record_name, run_real
 from monosem.methods import Method, name_of
-from monosem.train.config import FitConfig
 from studies.engine.records import Record, Records
 from studies.engine.study import Progress
 

@@ -3,12 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from monosem.base.errors import check
-from monosem.base.registry import Registry
-from monosem.bench.defaults import fit_config, recipe
-from monosem.bench.tasks import TASKS, Task
-from monosem.bench.world import Independent
-from monosem.train.config import FitConfig
+from monosem import TASKS, FitConfig
+from monosem.base import Registry, check
+from monosem.bench import Independent, Task, fit_config, recipe
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from monosem.base.errors import ArgumentError
-from monosem.train.config import FitConfig
+from monosem import FitConfig
+from monosem.base import ArgumentError
 from studies.engine.records import Record, Records
 from studies.engine.scale import Scale
 from studies.stored import packed

@@ -4,9 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from monosem.report.interval import Interval
-from monosem.report.markdown import table
-from monosem.report.summary import HEADLINE
+from monosem.report import HEADLINE, Interval, table
 from studies.engine.cells import COS_IP, RAW_GT, RAW_IP, Cell, Results
 from studies.page import provenance
 

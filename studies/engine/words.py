@@ -4,8 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from monosem.report.markdown import table
-from monosem.report.summary import HEADLINE
+from monosem.report import HEADLINE, table
 from studies.engine.cells import COS_IP, RAW_GT, RAW_IP, Cell, Results, Summary, summary
 from studies.engine.study import Printed
 

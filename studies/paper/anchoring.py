@@ -3,11 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from monosem.anchors.term import PRINTED, Anchoring
-from monosem.base.schedule import Ramp
-from monosem.bench.laws import Zipf
-from monosem.bench.tasks import Task
-from monosem.bench.world import Independent, WorldSpec
+from monosem import Anchoring, WorldSpec
+from monosem.anchors import PRINTED
+from monosem.bench import Independent, Task, Zipf
+from monosem.train import Ramp
 from studies.engine.bench import BenchRun
 from studies.engine.scale import Scale
 from studies.engine.study import Entry, Study

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from monosem.bench.records import read_records
-from monosem.report.interval import Interval
-from monosem.report.style import to_svg
+from monosem.bench import read_records
+from monosem.report import Interval, to_svg
 from studies.catalog import committed
 from studies.engine.cells import Results
 from studies.engine.scale import SCALES

@@ -5,10 +5,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from monosem.report.interval import Interval, paired
-from monosem.report.markdown import table
-from monosem.report.style import GREY, INK, PALETTE, plain_axes
-from monosem.report.summary import HEADLINE, Arm, Line, Record, sections
+from monosem.report import (
+    GREY,
+    HEADLINE,
+    INK,
+    PALETTE,
+    Arm,
+    Interval,
+    Line,
+    Record,
+    paired,
+    plain_axes,
+    sections,
+    table,
+)
 from studies.engine.cells import COS_IP, Cell
 from studies.engine.tables import scaled
 from studies.paper.anchoring import FORMS, NOISE, WEIGHTS, WRONG

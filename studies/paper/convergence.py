@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from monosem.bench.defaults import PAPER_ROWS
+from monosem.bench import PAPER_ROWS
 from studies.engine.bench import BenchRun, arms
 from studies.engine.figures import convergence_figure
 from studies.engine.scale import Scale

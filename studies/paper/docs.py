@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from monosem.base.files import write_atomic
-from monosem.report.markdown import table
-from monosem.report.style import to_svg
+from monosem.base import write_atomic
+from monosem.report import table, to_svg
 from studies.catalog import STUDIES, committed
 from studies.engine.bench import ARMS
 from studies.engine.cells import Results

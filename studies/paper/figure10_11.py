@@ -10,12 +10,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from monosem.anchors.directions import class_means
-from monosem.core.pairs import TensorSource
+from monosem import FitConfig, TensorSource, class_means
 from monosem.methods import method
-from monosem.report.style import INK, PALETTE
-from monosem.train.config import FitConfig
-from monosem.train.loop import fit
+from monosem.report import INK, PALETTE
+from monosem.train import fit
 from studies.engine.cells import Results
 from studies.engine.computed import Computed
 from studies.engine.scale import Scale

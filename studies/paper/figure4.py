@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from monosem.theory.problem import loss
-from monosem.theory.zeroset import recovery
-from monosem.train.config import FitConfig
+from monosem import FitConfig
+from monosem.theory import loss, recovery
 from studies.engine.cells import Results
 from studies.engine.computed import Computed, checked, checks_table, said_of_checks
 from studies.engine.scale import Scale

@@ -7,12 +7,10 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from monosem.core.activations import JumpReLU
-from monosem.report.style import INK
-from monosem.theory.hierarchy import absorb
-from monosem.theory.patterns import pattern_of
-from monosem.theory.problem import Problem, best_decoder, loss
-from monosem.train.config import FitConfig
+from monosem import FitConfig, Problem
+from monosem.activations import JumpReLU
+from monosem.report import INK
+from monosem.theory import absorb, best_decoder, loss, pattern_of
 from studies.engine.cells import Results
 from studies.engine.computed import Computed, checked, checks_table, said_of_checks
 from studies.engine.scale import Scale

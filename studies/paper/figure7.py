@@ -17,21 +17,13 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from monosem.anchors.directions import class_means
-from monosem.base.machine import cache_folder
-from monosem.base.spec import digest
-from monosem.bench.real import code_scores
-from monosem.core.model import SDL
-from monosem.core.pairs import TensorSource
-from monosem.data.batches import TokenFilter
-from monosem.data.store import Store, open_store
-from monosem.losses.resample import Resample
+from monosem import SDL, FitConfig, TensorSource, class_means, harvest, open_store
+from monosem.base import cache_folder, digest
+from monosem.bench import code_scores
+from monosem.data import Store, TokenFilter
 from monosem.methods import Method, method, with_resampling
-from monosem.networks.harvest import harvest
-from monosem.report.interval import interval, paired
-from monosem.report.style import plain_axes, styles
-from monosem.report.summary import Arm
-from monosem.train.config import FitConfig
+from monosem.report import Arm, interval, paired, plain_axes, styles
+from monosem.train import Resample
 from studies.engine.cells import Cell, Results
 from studies.engine.rows import Prepared, Rows, RowsRun
 from studies.engine.study import Entry, Progress, Study

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 
 from matplotlib.figure import Figure
 
-from monosem.report.figures import similarity_figure
-from monosem.report.summary import Line
+from monosem.report import Line, similarity_figure
 from studies.engine.cells import Results
 from studies.engine.scale import Scale
 from studies.engine.study import Entry, Study

@@ -4,9 +4,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from monosem.bench.world import Independent
-from monosem.report.markdown import table
-from monosem.report.summary import HEADLINE
+from monosem.bench import Independent
+from monosem.report import HEADLINE, table
 from studies.engine.bench import BenchRun
 from studies.engine.cells import COS_IP, NOT_RUN, RAW_GT, RAW_IP, Results
 from studies.engine.scale import SCALES, Scale

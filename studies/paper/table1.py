@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from monosem.bench.defaults import PAPER_ROWS
+from monosem.bench import PAPER_ROWS
 from studies.engine.bench import arms
 from studies.engine.figures import method_figure
 from studies.engine.scale import Scale

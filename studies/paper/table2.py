@@ -16,17 +16,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from monosem.anchors.directions import Anchors
-from monosem.bench.real import class_scores, code_scores
-from monosem.core.model import SDL
-from monosem.core.pairs import TensorSource
-from monosem.data.class_means import class_anchors
-from monosem.data.source import FileSource
-from monosem.data.table import Labels
-from monosem.data.table import Table as RowTable
+from monosem import SDL, Anchors, FitConfig, TensorSource
+from monosem.bench import class_scores, code_scores
+from monosem.data import FileSource, Labels, class_anchors
+from monosem.data import Table as RowTable
 from monosem.methods import method
-from monosem.report.style import GREY, PALETTE, plain_axes
-from monosem.train.config import FitConfig
+from monosem.report import GREY, PALETTE, plain_axes
 from studies.engine.cells import Cell, Results
 from studies.engine.rows import Prepared, Rows, RowsRun
 from studies.engine.scale import Scale

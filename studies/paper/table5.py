@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from monosem.bench.defaults import PAPER_ROWS
-from monosem.report.interval import interval
+from monosem.bench import PAPER_ROWS
+from monosem.report import interval
 from studies.engine.bench import arms
 from studies.engine.figures import curve_figure
 from studies.engine.scale import Scale

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from monosem.report.summary import HEADLINE
+from monosem.report import HEADLINE
 from studies.engine.bench import arms
 from studies.engine.cells import RAW_GT, Cell, Results
 from studies.engine.figures import curve_figure

@@ -13,15 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monosem.bench.anchor_sets import discovered_anchors
-from monosem.bench.task_scores import EVAL_ROWS, evaluate_model
-from monosem.bench.tasks import TaskSource
-from monosem.dictionary.coded import reconstruct
-from monosem.dictionary.coding import stagewise_pursuit
-from monosem.report.interval import interval
-from monosem.report.markdown import table
-from monosem.train.config import FitConfig
-from monosem.train.loop import fit
+from monosem import FitConfig
+from monosem.bench import EVAL_ROWS, TaskSource, discovered_anchors, evaluate_model
+from monosem.dictionary import reconstruct, stagewise_pursuit
+from monosem.report import interval, table
+from monosem.train import fit
 from studies.engine.bench import BenchRun
 from studies.engine.cells import Results
 from studies.engine.computed import Computed

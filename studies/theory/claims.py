@@ -13,21 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from monosem.base.files import write_atomic
-from monosem.base.registry import Registry
-from monosem.base.seeds import philox
-from monosem.core.activations import AbsTopK, Activation, JumpReLU, ReLU, TopK
-from monosem.report.style import BLUE, GREEN, GREY, ORANGE, PALETTE, RED, panels, tidy, to_svg
-from monosem.theory.checks.base import draw_directions, draw_encoder, draw_problem, draw_weights, plane
-from monosem.theory.checks.optima import construction, construction_bounds
-from monosem.theory.checks.stationary import example_35
-from monosem.theory.descent import DescentConfig, descend, starts
-from monosem.theory.hierarchy import absorb, absorb_as_printed, hierarchical
-from monosem.theory.law import Magnitude, exact_atoms, independent
-from monosem.theory.minima import groups_of, paper_point, positive_pair
-from monosem.theory.patterns import ActivationPattern, pattern_of, region, walk
-from monosem.theory.problem import Problem, best_decoder, feature_losses, loss, sigma
-from monosem.theory.zeroset import mirrored_pair, recovery, unrecovering, zero_set
+from monosem import Problem, theory
+from monosem.activations import AbsTopK, Activation, JumpReLU, ReLU, TopK
+from monosem.base import Registry, philox, write_atomic
+from monosem.report import BLUE, GREEN, GREY, ORANGE, PALETTE, RED, panels, tidy, to_svg
 from studies.theory import walls
 
 OUT = Path("docs/theory/figures")
@@ -63,16 +52,18 @@ def _claim(draw: Callable[[], Figure]) -> Callable[[], Figure]:
 
 def growth(activation: Activation, rates: np.ndarray, n: int = 8, width: int = 6, seed: int = 0) -> np.ndarray:
     """(L - L~, L, Pr(several active), C) at each rate, exactly, for the true dictionary; magnitudes are 1/2 or 3/2."""
-    W = draw_directions(philox(seed, "figure/growth"), width, n)
+    W = theory.draw_directions(philox(seed, "figure/growth"), width, n)
     rows = []
     for rate in rates:
-        law = independent(torch.full((n,), float(rate), dtype=torch.float64), Magnitude((0.5, 1.5), (0.5, 0.5)))
+        law = theory.independent(
+            torch.full((n,), float(rate), dtype=torch.float64), theory.Magnitude((0.5, 1.5), (0.5, 0.5))
+        )
         problem = Problem(W, W, law.weights, activation, n)
-        W_D, W_E = construction(problem)
-        atoms = exact_atoms(problem, law)
-        errors = feature_losses(problem, W_D, W_E, atoms)
+        W_D, W_E = theory.construction(problem)
+        atoms = theory.exact_atoms(problem, law)
+        errors = theory.feature_losses(problem, W_D, W_E, atoms)
         whole = float(atoms.weight @ errors)
-        rows.append([whole - float(loss(problem, W_D, W_E)), whole, law.several, float(errors.max())])
+        rows.append([whole - float(theory.loss(problem, W_D, W_E)), whole, law.several, float(errors.max())])
     return np.array(rows)
 
 
@@ -109,20 +100,24 @@ def draw_biconvexity() -> Figure:
     """L~ along a segment within a region, across regions, and with both blocks moving."""
     figure, (axis,) = panels()
     rng = philox(3, "figure/biconvexity")
-    problem = draw_problem(rng, 4, 3, 3)
+    problem = theory.draw_problem(rng, 4, 3, 3)
     W_D = torch.from_numpy(rng.standard_normal((3, 3)))
-    pairs = [(draw_encoder(rng, problem), draw_encoder(rng, problem)) for _ in range(50)]
-    ends = [float(loss(problem, W_D, a) + loss(problem, W_D, b)) / 2 for a, b in pairs]
+    pairs = [(theory.draw_encoder(rng, problem), theory.draw_encoder(rng, problem)) for _ in range(50)]
+    ends = [float(theory.loss(problem, W_D, a) + theory.loss(problem, W_D, b)) / 2 for a, b in pairs]
     E0, E1 = pairs[
-        int(np.argmax([float(loss(problem, W_D, (a + b) / 2)) / e for (a, b), e in zip(pairs, ends, strict=True)]))
+        int(
+            np.argmax(
+                [float(theory.loss(problem, W_D, (a + b) / 2)) / e for (a, b), e in zip(pairs, ends, strict=True)]
+            )
+        )
     ]
-    inside = walk(region(problem, pattern_of(problem, E0)), E0, rng, 20)
-    best = best_decoder(problem, E0)
+    inside = theory.walk(theory.region(problem, theory.pattern_of(problem, E0)), E0, rng, 20)
+    best = theory.best_decoder(problem, E0)
     t = np.linspace(0, 1, 201)
     curves = {
-        "one region, W_D fixed": [loss(problem, W_D, (1 - s) * E0 + s * inside) for s in t],
-        "two regions, W_D fixed": [loss(problem, W_D, (1 - s) * E0 + s * E1) for s in t],
-        "one region, both blocks": [loss(problem, best * (1 - s + s / 4), E0 * (1 - s + 4 * s)) for s in t],
+        "one region, W_D fixed": [theory.loss(problem, W_D, (1 - s) * E0 + s * inside) for s in t],
+        "two regions, W_D fixed": [theory.loss(problem, W_D, (1 - s) * E0 + s * E1) for s in t],
+        "one region, both blocks": [theory.loss(problem, best * (1 - s + s / 4), E0 * (1 - s + 4 * s)) for s in t],
     }
     for (label, values), colour in zip(curves.items(), (BLUE, RED, ORANGE), strict=True):
         y = np.array([float(v) for v in values])
@@ -140,7 +135,7 @@ def draw_convex_regions() -> Figure:
     side = torch.linspace(-1, 1, 300, dtype=torch.float64)
     z = torch.stack(torch.meshgrid(side, side, indexing="xy"), -1).reshape(-1, 2)
     for axis, activation in zip(axes, (TopK(1), AbsTopK(1)), strict=True):
-        fires = (sigma(activation, z) != 0).double()
+        fires = (theory.sigma(activation, z) != 0).double()
         which = (fires @ torch.tensor([1.0, 2.0], dtype=torch.float64)).reshape(300, 300).numpy()
         axis.imshow(
             which, origin="lower", extent=(-1, 1, -1, 1), cmap=ListedColormap(["white", BLUE, ORANGE]), vmin=0, vmax=2
@@ -157,7 +152,7 @@ def draw_construction() -> Figure:
     figure, (axis,) = panels()
     sizes, width = [8, 12, 16, 24, 32, 48, 64, 96, 128], 24
     rng = philox(0, "figure/construction")
-    W = draw_directions(rng, width, max(sizes))
+    W = theory.draw_directions(rng, width, max(sizes))
     for (label, activation), colour in zip(
         (("ReLU", ReLU()), ("top-4", TopK(4)), ("top-1", TopK(1)), ("JumpReLU, theta = 0.4", JumpReLU(0.4))),
         PALETTE,
@@ -166,8 +161,8 @@ def draw_construction() -> Figure:
         ratio, bound = [], []
         for n in sizes:
             problem = Problem(W[:, :n], W[:, :n], torch.ones(n), activation, n)
-            ratio.append(float(loss(problem, *construction(problem))) / problem.zero_dictionary_loss)
-            bound.append(construction_bounds(problem)[1] / problem.zero_dictionary_loss)
+            ratio.append(float(theory.loss(problem, *theory.construction(problem))) / problem.zero_dictionary_loss)
+            bound.append(theory.construction_bounds(problem)[1] / problem.zero_dictionary_loss)
         axis.plot(sizes, ratio, "o-", markersize=3, color=colour, label=label)
         axis.plot(sizes, bound, ":", color=colour, linewidth=1)
     axis.axhline(1.0, color="black", linewidth=1, label="the zero dictionary")
@@ -180,9 +175,9 @@ def draw_construction() -> Figure:
 
 def zero_loss_instance() -> tuple[Problem, torch.Tensor, torch.Tensor]:
     """Four features in the plane, and (W_D, W_E) of loss zero that recover none (figure 4)."""
-    W = plane(0, 75, 170, 260)
+    W = theory.plane(0, 75, 170, 260)
     problem = Problem(W, W, torch.ones(4), ReLU(), 4)
-    return (problem, *unrecovering(problem, philox(1, "figure/zero"), steps=600, starts=8))
+    return (problem, *theory.unrecovering(problem, philox(1, "figure/zero"), steps=600, starts=8))
 
 
 def zero_loss_figure(W: torch.Tensor, W_D: torch.Tensor, W_E: torch.Tensor, value: float, share: float) -> Figure:
@@ -204,8 +199,8 @@ def zero_loss_figure(W: torch.Tensor, W_D: torch.Tensor, W_E: torch.Tensor, valu
 def draw_zero_loss() -> Figure:
     """Four features in the plane, and a dictionary of loss zero that recovers none (figure 4)."""
     problem, W_D, W_E = zero_loss_instance()
-    got = recovery(problem, W_D, W_E)
-    return zero_loss_figure(problem.W_p, W_D, W_E, float(loss(problem, W_D, W_E)), max(got.decoder, got.encoder))
+    got = theory.recovery(problem, W_D, W_E)
+    return zero_loss_figure(problem.W_p, W_D, W_E, float(theory.loss(problem, W_D, W_E)), max(got.decoder, got.encoder))
 
 
 @_claim
@@ -214,11 +209,11 @@ def draw_zero_without_recovery() -> Figure:
     figure, (axis,) = panels()
     rng = philox(0, "figure/pair")
     for width, colour in ((4, ORANGE), (16, BLUE), (64, GREEN)):
-        problem = draw_problem(rng, 200, width, 2 * width)
+        problem = theory.draw_problem(rng, 200, width, 2 * width)
         Q = torch.linalg.qr(torch.from_numpy(rng.standard_normal((width, width))))[0]
-        W_D, W_E = mirrored_pair(problem, Q)
+        W_D, W_E = theory.mirrored_pair(problem, Q)
         best = ((problem.W_r.T @ W_D) / W_D.norm(dim=0)).abs().amax(1)
-        error = float(loss(problem, W_D, W_E)) / problem.zero_dictionary_loss
+        error = float(theory.loss(problem, W_D, W_E)) / problem.zero_dictionary_loss
         axis.hist(
             best.numpy(),
             np.linspace(0, 1, 41).tolist(),
@@ -236,15 +231,15 @@ def draw_zero_dimension() -> Figure:
     """The zero set's dimension, measured and by the formula, against n, with and without anchors."""
     figure, (axis,) = panels()
     rng = philox(0, "figure/dimension")
-    W = draw_directions(rng, 6, 12).abs()
+    W = theory.draw_directions(rng, 6, 12).abs()
     W = W / W.norm(dim=0)
     sizes, n_q = list(range(2, 13, 2)), 40
     for anchored, colour in ((0, BLUE), (2, ORANGE), (4, GREEN)):
         formula, measured = [], []
         for n in sizes:
             problem = Problem(W[:, :n], W[:, :n], torch.ones(n), ReLU(), n_q)
-            W_E = draw_encoder(rng, problem)
-            zeros = zero_set(problem, best_decoder(problem, W_E), W_E, anchored)
+            W_E = theory.draw_encoder(rng, problem)
+            zeros = theory.zero_set(problem, theory.best_decoder(problem, W_E), W_E, anchored)
             measured.append(zeros.dimension)
             formula.append(zeros.formula)
         axis.plot(sizes, formula, color=colour, label=f"formula, {anchored} anchored")
@@ -259,11 +254,11 @@ def draw_example_3_5() -> Figure:
     figure, (axis,) = panels()
     angles = np.linspace(-0.6, np.pi / 2 + 0.6, 300)
     for weights, colour in (((1.0, 1.0), BLUE), ((2.0, 1.0), ORANGE)):
-        problem, _, _ = example_35(weights)
+        problem, _, _ = theory.example_35(weights)
         values = []
         for t in angles:
             W_E = torch.tensor([[np.cos(t), np.sin(t)], [0.0, 0.0]])
-            values.append(float(loss(problem, best_decoder(problem, W_E), W_E)))
+            values.append(float(theory.loss(problem, theory.best_decoder(problem, W_E), W_E)))
         axis.plot(angles, values, color=colour, label=f"M = {weights}")
     axis.axvspan(0, np.pi / 2, color=GREY, alpha=0.15, linewidth=0)
     axis.plot([np.pi / 4], [1], "o", color=BLUE, markersize=5, label="the paper's point")
@@ -279,9 +274,9 @@ def draw_printed_3_6() -> Figure:
     norms: list[list[float]] = []
     while len(norms) < 400:
         n = int(rng.integers(2, 5))
-        problem = draw_problem(rng, n, n + 2, 1, n + 2)
+        problem = theory.draw_problem(rng, n, n + 2, 1, n + 2)
         z = torch.from_numpy(rng.uniform(0.2, 1.0, n))
-        _, by_D, by_E = paper_point(problem, (torch.linalg.pinv(problem.W_p.T) @ z)[None])
+        _, by_D, by_E = theory.paper_point(problem, (torch.linalg.pinv(problem.W_p.T) @ z)[None])
         norms.append([float(by_D.norm()) + 1e-18, float(by_E.norm())])
     both = np.array(norms)
     bins = np.geomspace(1e-18, 1e2, 60).tolist()
@@ -300,9 +295,11 @@ def group_shares(size: int, trials: int = 400, seed: int = 0, tilt: float = 0.0)
     rng, counts = philox(seed, "figure/groups", size, int(1000 * tilt)), np.zeros(3)
     for _ in range(trials):
         n_r = int(rng.integers(2, 9))
-        W_r = draw_directions(rng, n_r, size) + tilt * draw_directions(rng, n_r, 1)
-        problem = Problem(draw_directions(rng, size + 1, size), W_r / W_r.norm(dim=0), draw_weights(rng, size))
-        pair = positive_pair(groups_of(problem, ActivationPattern.of([range(size)], size))[0])
+        W_r = theory.draw_directions(rng, n_r, size) + tilt * theory.draw_directions(rng, n_r, 1)
+        problem = Problem(
+            theory.draw_directions(rng, size + 1, size), W_r / W_r.norm(dim=0), theory.draw_weights(rng, size)
+        )
+        pair = theory.positive_pair(theory.groups_of(problem, theory.ActivationPattern.of([range(size)], size))[0])
         counts[2 if pair is None else 0 if pair[2] else 1] += 1
     trap, saddle, none = (counts / trials).tolist()
     return trap, saddle, none
@@ -344,14 +341,14 @@ def draw_perron_trap() -> Figure:
 def draw_absorption() -> Figure:
     """Why plain ReLU is different: {0, 1} is realizable, but no half-plane holds feature 0 or 1 alone."""
     figure, (axis,) = panels(1, 3.8)
-    W = plane(0, 10, 95, -85)
+    W = theory.plane(0, 10, 95, -85)
     for d, degrees in enumerate((0, 10, 95, -85)):
         arrow(axis, W[:, d], BLUE if d < 2 else GREY)
         x, y = (1.12 * W[:, d]).tolist()
         axis.text(x, y, f"{d}: {degrees}°", ha="center", va="center", fontsize=9)
-    row = plane(5)[:, 0]
+    row = theory.plane(5)[:, 0]
     arrow(axis, 0.8 * row, ORANGE)
-    side = plane(95)[:, 0]
+    side = theory.plane(95)[:, 0]
     axis.plot(
         *np.stack([-1.2 * side.numpy(), 1.2 * side.numpy()]).T,
         "--",
@@ -369,14 +366,14 @@ def draw_absorption_printed() -> Figure:
     """How often each construction reaches the pattern it promises, by the number of latents."""
     figure, (axis,) = panels()
     sizes, rng = [1, 2, 3, 4, 6, 8], philox(0, "figure/absorption")
-    for label, build, colour in (("repaired", absorb, GREEN), ("as printed", absorb_as_printed, RED)):
+    for label, build, colour in (("repaired", theory.absorb, GREEN), ("as printed", theory.absorb_as_printed, RED)):
         reached = []
         for n_q in sizes:
             hits = []
             for _ in range(40):
-                problem = draw_problem(rng, 6, 8, n_q, None, JumpReLU(theta=0.3))
-                W_E = draw_encoder(rng, problem)
-                hits += [build(problem, W_E, i).reached for i in pattern_of(problem, W_E).polysemantic]
+                problem = theory.draw_problem(rng, 6, 8, n_q, None, JumpReLU(theta=0.3))
+                W_E = theory.draw_encoder(rng, problem)
+                hits += [build(problem, W_E, i).reached for i in theory.pattern_of(problem, W_E).polysemantic]
             reached.append(np.mean(hits))
         axis.plot(sizes, reached, "o-", color=colour, label=label)
     axis.set_ylim(-0.05, 1.05)
@@ -389,7 +386,7 @@ def draw_parent_invisible() -> Figure:
     """The weight with which L~ sees a parent, against how often it fires alone."""
     figure, (axis,) = panels()
     alone = np.linspace(0, 0.1, 11)
-    weights = np.array([hierarchical((3,), 0.1, float(a), free=1).weights.tolist() for a in alone])
+    weights = np.array([theory.hierarchical((3,), 0.1, float(a), free=1).weights.tolist() for a in alone])
     for d, label, marker, colour in (
         (0, "a parent", "o-", ORANGE),
         (1, "a child", "s-", BLUE),
@@ -404,19 +401,19 @@ def draw_parent_invisible() -> Figure:
 def draw_dead_latents() -> Figure:
     """Loss ratio and dead latents at the end, when half the latents begin dead."""
     figure, axes = panels(2)
-    W = draw_directions(philox(0, "figure/dead"), 12, 8)
+    W = theory.draw_directions(philox(0, "figure/dead"), 12, 8)
     ways = ("none", "resample", "auxk", "anchors")
     for place, (label, activation) in enumerate((("ReLU", ReLU()), ("top-1", TopK(1)))):
         problem = Problem(W, W, torch.ones(8), activation, 8)
-        W_D, W_E = starts(problem, 24, 0)
+        W_D, W_E = theory.starts(problem, 24, 0)
         silent = torch.linalg.pinv(W.T) @ torch.full((8,), -1.0, dtype=torch.float64)  # -1 on every feature
         W_E[:, 4:] = silent if place == 0 else W_E[:, 4:] * 1e-3  # top-1: outranked
         for way, name in enumerate(ways):
-            plan = DescentConfig(steps=500, lr=0.03, anchors=4 if name == "anchors" else 0)
+            plan = theory.DescentConfig(steps=500, lr=0.03, anchors=4 if name == "anchors" else 0)
             plan = replace(plan, revive="resample") if name == "resample" else plan
             plan = replace(plan, revive="auxk") if name == "auxk" else plan
             order = (W_D.flip(2), W_E.flip(1)) if name == "anchors" else (W_D, W_E)  # anchors take the dead ones
-            ended = descend(problem, plan, 24, 0, begin=order)
+            ended = theory.descend(problem, plan, 24, 0, begin=order)
             x = way + 0.35 * place
             value = float(ended.loss.median()) / problem.zero_dictionary_loss
             axes[0].bar(x, max(value, 1e-6), 0.33, color=PALETTE[place], label=label if way == 0 else None)
@@ -433,12 +430,14 @@ def draw_l1_scale() -> Figure:
     """The objective along (W_E / c, c W_D): with free norms it falls without end, weighted it stays."""
     figure, (axis,) = panels()
     rng = philox(0, "figure/l1")
-    problem = draw_problem(rng, 6, 4, 8)
-    W_E = draw_encoder(rng, problem)
-    W_D, scales = best_decoder(problem, W_E), np.geomspace(1, 1e3, 40)
+    problem = theory.draw_problem(rng, 6, 4, 8)
+    W_E = theory.draw_encoder(rng, problem)
+    W_D, scales = theory.best_decoder(problem, W_E), np.geomspace(1, 1e3, 40)
     H = problem.codes(W_E)
-    free = [float(loss(problem, W_D * c, W_E / c) + 0.1 * H.sum() / c) for c in scales]
-    weighted = [float(loss(problem, W_D * c, W_E / c) + 0.1 * (H / c * (W_D * c).norm(dim=0)).sum()) for c in scales]
+    free = [float(theory.loss(problem, W_D * c, W_E / c) + 0.1 * H.sum() / c) for c in scales]
+    weighted = [
+        float(theory.loss(problem, W_D * c, W_E / c) + 0.1 * (H / c * (W_D * c).norm(dim=0)).sum()) for c in scales
+    ]
     axis.loglog(scales, np.array(free) + 1e-18, color=RED, label="L1 of the codes")
     axis.loglog(scales, weighted, color=BLUE, label="L1 of codes times decoder norms")
     tidy(axis, "c", "L~ + penalty at (W_E / c, c W_D)", "a penalty needs decoder norms or a constraint")

@@ -19,19 +19,30 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from monosem.base.seeds import philox
-from monosem.bench.records import environment
-from monosem.bench.tasks import TASKS, TaskSource, task
-from monosem.core.activations import Activation, JumpReLU, ReLU, TopK
-from monosem.report.markdown import fill, table
-from monosem.report.style import BLUE, GREEN, GREY, ORANGE, PALETTE, RED, panels, tidy
-from monosem.theory.checks.base import draw_directions, draw_problem
-from monosem.theory.descent import Descended, DescentConfig, basins, descend, matched, starts
-from monosem.theory.law import exact_atoms, independent
-from monosem.theory.problem import Atoms, Problem, best_decoder, loss
-from monosem.theory.search.acs import acs, sampled_acs
-from monosem.theory.search.atlas import atlas
-from monosem.theory.search.certified import certified_optimum
+from monosem import TASKS, Problem, task
+from monosem.activations import Activation, JumpReLU, ReLU, TopK
+from monosem.base import philox
+from monosem.bench import TaskSource, environment
+from monosem.report import BLUE, GREEN, GREY, ORANGE, PALETTE, RED, fill, panels, table, tidy
+from monosem.theory import (
+    Atoms,
+    Descended,
+    DescentConfig,
+    acs,
+    atlas,
+    basins,
+    best_decoder,
+    certified_optimum,
+    descend,
+    draw_directions,
+    draw_problem,
+    exact_atoms,
+    independent,
+    loss,
+    matched,
+    sampled_acs,
+    starts,
+)
 from studies.stored import run_missing, stored, write_figure
 
 PAGE, FIGURES = Path("docs/theory/search.md"), Path("docs/theory/figures")

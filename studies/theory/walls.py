@@ -15,20 +15,22 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from monosem.base.seeds import philox
-from monosem.bench.defaults import fit_config, recipe
-from monosem.bench.records import environment
-from monosem.bench.tasks import TaskSource, task
-from monosem.core.activations import ReLU
+from monosem import Problem, task
+from monosem.activations import ReLU
+from monosem.base import philox
+from monosem.bench import TaskSource, environment, fit_config, recipe
 from monosem.methods import method
-from monosem.report.markdown import fill, table
-from monosem.report.style import BLUE, GREEN, GREY, ORANGE, PALETTE, panels, tidy
-from monosem.theory.checks.base import draw_directions, draw_weights
-from monosem.theory.minima import groups_of
-from monosem.theory.patterns import ActivationPattern
-from monosem.theory.problem import Problem, gradients
-from monosem.theory.walls import nonnegative_maximum, standing
-from monosem.train.loop import fit
+from monosem.report import BLUE, GREEN, GREY, ORANGE, PALETTE, fill, panels, table, tidy
+from monosem.theory import (
+    ActivationPattern,
+    draw_directions,
+    draw_weights,
+    gradients,
+    groups_of,
+    nonnegative_maximum,
+    standing,
+)
+from monosem.train import fit
 from studies.page import provenance
 from studies.stored import run_missing, stored
 

@@ -65,7 +65,7 @@ def right_calls(folder: Path) -> dict[Callable[..., Any], dict[str, Any]]:
     anchors.save(folder / "anchors.safetensors")
     store = ms.harvest(network, "0:out", [x], folder / "store")
     edit: dict[str, Any] = {"latents": [0], "at": None}
-    on_network: dict[str, Any] = {"model": network, "sdl": model, "at": "0:out"}
+    on_network: dict[str, Any] = {"network": network, "sdl": model, "at": "0:out"}
     return {
         ms.fit: {"method": "topk(k=2)", "rows": x, "n_q": 8, "steps": 1, "batch_size": 4},
         ms.evaluate: {"model": model, "rows": x},
@@ -78,7 +78,7 @@ def right_calls(folder: Path) -> dict[Callable[..., Any], dict[str, Any]]:
         ms.describe: {"path": saved},
         ms.load_model: {"folder": saved},
         ms.save_model: {"model": model, "folder": folder / "copy"},
-        ms.harvest: {"module": network, "sites": "0:out", "batches": [x], "out": folder / "again"},
+        ms.harvest: {"network": network, "sites": "0:out", "batches": [x], "out": folder / "again"},
         ms.splice: on_network,
         ms.steer: on_network,
         ms.add: edit | {"amount": 1.0},

@@ -1,12 +1,16 @@
-"""The progress bar: drawn by rich, or plainly without it, or not at all; it changes no bit."""
+"""The progress bar: in a cell, by rich, plainly without it, or not at all; it changes no bit."""
 
 import builtins
+import re
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
+import monosem as ms
 from monosem.core.pairs import TensorSource
 from monosem.train.config import FitConfig
 from monosem.train.loop import fit
@@ -67,3 +71,71 @@ def test_a_finished_run_draws_its_end(capsys: pytest.CaptureFixture[str], tmp_pa
     call(False, tmp_path)
     call(True, tmp_path)
     assert "20/20" in capsys.readouterr().err
+
+
+class _Html:
+    """What IPython's HTML is, to those that look at it."""
+
+    def __init__(self, data: str) -> None:
+        self.data = data
+
+
+class _Cell:
+    """What IPython's display hands out: everything that was shown in one place."""
+
+    def __init__(self, first: _Html) -> None:
+        self.shown = [first.data]
+
+    def update(self, page: _Html) -> None:
+        self.shown.append(page.data)
+
+
+def test_a_notebook_needs_no_package_for_its_bar(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells: list[_Cell] = []
+
+    def display(page: _Html, *, display_id: bool) -> _Cell:
+        assert display_id
+        cells.append(_Cell(page))
+        return cells[-1]
+
+    for name, parts in {"ipykernel": {}, "IPython": {}, "IPython.display": {"HTML": _Html, "display": display}}.items():
+        module = ModuleType(name)
+        module.__dict__.update(parts)
+        monkeypatch.setitem(sys.modules, name, module)
+    for name in ("rich", "ipywidgets"):
+        monkeypatch.setitem(sys.modules, name, None)
+    shown = ms.fit("topk(k=2)", rows(75, 10), 24, steps=20, batch_size=16, lr=1e-2, log_every=5)  # a notebook's default
+    bars = [re.search(r'<progress value="(\d+)" max="20">', page) for page in cells[0].shown]
+    assert [int(bar[1]) for bar in bars if bar] == [0, 1, 5, 10, 15, 20]
+    assert f"FVU {shown.log[-1]['fvu']:.3f}" in cells[0].shown[-1]
+    assert capsys.readouterr() == ("", "")
+
+
+NOTEBOOK = """
+import torch, monosem as ms
+sae = ms.fit("topk(k=2)", torch.eye(8).repeat(8, 1), n_q=16, steps=20, batch_size=8)
+sae
+---
+ms.inspect(sae, torch.eye(8))
+---
+ms.fit("topkk", torch.eye(8), n_q=16)
+"""
+
+
+def test_a_real_kernel_shows_bar_card_page_and_error() -> None:
+    client, written = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    pytest.importorskip("ipykernel")
+    notebook = written.v4.new_notebook(cells=[written.v4.new_code_cell(part) for part in NOTEBOOK.split("---\n")])
+    client.NotebookClient(notebook, timeout=120, kernel_name="python3", allow_errors=True).execute()
+    trained, page, refused = ([dict(output) for output in cell["outputs"]] for cell in notebook["cells"])
+    html = [output["data"]["text/html"] for output in trained if "data" in output]
+    assert '<progress value="20" max="20">' in html[0]
+    assert html[-1].count("<svg") == 3
+    assert not [output for output in trained if output["output_type"] == "stream"]
+    assert page[0]["data"]["text/html"].startswith("<iframe srcdoc=")
+    assert (refused[0]["ename"], refused[0]["evalue"]) == (
+        "UnknownNameError",
+        "unknown method 'topkk'; did you mean 'topk'?",
+    )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from monosem.base.errors import ShapeError as ShapeError
     from monosem.base.errors import UnknownNameError as UnknownNameError
     from monosem.base.errors import check as check
+    from monosem.base.files import claim as claim
     from monosem.base.files import read_json as read_json
     from monosem.base.files import write_atomic as write_atomic
     from monosem.base.files import write_json as write_json

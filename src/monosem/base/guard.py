@@ -28,6 +28,10 @@ _WORDS = {
     "Path": "a path",
     "Iterable": "an iterable",
     "Callable": "a function",
+    "Module": "a torch module",
+    "Mapping": "a mapping",
+    "SDL": "a dictionary",
+    "Result": "what fit returned",
 }
 _ONE_OF = (Union, types.UnionType)
 _LOOKED_AT = 64

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from monosem.bench.folds import evaluate as evaluate
     from monosem.bench.foreign import export_rows as export_rows
     from monosem.bench.foreign import foreign_record as foreign_record
+    from monosem.bench.latent_scaling import latent_scaling as latent_scaling
     from monosem.bench.laws import Hierarchy as Hierarchy
     from monosem.bench.laws import Zipf as Zipf
     from monosem.bench.laws_sizes import Composed as Composed
@@ -67,9 +68,14 @@ if TYPE_CHECKING:
     from monosem.bench.records import write_record as write_record
     from monosem.bench.run import Job as Job
     from monosem.bench.run import job_head as job_head
+    from monosem.bench.run import pairing_of as pairing_of
     from monosem.bench.run import plan as plan
     from monosem.bench.run import run_job as run_job
     from monosem.bench.run import run_jobs as run_jobs
+    from monosem.bench.synth import SynthSource as SynthSource
+    from monosem.bench.synth import SynthSpec as SynthSpec
+    from monosem.bench.synth_scores import Scored as Scored
+    from monosem.bench.synth_scores import synth_scores as synth_scores
     from monosem.bench.task_scores import EVAL_ROWS as EVAL_ROWS
     from monosem.bench.task_scores import anchors_alone as anchors_alone
     from monosem.bench.task_scores import chance as chance
@@ -82,6 +88,10 @@ if TYPE_CHECKING:
     from monosem.bench.tasks import TaskSource as TaskSource
     from monosem.bench.tasks import named_task as named_task
     from monosem.bench.tasks import task as task
+    from monosem.bench.tune import CRITERIA as CRITERIA
+    from monosem.bench.tune import Trial as Trial
+    from monosem.bench.tune import tune as tune
+    from monosem.bench.world import BLOCK as BLOCK
     from monosem.bench.world import Directions as Directions
     from monosem.bench.world import FeatureLaw as FeatureLaw
     from monosem.bench.world import Independent as Independent

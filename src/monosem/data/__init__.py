@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from monosem.data.batches import Batch as Batch
     from monosem.data.batches import TokenFilter as TokenFilter
     from monosem.data.class_means import class_anchors as class_anchors
+    from monosem.data.mixed import mixed as mixed
     from monosem.data.source import FileSource as FileSource
     from monosem.data.source import StoreSource as StoreSource
     from monosem.data.source import open_rows as open_rows
+    from monosem.data.store import Sharded as Sharded
     from monosem.data.store import Store as Store
     from monosem.data.store import is_store as is_store
     from monosem.data.store import open_store as open_store

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from monosem.dictionary.consensus import consensus as consensus
     from monosem.dictionary.consensus import discover_often as discover_often
     from monosem.dictionary.consensus import levelled as levelled
+    from monosem.dictionary.discover import CONFIDENCE as CONFIDENCE
     from monosem.dictionary.discover import Discovery as Discovery
     from monosem.dictionary.discover import discover as discover
     from monosem.dictionary.discover import ordinary_rows as ordinary_rows

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from monosem.anchors.directions import Anchors
 from monosem.base.card import card
@@ -26,10 +26,10 @@ from monosem.core.model import SDL
 from monosem.core.pairs import SAE, Crosscoder, CrossLayer, Pairing, Source, Transcoder
 from monosem.data.table import Labels
 from monosem.front.fitting import rows_for, sample_of
+from monosem.front.given import Network, as_model, network_of, tokens_of
 from monosem.inspect.options import Options
 from monosem.inspect.page import inspect_page
 from monosem.inspect.rows import Rows, first_rows, rows_from
-from monosem.interop.api import load
 from monosem.networks.network import network_scores
 from monosem.train.result import Result
 
@@ -42,16 +42,6 @@ class Scores(dict[str, float]):
 
     def _repr_html_(self) -> str:
         return card("scores", {name: f"{value:.4g}" for name, value in self.items()})
-
-
-def as_model(given: Any) -> SDL:
-    """A model: itself, what `fit` returned, or a path of any known format."""
-    if isinstance(given, SDL):
-        return given
-    if isinstance(given, Result):
-        return given.model
-    check(isinstance(given, str | Path), f"model={shown(given)}; give a model, what fit returned, or a path")
-    return load(given)
 
 
 def pairing_of(model: SDL) -> Pairing:
@@ -67,7 +57,7 @@ def evaluate(
     rows: Any,
     target: Any = None,
     *,
-    network: nn.Module | None = None,
+    network: Network | None = None,
     at: str | None = None,
     to: str | None = None,
     most: int = 65536,
@@ -75,8 +65,8 @@ def evaluate(
     """How well a dictionary reconstructs rows that it was not trained on: FVU, L0, dead latents.
 
     `rows`, `target`: as for `fit`; of a World, fresh rows, and the recovery of its features beside. With `network` and
-    its site `at` (a transcoder: `at` and `to`), `rows` are batches of tokens for the network, a list: what the network
-    loses with the reconstruction in place. `most`: rows that are used, spread evenly.
+    its site `at` (a transcoder: `at` and `to`), `rows` are texts or batches of tokens, as for `harvest`: what the
+    network loses with the reconstruction in place. `most`: rows that are used, spread evenly.
 
     Example:
         >>> from monosem.front.fitting import fit
@@ -88,7 +78,8 @@ def evaluate(
     check(most >= 1, f"most={most}; give at least one row")
     if network is not None:
         check(at is not None, "at names the site that the model reads, as 'model.layers.3:out'; give it with network")
-        return Scores(_numbers(network_scores(network, sdl, str(at), rows, to).plain()))
+        module, tokenizer = network_of(network)
+        return Scores(_numbers(network_scores(module, sdl, str(at), tokens_of(rows, tokenizer)[0], to).plain()))
     if isinstance(rows, World | WorldSpec):
         source = rows_for(pairing_of(sdl), rows)
         assert isinstance(source, TaskSource)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from monosem.networks.edits import clamp as clamp
     from monosem.networks.edits import scale as scale
     from monosem.networks.edits import zero as zero
+    from monosem.networks.finetune import in_network as in_network
     from monosem.networks.harvest import harvest as harvest
     from monosem.networks.live import LiveSource as LiveSource
     from monosem.networks.logits import LogitEffect as LogitEffect

@@ -18,9 +18,10 @@ from monosem.networks.sites import Site
 
 
 class Spliced:
-    """What a spliced pass left behind: `code`, whose `values` keep their gradient after `backward`."""
+    """What a spliced pass left behind: `code`, whose `values` keep their gradient after `backward`; and its network."""
 
     code: Code | None = None
+    network: nn.Module | None = None
 
 
 @contextmanager
@@ -60,6 +61,7 @@ def splice(
         )
     splicing = _Splicing(sdl, where, error, mask)
     with rewriting(model, splicing.changes()):
+        splicing.left.network = model
         yield splicing.left
 
 

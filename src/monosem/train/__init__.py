@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from monosem.methods import with_anchoring as with_anchoring
     from monosem.methods import with_resampling as with_resampling
     from monosem.train.config import FitConfig as FitConfig
+    from monosem.train.loggers import Logger as Logger
+    from monosem.train.loggers import logged as logged
+    from monosem.train.loggers import tracker as tracker
     from monosem.train.loop import Callback as Callback
     from monosem.train.loop import fit as fit
     from monosem.train.result import Result as Result
