@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from monosem.base import errors, literature
 from monosem.base.errors import ArgumentError, RefusedError, UnknownNameError, check
+from monosem.base.guard import guarded
 from monosem.base.literature import Citation
 from monosem.base.registry import Registry
 from monosem.base.schedule import Ramp, WarmupDecay, at_step
@@ -168,3 +169,13 @@ def test_check_raises_the_error_it_is_given() -> None:
     check(True, "never")
     with pytest.raises(errors.DataError, match="both numbers"):
         check(False, "both numbers", errors.DataError)
+
+
+def test_an_annotation_for_type_checkers_only_is_not_checked() -> None:
+    @guarded
+    def shift(n: int, by: "OfCheckers | None" = None) -> int:  # type: ignore[name-defined]  # noqa: F821
+        return n + 1
+
+    assert shift(1, by=object()) == 2
+    with pytest.raises(ArgumentError, match="shift: n='1'; give a whole number"):
+        shift("1")  # type: ignore[arg-type]

@@ -142,3 +142,11 @@ def test_start_measures_every_call(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     seconds = json.loads((tmp_path / "start.json").read_text())["cpu_seconds"]
     assert set(seconds) == {"python -c pass", "monosem --version"}
     assert seconds["monosem --version"] > seconds["python -c pass"] > 0
+
+
+def test_the_record_of_starting_is_what_the_page_prints() -> None:
+    seconds = json.loads((command.RECORDS / "start.json").read_text())["cpu_seconds"]
+    page = (command.HERE.parent / "docs" / "cli.md").read_text()
+    for name in ("monosem --version", "monosem --help"):
+        assert seconds[name] <= 0.3
+        assert f"{seconds[name]:.2f} s" in page

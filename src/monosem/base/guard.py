@@ -54,7 +54,10 @@ def guarded(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.cache
     def hints() -> dict[str, Any]:
-        return typing.get_type_hints(function)
+        try:
+            return typing.get_type_hints(function)
+        except NameError:  # one of them is known to type checkers only, and is not checked
+            return function.__annotations__
 
     @functools.wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
