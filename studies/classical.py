@@ -21,6 +21,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from torch import Tensor
 
 from monosem import WorldSpec, task
 from monosem.bench import (
@@ -37,7 +38,7 @@ from monosem.bench import (
     recipe,
     score,
 )
-from monosem.dictionary import CLASSICAL, model_amortisation
+from monosem.dictionary import CLASSICAL, discover, model_amortisation
 from monosem.report import BLUE, GREY, INK, RED, Interval, fill, interval, plain_axes, table
 from monosem.train import fit
 from studies.page import provenance
@@ -88,18 +89,28 @@ def _learned(source: TaskSource, learner: str, n_atoms: int, setting: dict[str, 
     start = time.process_time()
     report = (lambda share, text: print(f"{share:.0%} {text}", flush=True)) if progress else None
     D = CLASSICAL[learner](x, n_atoms, **setting, iterations=PASSES[learner], seed=seed, progress=report)
-    seconds = time.process_time() - start
+    about = {"learner": learner, "setting": setting, "iterations": PASSES[learner]}
+    return about | _scored(source, D, x.shape[0], time.process_time() - start)
+
+
+def _discovered(source: TaskSource) -> Any:
+    """The directions of `discover` in a task's rows, scored as a learner's."""
+    rows, start = ROWS[source.task.name], time.process_time()
+    D = discover(source.take(torch.arange(rows))[0], seed=source.task.world.seed).anchors.p
+    return {"learner": "discover"} | _scored(source, D, rows, time.process_time() - start)
+
+
+def _scored(source: TaskSource, D: Tensor, rows: int, seconds: float) -> dict[str, Any]:
+    """What is measured of a learned dictionary."""
+    name, seed, (width, n_atoms) = source.task.name, source.task.world.seed, D.shape
     features = source.task.scored(HELD_OUT.get(name, 0))
     best = Comparison(D.T, D, source.W_p, source.W_r).best["decoder_cosine"]
-    chance = random_rows(n_atoms, x.shape[1], seed, "chance/decoder").T
+    chance = random_rows(n_atoms, width, seed, "chance/decoder").T
     return {
         "task": name,
-        "learner": learner,
         "n_atoms": n_atoms,
-        "setting": setting,
-        "iterations": PASSES[learner],
         "seed": seed,
-        "rows": x.shape[0],
+        "rows": rows,
         "seconds": seconds,
         "metrics": flatten(score(D.T, D, source.W_p, source.W_r, features=features))[0]
         | {"atoms_right": float((best.latent_similarity > DUPLICATE_COSINE).double().mean())},
@@ -170,6 +181,9 @@ def main(words: Sequence[str] = ()) -> None:
     if words[:1] != ["sweep"]:
         about = {"seeds": list(SEEDS), "task": "lrb/mini-hard", "rows": 256}
         _run_missing("amortisation", "", about, _gap_runs("lrb/mini-hard"))
+        worlds = {f"discover {seed}": _world("lrb/mini-hard", seed) for seed in SEEDS}
+        wanted = ((key, lambda s=source: _discovered(s)) for key, source in worlds.items())
+        _run_missing("discovered", "", {"seeds": list(SEEDS), "task": "lrb/mini-hard"}, wanted)
 
 
 PAGE, FIGURE = Path("docs/classical.md"), Path("docs/figures/classical.svg")
