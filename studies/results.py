@@ -10,6 +10,7 @@ from monosem.bench import read_records
 from monosem.report import HEADLINE, fill, interval, recovery_figure, sections, table, tau_figure
 from studies.catalog import committed
 from studies.page import provenance
+from studies.readme import anchors
 from studies.stored import packed, stored, write_figure
 
 FIGURES = Path("docs/figures")
@@ -95,7 +96,7 @@ def _recovered() -> str:
         assert gain is not None
         rows.append([f"`{line.label}`", plain.text(), anchored.text(), gain.text(sign=True)])
     return (
-        f"Share of held-out features that a decoder column meets at |cos| > .95 on `{section.task}` "
+        f"Fraction of held-out true features matched by a decoder column (|cos| > .95) on `{section.task}` "
         f"({world['n']} features in {world['widths'][0]} dimensions, {world['rows']} rows); "
         f"{records[0]['anchors']['k']} features anchored, scored on the others; "
         f"{len(records)} worlds, 95 % t intervals. Chance: 0.\n\n{table(rows)}"
@@ -132,9 +133,14 @@ def _pair(runs: Sequence[Mapping[str, Any]]) -> str:
     return f"{recovered.text()} / {_mean(runs, 'M_IP', digits=4)}"
 
 
+def readme_parts() -> dict[str, str]:
+    """What README holds of the records: recovery, plain and anchored, and what anchors gain."""
+    return {"results": _recovered(), "anchors": anchors()}
+
+
 def readme_page() -> None:
-    """Fill the README's table, and that of discovered anchors at the paper's size."""
-    fill("README.md", {"results": _recovered()})
+    """Fill README's parts, and the table of discovered anchors at the paper's size."""
+    fill("README.md", readme_parts())
     fill("docs/discovery.md", {"discovered": _discovered()})
 
 
