@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from monosem.bench.records import read_records
-from monosem.report.interval import Interval, interval
-from monosem.report.summary import HEADLINE, Section, sections
+from monosem.bench import read_records
+from monosem.report import HEADLINE, Interval, Section, interval, sections
 from studies.catalog import committed
 from studies.engine.cells import Cell
 from studies.paper.anchoring_tables import points, scored
