@@ -15,9 +15,11 @@ from monosem.core.activations import (
     Activation,
     BatchTopK,
     Binary,
+    FeatureChoice,
     Gated,
     GroupMax,
     JumpReLU,
+    MinFire,
     ReLU,
     TopK,
 )
@@ -44,6 +46,8 @@ REGISTERED_ACTIVATIONS: dict[str, Activation] = {
     "abs_topk": AbsTopK(3),
     "group_max": GroupMax(4),
     "binary": Binary(),
+    "min_fire": MinFire(2.5),
+    "feature_choice": FeatureChoice(2.5),
 }
 VARIANTS: dict[str, Activation | Term] = {
     "jumprelu: log threshold": JumpReLU(theta=0.3, bandwidth=0.5, log_threshold=True),
@@ -114,7 +118,7 @@ def all_terms() -> dict[str, Term]:
 def reason(activation: Activation, term: Term, pair: str, n_q: int = 16) -> str | None:
     """Why a combination is refused; None where it is not."""
     pairing, p_widths, r_widths = PAIRS[pair]
-    return term.refuse(activation, pairing.layout(n_q, p_widths, r_widths))
+    return term.refusal(activation, pairing.layout(n_q, p_widths, r_widths))
 
 
 def _refusals() -> dict[str, dict[str, set[str]]]:

@@ -16,7 +16,7 @@ def parameters(activation: Activation, n_q: int, seed: int = 0) -> dict[str, Ten
     }
     table["decoder_norm"] = 0.5 + torch.rand(n_q, generator=generator, dtype=torch.float64)
     table["b_E"] = torch.randn(n_q, generator=generator, dtype=torch.float64)
-    return table | {name: value.clone() for name, value in activation.buffers().items()}
+    return table | {name: value.clone() for name, value in activation.buffers(n_q).items()}
 
 
 def selected(activation: Activation, z: Tensor, table: dict[str, Tensor], context: Context) -> Tensor:

@@ -43,6 +43,8 @@ ROWS = {
     "ordered_matryoshka": "bussmann2025",
     "anthropic_jan25": "anthropic2025",
     "subspace": "wang2025",
+    "min_fire": "chanin2026",
+    "feature_choice": "ayonrinde2024",
 }
 OWN = {"delta_crosscoder": Crosscoder(), "dfc": Crosscoder(0.05)}
 """Rows with a pairing of their own."""

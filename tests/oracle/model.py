@@ -43,6 +43,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "ordered_matryoshka": {"k": 32, "fractions": (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0), "aux": 1 / 32},
     "anthropic_jan25": {"sparsity": 0.8, "scale": 4.0, "lift": 3e-6, "bandwidth": 2.0},
     "subspace": {"k": 32, "rank": 64, "aux": 1 / 32},
+    "min_fire": {"k": 32, "share": 0.9, "aux": 0.0},
+    "feature_choice": {"k": 32, "aux": 0.0},
 }
 PAIRINGS = ("skip_transcoder", "transcoder", "crosscoder", "cross_layer", "weakly_causal")
 OWN = {"delta_crosscoder": "crosscoder", "dfc": "crosscoder"}
@@ -146,6 +148,14 @@ def first_of_batch(z: Tensor, count: int) -> tuple[Tensor, float]:
     return mask, cells[count][0] - cells[count - 1][0] if 0 < count < len(cells) else float("inf")
 
 
+def _second(z: Tensor) -> float:
+    """How far the largest of each column is above the next, where it is positive."""
+    if len(z) < 2:
+        return float("inf")
+    first, next_one = z.topk(2, dim=0).values
+    return float((first - next_one)[first > 0].min()) if bool((first > 0).any()) else float("inf")
+
+
 def _ramp(weight: float, warmup: float, at: Batch) -> float:
     if not warmup:
         return weight
@@ -219,9 +229,24 @@ class Oracle:
         if s.row == "group_max":
             groups = torch.chunk(z, s["k"], dim=1)
             return torch.cat([g.clamp(min=0) * self._cut(first_of_row(g, 1)) for g in groups], 1)
+        if s.row == "feature_choice" and self.training:
+            mask, margin = first_of_row(z.T, max(1, int(s["k"] * len(z) / z.shape[1] + 1e-6)))
+            return z.clamp(min=0) * self._cut((mask.T, margin))
+        if s.row == "min_fire" and self.training:
+            return z.clamp(min=0) * self._with_own(int(s["k"] * len(z) + 1e-6))
         if self.training:
             return z.clamp(min=0) * self._cut(first_of_batch(z, int(s["k"] * z.shape[0] + 1e-6)))
-        return z.clamp(min=0) * (z > max(float(a["threshold"]), 0.0))
+        return z.clamp(min=0) * (z > a["threshold"].clamp(min=0))
+
+    def _with_own(self, budget: int) -> Tensor:
+        """Each latent's strongest row, the strongest latents first, then the strongest of the rest."""
+        best = self.z.detach().max(0, keepdim=True).values
+        chosen = self._cut(first_of_batch(best, int(self.spec["share"] * budget)))
+        at_best = self.z == best
+        mask = at_best & (at_best.cumsum(0) == 1) & chosen
+        self._cut((mask, _second(self.z.detach())))
+        rest = self.z.masked_fill(mask, -1.0)
+        return mask | self._cut(first_of_batch(rest, budget - int(mask.sum())))
 
     def _near(self, theta: Tensor) -> None:
         """Distances of z from a step and from the ends of its rectangle count as margins too."""

@@ -47,6 +47,8 @@ TEXTS = {
     "ordered_matryoshka": "k={fraction}, fractions=(0.3, 0.6, 1.0)",
     "anthropic_jan25": "sparsity=0.4, scale=1.5, lift=0.02, theta=0.2, bandwidth=0.7",
     "subspace": "k={k}",
+    "min_fire": "k={fraction}, share=0.5",
+    "feature_choice": "k={fraction}",
 }
 _OTHER_SPACE = ("transcoder", "skip_transcoder", "cross_layer")
 REFUSED = {(row, pairing) for row in ("aligned", "lista") for pairing in _OTHER_SPACE} | {("aligned", "weakly_causal")}

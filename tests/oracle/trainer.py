@@ -59,6 +59,12 @@ class Trainer:
 
     def _observe(self, oracle: Oracle) -> None:
         """BatchTopK's threshold: a running mean of the smallest value that passed."""
+        if self.spec.row == "feature_choice":
+            least = torch.where(oracle.code > 0, oracle.code, torch.inf).min(0).values
+            now = self.arrays["threshold"]
+            moved = torch.where(now < 0, least, now + self.rate * (least - now))
+            self.arrays["threshold"] = torch.where(least.isfinite(), moved, now)
+            return
         passed = oracle.code[oracle.code > 0]
         if "threshold" in self.arrays and passed.numel():
             least, now = float(passed.min()), float(self.arrays["threshold"])

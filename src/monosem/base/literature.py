@@ -206,6 +206,7 @@ ANTHROPIC_2025 = Citation(
 )
 SPARSIFY_2024 = Citation("sparsify2024", "EleutherAI", "sparsify", 2024, venue="software")
 SAELENS_2024 = Citation("saelens2024", "Bloom et al.", "SAELens", 2024, venue="software")
+CHANIN_2026 = Citation("chanin2026", "Chanin et al.", "SynthSAEBench", 2026, "2602.14687")
 DENG_2026 = Citation(
     "deng2026",
     "Deng et al.",

@@ -19,7 +19,7 @@ from torch import Tensor
 from monosem.base import selection
 from monosem.base.group import ALONE, Group
 from monosem.base.selection import Rule
-from monosem.base.sparse import Positions
+from monosem.base.sparse import Code, Positions
 from monosem.kernels.ops import Mask, pick
 
 At = Callable[[str], Tensor]
@@ -48,7 +48,7 @@ class Activation:
         """Learned per-latent parameters at their start."""
         return {}
 
-    def buffers(self) -> dict[str, Tensor]:
+    def buffers(self, n_q: int) -> dict[str, Tensor]:
         """State that is saved but not learned."""
         return {}
 
@@ -87,6 +87,10 @@ class Activation:
 
     def observe(self, score: Float[Tensor, " nnz"], state: dict[str, Tensor], group: Group = ALONE) -> None:
         """Learn from the scores that passed in a training batch (in place), here and in the group's other processes."""
+
+    def observe_cells(self, code: Code, score: Tensor, state: dict[str, Tensor], group: Group = ALONE) -> None:
+        """The same, of a batch's code and the scores along it."""
+        self.observe(score[code.values != 0], state, group)
 
     def calibration(self, rows: int) -> Rule | None:
         """Which scores of a batch of so many rows `calibrate` reads; None where inference keeps nothing from rows."""

@@ -4,6 +4,7 @@ from monosem.base.registry import Registry
 from monosem.core.activation import Activation, At, Context
 from monosem.core.elementwise import Binary, Gated, JumpReLU, ReLU
 from monosem.core.ranked import AbsTopK, BatchTopK, GroupMax, Threshold, TopK
+from monosem.core.shared_out import FeatureChoice, MinFire
 
 __all__ = [
     "ACTIVATIONS",
@@ -13,9 +14,11 @@ __all__ = [
     "BatchTopK",
     "Binary",
     "Context",
+    "FeatureChoice",
     "Gated",
     "GroupMax",
     "JumpReLU",
+    "MinFire",
     "ReLU",
     "Threshold",
     "TopK",
@@ -30,3 +33,5 @@ ACTIVATIONS.add("gated", Gated)
 ACTIVATIONS.add("abs_topk", AbsTopK)
 ACTIVATIONS.add("group_max", GroupMax)
 ACTIVATIONS.add("binary", Binary)
+ACTIVATIONS.add("min_fire", MinFire)
+ACTIVATIONS.add("feature_choice", FeatureChoice)

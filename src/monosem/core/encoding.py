@@ -153,11 +153,11 @@ def _at(model: "SDL") -> Callable[[Positions | None], At]:
 def laid(model: "SDL", code: Code | None, norms: Tensor | None, name: str) -> Tensor:
     """What an activation calls `name`, laid along a code (None: every cell)."""
     state = model.activation_state()
-    if name in state:
+    if name in state and state[name].ndim == 0:
         return state[name]
     if name == "decoder_norm":
         assert norms is not None
         vector = norms
     else:
-        vector = model.b_E if name == "b_E" else model.act[name]
+        vector = model.b_E if name == "b_E" else state[name] if name in state else model.act[name]
     return vector[None, :] if code is None else code.along(vector)

@@ -96,8 +96,8 @@ class SDL(nn.Module):
         self.W_skip = nn.Parameter(torch.zeros(layout.n_r, layout.n_p)) if layout.skip else None
         self.act = nn.ParameterDict({name: nn.Parameter(v) for name, v in activation.parameters(n_q).items()})
         self.enc = nn.ParameterDict({name: nn.Parameter(v) for name, v in encoder.parameters().items()})
-        self._state_names = tuple(activation.buffers())
-        for name, value in activation.buffers().items():
+        self._state_names = tuple(activation.buffers(n_q))
+        for name, value in activation.buffers(n_q).items():
             self.register_buffer(f"act_{name}", value)
 
     def __repr__(self) -> str:
@@ -219,7 +219,7 @@ class SDL(nn.Module):
         state = self.activation_state()
         if state:
             score = self.activation.score(out.cells.values, self.along(out.cells))
-            self.activation.observe(score[out.code.values != 0], state, self.group)
+            self.activation.observe_cells(out.code, score, state, self.group)
 
     @torch.no_grad()
     def calibrate(self, batches: Iterable[Tensor]) -> None:

@@ -73,7 +73,7 @@ _ROOM, _ROOM_ROWS = 4, 64
 """A quantile over batches reads so many times k scores a row of each, and as if it had so many rows."""
 
 
-def _cells(k: float, rows: int) -> int:
+def cells(k: float, rows: int) -> int:
     """k * rows in whole cells, where rounding has not taken the last one."""
     return int(k * rows + 1e-6)
 
@@ -103,14 +103,14 @@ class BatchTopK(TopK):
         known = self.threshold in ("quantile", "minima")
         check(known, f"threshold={self.threshold!r}; it is 'quantile' or 'minima'")
 
-    def buffers(self) -> dict[str, Tensor]:
+    def buffers(self, n_q: int) -> dict[str, Tensor]:
         """The threshold; negative until the first training batch."""
         return {"threshold": torch.tensor(-1.0, dtype=torch.float64)}
 
     def rule(self, at: At, context: Context, rows: int) -> Rule:
         """Training: the batch's largest positive scores. Inference: above the threshold."""
         if context.training:
-            return selection.Above(0.0, most=_cells(self.k_at(context), rows))
+            return selection.Above(0.0, most=cells(self.k_at(context), rows))
         return selection.Above(float(at("threshold").clamp(min=0.0)))
 
     def observe(self, score: Float[Tensor, " nnz"], state: dict[str, Tensor], group: Group = ALONE) -> None:
@@ -124,7 +124,7 @@ class BatchTopK(TopK):
     def calibration(self, rows: int) -> Rule:
         """The largest positive scores of the batch: k a row, or with room for rows that take more than their share."""
         quantile = self.threshold == "quantile"
-        return selection.Above(0.0, most=_cells(self.k, _ROOM * max(rows, _ROOM_ROWS) if quantile else rows))
+        return selection.Above(0.0, most=cells(self.k, _ROOM * max(rows, _ROOM_ROWS) if quantile else rows))
 
     def calibrate(self, scores: Sequence[Tensor], rows: int, state: dict[str, Tensor]) -> None:
         """Set the threshold; 0 where the rows have fewer positive scores than k each."""
@@ -133,8 +133,8 @@ class BatchTopK(TopK):
             least = [batch.min() for batch in positive if batch.numel()]
             threshold = torch.stack(least).mean() if least else torch.zeros(())
         else:
-            ranked, cells = torch.cat(positive).sort(descending=True).values, max(_cells(self.k, rows), 1)
-            threshold = ranked[cells - 1 : cells + 1].mean() if cells < ranked.numel() else torch.zeros(())
+            ranked, count = torch.cat(positive).sort(descending=True).values, max(cells(self.k, rows), 1)
+            threshold = ranked[count - 1 : count + 1].mean() if count < ranked.numel() else torch.zeros(())
         state["threshold"].copy_(threshold)
 
 

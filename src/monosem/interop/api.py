@@ -196,8 +196,7 @@ def describe(path: str | Path, input_scale: float | None = None, *, weights: boo
     if isinstance(model, RowNormSDL):
         rows.append(("per-row norm", f"{model.norm.kind}, eps={model.norm.eps}, restore={model.norm.restore}"))
     rows += [] if model.encoder.weights[0].is_meta else _of_weights(model)
-    state = {name: float(value) for name, value in model.activation_state().items() if not value.is_meta}
-    rows += [(name, f"{value:.6g}" + " (never set)" * (value < 0)) for name, value in state.items()]
+    rows += _of_state(model)
     rows.append(("dead latents", "unknown" if loaded.dead is None else f"{loaded.dead:.2%}"))
     rows += [(name, str(loaded.metadata[name])) for name in NAMED if loaded.metadata.get(name)]
     rows += [("note", note) for note in loaded.notes]
@@ -212,6 +211,12 @@ def _outline(path: str | Path, input_scale: float | None) -> Loaded:
         if not isinstance(error.__cause__, (NotImplementedError, RuntimeError)):
             raise
     return _read(Candidate(path), input_scale)
+
+
+def _of_state(model: SDL) -> list[tuple[str, str]]:
+    """What inference reads, where it is one number."""
+    known = {name: float(t) for name, t in model.activation_state().items() if not (t.ndim or t.is_meta)}
+    return [(name, f"{value:.6g}" + " (never set)" * (value < 0)) for name, value in known.items()]
 
 
 def _of_weights(model: SDL) -> list[tuple[str, str]]:

@@ -107,18 +107,19 @@ def _excess(model: SDL, l0: float, batches: Iterable[Tensor]) -> tuple[float, fl
     """By how much thresholds have to rise as z is now, and log(L0 / l0); (nan, 0) where no rise gives l0."""
     sigma = model.activation
     theta = sigma.threshold(model.act.__getitem__) if isinstance(sigma, JumpReLU) else 0.0
-    largest, rows, active, floor = [], 0, 0, -math.inf
+    largest, rows, floor = [], 0, -math.inf
+    active = torch.zeros((), dtype=torch.int64, device=model.b_E.device)
     for x_p in batches:
         above = model(x_p, (Every(),), context=Context()).extra[Every()].values - theta
         largest.append(model.group.gather(above[above > floor]))
-        rows, active = rows + len(x_p), active + int((above > 0).sum())
+        rows, active = rows + len(x_p), active + (above > 0).sum()
         if floor == -math.inf and rows >= _FIRST:  # from here on only what may rank
             first = torch.cat(largest)
             floor = float(first.topk(min(first.numel(), math.ceil(_ROOM * l0 * rows))).values[-1])
-    ranked, count = torch.cat(largest).sort(descending=True).values, round(l0 * rows)
+    ranked, count = model.group.gather(torch.cat(largest)).sort(descending=True).values, round(l0 * rows)
     if not 0 < count < ranked.numel():
         return math.nan, 0.0
-    return float((ranked[count - 1] + ranked[count]) / 2), math.log(max(active, 1) / count)
+    return float((ranked[count - 1] + ranked[count]) / 2), math.log(max(int(model.group.sum(active)), 1) / count)
 
 
 @torch.no_grad()

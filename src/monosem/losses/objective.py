@@ -143,6 +143,12 @@ class Term(ABC):
         """Why this term cannot go with an activation and a layout; None if it can."""
         return None
 
+    def refusal(self, activation: Activation, layout: Layout) -> str | None:
+        """The same, its weight included: no weight brings a ranking to another number of latents."""
+        if isinstance(self.weight, ToL0) and activation.pattern_kind != "independent":
+            return "its k says how many latents are active, whatever a penalty weighs; ask by k"
+        return self.refuse(activation, layout)
+
     def requests(self, layout: Layout, context: Context) -> tuple[Request, ...]:
         """Extra selections that `apply` reads from `step.extra`."""
         return ()
@@ -200,12 +206,9 @@ class Objective:
     def check(self, activation: Activation, layout: Layout) -> None:
         """Raise RefusedError with the reason if a term cannot go with an activation or a layout."""
         for term in self.terms:
-            reason = term.refuse(activation, layout)
+            reason = term.refusal(activation, layout)
             if reason is not None:
                 raise RefusedError(f"the term {term.name} cannot go with {type(activation).__name__}: {reason}")
-            ranked = isinstance(term.weight, ToL0) and activation.pattern_kind != "independent"
-            why = "its k says how many latents are active, whatever a penalty weighs; ask by k"
-            check(not ranked, f"to_l0 cannot go with {type(activation).__name__}: {why}", RefusedError)
 
     def requests(self, layout: Layout, context: Context) -> tuple[Request, ...]:
         """What all terms request, each once."""

@@ -8,11 +8,13 @@ from typing import Any
 from monosem.base.errors import check
 from monosem.base.literature import (
     ANTHROPIC_2025,
+    AYONRINDE_2024,
     BALAGANSKY_2025,
     BRICKEN_2023,
     BRZOZOWSKI_2026,
     BUSSMANN_2024,
     BUSSMANN_2025,
+    CHANIN_2026,
     COSTA_2025,
     FEL_2025,
     GAO_2024,
@@ -32,7 +34,18 @@ from monosem.base.literature import (
 )
 from monosem.base.registry import Registry
 from monosem.base.schedule import Ramp
-from monosem.core.activations import AbsTopK, BatchTopK, Binary, Gated, GroupMax, JumpReLU, ReLU, TopK
+from monosem.core.activations import (
+    AbsTopK,
+    BatchTopK,
+    Binary,
+    FeatureChoice,
+    Gated,
+    GroupMax,
+    JumpReLU,
+    MinFire,
+    ReLU,
+    TopK,
+)
 from monosem.core.aligned import Aligned
 from monosem.core.computed import Archetypal
 from monosem.core.constraints import UnitNorm
@@ -235,3 +248,13 @@ def _anthropic_jan25(
 @_row("TopK whose directions start within the leading principal components of the data", WANG_2025)
 def _subspace(k: int = 32, rank: int = 64, aux: float = 1 / 32) -> Method:
     return Method(TopK(k), (Reconstruction(), *_revived(aux)), init=Init(subspace=rank))
+
+
+@_row("BatchTopK in which every latent first keeps its strongest row of the batch", CHANIN_2026)
+def _min_fire(k: float = 32, share: float = 0.9, aux: float = 0.0) -> Method:
+    return Method(MinFire(k, share=share), (Reconstruction(), *_revived(aux)))
+
+
+@_row("every latent chooses as many rows of the batch as every other; a threshold each at inference", AYONRINDE_2024)
+def _feature_choice(k: float = 32, aux: float = 0.0) -> Method:
+    return Method(FeatureChoice(k), (Reconstruction(), *_revived(aux)))
