@@ -1,6 +1,7 @@
 """The page of latents in a real browser: search, sort, scroll, open, keyboard; many latents; hostile text."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import pytest
 import torch
 
 from monosem import Anchors, TensorSource
+from monosem.base.errors import DataError
 from monosem.core.model import SDL
 from monosem.inspect.collect import collect
+from monosem.inspect.explain import keep_exported, load_labels
 from monosem.inspect.options import Options
 from monosem.inspect.page import inspect_page
 from monosem.inspect.rows import Rows
@@ -146,11 +149,13 @@ def test_search_sort_and_open(width: int, tokens: tuple[str, Any], tmp_path: Pat
     assert probe["badge"] == "⚓ north"
     assert probe["sections"] == [
         "Strongest",
+        "From strong to weak",
         "Drawn at random",
         "Activations",
         "Next tokens",
         "Classes",
         "Nearest latents",
+        "Fires together with",
     ]
     assert probe["theme"] == ["light", "dark"]
     assert probe["wide"]
@@ -181,6 +186,124 @@ def test_what_the_search_finds_and_the_marks_show(tokens: tuple[str, Any], tmp_p
         assert shown.replace("⏎\n", "\n").strip() == word.strip()
         assert float(title.rpartition(": ")[2]) == pytest.approx(value, rel=1e-2)
     assert sum("peak" in kind for _, _, kind in probe["marks"]) == 1
+
+
+OVERVIEW = """
+  probe.sections = all("#detail h3").map((heading) => heading.textContent);
+  probe.active = all("#detail .charts svg")[0].querySelectorAll("rect").length;
+  const canvas = $(".map canvas"), size = [canvas.clientWidth, canvas.clientHeight];
+  const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+  probe.drawn = pixels.filter((value, i) => i % 4 === 3 && value > 0).length;
+  go(3);
+  const label = (text) => { $("#label").value = text; $("#label").dispatchEvent(new Event("change")); };
+  probe.length = $("#label").value.length;
+  label(" money ");
+  probe.row = $("#row-3 b.label").textContent;
+  $("#field").value = "label";
+  type("#search", "mon");
+  probe.found = numbers();
+  type("#search", "");
+  press("l", document.body);
+  probe.focus = document.activeElement.id;
+  const exports = [], make = URL.createObjectURL;
+  URL.createObjectURL = (blob) => { exports.push(blob); return make(blob); };
+  HTMLAnchorElement.prototype.click = function () { probe.name = this.download; };
+  const button = (name) => all("#detail button").find((one) => one.textContent === name);
+  button("Export").click();
+  probe.exported = JSON.parse(await exports[0].text());
+  const give = async (text) => {
+    const files = new DataTransfer(), choice = $("#detail input[type=file]");
+    files.items.add(new File([text], "mine.json"));
+    choice.files = files.files;
+    choice.dispatchEvent(new Event("change"));
+    for (let i = 0; i < 20; i++) await frame();
+    return $("#detail .labels span").textContent;
+  };
+  probe.read = await give('{"5": {"label": "dogs", "judge": "me"}}');
+  probe.refused = await give('{"99": {"label": "dogs"}}');
+  probe.given = $("#row-5 b.label").textContent;
+  label("");
+  probe.gone = all("#row-3 b.label").length;
+  $("#overview").click();
+  probe.count = $("#detail .labels span").textContent;
+"""
+
+
+def test_overview_and_labels(tokens: tuple[str, Any], tmp_path: Path) -> None:
+    page, found = tokens
+    probe = _probe(page, OVERVIEW, tmp_path)
+    assert probe["sections"] == ["How often latents fire", "Latents per row", "Decoder directions"]
+    decades = np.floor(5 * np.log10(found.counts.fired / found.rows) + 1e-9)
+    assert probe["active"] == len(np.unique(decades))
+    assert probe["drawn"] > 24 * 10
+    assert (probe["length"], probe["row"].strip(), probe["found"], probe["focus"]) == (0, "money", [3], "label")
+    assert probe["name"] == "labels.json"
+    hand = {"latent": 3, "label": "money", "judge": "by hand", "detection": None, "fuzzing": None, "passages": 0}
+    assert probe["exported"] == {"3": hand}
+    assert probe["read"] == "2 latents labelled, kept by this browser; 1 read from mine.json "
+    assert "mine.json was not read: this is no file of labels of latents 0 to 23" in probe["refused"]
+    assert (probe["given"].strip(), probe["gone"]) == ("dogs", 0)
+    assert probe["count"].startswith("1 latent labelled")
+
+
+def test_the_most_specific_latents_come_first(tmp_path: Path) -> None:
+    """Without classes: bits of the token in which most contexts peak, against its share of all rows."""
+    rows = replace(token_rows(), labels=None)
+    sdl = model()
+    found = collect(sdl, rows)
+    assert rows.token is not None
+    bits = np.zeros(N_Q)
+    for j in range(N_Q):
+        kept = [keep.row[j][keep.row[j] >= 0] for keep in (found.top, found.sample, found.bands.by_latent())]
+        tokens = rows.token[np.concatenate(kept)]
+        counts = np.bincount(tokens, minlength=11)
+        q = (rows.token == counts.argmax()).mean()
+        p = (counts.max() + q) / (tokens.size + 1)
+        bits[j] = p * np.log2(p / q) + (1 - p) * np.log2((1 - p) / (1 - q))
+    steps = """
+      probe.listed = all("#detail .near button").map((button) => Number(button.textContent));
+      probe.bits = all("#detail .near tr").map((row) => row.cells[1].textContent);
+      heading("bits").click();
+      probe.first = numbers()[0];
+    """
+    probe = _probe(inspect_page(sdl, rows), steps, tmp_path)
+    often = np.flatnonzero(found.counts.fired >= 10)
+    np.testing.assert_allclose(bits[probe["listed"]], np.sort(bits[often])[::-1][:12], rtol=1e-6)
+    assert probe["bits"] == [f"{bits[j]:.1f} bits" for j in probe["listed"]]
+    assert probe["first"] == bits.argmax()
+
+
+def test_labels_come_back_from_the_file(tmp_path: Path) -> None:
+    """What a page exports is taken into the dictionary's folder, and the next page shows it."""
+    sdl = model()
+    (tmp_path / "labels.json").write_text('{"1": {"label": "old", "judge": "x", "detection": 0.75, "fuzzing": null}}')
+    (tmp_path / "mine.json").write_text('{"2": {"label": "new </script>", "judge": "by hand"}}')
+    assert keep_exported(tmp_path, tmp_path / "mine.json", N_Q) == 1
+    page = inspect_page(sdl, token_rows(), labels=load_labels(tmp_path))
+    steps = """
+      probe.given = [1, 2].map((j) => { go(j); return [$("#label").value, $("#detail .note").textContent]; });
+    """
+    probe = _probe(page, steps, tmp_path)
+    judged = "Words of x, detection 0.75 (chance .50)"
+    assert probe["given"] == [["old", judged], ["new </script>", "Written by hand"]]
+    (tmp_path / "mine.json").write_text('{"24": {"label": "beyond"}}')
+    with pytest.raises(DataError, match="latents 0 to 23"):
+        keep_exported(tmp_path, tmp_path / "mine.json", N_Q)
+
+
+def test_the_policy_stops_what_the_page_does_not_bring(tmp_path: Path) -> None:
+    """A script and an image that were added afterwards neither run nor load, and nothing can be sent."""
+    more = "<script>document.body.dataset.ran = 'yes'</script></body>"
+    steps = """
+      probe.ran = document.body.dataset.ran ?? "no";
+      probe.sent = await fetch("data:text/plain,x").then(() => "yes", () => "no");
+      const image = document.createElement("img");
+      image.setAttribute("onclick", "document.body.dataset.ran = 'clicked'");
+      image.click();
+      probe.clicked = document.body.dataset.ran ?? "no";
+    """
+    probe = _probe(inspect_page(model(), token_rows()).replace("</body>", more), steps, tmp_path)
+    assert (probe["ran"], probe["sent"], probe["clicked"]) == ("no", "no", "no")
 
 
 MANY = """
@@ -265,7 +388,8 @@ def test_other_rows(kind: str, tmp_path: Path) -> None:
       probe.text = $("#detail").textContent;
     """
     probe = _probe(inspect_page(sdl, rows, Options(top=6)), steps, tmp_path, address="#latent-5")
-    expected = [int(row) for row in (*found.top.row[5], *found.sample.row[5]) if row >= 0]
+    bands = found.bands.by_latent().row[5][::-1]
+    expected = [int(row) for row in (*found.top.row[5], *bands, *found.sample.row[5]) if row >= 0]
     assert len(probe["values"]) == len(expected)
     assert float(probe["values"][0]) == pytest.approx(float(found.counts.largest[5]), rel=1e-2)
     if kind == "images":

@@ -12,8 +12,9 @@ from monosem.base.errors import ArgumentError, DataError, ShapeError
 from monosem.core.model import SDL
 from monosem.core.pairs import TensorSource
 from monosem.data.table import Labels
+from monosem.inspect import overview
 from monosem.inspect.collect import Inspection, collect, nearest_latents
-from monosem.inspect.fold import BINS, Counts, Keep
+from monosem.inspect.fold import BANDS, BINS, Counts, Keep, cell_hash
 from monosem.inspect.options import Options
 from monosem.inspect.rows import PASSAGE, Rows
 
@@ -96,6 +97,73 @@ def test_fvu_is_the_ratio_of_sums(found: tuple[Inspection, Rows, np.ndarray]) ->
     assert result.fvu == pytest.approx(float(error / (x - x.mean(0)).square().sum()), rel=1e-4)
 
 
+def test_active_latents_of_a_row(found: tuple[Inspection, Rows, np.ndarray]) -> None:
+    result, _, z = found
+    np.testing.assert_array_equal(result.active, np.bincount((z != 0).sum(1)))
+
+
+def test_a_band_holds_the_firing_of_least_hash(found: tuple[Inspection, Rows, np.ndarray]) -> None:
+    """The context of every band, and its window, against all firings of the band written out."""
+    result, _, z = found
+    keep = result.bands
+    for j in range(N_Q):
+        row = np.flatnonzero(z[:, j])
+        width = 4 * 2.0 ** result.counts.exponent[j]
+        band = np.floor(np.abs(z[row, j]) / width).astype(int)
+        drawn = cell_hash(np.full(row.size, j), row, 0)
+        for i in range(BANDS):
+            mine = row[band == i]
+            expected = mine[drawn[band == i].argmax()] if mine.size else -1
+            assert keep.row[BANDS * j + i, 0] == expected
+            if mine.size:
+                assert keep.window[BANDS * j + i, 0, 4] == pytest.approx(z[expected, j], rel=1e-5)
+    assert (keep.row[:, 0].reshape(N_Q, BANDS) >= 0).sum(1).min() >= 2
+
+
+def test_latents_that_fire_together(found: tuple[Inspection, Rows, np.ndarray]) -> None:
+    result, _, z = found
+    exact = np.corrcoef((z != 0).T)
+    np.fill_diagonal(exact, -2)
+    for j in range(N_Q):
+        np.testing.assert_allclose(result.phi[j], np.sort(exact[j])[::-1][:4], atol=1e-5)
+        np.testing.assert_allclose(exact[j, result.company[j]], result.phi[j], atol=1e-5)
+
+
+def test_rows_of_company_are_drawn_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a bound on pairs the rows that stay are those of least hash, whatever the order in which they come."""
+    random = np.random.default_rng(2)
+    row = np.repeat(np.arange(400), 5)
+    latent = np.concatenate([random.permutation(20)[:5] for _ in range(400)])
+    monkeypatch.setattr(overview, "_PAIRS", 2500)
+    once, cut = overview.Together(20), overview.Together(20)
+    once.add(latent, row)
+    for start in range(0, 2000, 100):
+        cut.add(latent[start : start + 100], row[start : start + 100])
+    np.testing.assert_array_equal(once.row, cut.row)
+    np.testing.assert_array_equal(once.latent, cut.latent)
+    assert 1250 / 5 < once.row.size <= 2500 / 5
+    fired = np.zeros((400, 20))
+    fired[row, latent] = 1
+    exact = np.corrcoef(fired[np.unique(once.row)].T)
+    index, phi = once.most(3)
+    np.testing.assert_allclose(np.take_along_axis(exact, index, 1), phi, atol=1e-5)
+
+
+def test_the_map_keeps_neighbours_together() -> None:
+    """Forty directions in four bunches: in the plane, too, every direction's nearest is of its own bunch."""
+    random = np.random.default_rng(0)
+    bunch = np.repeat(np.arange(4), 10)
+    columns = random.standard_normal((16, 4))[:, bunch] + 0.2 * random.standard_normal((16, 40))
+    near = nearest_latents(torch.from_numpy(columns), 5)
+    place = overview.direction_map(columns, *near)
+    gap = np.linalg.norm(place[:, None] - place[None], axis=2)
+    np.fill_diagonal(gap, np.inf)
+    assert (bunch[gap.argmin(1)] == bunch).all()
+    assert np.isfinite(
+        overview.direction_map(columns[:1, :3], *nearest_latents(torch.from_numpy(columns[:1, :3]), 8))
+    ).all()
+
+
 def _direct(z: np.ndarray, passage: np.ndarray, most: int) -> list[int]:
     """Rows of the strongest firings, the best of each passage, written out."""
     seen, taken = set(), []
@@ -154,10 +222,13 @@ def test_batches_do_not_matter(name: str, n_q: int, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(MODULE, "_CELLS", 0)
     cut = collect(model, rows)
     for name in ("row", "passage", "left", "right"):
-        for one, other in ((whole.top, cut.top), (whole.sample, cut.sample)):
+        for one, other in ((whole.top, cut.top), (whole.sample, cut.sample), (whole.bands, cut.bands)):
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
     np.testing.assert_allclose(whole.top.window, cut.top.window, rtol=1e-4, atol=1e-6)
     np.testing.assert_array_equal(whole.counts.fired, cut.counts.fired)
+    np.testing.assert_array_equal(whole.active, cut.active)
+    np.testing.assert_array_equal(whole.company, cut.company)
+    np.testing.assert_array_equal(whole.phi, cut.phi)
 
 
 def test_equal_strengths_keep_the_earlier_row() -> None:

@@ -55,11 +55,11 @@ def test_contexts_come_back(
     assert isinstance(vocabulary, list)
     assert rows.token is not None
     assert rows.decode is not None
-    for name, keep in (("top", found.top), ("sample", found.sample)):
+    for name, keep in (("top", found.top), ("sample", found.sample), ("band", found.bands.by_latent())):
         np.testing.assert_array_equal(arrays[f"{name}.count"], keep.count)
         context = cell = 0
         for j in range(N_Q):
-            for place in range(int(keep.count[j])):
+            for place in np.flatnonzero(keep.row[j] >= 0):
                 start, length, peak, active = (
                     int(arrays[f"{name}.{field}"][context]) for field in ("start", "length", "peak", "active")
                 )
@@ -135,7 +135,8 @@ def test_images_and_texts_have_a_limit_which_is_said(monkeypatch: pytest.MonkeyP
     found = collect(model(), rows, Options(top=4, sample=2))
     monkeypatch.setattr(inspect_data, "IMAGES", 30)
     header, arrays = unpack(page_data(found, rows, {}))
-    wanted = {int(row) for row in (*found.top.row.flat, *found.sample.row.flat) if row >= 0}
+    kept = (found.top, found.bands, found.sample)
+    wanted = {int(row) for keep in kept for row in keep.row.flat if row >= 0}
     assert header["shown"] == [30, len(wanted)]
     strongest = found.top.row[:, 0][found.top.row[:, 0] >= 0]
     assert (arrays["shown"][np.searchsorted(arrays["number"], strongest)] > 0).all()  # every latent's strongest

@@ -1,5 +1,8 @@
 """The page: its structure, that it needs nothing else, that it repeats, and odd folders."""
 
+import base64
+import hashlib
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -52,7 +55,7 @@ def test_structure(text: str) -> None:
     assert outline.wrong == []
     assert outline.stack == []
     assert outline.count["table"] == 3  # scores, runs, environment
-    assert outline.count["svg"] == 1 + 4 + 1 + 4 + 1  # recovery, tau by similarity, L0-FVU, training, similarity
+    assert outline.count["svg"] == 3  # recovery, L0-FVU, similarity; the script draws the curves
     assert outline.count["canvas"] == 2
     assert outline.words["h2"] == [
         "lrb/mini (version 1)",
@@ -86,10 +89,42 @@ def test_the_table_holds_the_numbers(text: str) -> None:
 def test_it_needs_nothing_else(text: str) -> None:
     addresses = set(re.findall(r"https?://[^\s\"'<>)]+", text))
     namespaces = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
-    assert addresses <= namespaces
+    assert addresses <= namespaces | {"https://github.com/leeoniya/uPlot"}  # named, not loaded
     assert re.findall(r"\b(?:src|href)=\"(?!#|data:)[^\"]*\"", text) == []
     assert "@import" not in text
     assert "$" not in re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
+
+
+def test_the_policy_names_the_one_script(text: str) -> None:
+    scripts = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    assert len(scripts) == 1
+    known = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
+    policy = re.findall(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)">', text)
+    assert policy[0].startswith(f"default-src 'none'; script-src 'sha256-{known}'; ")
+
+
+def test_curves_are_the_means_of_the_records(text: str) -> None:
+    tau, training = (json.loads(part) for part in re.findall(r'json">(\[.*?\])</script>', text))
+    assert [chart["title"] for chart in training] == ["FVU", "total loss", "L0", "share of dead latents"]
+    line = {line["label"]: line for line in tau[0]["lines"]}
+    assert line["topk plain"]["values"][95] == pytest.approx(0.45 + 0.025)
+    assert line["topk plain"]["dash"]
+    assert not line["topk anchored"]["dash"]
+    chance = line["random directions, sae"]["values"]
+    assert [i for i, value in enumerate(chance) if value is not None] == [80, 90, 95, 99]
+    assert chance[95] == 0.125
+    assert training[0]["at"] == [1, 100]
+    assert training[0]["lines"][0]["values"] == [1.0, 0.1]
+
+
+def test_an_fvu_above_one_is_flagged_with_its_reason(text: str) -> None:
+    assert "FVU above 1</b>" not in text
+    record = sample("batch_topk(k=4)")
+    record["metrics"]["fvu"]["value"] = 1.5
+    flagged = page([record])
+    assert '<td data-value="1.5" class="high">1.500</td>' in flagged
+    assert "batch_topk plain 1.500 (at the end of training 0.100, 4.0 latents active)" in flagged
+    assert "on which 1.2 features are present" in flagged
 
 
 def test_it_cites_what_it_shows(text: str) -> None:

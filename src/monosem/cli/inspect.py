@@ -27,12 +27,13 @@ _KEPT = Group(
     {
         "top": "Strongest contexts of every latent.",
         "sample": "Contexts sampled from all activations of a latent.",
+        "band": "Contexts sampled from each of a latent's up to eight bands of activation.",
         "before": "Tokens of a context before its strongest one.",
         "after": "Tokens of a context after its strongest one.",
         "nearest": "Latents of the most similar decoder directions to list with each.",
         "seed": "Seed for the contexts that are sampled.",
     },
-    shown=("top", "sample"),
+    shown=("top", "band", "sample"),
 )
 
 
@@ -64,6 +65,9 @@ class InspectOptions:
     ] = None
     anchors: Annotated[
         Path | None, _seen("Anchors that held the first latents. [default: those of the dictionary]", more=True)
+    ] = None
+    exported: Annotated[
+        Path | None, _seen("Labels that a page exported, to keep in the dictionary's folder and show.", more=True)
     ] = None
     place: NetworkOptions
     threads: Threads = None
@@ -97,12 +101,16 @@ def _page(o: InspectOptions) -> tuple[str, int]:
     """The page of a dictionary's latents on its rows, and how many rows these are."""
     from monosem.anchors.directions import load_anchors
     from monosem.data.trained import anchors_of
-    from monosem.inspect.explain import load_labels
+    from monosem.inspect.explain import keep_exported, load_labels
     from monosem.inspect.page import inspect_page
     from monosem.inspect.rows import rows_from
     from monosem.interop import read as read_model
 
     loaded = read_model(o.dictionary)
+    if o.exported is not None:
+        if not o.dictionary.is_dir():
+            fail(f"{o.dictionary} is a file; labels are kept in a dictionary's folder")
+        keep_exported(o.dictionary, o.exported, loaded.model.n_q)
     data, sites = training_rows(o.dictionary, o.data.data, (o.data.read, o.data.write))
     same = {name: getattr(o.data, name) for name in ("target", "key", "target_key", "rows")}
     seen = {name: getattr(o, name) for name in ("labels", "labels_key", "texts", "texts_key", "images")}

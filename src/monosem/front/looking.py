@@ -165,8 +165,9 @@ class Page:
         return f"Page({self.title}, {len(self.html) / 1e6:.1f} MB); .save('latents.html') writes it"
 
     def _repr_html_(self) -> str:
-        frame = 'style="width:100%;height:720px;border:1px solid rgba(128,128,128,.35);border-radius:6px"'
-        return f'<iframe srcdoc="{escape(self.html, quote=True)}" {frame} sandbox="allow-scripts"></iframe>'
+        look = 'style="width:100%;height:720px;border:1px solid rgba(128,128,128,.35);border-radius:6px"'
+        frame = f'{look} sandbox="allow-scripts allow-downloads"'
+        return f'<iframe srcdoc="{escape(self.html, quote=True)}" {frame}></iframe>'
 
     def save(self, path: str | Path) -> Path:
         """Write the page as one HTML file."""

@@ -12,8 +12,9 @@ from monosem.base.errors import ShapeError, check
 from monosem.base.sparse import Code, SparseCode
 from monosem.bench.folds import FVU, Coded
 from monosem.core.model import SDL
-from monosem.inspect.fold import Counts, Keep, Look
+from monosem.inspect.fold import BANDS, BINS, Bands, Counts, Keep, Look, cell_hash
 from monosem.inspect.options import Options
+from monosem.inspect.overview import Together, direction_map
 from monosem.inspect.rows import Rows
 
 _CELLS = 1 << 25
@@ -22,9 +23,12 @@ _CELLS = 1 << 25
 
 @dataclass(frozen=True, eq=False)
 class Inspection:
-    """What `collect` found. `top` are the strongest contexts, `sample` a uniform sample of the firings.
+    """What `collect` found. `top` are the strongest contexts, `sample` a uniform sample of the firings, `bands` one of
+    each band of activation.
 
-    `cosine` are those of decoder columns with those of `nearest`, the largest; `fvu` is None where it is undefined.
+    `active[i]` rows have i latents that fire. `cosine` are those of decoder columns with those of `nearest`, the
+    largest; `phi` the correlations with the latents `company` that fire on the same rows, the largest; `place` is a map
+    of the decoder directions; `fvu` is None where it is undefined.
     """
 
     options: Options
@@ -32,8 +36,13 @@ class Inspection:
     counts: Counts
     top: Keep
     sample: Keep
+    bands: Bands
+    active: Int[np.ndarray, " most"]
     nearest: Int[np.ndarray, "n_q m"]
     cosine: Float[np.ndarray, "n_q m"]
+    company: Int[np.ndarray, "n_q c"]
+    phi: Float[np.ndarray, "n_q c"]
+    place: Float[np.ndarray, "n_q 2"]
     fvu: float | None
 
     @property
@@ -50,7 +59,8 @@ def collect(
 
     Equation: a latent fires where its value is not zero, and |value| is its strength. Its contexts are the rows of
         largest strength (of equal ones the earlier), one per passage, each with the latent's values on the
-        neighbouring rows of the same document. The sample takes, in the same way, the rows of smallest hash.
+        neighbouring rows of the same document. The sample takes, in the same way, the rows of smallest hash, and so
+        do the bands, each among the firings whose strength lies in it.
     `progress` is called with the number of rows done.
     Raises: ShapeError when the rows have not the model's widths.
     """
@@ -63,9 +73,7 @@ def collect(
         ShapeError,
     )
     before, after = (options.before, options.after) if rows.document is not None else (0, 0)
-    labels = None if rows.labels is None else rows.labels.codes.numpy()
-    counts = Counts(model.n_q, 0 if rows.labels is None else len(rows.labels.names))
-    top, sample = (Keep(model.n_q, most, before, after) for most in (options.top, options.sample))
+    seen = _Seen(model.n_q, rows, options, before, after)
     metric, state = FVU(), FVU().init()
     step = max(256, min(8192, _CELLS // model.n_q))
     training = model.training
@@ -82,17 +90,52 @@ def collect(
         row += low
         look = _look(rows, latent, row, value, low, high, before, after)
         mine = (row >= start) & (row < stop)
-        latent, row, value = latent[mine], row[mine], value[mine]
-        counts.add(latent, value, None if labels is None else labels[row])
-        passage = rows.passage[row]
-        top.offer(latent, row, passage, np.abs(value).astype(np.float64), look)
-        sample.offer(latent, row, passage, _hash(latent, row, options.seed), look)
+        seen.add(latent[mine], row[mine], value[mine], look, start, stop)
         if progress:
             progress(stop)
     model.train(training)
-    nearest, cosine = nearest_latents(model.W_D, options.nearest)
     fvu = metric.compute(state) if state.spread > 0 else None
-    return Inspection(options, rows.count, counts, top, sample, nearest, cosine, fvu)
+    near, company = nearest_latents(model.W_D, options.nearest), seen.together.most(options.nearest)
+    place = direction_map(model.W_D.detach().float().cpu().numpy(), *near)
+    kept = (seen.counts, seen.top, seen.sample, seen.bands, seen.active)
+    return Inspection(options, rows.count, *kept, *near, *company, place, fvu)
+
+
+class _Seen:
+    """Everything that is kept of the cells while the rows stream by."""
+
+    def __init__(self, n_q: int, rows: Rows, options: Options, before: int, after: int) -> None:
+        self.rows, self.options = rows, options
+        self.labels = None if rows.labels is None else rows.labels.codes.numpy()
+        self.counts = Counts(n_q, 0 if rows.labels is None else len(rows.labels.names))
+        self.top, self.sample = (Keep(n_q, most, before, after) for most in (options.top, options.sample))
+        self.bands, self.together = Bands(n_q, options.band, before, after), Together(n_q, options.seed)
+        self.active = np.zeros(0, dtype=np.int64)
+
+    def add(self, latent: np.ndarray, row: np.ndarray, value: np.ndarray, look: Look, start: int, stop: int) -> None:
+        """Cells that are not zero, of the rows from start up to stop."""
+        self.bands.merge(*self.counts.add(latent, value, None if self.labels is None else self.labels[row]))
+        passage, drawn = self.rows.passage[row], cell_hash(latent, row, self.options.seed)
+        self.top.offer(latent, row, passage, np.abs(value).astype(np.float64), look)
+        self.sample.offer(latent, row, passage, drawn, look)
+        band = self.counts.bin(latent, value) // (BINS // BANDS)
+        self.bands.offer(latent * BANDS + band, row, passage, drawn, _of_band(look))
+        if self.options.nearest:
+            self.together.add(latent, row)
+        active = np.bincount(np.bincount(row - start, minlength=stop - start))
+        self.active = _added(self.active, active)
+
+
+def _of_band(look: Look) -> Look:
+    """The windows of bands, which are those of their latents."""
+    return lambda band, row: look(band // BANDS, row)
+
+
+def _added(one: np.ndarray, other: np.ndarray) -> Int[np.ndarray, " most"]:
+    """The sum of two counts, the shorter one continued by zeros."""
+    longest = max(one.size, other.size)
+    total: np.ndarray = np.pad(one, (0, longest - one.size)) + np.pad(other, (0, longest - other.size))
+    return total
 
 
 def nearest_latents(W_D: Float[Tensor, "n_r n_q"], most: int) -> tuple[np.ndarray, np.ndarray]:
@@ -152,15 +195,3 @@ def _look(
         return window, left, right
 
     return look
-
-
-def _hash(latent: np.ndarray, row: np.ndarray, seed: int) -> np.ndarray:
-    """A number in [0, 1) per cell from its place alone: splitmix64's finaliser (Steele et al. 2014)."""
-    with np.errstate(over="ignore"):
-        z = row.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + latent.astype(np.uint64)
-        z = (z + np.uint64(seed)) * np.uint64(0xD1B54A32D192ED03)
-        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-            z = (z ^ (z >> np.uint64(shift))) * np.uint64(factor)
-        z ^= z >> np.uint64(31)
-    share: np.ndarray = (z >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    return 1.0 - share

@@ -146,7 +146,7 @@ def explain(
     for name, count in (("shown", shown), ("scored", scored)):
         check(count >= 1, f"{name}={count}; give at least one passage")
     check(not wrong, f"latents {wrong[:4]} are not there; number them 0 to {model.n_q - 1}")
-    options = Options(top=shown, sample=shown + scored, nearest=0, seed=seed)
+    options = Options(top=shown, sample=shown + scored, band=0, nearest=0, seed=seed)
     inspection = collect(model, rows, options, progress)
     quiet = _quiet(model, rows, latents, scored, options)
     explained = []
@@ -285,6 +285,24 @@ def save_labels(folder: str | Path, explained: Sequence[Explained], judge: str) 
     path = Path(folder) / LABELS
     labels = {str(value.latent): asdict(value) | {"judge": judge} for value in explained}
     return write_json(path, (read_json(path) if path.is_file() else {}) | labels)
+
+
+def keep_exported(folder: str | Path, exported: str | Path, n_q: int) -> int:
+    """Add the labels that a page exported to those beside a dictionary; returns how many.
+
+    Raises: DataError for what is no such file.
+    """
+    labels = read_json(exported)
+    right = isinstance(labels, dict) and all(
+        latent.isdigit() and int(latent) < n_q and isinstance(value, dict) and isinstance(value.get("label"), str)
+        for latent, value in labels.items()
+    )
+    check(
+        right, f'{exported} is no {{"latent": {{"label": ...}}}} of latents 0 to {n_q - 1}; export it anew', DataError
+    )
+    path = Path(folder) / LABELS
+    write_json(path, (read_json(path) if path.is_file() else {}) | labels)
+    return len(labels)
 
 
 def load_labels(folder: str | Path) -> dict[int, dict[str, Any]]:

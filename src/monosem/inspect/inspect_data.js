@@ -40,7 +40,7 @@ function starts(counts) {
 
 function contextsOf({ header, arrays }) {
   const sets = {};
-  for (const name of ["top", "sample"]) {
+  for (const name of ["top", "sample", "band"]) {
     const part = (field) => arrays[`${name}.${field}`];
     const first = starts(part("count")), cells = starts(part("active"));
     const one = (latent, c) => {
@@ -48,7 +48,7 @@ function contextsOf({ header, arrays }) {
       for (let i = cells[c]; i < cells[c + 1]; i++)
         values.set(part("at")[i], (part("value")[i] / 32767) * arrays.largest[latent]);
       const [start, peak, length, more] = ["start", "peak", "length", "more"].map((field) => part(field)[c]);
-      return { start, peak, length, values, row: start + peak, before: more & 1, after: more & 2, value: values.get(peak) ?? 0 };
+      return { start, peak, length, values, row: start + peak, before: more & 1, after: more & 2, value: values.get(peak) ?? 0, band: part("of")?.[c] };
     };
     sets[name] = {
       of: (latent) => Array.from({ length: first[latent + 1] - first[latent] }, (_, i) => one(latent, first[latent] + i)),
@@ -87,22 +87,36 @@ function modelOf(data) {
     text: header.vocabulary[arrays[name][latent * effects + i]],
     value: (arrays[`${name}.value`][latent * effects + i] / 32767) * header.effect.scale,
   }));
+  const text = (row) => (arrays.shown[row] ? header.texts[arrays.shown[row] - 1] : null);
+  const pairs = (which, value) => (latent) => Array.from({ length: header.nearest }, (_, i) => ({
+    latent: arrays[which][latent * header.nearest + i],
+    value: arrays[value][latent * header.nearest + i] / 32767,
+  }));
+  const labels = labelsOf(data);
+  // The different words on which a latent fires most, strongest first.
+  const words = (latent, most) => [...new Set(sets.top.rows(latent, most).map((row) => token(row).trim() || token(row)))];
   return {
-    header, arrays, sets, token, image, classes,
-    text: (row) => (arrays.shown[row] ? header.texts[arrays.shown[row] - 1] : null),
+    header, arrays, sets, token, image, classes, text, labels, words, explained: labels.of,
     label: (row) => (arrays.label && arrays.label[row] ? header.classes[arrays.label[row] - 1] : ""),
     purity: (latent) => (places && arrays.fired[latent] ? arrays.class_fired[latent * places] / arrays.fired[latent] : 0),
     promoted: (latent) => side("up", latent),
     suppressed: (latent) => side("down", latent),
-    near: (latent) => Array.from({ length: header.nearest }, (_, i) => ({
-      latent: arrays.nearest[latent * header.nearest + i],
-      cosine: arrays.cosine[latent * header.nearest + i] / 32767,
-    })),
-    explained: (latent) => header.labels?.[latent] ?? null,
+    near: pairs("nearest", "cosine"),
+    company: (latent) => pairs("company", "phi")(latent).filter((entry) => entry.value > 0),
+    modal: (latent) => (places ? header.classes : header.vocabulary)[arrays.word[latent]],
+    // A latent in a few words, for tables and tips.
+    summary: (latent) => (!arrays.fired[latent] ? ["never fires"]
+      : header.kind === "tokens" ? words(latent, 4).map((word) => el("span", { class: "word" }, oneLine(word)))
+      : places ? [header.classes[arrays.class[latent * places]]]
+      : header.kind === "texts" ? sets.top.rows(latent, 1).map((row) => oneLine(text(row) ?? "").slice(0, 60)) : []),
+    // Activations of a band, and which share of the firings is stronger than its strongest and its weakest.
+    band: (latent, band) => {
+      const bins = arrays.histogram.subarray(latent * 32, latent * 32 + 32), width = 4 * 2 ** arrays.exponent[latent];
+      const from = (bin) => bins.subarray(bin).reduce((sum, count) => sum + count, 0) / arrays.fired[latent];
+      return { low: band * width, high: Math.min((band + 1) * width, arrays.largest[latent]), first: from(4 * band + 4), last: from(4 * band) };
+    },
     anchor: (latent) => (latent < (header.anchored?.names.length ?? 0)
       ? { name: header.anchored.names[latent], cosine: header.anchored.cosine[latent] } : null),
-    // The different words on which a latent fires most, strongest first.
-    words: (latent, most) => [...new Set(sets.top.rows(latent, most).map((row) => token(row).trim() || token(row)))],
   };
 }
 

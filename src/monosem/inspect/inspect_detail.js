@@ -93,16 +93,26 @@ function tokenTable(entries, kind) {
     el("td", {}, el("span", { class: "word" }, oneLine(text))), el("td", { class: `n ${kind}` }, (value > 0 ? "+" : "") + short(value))))));
 }
 
-function nearTable(model, latent, choose) {
-  const summary = (j) => (model.header.kind === "tokens" ? model.words(j, 4).map((word) => el("span", { class: "word" }, oneLine(word)))
-    : model.header.class_places && model.arrays.fired[j] ? [model.header.classes[model.arrays.class[j * model.header.class_places]]] : []);
-  return el("table", { class: "near" }, el("tbody", {}, model.near(latent).map(({ latent: j, cosine }) => el("tr", {},
+function nearTable(model, entries, choose) {
+  return el("table", { class: "near" }, el("tbody", {}, entries.map(({ latent: j, value }) => el("tr", {},
     el("td", { class: "n" }, el("button", { type: "button", class: "link", onclick: () => choose(j) }, String(j))),
-    el("td", { class: "n" }, cosine.toFixed(2)), el("td", {}, model.arrays.fired[j] ? summary(j) : "never fires")))));
+    el("td", { class: "n" }, value.toFixed(2)), el("td", {}, labelled(model, j), model.summary(j))))));
+}
+
+// The sampled contexts of every band of activation, the strongest band first.
+function bandList(model, latent, contexts) {
+  const { header, arrays } = model;
+  return [...new Set(contexts.map(({ band }) => band))].sort((a, b) => b - a).map((band) => {
+    const { low, high, first, last } = model.band(latent, band);
+    return [el("p", { class: "note band" }, `${header.signed ? "|activation|" : "activation"} ${short(low)} to ${short(high)}: `,
+      first ? `from the strongest ${percent(first)} to the strongest ${percent(last)} of its firings` : `the strongest ${percent(last)} of its firings`),
+    contextList(model, contexts.filter((context) => context.band === band), arrays.largest[latent])];
+  });
 }
 
 function explanationOf({ judge, detection, fuzzing }) {
-  const score = (name, value) => (value === null ? [] : [`${name} ${value.toFixed(2)}`]);
+  if (judge === "by hand") return "Written by hand";
+  const score = (name, value) => (value === null || value === undefined ? [] : [`${name} ${value.toFixed(2)}`]);
   return [`Words of ${judge}`, ...score("detection", detection), ...score("fuzzing", fuzzing)].join(", ") + " (chance .50)";
 }
 
@@ -113,7 +123,7 @@ function makeDetail(model, choose) {
   const numbers = el("input", { type: "checkbox", onchange: () => detail.classList.toggle("numbers", numbers.checked) });
   return (latent) => {
     const fired = arrays.fired[latent], anchor = model.anchor(latent), largest = arrays.largest[latent];
-    const top = sets.top.of(latent), sample = sets.sample.of(latent);
+    const top = sets.top.of(latent), sample = sets.sample.of(latent), bands = sets.band.of(latent);
     const fact = (name, value) => el("span", {}, name + " ", el("b", {}, value));
     const main = [], aside = [];
     if (!fired) main.push(el("p", { class: "note" }, `It fires on none of the ${sentence(header.rows, rowNoun)}: a dead latent, or one whose feature is absent here.`));
@@ -121,6 +131,8 @@ function makeDetail(model, choose) {
       main.push(el("h3", {}, "Strongest", header.kind === "tokens" ? el("label", { class: "note" }, "  ", numbers, " numbers") : null),
         el("p", { class: "note" }, `${top.length} of ${sentence(fired, "firing")}, the strongest first${header.kind === "tokens" ? "; each of another passage" : ""}`),
         contextList(model, top, largest));
+      if (bands.length && top.length < fired) main.push(el("h3", {}, "From strong to weak"),
+        el("p", { class: "note" }, `drawn at random in each band of activation`), bandList(model, latent, bands));
       if (sample.length) main.push(el("h3", {}, "Drawn at random"),
         el("p", { class: "note" }, `${sample.length} of ${sentence(fired, "firing")}: what it fires on usually, not at its best`), contextList(model, sample, largest));
       aside.push(el("h3", {}, "Activations"), el("p", { class: "note" }, "rows by activation, heights logarithmic"), histogram(model, latent));
@@ -130,14 +142,17 @@ function makeDetail(model, choose) {
       el("div", { class: "pair" }, el("div", {}, "promotes", tokenTable(model.promoted(latent), "up")), el("div", {}, "suppresses", tokenTable(model.suppressed(latent), "down"))));
     if (header.class_places && fired) aside.push(el("h3", {}, "Classes"), classTable(model, latent),
       el("p", { class: "note" }, restOfClasses(model, latent)));
-    if (header.nearest) aside.push(el("h3", {}, "Nearest latents"), el("p", { class: "note" }, "by the cosine of decoder columns"), nearTable(model, latent, choose));
-    detail.replaceChildren(
+    if (header.nearest) aside.push(el("h3", {}, "Nearest latents"), el("p", { class: "note" }, "by the cosine of decoder columns"), nearTable(model, model.near(latent), choose));
+    const company = fired ? model.company(latent) : [];
+    if (company.length) aside.push(el("h3", {}, "Fires together with"), el("p", { class: "note" }, `correlation of firing on the same ${rowNoun} (phi)`), nearTable(model, company, choose));
+    detail.replaceChildren(...[
       el("h2", {}, `Latent ${latent}`, anchor ? el("span", { class: "badge", title: "This latent was anchored" }, `⚓ ${anchor.name}`) : null,
-        model.explained(latent) ? el("span", { class: "badge", title: explanationOf(model.explained(latent)) }, model.explained(latent).label) : null),
+        labelField(model, latent)),
+      model.explained(latent) ? el("p", { class: "note" }, explanationOf(model.explained(latent))) : null,
       el("div", { class: "facts" }, fact("fires on", `${whole(fired)} of ${sentence(header.rows, rowNoun)} (${percent(fired / header.rows)})`),
         fired ? [fact("max", short(largest)), fact("mean where it fires", short(arrays.mean[latent]))] : [],
         anchor ? fact("cosine with its anchor", anchor.cosine.toFixed(3)) : null),
-      el("div", { class: "halves" }, el("div", {}, main), el("div", {}, aside)));
+      el("div", { class: "halves" }, el("div", {}, main), el("div", {}, aside)), labelBar(model)].filter(Boolean));
     detail.scrollTop = 0;
   };
 }
@@ -148,47 +163,22 @@ function welcome(model) {
   const terms = [
     ["latent", "One learned feature. On each row it has an activation; most are 0. Where it is not 0 the latent fires."],
     ["fires on", "The share of rows on which it fires. A latent that never fires on these rows may be dead."],
+    ["bits", `What a firing tells of its ${header.class_places ? "class" : "token"}: the divergence of that ${header.class_places ? "class's" : "token's"} share among ${header.class_places ? "the firings" : "the contexts shown"} from its share of all rows.`],
+    ["label", "What you or a judge say that the latent stands for. Press l and type; the browser keeps it, and Export writes a file that `monosem inspect --exported` takes into the dictionary's folder."],
     ["strongest", `Up to ${header.options.top} firings with the largest activation${arrays.document ? ", each of another passage of 128 tokens" : ""}. They show a latent at its best, so read the ones drawn at random too.`],
+    ["from strong to weak", "Firings drawn at random in each band of activation, and which part of all firings the band is."],
     ["drawn at random", `Up to ${header.options.sample} of all its firings, each as likely as any other${arrays.document ? " up to one per passage" : ""}.`],
     header.kind === "tokens" ? ["colour", "A token's activation as a share of the latent's maximum. Point at a token for its number. A rim marks the strongest."] : null,
     header.class_places ? ["class", "The class with most of the latent's firings, and which share of them it has. On few firings a high share says little: set “fires ≥”."] : null,
     header.effect ? ["next tokens", "The unembedding times the latent's decoder column: which next tokens it makes more or less likely by the direct path."] : null,
     ["nearest", "The latents whose decoder columns point in the most similar directions."],
+    ["fires together", "The latents whose firings on the same rows correlate most with its own (phi; 1: always together)."],
+    ["map", "Places in the plane by the nearest latents alone (a layout as UMAP's): neighbours mean something, distances across the map do not."],
     header.anchored ? ["⚓ anchored", "Held at a given direction during training; its name is that of the direction, not a finding."] : null,
-  ].filter(Boolean);
+  ].filter((term) => term && (term[0] !== "bits" || arrays.bits));
   return [el("h2", {}, "How to read this page"),
     el("p", {}, "Choose a latent from the list. It is sorted by how often latents fire; click a heading to sort by something else."),
     el("dl", {}, terms.map(([term, text]) => [el("dt", {}, term), el("dd", {}, text)])),
     shownRows < wanted ? el("p", { class: "note" }, `The page holds ${whole(shownRows)} of the ${whole(wanted)} ${header.kind} of all contexts, the strongest of every latent first.`) : null,
     el("p", { class: "note" }, `Rows: ${header.title_rows}. Model: ${header.model}. Written by monosem ${header.monosem}.`)];
 }
-
-async function begin() {
-  const root = document.documentElement;
-  const dark = window.matchMedia("(prefers-color-scheme: dark)").matches;
-  root.dataset.theme = dark ? "dark" : "light";
-  document.getElementById("theme").addEventListener("click", () => { root.dataset.theme = root.dataset.theme === "dark" ? "light" : "dark"; });
-  const model = modelOf(await unpack(document.getElementById("data").textContent));
-  const { header, arrays } = model;
-  const noun = { tokens: "tokens", images: "images", texts: "texts", rows: "rows" }[header.kind];
-  const never = arrays.fired.reduce((sum, fired) => sum + (fired === 0), 0);
-  document.getElementById("lead").textContent = [header.method, `${whole(header.n_q)} latents on ${whole(header.rows)} ${noun}`,
-    header.fvu === null ? "" : `FVU ${short(header.fvu)}`, `L0 ${short(header.l0)}`, never ? `${whole(never)} never fire here` : "all fire"].filter(Boolean).join(" · ");
-  const help = () => document.getElementById("detail").replaceChildren(...welcome(model).filter(Boolean));
-  document.getElementById("help").addEventListener("click", help);
-  help();
-  const detail = makeDetail(model, (j) => list.choose(j));
-  const list = makeList(model, (j) => {
-    detail(j);
-    history.replaceState(null, "", `#latent-${j}`);
-  });
-  const follow = () => {
-    const found = /^#latent-(\d+)$/.exec(location.hash);
-    if (found && Number(found[1]) < header.n_q) list.choose(Number(found[1]));
-  };
-  window.addEventListener("hashchange", follow);
-  follow();
-  root.dataset.ready = "yes";
-  document.dispatchEvent(new Event("ready"));
-}
-begin().catch((error) => fault(typeof DecompressionStream === "undefined" ? "This browser is too old for the page (it lacks DecompressionStream); use one from 2023 or later." : String(error)));

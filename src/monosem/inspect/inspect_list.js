@@ -9,19 +9,22 @@ function columnsOf(model) {
     { name: "latent", title: "Number of the latent", width: "54px", key: (j) => -j, cell: (j) => [String(j), model.anchor(j) ? el("b", { class: "anchor", title: `anchored: ${model.anchor(j).name}` }, " ⚓") : null] },
     { name: "fires on", title: "Share of rows on which the latent is not zero", width: "72px", key: (j) => arrays.fired[j], cell: (j) => [arrays.fired[j] ? percent(arrays.fired[j] / header.rows) : "never"], gauge: (j) => arrays.fired[j] / header.rows },
     { name: "max", title: "Largest activation", width: "46px", key: (j) => arrays.largest[j], cell: (j) => [short(arrays.largest[j])] },
-    { name: "mean", title: "Mean activation where it fires", width: "46px", key: (j) => arrays.mean[j], cell: (j) => [short(arrays.mean[j])] },
+    arrays.bits ? { name: "bits", title: `What a firing tells of its ${header.class_places ? "class" : "token"}, in bits`, width: "46px", key: (j) => arrays.bits[j], cell: (j) => [arrays.fired[j] ? arrays.bits[j].toFixed(1) : ""] }
+      : { name: "mean", title: "Mean activation where it fires", width: "58px", key: (j) => arrays.mean[j], cell: (j) => [short(arrays.mean[j])] },
   ];
   if (header.class_places) columns.push({
     name: "class", title: "Class with most of its firings, and their share", width: "minmax(84px, 1fr)", left: true,
     key: (j) => model.purity(j),
     cell: (j) => (arrays.fired[j] ? [`${(100 * model.purity(j)).toFixed(0)} % `, header.classes[arrays.class[j * header.class_places]]] : []),
   });
-  if (header.kind === "tokens") columns.push({ name: "strongest on", width: "minmax(110px, 2fr)", left: true, cell: (j) => model.words(j, 8).map((word) => el("span", { class: "word" }, oneLine(word))) });
-  if (header.labels) columns.push({ name: "label", title: "What a judge says it stands for", width: "minmax(90px, 1fr)", left: true, cell: (j) => [model.explained(j)?.label ?? ""] });
-  if (header.kind === "texts") columns.push({ name: "strongest on", width: "minmax(110px, 2fr)", left: true, cell: (j) => model.sets.top.rows(j, 1).map((row) => oneLine(model.text(row) ?? "").slice(0, 80)) });
+  if (header.kind === "tokens") columns.push({ name: "strongest on", width: "minmax(110px, 2fr)", left: true, cell: (j) => [labelled(model, j), model.words(j, 8).map((word) => el("span", { class: "word" }, oneLine(word)))] });
+  if (header.kind === "texts") columns.push({ name: "strongest on", width: "minmax(110px, 2fr)", left: true, cell: (j) => [labelled(model, j), model.sets.top.rows(j, 1).map((row) => oneLine(model.text(row) ?? "").slice(0, 80))] });
   if (header.kind === "images") columns.push({ name: "strongest on", width: "156px", left: true, cell: (j) => model.sets.top.rows(j, 5).map((row) => picture(model, row)) });
+  if (header.kind === "images" || header.kind === "rows") columns.push({ name: "label", width: "minmax(60px, 1fr)", left: true, cell: (j) => [labelled(model, j)] });
   return columns;
 }
+
+const labelled = (model, j) => (model.explained(j) ? el("b", { class: "label" }, model.explained(j).label, " ") : null);
 
 function picture(model, row) {
   const source = model.image(row);
@@ -41,16 +44,17 @@ function searcher(model) {
       : header.kind === "texts" ? [...model.sets.top.rows(j, 99), ...model.sets.sample.rows(j, 99)].map((row) => model.text(row) ?? "") : []),
     promoted: (j) => (header.effect ? model.promoted(j).map((entry) => entry.text) : []),
     class: (j) => [...(header.class_places && model.arrays.fired[j] ? [header.classes[model.arrays.class[j * header.class_places]]] : []), ...(model.anchor(j) ? [model.anchor(j).name] : [])],
-    label: (j) => (model.explained(j) ? [model.explained(j).label] : []),
   };
+  const said = (j) => model.explained(j)?.label.toLowerCase() ?? "";
   const strings = (field) => (made[field] ??= Array.from({ length: header.n_q }, (_, j) => lists[field](j).join("\u0001").toLowerCase()));
   return (field, query) => {
     const wanted = query.trim().toLowerCase();
     if (!wanted) return () => true;
     const number = /^#?\d+$/.test(wanted) ? Number(wanted.replace("#", "")) : -1;
     if (field === "number" || wanted[0] === "#") return (j) => j === number;
+    if (field === "label") return (j) => said(j).includes(wanted);
     const fields = (field === "any" ? Object.keys(lists) : [field]).map(strings);
-    return (j) => (field === "any" && j === number) || fields.some((text) => text[j].includes(wanted));
+    return (j) => (field === "any" && (j === number || said(j).includes(wanted))) || fields.some((text) => text[j].includes(wanted));
   };
 }
 
@@ -68,7 +72,7 @@ function makeList(model, open) {
   if (header.kind === "texts") fields.push(["word", "text"]);
   if (header.effect) fields.push(["promoted", "promotes"]);
   if (header.class_places || header.anchored) fields.push(["class", "class"]);
-  if (header.labels) fields.push(["label", "label"]);
+  fields.push(["label", "label"]);
   field.append(...fields.map(([value, text]) => el("option", { value }, text)));
 
   head.append(...columns.map((column, i) => el("span", { role: "columnheader", class: column.left ? "left" : null },
@@ -120,6 +124,7 @@ function makeList(model, open) {
     byId("count").textContent = hidden ? `${whole(state.order.length)} of ${whole(header.n_q)} latents` : `all ${whole(header.n_q)} latents`;
     view.scrollTop = 0;
     draw();
+    document.dispatchEvent(new Event("looks"));
   };
   const sortBy = (i) => {
     state.down = state.sort === i ? !state.down : true;
@@ -156,13 +161,19 @@ function makeList(model, open) {
     const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName);
     const page = Math.max(1, Math.floor(view.clientHeight / HEIGHT) - 1), inList = event.target === view;
     const moves = { ArrowDown: 1, ArrowUp: -1, ...(inList ? { PageDown: page, PageUp: -page, Home: -Infinity, End: Infinity } : {}) };
-    if (event.key === "/" && !typing) { search.focus(); search.select(); }
+    if (event.key === "l" && !typing && document.getElementById("label")) document.getElementById("label").select();
+    else if (event.key === "/" && !typing) { search.focus(); search.select(); }
     else if (event.key === "Escape" && event.target === search) { search.value = ""; refresh(); view.focus(); }
     else if (event.key === "Enter" && event.target === search) { step(-Infinity); view.focus(); }
     else if (event.key in moves && (!typing || (event.target === search && event.key === "ArrowDown"))) { step(moves[event.key]); if (!inList) view.focus(); }
     else return;
     event.preventDefault();
   });
+  // Make rows anew whose content changed.
+  const renew = (latents) => {
+    for (const j of latents) { live.get(j)?.remove(); live.delete(j); }
+    draw();
+  };
   refresh();
-  return { choose, refresh, state };
+  return { choose, renew, state };
 }

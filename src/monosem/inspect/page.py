@@ -1,15 +1,14 @@
 """The page of latents: one HTML file that needs nothing else; the numbers, texts and images it holds, packed."""
 
 import base64
+import hashlib
 import io
 import json
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from html import escape
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import numpy as np
@@ -19,11 +18,13 @@ from jaxtyping import Float
 from monosem.anchors.directions import Anchors
 from monosem.base.errors import ShapeError, check
 from monosem.base.files import write_atomic
+from monosem.base.sealed import sealed
 from monosem.base.version import __version__
 from monosem.core.model import SDL
 from monosem.inspect.collect import Inspection, collect
 from monosem.inspect.fold import Keep
 from monosem.inspect.options import Options
+from monosem.inspect.overview import modal, specificity
 from monosem.inspect.rows import Rows
 from monosem.networks.logits import LogitEffect
 
@@ -134,10 +135,17 @@ def page_data(
         "histogram": small(counts.histogram),
         "nearest": small(inspection.nearest),
         "cosine": quantised(inspection.cosine, 1.0),
+        "active": small(inspection.active),
+        "company": small(inspection.company),
+        "phi": quantised(inspection.phi, 1.0),
+        "place": quantised(inspection.place, np.quantile(np.abs(inspection.place), 0.995, axis=0)),
     }
-    used = np.unique(np.concatenate([_window_rows(keep) for keep in (inspection.top, inspection.sample)]))
-    arrays |= _contexts("top", inspection.top, rows, used, counts.largest)
-    arrays |= _contexts("sample", inspection.sample, rows, used, counts.largest)
+    bands = inspection.bands.by_latent()
+    keeps = {"top": inspection.top, "sample": inspection.sample, "band": bands}
+    used = np.unique(np.concatenate([_window_rows(keep) for keep in keeps.values()]))
+    for name, keep in keeps.items():
+        arrays |= _contexts(name, keep, rows, used, counts.largest)
+    arrays["band.of"] = small(np.nonzero(bands.row >= 0)[1] // max(1, inspection.options.band))
     arrays |= _classes(inspection, rows, header)
     arrays["number"] = small(used)
     for name, numbers in (("document", rows.document), ("position", rows.position)):
@@ -145,8 +153,9 @@ def page_data(
             arrays[name] = small(np.asarray(numbers)[used])
     if rows.labels is not None:
         arrays["label"] = small(rows.labels.codes.numpy()[used] + 1)
-    _tokens(rows, used, effect, header, arrays)
-    _shown(inspection, rows, used, header, arrays)
+    known = _tokens(rows, used, effect, header, arrays)
+    _specific(rows, list(keeps.values()), counts.fired, known, arrays)
+    _shown(list(keeps.values()), rows, used, header, arrays)
     if anchored_latents is not None:
         header["anchored"] = {
             "names": list(anchored_latents.names),
@@ -208,9 +217,35 @@ def _classes(inspection: Inspection, rows: Rows, header: dict[str, Any]) -> dict
     }
 
 
+def _specific(
+    rows: Rows, keeps: list[Keep], fired: np.ndarray, known: np.ndarray, arrays: dict[str, np.ndarray]
+) -> None:
+    """What a firing says, in bits: of its class, from all firings; without classes of its token, from the contexts.
+
+    `known` are the tokens of the page's vocabulary.
+    """
+    if rows.labels is not None:
+        places = arrays["class"].size // fired.size
+        word, hits = (arrays[name].reshape(-1, places)[:, 0].astype(np.int64) for name in ("class", "class_fired"))
+        shown, share = fired, arrays["class_rows"][word] / rows.count
+    elif rows.token is not None:
+        token = np.asarray(rows.token)[: rows.count].astype(np.int64)
+        vocabulary, counts = np.unique(token, return_counts=True)
+        cells = [np.nonzero(keep.row >= 0) for keep in keeps]
+        latent = np.concatenate([at[0] for at in cells])
+        peaks = np.concatenate([keep.row[at] for keep, at in zip(keeps, cells, strict=True)])
+        best, hits = modal(latent, np.searchsorted(vocabulary, token[peaks]), fired.size)
+        shown, share = np.bincount(latent, minlength=fired.size), counts[best] / rows.count
+        word = np.searchsorted(known, np.where(shown > 0, vocabulary[best], known[:1]))
+    else:
+        return
+    arrays["bits"] = np.where(fired > 0, specificity(hits, shown, share), 0.0).astype(np.float32)
+    arrays["word"] = small(word)
+
+
 def _tokens(
     rows: Rows, used: np.ndarray, effect: LogitEffect | None, header: dict[str, Any], arrays: dict[str, np.ndarray]
-) -> None:
+) -> np.ndarray:
     """The vocabulary of what is shown, the tokens of the used rows, and the tokens that latents promote."""
     sides = (
         {} if effect is None else {"up": (effect.top, effect.top_values), "down": (effect.bottom, effect.bottom_values)}
@@ -219,7 +254,7 @@ def _tokens(
     if rows.token is not None:
         tokens["token"] = np.asarray(rows.token)[used].astype(np.int64)
     if not tokens:
-        return
+        return np.zeros(0, dtype=np.int64)
     check(rows.decode is not None, "logit effects need decode, which turns token numbers into texts")
     assert rows.decode is not None
     vocabulary = np.unique(np.concatenate([ids.reshape(-1) for ids in tokens.values()]))
@@ -230,15 +265,16 @@ def _tokens(
         scale = max(float(np.abs(value).max(initial=0.0)) for value in values)
         header["effect"] = {"tokens": int(effect.top.shape[1]), "scale": scale, "norm": effect.norm}
         arrays |= {f"{name}.value": quantised(value, scale) for name, value in zip(sides, values, strict=True)}
+    return vocabulary
 
 
 def _shown(
-    inspection: Inspection, rows: Rows, used: np.ndarray, header: dict[str, Any], arrays: dict[str, np.ndarray]
+    keeps: list[Keep], rows: Rows, used: np.ndarray, header: dict[str, Any], arrays: dict[str, np.ndarray]
 ) -> None:
     """Texts and images of contexts: the strongest of every latent first, as many as a page can hold."""
     if rows.kind not in ("texts", "images"):
         return
-    wanted = np.concatenate([*inspection.top.row.T, *inspection.sample.row.T])
+    wanted = np.concatenate([row for keep in keeps for row in keep.row.T])
     wanted = wanted[wanted >= 0]
     wanted = wanted[np.sort(np.unique(wanted, return_index=True)[1])]
     chosen = wanted[: IMAGES if rows.kind == "images" else TEXTS]
@@ -267,7 +303,7 @@ def _webp(image: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-_SCRIPTS = ("inspect_data.js", "inspect_list.js", "inspect_detail.js")
+_SCRIPTS = [f"inspect_{part}.js" for part in ("data", "labels", "list", "detail", "overview")]
 
 
 def inspect_page(
@@ -300,22 +336,20 @@ def inspect_page(
         (True, True)
     """
     anchored_latents = None if anchors is None else anchored(model, anchors, anchor_names)
-    header: dict[str, Any] = {"model": title, "method": method, "title_rows": rows.title, "monosem": __version__}
+    identity = hashlib.sha256(model.W_D.detach().float().cpu().numpy().tobytes()).hexdigest()[:16]
+    header: dict[str, Any] = {
+        "identity": identity,
+        "model": title,
+        "method": method,
+        "title_rows": rows.title,
+        "monosem": __version__,
+    }
     if labels:
         header["labels"] = {str(latent): dict(value) for latent, value in labels.items()}
     data = page_data(collect(model, rows, options, progress), rows, header, effect, anchored_latents)
-    return Template(_resource("inspect.html")).substitute(
-        title=escape(title),
-        style=_resource("inspect.css"),
-        data=data,
-        script="\n".join(_resource(name) for name in _SCRIPTS),
-    )
+    return sealed("monosem.inspect", "inspect.html", ["inspect.css"], _SCRIPTS, title=escape(title), data=data)
 
 
 def write_inspect_page(path: str | Path, page: str) -> Path:
     """Write the page, whole or not at all."""
     return write_atomic(path, page.encode())
-
-
-def _resource(name: str) -> str:
-    return files("monosem.inspect").joinpath(name).read_text(encoding="utf-8")

@@ -1,6 +1,5 @@
 """Figures of one section of records: recovery, M_GT against tau, training, similarity, and the L0-FVU plane."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,16 +9,6 @@ from matplotlib.lines import Line2D
 
 from monosem.report.style import GREY, INK, Style, grid_of_axes, plain_axes, styles
 from monosem.report.summary import HEADLINE, Arm, Line, Section
-
-SIMILARITY_NAMES = {
-    "decoder_cosine": "decoder columns, |cos| (headline)",
-    "decoder_signed": "decoder columns, cos",
-    "encoder_raw": "encoder rows, inner product (the paper's)",
-    "encoder_cosine": "encoder rows, |cos|",
-}
-"""Kinds of similarity that every record holds a curve of."""
-SERIES = {"loss": "total loss", "fvu": "FVU", "l0": "L0", "dead": "share of dead latents"}
-"""Series over training that every record holds."""
 
 
 def recovery_figure(section: Section) -> Figure:
@@ -82,29 +71,6 @@ def tau_figure(section: Section, similarity: str = "decoder_cosine") -> Figure:
     return figure
 
 
-def training_figure(section: Section, series: str = "loss") -> Figure:
-    """One logged series over training, a panel per method, mean over the seeds.
-
-    The total loss of anchored runs holds the anchoring term, so compare FVU between the two, not the loss.
-    """
-    figure, grid = grid_of_axes([line.label for line in section.lines], 4, (2.6, 2.0))
-    positive = True
-    for line, style, axes in zip(section.lines, styles(len(section.lines)), grid, strict=True):
-        for arm in line.arms:
-            steps, values = arm.records[0]["training"]["step"], arm.curve("training", series)
-            positive &= all(value > 0 for value in values if not math.isnan(value))
-            axes.plot(steps[: len(values)], values, color=style.colour, **_stroke(arm))
-    if positive:
-        for axes in grid:
-            axes.set_yscale("log")
-            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-            axes.yaxis.set_minor_formatter("")
-    figure.supxlabel("step", color=INK)
-    figure.supylabel(SERIES[series], color=INK)
-    _arm_legend(figure, section, lines=True)
-    return figure
-
-
 def l0_fvu_figure(section: Section) -> Figure:
     """Sparsity against fidelity on held-out rows, with the oracle and the true L0: a panel per pairing."""
     figure, grid = grid_of_axes(section.pairings, 3, (3.6, 3.0))
@@ -127,11 +93,12 @@ def l0_fvu_figure(section: Section) -> Figure:
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in "25" else "")
         axes.set_ylim(bottom=min(-0.01, axes.get_ylim()[0]))
-        axes.legend(frameon=False, fontsize=8)
         axes.tick_params(labelleft=True)
     figure.supxlabel("L0: active latents per row", color=INK)
     figure.supylabel("FVU", color=INK)
     _arm_legend(figure, section)
+    shown = {label: mark for axes in grid for mark, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(list(shown.values()), list(shown), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return figure
 
 

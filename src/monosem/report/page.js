@@ -32,14 +32,64 @@ const order = (a, b) => {
 };
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];
-  heads.forEach((head, column) => head.addEventListener("click", () => {
-    const down = head.getAttribute("aria-sort") !== "descending";
+  const sort = (column) => {
+    const head = heads[column], down = head.getAttribute("aria-sort") !== "descending";
     heads.forEach((other) => other.removeAttribute("aria-sort"));
     head.setAttribute("aria-sort", down ? "descending" : "ascending");
     const rows = [...table.tBodies[0].rows].map((row) => [key(row, column), row]);
     rows.sort(([a], [b]) => (a === null || b === null ? order(a, b) : down ? order(b, a) : order(a, b)));
     table.tBodies[0].append(...rows.map(([, row]) => row));
-  }));
+  };
+  heads.forEach((head, column) => {
+    head.tabIndex = 0;
+    head.title ||= "Sort by this column";
+    head.addEventListener("click", () => sort(column));
+    head.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault();
+      sort(column);
+    });
+  });
+}
+
+// Curves, drawn by uPlot when their tab is in view; colours follow the page's.
+const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+const looks = matchMedia("(prefers-color-scheme: dark)");
+for (const box of document.querySelectorAll(".curves")) {
+  const charts = JSON.parse(box.querySelector("script").textContent);
+  const [choice, plot] = [box.querySelector("select"), box.querySelector(".plot")];
+  const shown = new Map();
+  let drawn = null;
+  const tell = (value) => (value === null || value === undefined ? "–" : Math.abs(value) >= 1000 ? value.toFixed(0) : String(Number(value.toPrecision(4))));
+  const draw = () => {
+    if (!box.clientWidth) return;
+    const chart = charts[choice.selectedIndex];
+    const axis = { stroke: colour("ink"), grid: { stroke: colour("line"), width: 1 }, ticks: { stroke: colour("line") } };
+    const line = ({ label, colour: own, dash, points }) => ({
+      label, width: points ? 0 : 1.6, dash: dash ? [6, 4] : undefined, spanGaps: true, show: shown.get(label) ?? true,
+      stroke: own === "#000000" || own === "#1f2328" ? colour("ink") : own,
+      points: points ? { show: true, size: 7, fill: colour("paper") } : { show: false },
+      value: (_, value) => tell(value),
+    });
+    drawn?.destroy();
+    drawn = new uPlot({
+      width: box.clientWidth, height: Math.max(300, Math.min(480, box.clientWidth / 2.4)),
+      scales: { x: { time: false }, y: { distr: chart.log ? 3 : 1, ...(chart.range && { range: chart.range }) } },
+      axes: [{ ...axis, label: chart.x }, { ...axis, size: 64, values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : tell(tick))) }],
+      series: [{ label: chart.x, value: (_, value) => tell(value) }, ...chart.lines.map(line)],
+      hooks: { setSeries: [(self, i) => { if (i) shown.set(self.series[i].label, self.series[i].show); }] },
+      cursor: { focus: { prox: 24 } }, focus: { alpha: 0.35 },
+    }, [chart.at, ...chart.lines.map(({ values }) => values)], plot);
+    box.dataset.drawn = chart.title;
+  };
+  choice.addEventListener("change", draw);
+  looks.addEventListener("change", draw);
+  let width = 0;
+  new ResizeObserver(() => {
+    if (box.clientWidth === width) return;
+    width = box.clientWidth;
+    requestAnimationFrame(draw);
+  }).observe(box);
 }
 
 // The world: an orthographic view that both canvases share.
@@ -61,7 +111,7 @@ function draw(canvas, arm) {
     return [w / 2 + x * scale * length, h / 2 - y * scale * length, depth];
   };
   pen.clearRect(0, 0, w, h);
-  pen.fillStyle = "rgba(90,98,110,0.4)";
+  pen.fillStyle = looks.matches ? "rgba(154,163,173,0.45)" : "rgba(90,98,110,0.4)";
   for (const point of world.points) {
     const [x, y] = place(point, 0.28);
     pen.fillRect(x - 1.3, y - 1.3, 2.6, 2.6);
@@ -73,7 +123,7 @@ function draw(canvas, arm) {
     const [x, y, depth] = place(p, kind === "feature" ? 1.25 : 1);
     pen.globalAlpha = 0.65 + 0.35 * (depth + 1) / 2;
     pen.strokeStyle = pen.fillStyle = kind === "feature"
-      ? (world.anchored.includes(i) ? "#0072B2" : "#1f2328")
+      ? (world.anchored.includes(i) ? colour("blue") : colour("ink"))
       : (arm.cosine[i] > 0.95 ? "#009E73" : "#D55E00");
     pen.lineWidth = kind === "feature" ? 1.6 : 1;
     pen.beginPath();
@@ -114,5 +164,6 @@ for (const [canvas, arm, name] of scenes) {
     redraw();
   });
 }
+looks.addEventListener("change", redraw);
 redraw();
 document.documentElement.dataset.ready = "yes";

@@ -1,32 +1,25 @@
 """The page: one HTML file that needs nothing else, from a folder of records."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from monosem.base.files import write_atomic
 from monosem.base.literature import TANG_2025
+from monosem.base.sealed import sealed
 from monosem.bench.records import outdated, read_records
 from monosem.methods import recipe_of
-from monosem.report.figures import (
-    SERIES,
-    SIMILARITY_NAMES,
-    l0_fvu_figure,
-    recovery_figure,
-    similarity_figure,
-    tau_figure,
-    training_figure,
-)
+from monosem.report.curves import Chart, tau_charts, training_charts
+from monosem.report.figures import l0_fvu_figure, recovery_figure, similarity_figure
 from monosem.report.interval import Interval
 from monosem.report.style import to_svg
 from monosem.report.summary import HEADLINE, Record, Section, sections
-from monosem.report.tables import environment_table, meaning, run_table, score_table
+from monosem.report.tables import environment_table, meaning, run_table, score_table, worse_than_the_mean
 
 
 def write_report(records: str | Path, path: str | Path) -> Path:
@@ -40,14 +33,16 @@ def write_report(records: str | Path, path: str | Path) -> Path:
 def page(records: Sequence[Record]) -> str:
     """The page as text; the same for the same records (and the same versions of what draws it)."""
     parts = sections(records)
-    world = json.loads(_resource("world.json"))
-    return Template(_resource("page.html")).substitute(
-        style=_resource("page.css"),
-        script=_resource("page.js"),
+    world = json.loads(files("monosem.report").joinpath("world.json").read_text(encoding="utf-8"))
+    return sealed(
+        "monosem.report",
+        "page.html",
+        ["uplot.css", "page.css"],
+        ["uplot.js", "page.js"],
         lead=_lead(records, parts),
         links="".join(f'<a href="#s{i}">{escape(part.title)}</a>' for i, part in enumerate(parts)),
         sections="\n".join(_section(i, part) for i, part in enumerate(parts)),
-        world=json.dumps(world, sort_keys=True, separators=(",", ":")).replace("<", "\\u003c"),
+        world=_json(world),
         world_caption=escape(str(world["caption"])),
         meaning=meaning(),
         environment=environment_table(records),
@@ -65,9 +60,9 @@ def _lead(records: Sequence[Record], parts: Sequence[Section]) -> str:
 
 def _section(number: int, section: Section) -> str:
     figures = [
-        ("M_GT against τ", _tabs(SIMILARITY_NAMES, lambda kind: tau_figure(section, kind))),
+        ("M_GT against τ", _curves(tau_charts(section))),
         ("L0 and FVU", _figure(l0_fvu_figure(section), "L0 against FVU")),
-        ("Training", _tabs(SERIES, lambda name: training_figure(section, name))),
+        ("Training", _curves(training_charts(section))),
     ]
     maps = similarity_figure(section.lines)
     if maps is not None:
@@ -79,9 +74,12 @@ def _section(number: int, section: Section) -> str:
     return f"""
 <section id="s{number}">
 <h2>{escape(section.title)}</h2>
-<p class="spec">{escape(_world_words(section))}</p>
-<p>{escape(_finding(section))}</p>
+<div class="top">
 {_figure(recovery_figure(section), "M_GT(0.95) of every method, plain and anchored")}
+<div><p class="spec">{escape(_world_words(section))}</p>
+<p>{escape(_finding(section))}</p>
+{worse_than_the_mean(section)}</div>
+</div>
 {score_table(section)}
 {_panes(figures)}
 <details><summary>Every run</summary>{run_table(section)}</details>
@@ -123,8 +121,20 @@ def _gained(section: Section, gains: Sequence[Interval]) -> str:
     return f"{change}; the interval lies above 0 in {up} of {len(gains)} methods, below 0 in {len(sure) - up}."
 
 
-def _tabs(names: dict[str, str], draw: Callable[[str], Figure]) -> str:
-    return _panes([(title, _figure(draw(name), title)) for name, title in names.items()], "minor")
+def _curves(charts: Sequence[Chart]) -> str:
+    """Charts that the script draws, one at a time: values where one points, lines that hide, parts drawn larger."""
+    options = "".join(f"<option>{escape(chart['title'])}</option>" for chart in charts)
+    return (
+        f'<div class="curves"><select aria-label="What is drawn">{options}</select> '
+        '<span class="note">point for values; click a name to hide it, drag to enlarge, double-click to go back; '
+        "dashed: plain, solid: anchored</span>"
+        f'<div class="plot"></div><script type="application/json">{_json(charts)}</script></div>'
+    )
+
+
+def _json(value: Any) -> str:
+    """JSON inside an element of the page."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
 def _panes(parts: Sequence[tuple[str, str]], kind: str = "") -> str:
@@ -135,7 +145,7 @@ def _panes(parts: Sequence[tuple[str, str]], kind: str = "") -> str:
 
 
 def _figure(figure: Figure, label: str) -> str:
-    return f"<figure>{to_svg(figure, label)}</figure>"
+    return f"<figure>{to_svg(figure, label, transparent=True)}</figure>"
 
 
 def _citations(records: Sequence[Record]) -> str:
@@ -156,7 +166,3 @@ def _spec(method: Any) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _resource(name: str) -> str:
-    return files("monosem.report").joinpath(name).read_text(encoding="utf-8")

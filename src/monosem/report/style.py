@@ -86,11 +86,16 @@ def tidy(axes: Axes, x: str, y: str, title: str = "", legend: bool = True) -> No
         axes.legend(fontsize=8, frameon=False)
 
 
-def to_svg(figure: Figure, label: str) -> str:
+def to_svg(figure: Figure, label: str, transparent: bool = False) -> str:
     """The figure as one <svg> element with `label` for readers that do not see it; no dates, no unstable names."""
     text = io.StringIO()
     with matplotlib.rc_context(_RC):
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        figure.savefig(
+            text,
+            format="svg",
+            transparent=transparent,
+            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+        )
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'\s+id="[A-Za-z0-9.]+_\d+"', "", svg)  # figure_1, axes_2 ...: nothing points at them

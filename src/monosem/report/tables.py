@@ -30,7 +30,7 @@ MEANING = {
     "matched MCC": "mean |cos| of the best one-to-one matching of decoder columns and features.",
     "copies": "latents beyond the first that stand for the same feature (|cos| > 0.95), per feature.",
     "L0, true L0": "active latents, and present features, per held-out row.",
-    "FVU": "fraction of variance unexplained on held-out rows.",
+    "FVU": "fraction of variance unexplained on held-out rows; above 1 the reconstruction is worse than their mean.",
     "dead": "share of latents that never fire on held-out rows.",
     "random directions": "chance: as many random unit vectors as there are latents.",
     "anchors alone": "the untrained anchors as the whole dictionary: what anchored runs reach beyond it is learned.",
@@ -72,10 +72,32 @@ def score_table(section: Section) -> str:
     return html_table(head, rows, "scores", sortable=True)
 
 
+def worse_than_the_mean(section: Section) -> str:
+    """Which arms have an FVU above 1, and what the records say of the reason; "" for none."""
+    high = [(line, arm, fvu) for line in section.lines for arm in line.arms if (fvu := arm.interval("fvu")) is not None]
+    high = [one for one in high if one[2].mean > 1]
+    if not high:
+        return ""
+    said = []
+    for line, arm, fvu in high:
+        trained, l0 = arm.curve("training", "fvu")[-1], arm.interval("l0")
+        active = "" if l0 is None else f", {l0.mean:.1f} latents active"
+        said.append(f"{line.label} {arm.name} {fvu.mean:.3f} (at the end of training {trained:.3f}{active})")
+    truth = section.reference(high[0][0].pairing, "true_l0", "value")
+    features = "" if truth is None else f", on which {truth.mean:.1f} features are present"
+    rows = section.spec.get("world", {}).get("rows")
+    few = "" if rows is None else f" Training saw {rows:,} rows for {section.spec.get('n_q'):,} latents."
+    return (
+        f'<p class="warning"><b>FVU above 1</b>: these reconstruct new rows{features}, worse than the mean of the rows '
+        f"does: {escape('; '.join(said))}.{few} Where the FVU of training is far below, what was fitted to its rows "
+        "does not carry over to new ones; directions may be right all the same, which M_GT says.</p>"
+    )
+
+
 def _arm_row(line: Line, arm: Arm) -> list[str]:
     seeds = len(arm.records)
     name = f'<td class="{arm.name}"><b>{escape(line.label)}</b> <span title="{escape(arm.note)}">{arm.name}</span></td>'
-    values = [_number(arm.interval(metric), digits) for _, metric, digits in _SCORES]
+    values = [_number(arm.interval(metric), digits, high=metric == "fvu") for _, metric, digits in _SCORES]
     return [name, str(seeds), _number(arm.interval(HEADLINE), 3, spread=True), _gain(line.gain(arm)), *values]
 
 
@@ -87,12 +109,14 @@ def _gain(gain: Interval | None) -> str:
     return f'<td data-value="{gain.mean:.6g}" class="{kind}">{escape(gain.text(sign=True))}</td>'
 
 
-def _number(value: Interval | None, digits: int, spread: bool = False) -> str:
+def _number(value: Interval | None, digits: int, spread: bool = False, high: bool = False) -> str:
+    """A cell; `high` marks a value above 1."""
     if value is None:
         return ""
     text = value.text(digits) if spread else f"{value.mean:.{digits}f}"
     note = "" if value.half is None else f' title="± {value.half:.{digits}f} over {value.n}"'
-    return f'<td data-value="{value.mean:.6g}"{note}>{text}</td>'
+    kind = ' class="high"' if high and value.mean > 1 else ""
+    return f'<td data-value="{value.mean:.6g}"{kind}{note}>{text}</td>'
 
 
 def run_table(section: Section) -> str:
@@ -147,7 +171,7 @@ def environment_table(records: Iterable[Record]) -> str:
         [str(count), *(str(json.loads(text).get(name, ""))[:40] for name in names)]
         for text, count in sorted(found.items())
     ]
-    return html_table(["runs", *names], rows, "environment")
+    return html_table(["runs", *names], rows, "environment", sortable=True)
 
 
 def meaning() -> str:
