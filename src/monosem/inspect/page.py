@@ -126,20 +126,7 @@ def page_data(
         "classes": [] if rows.labels is None else list(rows.labels.names),
         "signed": bool((inspection.top.window < 0).any()),
     }
-    mean = counts.total / np.maximum(counts.fired, 1)
-    arrays = {
-        "fired": small(counts.fired),
-        "mean": mean.astype(np.float32),
-        "largest": counts.largest,
-        "exponent": counts.exponent.clip(-127, 127).astype(np.int8),
-        "histogram": small(counts.histogram),
-        "nearest": small(inspection.nearest),
-        "cosine": quantised(inspection.cosine, 1.0),
-        "active": small(inspection.active),
-        "company": small(inspection.company),
-        "phi": quantised(inspection.phi, 1.0),
-        "place": quantised(inspection.place, np.quantile(np.abs(inspection.place), 0.995, axis=0)),
-    }
+    arrays = _numbers(inspection)
     bands = inspection.bands.by_latent()
     keeps = {"top": inspection.top, "sample": inspection.sample, "band": bands}
     used = np.unique(np.concatenate([_window_rows(keep) for keep in keeps.values()]))
@@ -162,6 +149,24 @@ def page_data(
             "cosine": [round(float(c), 4) for c in anchored_latents.cosine],
         }
     return pack(header, arrays)
+
+
+def _numbers(inspection: Inspection) -> dict[str, np.ndarray]:
+    """What needs no context: counts, histograms, neighbours and places, by latent."""
+    counts = inspection.counts
+    return {
+        "fired": small(counts.fired),
+        "mean": (counts.total / np.maximum(counts.fired, 1)).astype(np.float32),
+        "largest": counts.largest,
+        "exponent": counts.exponent.clip(-127, 127).astype(np.int8),
+        "histogram": small(counts.histogram),
+        "nearest": small(inspection.nearest),
+        "cosine": quantised(inspection.cosine, 1.0),
+        "active": small(inspection.active),
+        "company": small(inspection.company),
+        "phi": quantised(inspection.phi, 1.0),
+        "place": quantised(inspection.place, np.quantile(np.abs(inspection.place), 0.995, axis=0)),
+    }
 
 
 def _window_rows(keep: Keep) -> np.ndarray:
@@ -274,7 +279,7 @@ def _shown(
     """Texts and images of contexts: the strongest of every latent first, as many as a page can hold."""
     if rows.kind not in ("texts", "images"):
         return
-    wanted = np.concatenate([row for keep in keeps for row in keep.row.T])
+    wanted = np.concatenate([keep.row.T.reshape(-1) for keep in keeps])
     wanted = wanted[wanted >= 0]
     wanted = wanted[np.sort(np.unique(wanted, return_index=True)[1])]
     chosen = wanted[: IMAGES if rows.kind == "images" else TEXTS]

@@ -97,9 +97,14 @@ def l0_fvu_figure(section: Section) -> Figure:
     figure.supxlabel("L0: active latents per row", color=INK)
     figure.supylabel("FVU", color=INK)
     _arm_legend(figure, section)
+    _legend_below(figure, grid)
+    return figure
+
+
+def _legend_below(figure: Figure, grid: Sequence[Axes]) -> None:
+    """One legend of all panels, off the data."""
     shown = {label: mark for axes in grid for mark, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(list(shown.values()), list(shown), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
-    return figure
 
 
 def similarity_figure(lines: Sequence[Line]) -> Figure | None:
