@@ -7,10 +7,11 @@ yours: docs/extending.md.
 from monosem.anchors.term import AnchorPenalty
 from monosem.core.aligned import Aligned
 from monosem.core.computed import Archetypal, LowRank, TiedTargets
-from monosem.core.constraints import CONSTRAINTS, Fixed, Tied, UnitNorm
+from monosem.core.constraints import CONSTRAINTS, Fixed, SkipRank, Tied, UnitNorm
 from monosem.core.dictionaries import DICTIONARIES
 from monosem.core.encoders import ENCODERS
 from monosem.core.init import Init
+from monosem.core.learned_encoders import Glu, Kronecker, Mlp, Routed
 from monosem.core.pairs import PAIRINGS, SAE, Crosscoder, CrossLayer, Transcoder, WeaklyCausal
 from monosem.core.pursuit import Lista, MatchingPursuit
 from monosem.losses.control import ToL0
@@ -44,18 +45,23 @@ __all__ = [
     "Frequency",
     "GatedAux",
     "GhostGrads",
+    "Glu",
     "Init",
+    "Kronecker",
     "Lista",
     "Loss",
     "LowRank",
     "Lp",
     "MatchingPursuit",
     "Matryoshka",
+    "Mlp",
     "MultiK",
     "Objective",
     "Ortho",
     "PreActivation",
     "Reconstruction",
+    "Routed",
+    "SkipRank",
     "Step",
     "Tanh",
     "Term",

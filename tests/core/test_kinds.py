@@ -1,5 +1,6 @@
 """Encoders and dictionaries of other kinds: forward pass and gradients against float64 oracles, and files."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from monosem.core.dictionaries import DICTIONARIES, Dictionary, Free, Tied
 from monosem.core.encoders import ENCODERS, Affine, Encoder, Refined
 from monosem.core.init import Init
 from monosem.core.io import load_model, save_model
+from monosem.core.learned_encoders import Glu, Kronecker, Mlp, Routed
 from monosem.core.model import SDL
 from monosem.core.pairs import SAE, Crosscoder, CrossLayer, Transcoder
 from monosem.core.pursuit import Lista, MatchingPursuit
@@ -33,6 +35,10 @@ KINDS: list[tuple[Encoder, Dictionary]] = [
     (Lista(1), LowRank(2)),
     (Affine(), Archetypal(4, 0.5)),
     (Refined(2), Archetypal(3, 0.0)),
+    (Mlp(5), Free()),
+    (Glu(), Tied()),
+    (Kronecker(2, 3), Free()),
+    (Routed(3, 2), Free()),
 ]
 
 
@@ -43,7 +49,7 @@ def model_of(encoder: Encoder, dictionary: Dictionary, activation: Activation, p
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if not name.startswith(("enc.", "act.")):
+            if not name.startswith(("enc.rate", "act.")):
                 parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
     return model.train()
 
@@ -106,6 +112,7 @@ def oracle(model: SDL, x: Tensor) -> tuple[Tensor, Tensor]:
     z = (x - model.b_in) @ W_E.T + model.b_E
     if isinstance(model.encoder_kind, MatchingPursuit):
         z = torch.stack([pursuit(row - model.b_D, W_D, model.encoder_kind.steps) for row in x])
+    z = learned(model, x - model.b_in, z)
     if isinstance(model.encoder_kind, Lista):
         for _ in range(model.encoder_kind.steps):
             z = sigma(z) + (x - model.b_in - sigma(z) @ W_D.T) @ W_E.T + model.b_E
@@ -115,18 +122,48 @@ def oracle(model: SDL, x: Tensor) -> tuple[Tensor, Tensor]:
     return sigma(z), sigma(z) @ W_D.T + model.b_D
 
 
+def learned(model: SDL, x: Tensor, z: Tensor) -> Tensor:
+    """z of an encoder with weights of its own, entry by entry."""
+    kind, own = model.encoder_kind, dict(model.enc.items())
+    if isinstance(kind, Mlp):
+        return z + (own["first"] @ x.T + own["bias"][:, None]).clamp(min=0).T @ own["second"].T
+    if isinstance(kind, Glu):
+        return z / (1 + (-(x @ own["gate"].T) - own["bias"]).exp())
+    if isinstance(kind, Kronecker):
+        u, v = x @ own["left"].T + own["left_bias"], x @ own["right"].T + own["right_bias"]
+        wide = N_Q // (kind.heads * kind.left)
+        pairs = [
+            (u[:, h * kind.left + i], v[:, h * wide + j])
+            for h in range(kind.heads) for i in range(kind.left) for j in range(wide)
+        ]  # fmt: skip
+        roots = [[(a * b).sqrt() if a > 0 and b > 0 else a * 0 for a, b in zip(*pair, strict=True)] for pair in pairs]
+        return torch.stack([torch.stack(column) for column in roots], 1)
+    if isinstance(kind, Routed):
+        odds = (x @ own["router"].T).exp()
+        p, size = odds / odds.sum(1, keepdim=True), N_Q // kind.experts
+        least = p.sort(1, descending=True).values[:, kind.active - 1]
+        gates = [p[:, j // size] * (p[:, j // size] >= least) for j in range(N_Q)]
+        return z * torch.stack(gates, 1)
+    return z
+
+
 @pytest.mark.parametrize("private", [0.0, 0.25])
 @pytest.mark.parametrize("activation", [ReLU(), TopK(3), BatchTopK(2.0)], ids=lambda a: type(a).__name__)
 @pytest.mark.parametrize(("encoder", "dictionary"), KINDS, ids=str)
 def test_forward_and_every_gradient_are_the_equation(
     encoder: Encoder, dictionary: Dictionary, activation: Activation, private: float
 ) -> None:
+    if private and isinstance(encoder, Mlp | Glu | Kronecker | Routed):
+        with pytest.raises(RefusedError, match="may read its block alone"):
+            model_of(encoder, dictionary, activation, private)
+        return
     model, x, pull = model_of(encoder, dictionary, activation, private), rows(), rows(1)
     out = model(x, (selection.TopK(2), selection.Every()))
     code, x_r_hat = oracle(model, x)
     torch.testing.assert_close(out.code.to_dense(), code)
     torch.testing.assert_close(out.x_r_hat, x_r_hat)
-    assert int((out.extra[selection.TopK(2)].to_dense() != 0).sum()) == 2 * len(x)
+    if not isinstance(encoder, Kronecker):  # whose z is 0 itself in many cells
+        assert int((out.extra[selection.TopK(2)].to_dense() != 0).sum()) == 2 * len(x)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     total = (out.x_r_hat * pull).pow(2).sum() + out.code.to_dense().sum()
     options = {"allow_unused": True, "materialize_grads": True}  # matching pursuit reads no W_E
@@ -135,6 +172,39 @@ def test_forward_and_every_gradient_are_the_equation(
     for name, a, b in zip(parameters, gradients, wanted, strict=True):
         torch.testing.assert_close(a, b, msg=lambda m, name=name: f"{name}: {m}")
     assert ("enc.rate" in parameters) == isinstance(encoder, Refined)
+
+
+def test_weights_of_an_encoder_are_drawn_by_the_seed() -> None:
+    drawn = []
+    for seed in (0, 0, 1):
+        model = SDL(SAE().layout(N_Q, (N,), (N,)), ReLU(), encoder=Kronecker(2, 3))
+        Init()(model, torch.zeros(3, N), torch.zeros(3, N), seed)
+        drawn.append(model.enc["left"].detach().clone())
+    assert torch.equal(drawn[0], drawn[1])
+    assert float((drawn[0] - drawn[2]).abs().min()) > 0
+    assert 0.2 < float(drawn[0].std()) * N**0.5 < 2
+
+
+@pytest.mark.parametrize(
+    ("encoder", "why"), [(Kronecker(5, 1), "no multiple of heads"), (Routed(5), "does not split into experts=5")]
+)
+def test_latents_that_do_not_split_evenly_are_refused(encoder: Encoder, why: str) -> None:
+    with pytest.raises(RefusedError, match=why):
+        SDL(SAE().layout(N_Q, (N,), (N,)), ReLU(), encoder=encoder)
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda: Routed(3, 4), "active=4 of experts=3"),
+        (lambda: Mlp(0), "hidden=0"),
+        (lambda: Kronecker(0), "heads=0"),
+        (lambda: Kronecker(1, 0), "left=0"),
+    ],
+)
+def test_sizes_of_encoders_out_of_range_are_one_clear_error(make: Callable[[], Encoder], why: str) -> None:
+    with pytest.raises(ArgumentError, match=why):
+        make()
 
 
 def test_a_refined_code_leaves_less_over() -> None:

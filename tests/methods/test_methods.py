@@ -45,8 +45,11 @@ ROWS = {
     "subspace": "wang2025",
     "min_fire": "chanin2026",
     "feature_choice": "ayonrinde2024",
+    "dense_branch": "deng2026",
+    "kron": "kurochkin2025",
+    "switch": "mudide2024",
 }
-OWN = {"delta_crosscoder": Crosscoder(), "dfc": Crosscoder(0.05)}
+OWN = {"delta_crosscoder": Crosscoder(), "dfc": Crosscoder(0.05), "dense_branch": SAE(skip=True)}
 """Rows with a pairing of their own."""
 FORMS = {
     "": ((6,), (6,), SAE(), ""),
@@ -66,6 +69,15 @@ REFUSED = {
     **{("delta_crosscoder", form): "no difference to reconstruct" for form in ("_transcoder", "_skip_transcoder")},
     ("delta_crosscoder", "_cross_layer"): "cannot be subtracted",
     ("mp", "_weakly_causal"): "a tied dictionary needs",
+    **{
+        (name, form): "may read its block alone"
+        for name in ("kron", "switch")
+        for form in ("_cross_layer", "_weakly_causal")
+    },
+    **{
+        ("dense_branch", form): "there is no W_skip"
+        for form in ("_transcoder", "_crosscoder", "_cross_layer", "_weakly_causal")
+    },
 }
 """Rows that a pairing forbids, and why."""
 
@@ -82,7 +94,8 @@ def test_every_row_builds_in_every_form(name: str, form: str) -> None:
     p_widths, r_widths, pairing, cited = FORMS[form]
     built = method(f"{name}{form}")
     if name in OWN and not form:
-        pairing, (p_widths, r_widths, *_) = OWN[name], FORMS["_crosscoder"]
+        pairing = OWN[name]
+        p_widths, r_widths, *_ = FORMS["" if isinstance(pairing, SAE) else "_crosscoder"]
     assert built.pairing == pairing
     assert method(built.spec) == built
     assert built.spec.startswith(f"{name}{form}(") or name in OWN
@@ -178,7 +191,7 @@ def test_biases_that_need_data_are_zero_without_a_sample() -> None:
 # Encoders and dictionaries ---------------------------------------------------------------------------------
 
 
-AFFINE = [name for name in METHODS if name not in ("aligned", "mp", "lista", "archetypal", *OWN)]
+AFFINE = [name for name in METHODS if name not in ("aligned", "mp", "lista", "archetypal", "kron", "switch", *OWN)]
 
 
 @pytest.mark.parametrize("form", ["", "_crosscoder"])
@@ -235,3 +248,12 @@ def test_a_refined_encoder_and_a_tied_dictionary_train_together_and_load() -> No
     assert torch.equal(result.model.W_E, result.model.W_D.T)
     assert not torch.equal(result.model.enc["rate"], torch.full((2,), 0.1))
     assert result.log[-1]["fvu"] < 0.8 * result.log[0]["fvu"]
+
+
+def test_a_skip_of_an_autoencoder_needs_a_bound_on_its_rank() -> None:
+    with pytest.raises(RefusedError, match="W_skip = I leaves nothing to latents"):
+        method("topk(k=2) @ sae(skip=True)").build(16, (6,), (6,))
+    source = TensorSource(torch.randn(64, 6, generator=torch.Generator().manual_seed(0)))
+    made = fit("topk(k=2) | skip_rank(2) @ sae(skip=True)", source, 16, FitConfig(steps=5, batch_size=16)).model
+    assert made.W_skip is not None
+    assert int(torch.linalg.matrix_rank(made.W_skip.detach().double(), rtol=1e-5)) == 2

@@ -45,9 +45,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "subspace": {"k": 32, "rank": 64, "aux": 1 / 32},
     "min_fire": {"k": 32, "share": 0.9, "aux": 0.0},
     "feature_choice": {"k": 32, "aux": 0.0},
+    "dense_branch": {"k": 32, "rank": 24, "aux": 1 / 32},
 }
 PAIRINGS = ("skip_transcoder", "transcoder", "crosscoder", "cross_layer", "weakly_causal")
-OWN = {"delta_crosscoder": "crosscoder", "dfc": "crosscoder"}
+OWN = {"delta_crosscoder": "crosscoder", "dfc": "crosscoder", "dense_branch": "sae"}
 """Rows with a pairing of their own."""
 
 

@@ -49,6 +49,7 @@ TEXTS = {
     "subspace": "k={k}",
     "min_fire": "k={fraction}, share=0.5",
     "feature_choice": "k={fraction}",
+    "dense_branch": "k={fraction}, rank=2",
 }
 _OTHER_SPACE = ("transcoder", "skip_transcoder", "cross_layer")
 REFUSED = {(row, pairing) for row in ("aligned", "lista") for pairing in _OTHER_SPACE} | {("aligned", "weakly_causal")}

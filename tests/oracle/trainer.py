@@ -115,5 +115,9 @@ class Trainer:
             d = self.arrays["W_D"].T
             missing = 1 - (self.arrays["W_E"] * d).sum(1, keepdim=True)
             self.arrays["W_E"] = self.arrays["W_E"] + missing * d / d.pow(2).sum(1, keepdim=True)
+        if self.spec.row == "dense_branch":
+            U, S, Vh = torch.linalg.svd(self.arrays["W_skip"], full_matrices=False)
+            S[self.spec["rank"] :] = 0
+            self.arrays["W_skip"] = (U * S) @ Vh
         if "theta" in self.arrays:
             self.arrays["theta"] = self.arrays["theta"].clamp(min=0)

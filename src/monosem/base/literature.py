@@ -206,6 +206,20 @@ ANTHROPIC_2025 = Citation(
 )
 SPARSIFY_2024 = Citation("sparsify2024", "EleutherAI", "sparsify", 2024, venue="software")
 SAELENS_2024 = Citation("saelens2024", "Bloom et al.", "SAELens", 2024, venue="software")
+KUROCHKIN_2025 = Citation(
+    "kurochkin2025",
+    "Kurochkin et al.",
+    "Train sparse autoencoders efficiently by utilizing features correlation",
+    2025,
+    "2505.22255",
+)
+MUDIDE_2024 = Citation(
+    "mudide2024",
+    "Mudide et al.",
+    "Efficient dictionary learning with switch sparse autoencoders",
+    2024,
+    "2410.08201",
+)
 CHANIN_2026 = Citation("chanin2026", "Chanin et al.", "SynthSAEBench", 2026, "2602.14687")
 DENG_2026 = Citation(
     "deng2026",

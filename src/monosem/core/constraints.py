@@ -168,3 +168,37 @@ class Fixed(Constraint):
             for parameter in part.parameters() if isinstance(part, torch.nn.Module) else [part]:
                 if parameter is not None:
                     parameter.requires_grad_(False)
+
+
+@CONSTRAINTS.register("skip_rank")
+@dataclass(frozen=True)
+class SkipRank(Constraint):
+    """W_skip has at most a rank: a dense branch for what lies in few directions, beside a code for the rest.
+
+    Equation: after the step W_skip <- its nearest matrix of that rank, by its largest singular values.
+    Cost: one singular value decomposition of [n_r, n_p] a step.
+    Source: Deng et al. 2026. Difference: projected, in place of two factors; both reach the same matrices.
+    """
+
+    rank: int = 24
+    name: ClassVar[str] = "skip_rank"
+
+    def __post_init__(self) -> None:
+        check(self.rank >= 1, f"rank={self.rank}; it must be at least 1")
+
+    def start(self, model: SDL) -> None:
+        """Raises: RefusedError for a model without W_skip."""
+        if model.W_skip is None:
+            raise RefusedError("there is no W_skip whose rank could be bounded; use skip_transcoder, or sae(skip=True)")
+        self.after_step(model)
+
+    @torch.no_grad()
+    def after_step(self, model: SDL) -> None:
+        """Cut the smallest singular values off."""
+        assert model.W_skip is not None
+        U, S, Vh = torch.linalg.svd(model.W_skip.double(), full_matrices=False)
+        model.W_skip.copy_((U[:, : self.rank] * S[: self.rank]) @ Vh[: self.rank])
+
+    def row_pieces(self, model: SDL) -> dict[int, tuple[int, ...]] | None:
+        """It works on a matrix as a whole."""
+        return None

@@ -42,9 +42,12 @@ class Encoder(ABC):
         """Why this encoder cannot go with a layout; None if it can."""
         return None
 
-    def parameters(self) -> dict[str, Tensor]:
+    def parameters(self, layout: Layout) -> dict[str, Tensor]:
         """Parameters beside W_E and the biases, at their start."""
         return {}
+
+    def start(self, own: dict[str, Tensor], seed: int) -> None:  # noqa: B027 (nothing is to do)
+        """Draw those of them that start at random, in place."""
 
     @abstractmethod
     def pre_activations(self, x: Float[Tensor, "batch n_p"], view: View) -> Float[Tensor, "batch n_q"]:
@@ -88,7 +91,7 @@ class Refined(Affine):
         """It compares x_p with the reconstruction."""
         return compares_x_p(layout)
 
-    def parameters(self) -> dict[str, Tensor]:
+    def parameters(self, layout: Layout) -> dict[str, Tensor]:
         """rate, one number a step."""
         return {"rate": torch.full((self.steps,), self.rate)}
 

@@ -73,6 +73,7 @@ class Init:
             model.dictionary.start(model.decoder, x_r, seed)
             model.decoder.scale_rows(self.decoder_norm / model.decoder_norm())
             self._encode_from(model)
+            model.encoder_kind.start(dict(model.enc.items()), seed)
             size = model.encoder.squared_norms().clamp(min=1e-30).sqrt()
             if self.encoder == "ista":
                 size = torch.linalg.matrix_norm(model.W_D.double(), 2).square().to(size).expand_as(size)

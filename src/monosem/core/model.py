@@ -95,7 +95,7 @@ class SDL(nn.Module):
         self._b_in = nn.Parameter(torch.zeros(layout.n_p)) if pre_bias == "free" else None
         self.W_skip = nn.Parameter(torch.zeros(layout.n_r, layout.n_p)) if layout.skip else None
         self.act = nn.ParameterDict({name: nn.Parameter(v) for name, v in activation.parameters(n_q).items()})
-        self.enc = nn.ParameterDict({name: nn.Parameter(v) for name, v in encoder.parameters().items()})
+        self.enc = nn.ParameterDict({name: nn.Parameter(v) for name, v in encoder.parameters(layout).items()})
         self._state_names = tuple(activation.buffers(n_q))
         for name, value in activation.buffers(n_q).items():
             self.register_buffer(f"act_{name}", value)

@@ -1,7 +1,7 @@
 """Pairings: what is read and what is written, and which latents may meet which columns."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Protocol, runtime_checkable
 
@@ -13,6 +13,7 @@ from monosem.base.blocks import Block
 from monosem.base.errors import ArgumentError, DataError, ShapeError, check
 from monosem.base.guard import guarded
 from monosem.base.registry import Registry
+from monosem.base.spec import TACIT
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,12 @@ def _whole(n_q: int, width: int) -> tuple[Block, ...]:
 
 @dataclass(frozen=True)
 class SAE:
-    """Sparse autoencoder: x_r = x_p, one source. Source: Tang et al. 2025, 2.3."""
+    """Sparse autoencoder: x_r = x_p, one source. `skip` adds W_skip x_p, whose rank has to be bounded ("skip_rank").
+
+    Source: Tang et al. 2025, 2.3; Deng et al. 2026 (skip).
+    """
+
+    skip: bool = field(default=False, metadata=TACIT)
 
     def layout(self, n_q: int, p_widths: tuple[int, ...], r_widths: tuple[int, ...]) -> Layout:
         """One encoder and one decoder block over the one source."""
@@ -64,7 +70,8 @@ class SAE:
             f"an SAE needs x_r = x_p but n_p={p_widths} and n_r={r_widths}; use transcoder",
             ShapeError,
         )
-        return Layout(n_q, p_widths, r_widths, _whole(n_q, p_widths[0]), _whole(n_q, p_widths[0]), shared=True)
+        whole = _whole(n_q, p_widths[0])
+        return Layout(n_q, p_widths, r_widths, whole, whole, shared=True, skip=self.skip)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from monosem.base.errors import RefusedError
 from monosem.base.guard import guarded
 from monosem.base.spec import TACIT
 from monosem.core.activations import Activation, TopK
-from monosem.core.constraints import Constraint, UnitNorm
+from monosem.core.constraints import Constraint, SkipRank, UnitNorm
 from monosem.core.dictionaries import Dictionary
 from monosem.core.encoders import Encoder
 from monosem.core.init import Init
@@ -64,6 +64,10 @@ class Method:
         Raises: RefusedError, with the reason, when the mathematics forbids the combination.
         """
         layout = self.pairing.layout(n_q, p_widths, r_widths)
+        if layout.skip and layout.shared and not any(isinstance(each, SkipRank) for each in self.constraints):
+            raise RefusedError(
+                "with x_r = x_p, W_skip = I leaves nothing to latents; bound its rank: '| skip_rank(24)'"
+            )
         model = SDL(layout, self.activation, self.pre_bias, self.encoder, self.dictionary)
         terms = self.terms
         init = self.init if sample is not None else replace(self.init, b_D="zero")

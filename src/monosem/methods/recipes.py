@@ -16,6 +16,7 @@ from monosem.base.literature import (
     BUSSMANN_2025,
     CHANIN_2026,
     COSTA_2025,
+    DENG_2026,
     FEL_2025,
     GAO_2024,
     GREGOR_2010,
@@ -23,7 +24,9 @@ from monosem.base.literature import (
     KARVONEN_2024,
     KASSEM_2026,
     KORZNIKOV_2025,
+    KUROCHKIN_2025,
     MCDOUGALL_2025,
+    MUDIDE_2024,
     RAJAMANOHARAN_2024A,
     RAJAMANOHARAN_2024B,
     SAELENS_2024,
@@ -48,10 +51,11 @@ from monosem.core.activations import (
 )
 from monosem.core.aligned import Aligned
 from monosem.core.computed import Archetypal
-from monosem.core.constraints import UnitNorm
+from monosem.core.constraints import SkipRank, UnitNorm
 from monosem.core.dictionaries import Tied
 from monosem.core.init import Init
-from monosem.core.pairs import Crosscoder
+from monosem.core.learned_encoders import Kronecker, Routed
+from monosem.core.pairs import SAE, Crosscoder
 from monosem.core.pursuit import Lista, MatchingPursuit
 from monosem.losses.control import Weight
 from monosem.losses.decoder import Ortho
@@ -258,3 +262,19 @@ def _min_fire(k: float = 32, share: float = 0.9, aux: float = 0.0) -> Method:
 @_row("every latent chooses as many rows of the batch as every other; a threshold each at inference", AYONRINDE_2024)
 def _feature_choice(k: float = 32, aux: float = 0.0) -> Method:
     return Method(FeatureChoice(k), (Reconstruction(), *_revived(aux)))
+
+
+@_row("BatchTopK beside a dense branch of low rank", DENG_2026)
+def _dense_branch(k: float = 32, rank: int = 24, aux: float = 1 / 32) -> Method:
+    terms = (Reconstruction(), *_revived(aux))
+    return Method(BatchTopK(k), terms, SAE(skip=True), constraints=(UnitNorm(), SkipRank(rank)))
+
+
+@_row("TopK over pairs of factors within heads, active where both are", KUROCHKIN_2025)
+def _kron(k: int = 32, heads: int = 4, left: int = 2, aux: float = 1 / 32) -> Method:
+    return Method(TopK(k), (Reconstruction(), *_revived(aux)), encoder=Kronecker(heads, left))
+
+
+@_row("TopK over the latents of experts that a router opens", MUDIDE_2024)
+def _switch(k: int = 32, experts: int = 4, active: int = 1, aux: float = 1 / 32) -> Method:
+    return Method(TopK(k), (Reconstruction(), *_revived(aux)), encoder=Routed(experts, active))
