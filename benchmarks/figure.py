@@ -62,7 +62,7 @@ def _steps(axes: Axes, cases: Mapping[str, Any], size: str) -> None:
     axes.axvline(1.0, color=GREY, linewidth=1.2, linestyle="--")
     axes.set_xlim(0.85, 60)
     axes.set_xlabel("one step, in fp32 encoder products (one thread, processor time)")
-    axes.set_title(f"Whole training steps, {size} size", color=INK, loc="left")
+    axes.set_title(f"monosem's training steps take the fewest products ({size} size)", color=INK, loc="left")
     plain_axes(axes)
     axes.grid(False, axis="y")
 
@@ -78,6 +78,6 @@ def _growth(axes: Axes, curves: Mapping[str, Any]) -> None:
     axes.set_yscale("log")
     axes.set_xlabel("size, over the least of its axis")
     axes.set_ylabel("ms of processor time")
-    axes.set_title("A TopK step, one size changed: exponents", color=INK, loc="left")
+    axes.set_title("A TopK step grows more slowly than its sizes", color=INK, loc="left")
     plain_axes(axes)
-    axes.legend(fontsize=8, frameon=False)
+    axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)

@@ -229,12 +229,12 @@ def write_pages(records: Path, root: Path) -> None:
     """The speed part of BENCHMARKS.md, its figure, and the page of phases, from records alone."""
     from benchmarks.figure import speed_figure
     from benchmarks.phases import page
-    from monosem.report import to_svg
+    from monosem.report import write_figure
 
     speed = read_json(records / "cpu.json")
     figure = "docs/figures/speed.svg"
     label = "Training steps of monosem and of other libraries in encoder products, and growth with each size"
-    write_atomic(root / figure, to_svg(speed_figure(speed), label).encode())
+    write_figure(root / figure, speed_figure(speed), label)
     fill(root / "BENCHMARKS.md", {"speed": f"## Speed on a CPU\n\n{speed_page(speed, figure)}"})
     note = "<!-- Generated from benchmarks/records/phases.json by `python -m benchmarks pages`; do not edit. -->\n\n"
     write_atomic(root / "docs" / "speed_phases.md", (note + page(read_json(records / "phases.json"))).encode())

@@ -110,8 +110,7 @@ def _run(entries: "Sequence[Entry]", places: Sequence[Path], workers: int | None
 
 def _show(shown: "Sequence[Results]", figures: Path | None) -> None:
     """Print the tables of what the records hold; write each figure as NAME.svg, or say that there is none."""
-    from monosem.base import write_atomic
-    from monosem.report import to_svg
+    from monosem.report import write_figure
     from studies.engine.tables import text
 
     for results in shown:
@@ -119,7 +118,7 @@ def _show(shown: "Sequence[Results]", figures: Path | None) -> None:
         out().print(text(results), soft_wrap=True, markup=False, highlight=False)
         figure = one.figure(results) if one.figure and figures else None
         if figures and figure:
-            say(str(write_atomic(figures / f"{one.name}.svg", to_svg(figure, one.title).encode())))
+            say(str(write_figure(figures / f"{one.name}.svg", figure, one.title)))
         elif figures:
             say(f"{one.name} has no figure, or no run to draw", "yellow")
 

@@ -18,10 +18,23 @@ from matplotlib.lines import Line2D
 
 from monosem import task
 from monosem.bench import Hierarchy, TaskSource, environment, evaluate_model, fit_config, read_records, recipe
-from monosem.report import GREY, INK, PALETTE, Arm, Interval, Line, Section, fill, plain_axes, sections, table
+from monosem.report import (
+    GREY,
+    INK,
+    PALETTE,
+    Arm,
+    Interval,
+    Line,
+    Section,
+    fill,
+    plain_axes,
+    sections,
+    table,
+    write_figure,
+)
 from monosem.train import fit
 from studies.page import provenance
-from studies.stored import packed, run_missing, stored, write_figure
+from studies.stored import packed, run_missing, stored
 
 PAGE, FIGURES, SIZES = Path("docs/theory/absorption.md"), Path("docs/theory/figures"), "absorption-sizes"
 TASK, SEEDS = "lrb/hierarchy", (100, 101)
@@ -196,7 +209,7 @@ def _sizes_figure(runs: dict[str, dict[float, list[dict[str, float]]]]) -> Figur
         axes.set_title(title, loc="left")
         axes.set_xlabel("standard deviation of a feature's size (mean 1)", color=INK)
         axes.set_ylim(-0.03, 1.03)
-    axes.legend(frameon=False, fontsize=9)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
 
 

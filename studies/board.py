@@ -23,9 +23,9 @@ from matplotlib.figure import Figure
 from monosem import FitConfig, MonosemError, TensorSource, fit, method, task
 from monosem.base import ArgumentError, check, torch_generator
 from monosem.bench import TaskSource, environment, evaluate_model, fit_config, flatten
-from monosem.report import fill, table
+from monosem.report import fill, table, write_figure
 from studies.page import provenance
-from studies.stored import run_missing, stored, write_figure
+from studies.stored import run_missing, stored
 
 PAGE, FIGURE = Path("docs/board.md"), Path("docs/figures/board.svg")
 TASKS = ("mini", "cone", "clusters", "blocks", "zipf-hierarchy", "noise", "hierarchy")

@@ -39,10 +39,10 @@ from monosem.bench import (
     score,
 )
 from monosem.dictionary import CLASSICAL, discover, model_amortisation
-from monosem.report import BLUE, GREY, INK, RED, Interval, fill, interval, plain_axes, table
+from monosem.report import BLUE, GREY, INK, RED, Interval, fill, interval, plain_axes, table, write_figure
 from monosem.train import fit
 from studies.page import provenance
-from studies.stored import packed, run_missing, stored, write_figure
+from studies.stored import packed, run_missing, stored
 
 SEEDS, TUNING = (0, 1, 2), (100, 101)
 SQUARE = Task("classical/square", 1, WorldSpec(64, (96,), 0.1, Independent(0.95), rows=10_000), n_q=128, anchors=0)

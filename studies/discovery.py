@@ -26,9 +26,9 @@ from monosem import World, WorldSpec
 from monosem.base import DataError, to_plain
 from monosem.bench import DUPLICATE_COSINE, Independent, Zipf, environment, recall_precision
 from monosem.dictionary import LEVELS, Discovery, Settings, consensus, discover, levelled
-from monosem.report import GREY, PALETTE, fill, plain_axes, table
+from monosem.report import GREY, PALETTE, fill, plain_axes, table, write_figure
 from studies.page import provenance
-from studies.stored import store, stored, stored_below, write_figure
+from studies.stored import store, stored, stored_below
 
 PAGE, FIGURES = Path("docs/discovery.md"), Path("docs/figures")
 Record = dict[str, Any]

@@ -45,10 +45,10 @@ from monosem.base import cache_folder, read_json, to_plain, write_atomic, write_
 from monosem.bench import environment
 from monosem.data import Batch, Store, TokenFilter, is_store, pieces
 from monosem.networks import NetworkScores, sample_texts
-from monosem.report import GREY, PALETTE, RED, fill, plain_axes, table, tidy
+from monosem.report import GREY, PALETTE, RED, fill, plain_axes, table, tidy, write_figure
 from studies.assets.data import complaints
 from studies.options import Options
-from studies.stored import stored, stored_below, write_figure
+from studies.stored import stored, stored_below
 
 Record = dict[str, Any]
 
@@ -345,14 +345,16 @@ def _stories_figure(records: list[Record]) -> Figure:
         left.plot(step, fvu, color=colours[name], label=PAIRING_TITLES[name], linewidth=1.5)
         left.scatter(step[-1:], [record["scores"]["fvu"]], color=colours[name], zorder=3, s=28)
     left.axhline(0.2, color=GREY, linewidth=0.8, linestyle=":")
-    tidy(left, "step", "FVU (line: batches of training,\ndot: held-out stories)")
+    tidy(
+        left, "step", "FVU (line: batches of training,\ndot: held-out stories)", "The SAE explains most of the variance"
+    )
     left.set(ylim=(0, 1), xlim=(0, None))
     spent = {"harvest": records[0]["seconds"]["harvest"]["cpu"]}
     spent |= {f"train {PAIRING_TITLES[r['pairing']].partition(',')[0]}": r["seconds"]["train"]["cpu"] for r in records}
     right.barh(list(spent), list(spent.values()), color=[GREY, *(colours[r["pairing"]] for r in records)])
     for row, value in enumerate(spent.values()):
         right.annotate(f"{value:.0f} s", (value, row), (3, 0), textcoords="offset points", va="center", fontsize=8)
-    tidy(right, "seconds of one core", "", legend=False)
+    tidy(right, "seconds of one core", "", "Each stage takes minutes at most", legend=False)
     right.invert_yaxis()
     return figure
 

@@ -26,10 +26,10 @@ from matplotlib.figure import Figure
 from monosem import SDL, Anchoring, Anchors, FitConfig, TensorSource, method
 from monosem.bench import Family, Fired, RealRun, code_scores, label_absorption, read_records, run_real
 from monosem.methods import with_anchoring
-from monosem.report import BLUE, GREY, fill, interval, plain_axes, table
+from monosem.report import BLUE, GREY, fill, interval, plain_axes, table, write_figure
 from studies.assets.data import Texts, text_vectors
 from studies.options import Options
-from studies.stored import packed, write_figure
+from studies.stored import packed
 
 STUDY = "real-absorption"
 PAGE, FIGURES = Path("docs/real/absorption.md"), Path("docs/figures")

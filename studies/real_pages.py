@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from monosem.base import write_atomic
-from monosem.report import fill, to_svg
+from monosem.report import fill, write_figure
 from studies.catalog import committed
 from studies.engine.tables import markdown
 
@@ -22,4 +21,4 @@ def page() -> None:
         fill(DOCS / f"{name}.md", {name: markdown(results)})
         figure = results.study.figure(results) if results.study.figure else None
         assert figure is not None
-        write_atomic(FIGURES / f"real-{name}.svg", to_svg(figure, title).encode())
+        write_figure(FIGURES / f"real-{name}.svg", figure, title)

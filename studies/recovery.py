@@ -25,10 +25,10 @@ from monosem.base import format_call
 from monosem.bench import DUPLICATE_COSINE, WORLDS, TaskSource, environment, fit_config, oracle, recall_precision
 from monosem.dictionary import CLASSICAL, CONFIDENCE, Discovery, described, discover, fit_background, gain
 from monosem.methods import method
-from monosem.report import PALETTE, fill, panels, plain_axes, table
+from monosem.report import PALETTE, fill, panels, plain_axes, table, write_figure
 from monosem.train import fit
 from studies.page import provenance
-from studies.stored import run_missing, stored, write_figure
+from studies.stored import run_missing, stored
 
 PAGE, FIGURES = Path("docs/recovery.md"), Path("docs/figures")
 SEEDS = (1000, 1001)

@@ -7,11 +7,20 @@ from statistics import mean, stdev
 from typing import Any
 
 from monosem.bench import read_records
-from monosem.report import HEADLINE, fill, interval, recovery_figure, sections, table, tau_figure
+from monosem.report import (
+    HEADLINE,
+    fill,
+    interval,
+    recovery_figure,
+    sections,
+    table,
+    tau_figure,
+    write_figure,
+)
 from studies.catalog import committed
 from studies.page import provenance
 from studies.readme import anchors
-from studies.stored import packed, stored, write_figure
+from studies.stored import packed, stored
 
 FIGURES = Path("docs/figures")
 COLUMNS = (
@@ -155,5 +164,5 @@ def benchmarks_page() -> None:
     fill("BENCHMARKS.md", {name: _section(name) for name in ("bench-mini-hard", "bench-mini", "bench-paper")})
     (section,) = sections(read_records(packed("bench-mini-hard")))
     recovery = "Recovery of features that were not anchored, per method, plain and anchored"
-    write_figure(FIGURES / "recovery.svg", recovery_figure(section), recovery)
+    write_figure(FIGURES / "bench-recovery.svg", recovery_figure(section), recovery)
     write_figure(FIGURES / "tau.svg", tau_figure(section), "M_GT against tau, per method, plain and anchored")

@@ -22,10 +22,9 @@ from matplotlib.figure import Figure
 from monosem import SDL, FitConfig, StoreSource, clamp, fit, harvest, load_model, open_network, steer, text_batches
 from monosem.data import TokenFilter
 from monosem.networks import LogitEffect, logit_effect
-from monosem.report import plain_axes
+from monosem.report import plain_axes, write_figure
 from studies.network import drawn_texts
 from studies.options import Options
-from studies.stored import write_figure
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
 """Values that the latent is clamped to, as shares of the largest that it takes by itself."""

@@ -1,18 +1,15 @@
 """Records that are not runs of the bench: new ones loose under runs/records, the committed ones in one packed file.
 
-What a study stores comes from here too: runs that its record lacks, and its figures.
+What a study stores comes from here too: runs that its record lacks.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from monosem.base import DataError, check, read_json, write_atomic, write_json
+from monosem.base import DataError, check, read_json, write_json
 from monosem.bench import read_packed, write_packed
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 RECORDS = Path(__file__).with_name("records")
 """The committed records: packed files, runs of the bench by what they belong to, all else in one."""
@@ -51,13 +48,6 @@ def run_missing(name: str, about: dict[str, Any], runs: Iterable[tuple[str, Call
             record["runs"][key] = run()
             store(name, record)
             print(key, flush=True)
-
-
-def write_figure(path: Path, figure: "Figure", label: str) -> None:
-    """Write a figure as SVG, whole or not at all; `label` says what it shows."""
-    from monosem.report import to_svg
-
-    write_atomic(path, to_svg(figure, label).encode())
 
 
 def read_documents(path: Path) -> dict[str, Any]:

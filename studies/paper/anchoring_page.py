@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from monosem.bench import read_records
-from monosem.report import Interval, to_svg
+from monosem.report import Interval, write_figure
 from studies.catalog import committed
 from studies.engine.cells import Results
 from studies.engine.scale import SCALES
@@ -210,8 +210,8 @@ def main() -> None:
     anchoring, crowded = committed("anchoring", "mini-hard"), committed("crowded", "mini-hard")
     one, two = Gains(anchoring), Gains(crowded)
     label = "Gain of held-out features against number, weight, noise and errors of the anchors"
-    (FIGURES / "paper-anchoring.svg").write_text(to_svg(sweeps(one.cells), label))
-    (FIGURES / "paper-anchoring-forms.svg").write_text(to_svg(by_form(one.cells), "Gain of held-out features by form"))
+    write_figure(FIGURES / "paper-anchoring.svg", sweeps(one.cells), label)
+    write_figure(FIGURES / "paper-anchoring-forms.svg", by_form(one.cells), "Gain of held-out features by form")
     page = TEXT.format(
         **_tables(one),
         **sentences(one, two),

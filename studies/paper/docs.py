@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from monosem.base import write_atomic
-from monosem.report import table, to_svg
+from monosem.report import table, write_figure
 from studies.catalog import STUDIES, committed
 from studies.engine.bench import ARMS
 from studies.engine.cells import Results
@@ -58,7 +57,7 @@ def _drawn(results: Results, suffix: str = "", label: str = "") -> str:
     if figure is None:
         return ""
     path = FIGURES / f"paper-{study.name}{suffix}.svg"
-    write_atomic(path, to_svg(figure, study.title + label).encode())
+    write_figure(path, figure, study.title + label)
     return f"![{study.title}{label}](../figures/{path.name})"
 
 

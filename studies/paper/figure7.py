@@ -230,7 +230,9 @@ def figure(results: Results) -> Figure | None:
     right.minorticks_off()
     for axes in (left, right):
         plain_axes(axes)
-    left.legend(frameon=False)
+    left.set_title("Resampled latents mostly die again", loc="left")
+    right.set_title("Resampling and a tied start end lowest", loc="left")
+    canvas.legend(*left.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=5)
     return canvas
 
 

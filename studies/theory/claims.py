@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 
 from monosem import Problem, theory
 from monosem.activations import AbsTopK, Activation, JumpReLU, ReLU, TopK
-from monosem.base import Registry, philox, write_atomic
-from monosem.report import BLUE, GREEN, GREY, ORANGE, PALETTE, RED, panels, tidy, to_svg
+from monosem.base import Registry, philox
+from monosem.report import BLUE, GREEN, GREY, ORANGE, PALETTE, RED, panels, tidy, write_figure
 from studies.theory import walls
 
 OUT = Path("docs/theory/figures")
@@ -27,7 +27,7 @@ FIGURES: Registry[Callable[[], Figure]] = Registry("figure")
 def draw_all(names: Sequence[str] = (), folder: str | Path = OUT) -> list[Path]:
     """Draw the named figures, or all, into a folder; the same numbers give the same bytes."""
     return [
-        write_atomic(Path(folder) / f"{name}.svg", to_svg(draw(), str(draw.__doc__).partition("\n")[0]).encode())
+        write_figure(Path(folder) / f"{name}.svg", draw(), str(draw.__doc__).partition("\n")[0])
         for name in names or FIGURES
         for draw in (FIGURES[name],)
     ]
@@ -88,8 +88,8 @@ def draw_loss_approximation() -> Figure:
             slope = np.gradient(np.log(gap), np.log(rates))
             right.semilogx(n * rates, slope, color=colour, label=f"power of the gap, {label}")
             right.semilogx(n * rates, gap / whole, "--", color=colour, label=f"(L - L~) / L, {label}")
-    tidy(left, "1 - S", "loss", "grey: hypothesis fails, bound vacuous (n = 8)")
-    tidy(right, "expected number of active features n(1-S)", "power, share", "quadratic, then ever slower")
+    tidy(left, "1 - S", "loss", "The gap stays below the bound (n = 8; grey: no hypothesis)")
+    tidy(right, "expected number of active features n(1-S)", "power, share", "The gap grows quadratically, then slower")
     right.semilogx(n * rates, 1 - (1 - rates) ** (n - 1), ":", color="black", label="1 - S^(n-1)")
     right.axvspan(1, 0.9 * n, color=GREY, alpha=0.15, linewidth=0)
     return figure
@@ -124,7 +124,7 @@ def draw_biconvexity() -> Figure:
         y = y / y.max()
         axis.plot(t, y, color=colour, label=label)
         axis.plot([0, 1], y[[0, -1]], "--", color=colour, linewidth=0.8)
-    tidy(axis, "position along the segment", "L~ / its largest value", "dashed: the chord")
+    tidy(axis, "position along the segment", "L~ / its largest value", "L~ lies below the chord (dashed)")
     return figure
 
 
@@ -169,7 +169,7 @@ def draw_construction() -> Figure:
     axis.set_yscale("symlog", linthresh=1e-2)
     axis.set_xscale("log")
     axis.set_ylim(-0.003, 3e3)
-    tidy(axis, "n (in 24 dimensions)", "L~ / L~ of the zero dictionary", "dotted: M² Σ M_d (K_d - 1)²")
+    tidy(axis, "n (in 24 dimensions)", "L~ / L~ of the zero dictionary", "L~ stays below M² Σ M_d (K_d - 1)² (dotted)")
     return figure
 
 
@@ -222,7 +222,12 @@ def draw_zero_without_recovery() -> Figure:
             label=f"n_p = {width}, L~ / zero = {error:.0e}",
         )
     axis.axvline(0.95, color="black", linestyle="--", linewidth=1, label="tau = 0.95")
-    tidy(axis, "best |cosine| of a true feature with a decoder column", "features of 200", "W_E = [Q; -Q]")
+    tidy(
+        axis,
+        "best |cosine| of a true feature with a decoder column",
+        "features of 200",
+        "W_E = [Q; -Q] has loss 0, whatever its cosines",
+    )
     return figure
 
 
@@ -244,7 +249,7 @@ def draw_zero_dimension() -> Figure:
             formula.append(zeros.formula)
         axis.plot(sizes, formula, color=colour, label=f"formula, {anchored} anchored")
         axis.plot(sizes, measured, "o", color=colour, markersize=4)
-    tidy(axis, "n", "dimension of the zero set", "dots: rank of the Jacobian (n_q = 40, n_p = n_r = 6)")
+    tidy(axis, "n", "dimension of the zero set", "The dimension falls with n (dots: rank of the Jacobian)")
     return figure
 
 
@@ -262,7 +267,12 @@ def draw_example_3_5() -> Figure:
         axis.plot(angles, values, color=colour, label=f"M = {weights}")
     axis.axvspan(0, np.pi / 2, color=GREY, alpha=0.15, linewidth=0)
     axis.plot([np.pi / 4], [1], "o", color=BLUE, markersize=5, label="the paper's point")
-    tidy(axis, "t, the angle of w_E of latent 1", "L~ with the best decoder", "grey: the open region {0,1} {}")
+    tidy(
+        axis,
+        "t, the angle of w_E of latent 1",
+        "L~ with the best decoder",
+        "The loss is flat in the open region {0,1} {} (grey)",
+    )
     return figure
 
 
@@ -283,7 +293,7 @@ def draw_printed_3_6() -> Figure:
     axis.hist(both[:, 0], bins, color=BLUE, label="decoder gradient")
     axis.hist(both[:, 1], bins, color=RED, label="encoder gradient")
     axis.set_xscale("log")
-    tidy(axis, "norm of the gradient at the proof's point", "encoders of 400", "a partial minimum needs both to vanish")
+    tidy(axis, "norm of the gradient at the proof's point", "encoders of 400", "The encoder's gradient does not vanish")
     return figure
 
 
@@ -315,7 +325,7 @@ def draw_repaired_3_6() -> Figure:
     for column, (label, colour) in enumerate((("trap", RED), ("saddle", ORANGE), ("no stationary point", BLUE))):
         axis.bar(sizes, shares[:, column], bottom=below, color=colour, label=label)
         below += shares[:, column]
-    tidy(axis, "features in the group of one latent", "share of random groups", "theorem 3.6 repaired")
+    tidy(axis, "features in the group of one latent", "share of random groups", "Large random groups are rarely traps")
     return figure
 
 
@@ -333,7 +343,7 @@ def draw_perron_trap() -> Figure:
             color=colour,
             label=f"{size} features",
         )
-    tidy(axis, "common direction added to every w_r", "share of groups that are traps", "similar features make traps")
+    tidy(axis, "common direction added to every w_r", "share of groups that are traps", "Similar features make traps")
     return figure
 
 
@@ -356,8 +366,8 @@ def draw_absorption() -> Figure:
         label="w_E of {0, 1} and its half-plane",
     )
     axis.set(xlim=(-1.3, 1.5), ylim=(-1.3, 1.3), aspect="equal")
-    tidy(axis, "dimension 1", "dimension 2", "ReLU: {0} and {1} alone are not realizable", legend=False)
-    axis.legend(fontsize=8, frameon=False, loc="upper left")
+    tidy(axis, "dimension 1", "dimension 2", "Under ReLU {0} and {1} alone are not realizable", legend=False)
+    axis.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
     return figure
 
 
@@ -377,7 +387,7 @@ def draw_absorption_printed() -> Figure:
             reached.append(np.mean(hits))
         axis.plot(sizes, reached, "o-", color=colour, label=label)
     axis.set_ylim(-0.05, 1.05)
-    tidy(axis, "latents", "share of parents split as promised", "theorem 3.8")
+    tidy(axis, "latents", "share of parents split as promised", "The repaired construction always works")
     return figure
 
 
@@ -393,7 +403,7 @@ def draw_parent_invisible() -> Figure:
         (4, "a free feature", "^-", GREEN),
     ):
         axis.plot(alone, weights[:, d], marker, color=colour, markersize=4, label=f"M_d of {label}")
-    tidy(axis, "Pr(the parent fires without a child)", "weight in L~", "neither parents nor children weigh in L~")
+    tidy(axis, "Pr(the parent fires without a child)", "weight in L~", "Parents and children have no weight in L~ at 0")
     return figure
 
 
@@ -420,7 +430,12 @@ def draw_dead_latents() -> Figure:
             axes[1].bar(x, float(ended.dead.double().sum(1).mean()), 0.33, color=PALETTE[place])
     for axis in axes:
         axis.set_xticks(np.arange(4) + 0.17, ways)
-    tidy(axes[0], "what is done about dead latents", "median L~ / zero dictionary", "half of the latents begin dead")
+    tidy(
+        axes[0],
+        "what is done about dead latents",
+        "median L~ / zero dictionary",
+        "Resampling and anchors revive dead latents",
+    )
     tidy(axes[1], "what is done about dead latents", "dead latents at the end", "", legend=False)
     return figure
 
@@ -440,7 +455,7 @@ def draw_l1_scale() -> Figure:
     ]
     axis.loglog(scales, np.array(free) + 1e-18, color=RED, label="L1 of the codes")
     axis.loglog(scales, weighted, color=BLUE, label="L1 of codes times decoder norms")
-    tidy(axis, "c", "L~ + penalty at (W_E / c, c W_D)", "a penalty needs decoder norms or a constraint")
+    tidy(axis, "c", "L~ + penalty at (W_E / c, c W_D)", "A penalty needs decoder norms or a constraint")
     return figure
 
 

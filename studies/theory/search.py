@@ -23,7 +23,19 @@ from monosem import TASKS, Problem, task
 from monosem.activations import Activation, JumpReLU, ReLU, TopK
 from monosem.base import philox
 from monosem.bench import TaskSource, environment
-from monosem.report import BLUE, GREEN, GREY, ORANGE, PALETTE, RED, fill, panels, table, tidy
+from monosem.report import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PALETTE,
+    RED,
+    fill,
+    panels,
+    table,
+    tidy,
+    write_figure,
+)
 from monosem.theory import (
     Atoms,
     Descended,
@@ -43,7 +55,7 @@ from monosem.theory import (
     sampled_acs,
     starts,
 )
-from studies.stored import run_missing, stored, write_figure
+from studies.stored import run_missing, stored
 
 PAGE, FIGURES = Path("docs/theory/search.md"), Path("docs/theory/figures")
 WORLDS = 1
@@ -255,7 +267,13 @@ def _comparison_figure() -> Figure:
                 axes.plot(values, [place] * len(values), "|", color=colour, markersize=6)
                 mark = label if i == 0 else None
                 axes.plot([median(values)], [place], "o", color=colour, markersize=4, label=mark)
-    tidy(left, "loss / zero dictionary (1e-6 or less at the edge)", "", "dots: medians; bars: runs", legend=False)
+    tidy(
+        left,
+        "loss / zero dictionary (1e-6 or less at the edge)",
+        "",
+        "Neither search is reliably lower (dots: medians)",
+        legend=False,
+    )
     tidy(right, "share of features recovered", "", "")
     left.set_xscale("log")
     for axes in (left, right):
@@ -295,8 +313,13 @@ def atlas_figure(runs: int = 64, anchors: int = 1) -> Figure:
         bottom.barh(place + 0.27 * (k - 1), [getattr(e, way) for e in shown], 0.26, color=colour, label=way)
     top.set_yticks(place, [e.pattern for e in shown], fontsize=7)
     bottom.set_yticks(place, [""] * len(shown))
-    tidy(top, "least L~ met / zero dictionary", "pattern", "patterns of the atlas")
-    tidy(bottom, "share of random starts that end there", "", f"{runs} starts, {anchors} anchored")
+    tidy(top, "least L~ met / zero dictionary", "pattern", "Most patterns are traps")
+    tidy(
+        bottom,
+        "share of random starts that end there",
+        "",
+        f"Most of {runs} starts end in few patterns ({anchors} anchored)",
+    )
     top.invert_yaxis()
     bottom.invert_yaxis()
     return figure

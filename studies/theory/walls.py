@@ -58,7 +58,12 @@ def draw_closed_3_6() -> Figure:
     ):
         axis.bar(sizes, shares[:, count], bottom=below, color=colour, label=label)
         below += shares[:, count]
-    tidy(axis, "features in the group of one latent", "share of random groups", "where the closed minimum lies")
+    tidy(
+        axis,
+        "features in the group of one latent",
+        "share of random groups",
+        "The closed minimum silences features as groups grow",
+    )
     return figure
 
 
@@ -75,7 +80,12 @@ def draw_wall_attracts() -> Figure:
         W_D, W_E = W_D - 0.05 * by_D, W_E - 0.05 * by_E
     for d, colour in enumerate(PALETTE[:3]):
         axis.semilogy(np.array(path)[:, d], color=colour, label=f"M_d = {float(problem.weights[d]):g}")
-    tidy(axis, "step of gradient descent", "response of the latent to the feature", "none reaches 0; two tend to it")
+    tidy(
+        axis,
+        "step of gradient descent",
+        "response of the latent to the feature",
+        "Two responses tend to 0, and none reaches it",
+    )
     return figure
 
 

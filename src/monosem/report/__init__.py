@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from monosem.report.style import styles as styles
     from monosem.report.style import tidy as tidy
     from monosem.report.style import to_svg as to_svg
+    from monosem.report.style import write_figure as write_figure
     from monosem.report.summary import HEADLINE as HEADLINE
     from monosem.report.summary import Arm as Arm
     from monosem.report.summary import Line as Line

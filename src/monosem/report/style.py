@@ -5,11 +5,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from monosem.base.files import write_atomic
 
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PALETTE = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9", "#000000", "#8C6D31")
@@ -77,13 +80,13 @@ def panels(count: int = 1, height: float = 3.2) -> tuple[Figure, list[Axes]]:
 
 
 def tidy(axes: Axes, x: str, y: str, title: str = "", legend: bool = True) -> None:
-    """Labels, a title and a legend on plain axes."""
+    """Labels, a title and, below the data, a legend on plain axes."""
     plain_axes(axes)
     axes.set_xlabel(x, color=INK)
     axes.set_ylabel(y, color=INK)
     axes.set_title(title, loc="left", color=INK)
     if legend:
-        axes.legend(fontsize=8, frameon=False)
+        axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
 
 
 def to_svg(figure: Figure, label: str, transparent: bool = False) -> str:
@@ -101,3 +104,29 @@ def to_svg(figure: Figure, label: str, transparent: bool = False) -> str:
     svg = re.sub(r'\s+id="[A-Za-z0-9.]+_\d+"', "", svg)  # figure_1, axes_2 ...: nothing points at them
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     return svg.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)
+
+
+_DARK = {INK: "#e6edf3", "#000000": "#e6edf3", "#e6e8eb": "#30363d", "#f4f5f7": "#161b22", "#ffffff": "#0d1117"}
+"""Ink, grid and white of a figure -> on a dark page."""
+
+
+def on_any_page(svg: str) -> str:
+    """A figure of `to_svg` as a file of its own: without a background, and with light ink on a dark page.
+
+    Example:
+        >>> "prefers-color-scheme: dark" in on_any_page("<svg><style></style></svg>")
+        True
+    """
+    rules = [
+        f'[style*="{what}: {light}"] {{{what}: {dark} !important}}'
+        for light, dark in _DARK.items()
+        for what in ("fill", "stroke")
+    ]
+    rules.append(f'text:not([style*="fill"]) {{fill: {_DARK[INK]}}}')
+    dark = f"@media (prefers-color-scheme: dark) {{ {' '.join(rules)} }}</style>"
+    return svg.replace('style="fill: #ffffff"', 'style="fill: none"').replace("</style>", dark, 1)
+
+
+def write_figure(path: str | Path, figure: Figure, label: str) -> Path:
+    """Write a figure as SVG for light and dark pages, whole or not at all; `label` says what it shows."""
+    return write_atomic(path, on_any_page(to_svg(figure, label)).encode())
