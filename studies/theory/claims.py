@@ -222,12 +222,7 @@ def draw_zero_without_recovery() -> Figure:
             label=f"n_p = {width}, L~ / zero = {error:.0e}",
         )
     axis.axvline(0.95, color="black", linestyle="--", linewidth=1, label="tau = 0.95")
-    tidy(
-        axis,
-        "best |cosine| of a true feature with a decoder column",
-        "features of 200",
-        "W_E = [Q; -Q] has loss 0, whatever its cosines",
-    )
+    tidy(axis, "best |cosine| of a true feature with a decoder column", "features of 200", "Any [Q; -Q] has loss 0")
     return figure
 
 
@@ -267,12 +262,7 @@ def draw_example_3_5() -> Figure:
         axis.plot(angles, values, color=colour, label=f"M = {weights}")
     axis.axvspan(0, np.pi / 2, color=GREY, alpha=0.15, linewidth=0)
     axis.plot([np.pi / 4], [1], "o", color=BLUE, markersize=5, label="the paper's point")
-    tidy(
-        axis,
-        "t, the angle of w_E of latent 1",
-        "L~ with the best decoder",
-        "The loss is flat in the open region {0,1} {} (grey)",
-    )
+    tidy(axis, "t, the angle of w_E of latent 1", "L~ with the best decoder", "The open region is flat (grey)")
     return figure
 
 
@@ -430,12 +420,7 @@ def draw_dead_latents() -> Figure:
             axes[1].bar(x, float(ended.dead.double().sum(1).mean()), 0.33, color=PALETTE[place])
     for axis in axes:
         axis.set_xticks(np.arange(4) + 0.17, ways)
-    tidy(
-        axes[0],
-        "what is done about dead latents",
-        "median L~ / zero dictionary",
-        "Resampling and anchors revive dead latents",
-    )
+    tidy(axes[0], "what is done about dead latents", "median L~ / zero dictionary", "Resampling revives most")
     tidy(axes[1], "what is done about dead latents", "dead latents at the end", "", legend=False)
     return figure
 

@@ -30,8 +30,7 @@ def filled() -> dict[str, str]:
         patch.chdir(ROOT)
         for module in (real_pages, real_absorption):
             patch.setattr(module, "fill", fill)
-        patch.setattr(real_pages, "write_atomic", lambda path, content: path)
-        patch.setattr(real_absorption, "write_figure", lambda path, figure, label: None)
+            patch.setattr(module, "write_figure", lambda path, figure, label: None)
         for write in dict.fromkeys(PAGES.values()):
             write()
     return texts
