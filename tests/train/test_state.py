@@ -169,8 +169,8 @@ def test_resampling_resets_weights_moments_and_ages_of_the_dead_alone(monkeypatc
 
     real_start = Run.start
 
-    def start(*arguments: Any) -> Run:
-        seen["run"] = real_start(*arguments)
+    def start(*arguments: Any, **more: Any) -> Run:
+        seen["run"] = real_start(*arguments, **more)
         return seen["run"]
 
     monkeypatch.setattr(Resample, "apply", applied)

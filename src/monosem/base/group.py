@@ -1,10 +1,15 @@
 """Group: the processes that share the latents of one model, as losses see them; ALONE for one process."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from monosem.base import errors
+from monosem.base.errors import MonosemError
 
 
 class Group(ABC):
@@ -58,6 +63,26 @@ class Group(ABC):
 
     def __deepcopy__(self, memo: object) -> "Group":
         return self  # a copy of a model lies in the same processes
+
+
+@contextmanager
+def in_step(group: Group) -> Iterator[None]:
+    """What fails inside in one process fails in all of them, so that none waits for one that has given up.
+
+    Raises: what was raised inside; in the others the first of what was, with the number of its process.
+    """
+    error: MonosemError | None = None
+    try:
+        yield
+    except MonosemError as raised:
+        error = raised
+    text = b"" if error is None else f"{type(error).__name__} {error}".encode()
+    for rank, part in enumerate(group.parts(torch.tensor(list(text), dtype=torch.uint8))):
+        if error is None and part.numel():
+            name, _, why = bytes(part.tolist()).decode().partition(" ")
+            error = getattr(errors, name, MonosemError)(f"process {rank}: {why}")
+    if error is not None:
+        raise error
 
 
 class _Sum(torch.autograd.Function):

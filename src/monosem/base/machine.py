@@ -1,5 +1,6 @@
 """The machine: under what conditions numbers were made, which must agree for the same bits, and where caches lie."""
 
+import importlib.metadata
 import os
 import platform
 from pathlib import Path
@@ -58,6 +59,17 @@ def cpu_features() -> tuple[str, ...]:
         return ()
     flags = next((line.split(":", 1)[1].split() for line in lines if line.startswith(("flags", "Features"))), [])
     return tuple(name for name in _FEATURES if name in flags)
+
+
+def gpu(device: torch.device) -> dict[str, str]:
+    """What a GPU's bits depend on beside: its name, CUDA and Triton; empty for other devices."""
+    if device.type != "cuda":
+        return {}
+    try:
+        triton = importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        triton = "none"
+    return {"gpu": torch.cuda.get_device_name(device), "cuda": str(torch.version.cuda), "triton": triton}
 
 
 def machine() -> dict[str, str]:

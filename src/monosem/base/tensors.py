@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import struct
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, dtype, empty, uint8
+from torch import Tensor, dtype, empty, split, uint8
 from torch import bool as bool_
 
 from monosem.base.errors import CheckpointError, check
@@ -41,6 +42,58 @@ def tensor_writer(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) ->
     plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     whole = {**metadata, "sha256": checksum(plain, metadata)}
     return lambda part: save_file(plain, str(part), whole)
+
+
+_UNSEALED = "0" * 64
+
+
+def open_file(path: Path, shapes: Mapping[str, tuple[tuple[int, ...], dtype]], metadata: Mapping[str, str]) -> None:
+    """A safetensors file whose numbers are still to come (`write_rows`, by several processes), and then its `seal`."""
+    header: dict[str, Any] = {"__metadata__": {**metadata, "sha256": _UNSEALED}}
+    end = 0
+    for name, (shape, kind) in shapes.items():
+        start, end = end, end + math.prod(shape) * kind.itemsize
+        header[name] = {"dtype": _named(kind), "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + end)
+
+
+def write_rows(path: Path, name: str, first: int, rows: Tensor) -> None:
+    """Rows of a tensor, from the row `first`, into a file of `open_file`; PIECE bytes at once."""
+    with path.open("rb+") as file:
+        (size,) = struct.unpack("<Q", file.read(8))
+        about = json.loads(file.read(size))[name]
+        width = math.prod(about["shape"][1:]) * rows.element_size()
+        file.seek(8 + size + about["data_offsets"][0] + first * width)
+        rows = rows.detach()
+        for part in split(rows, max(1, PIECE // max(width, 1))) if rows.ndim else (rows,):
+            file.write(part.cpu().contiguous().reshape(-1).view(uint8).numpy().data)
+
+
+def _named(kind: dtype) -> str:
+    return next(name for name, known in _TYPES.items() if known == kind)
+
+
+def seal(path: Path) -> None:
+    """Write the checksum of what a file of `open_file` holds by now."""
+    with safe_open(str(path), framework="pt") as opened:
+        metadata = opened.metadata()
+        del metadata["sha256"]
+        value = checksum({name: opened.get_tensor(name) for name in opened.keys()}, metadata)  # noqa: SIM118
+    with path.open("rb+") as file:
+        (size,) = struct.unpack("<Q", file.read(8))
+        file.seek(8 + file.read(size).index(_UNSEALED.encode()))
+        file.write(value.encode())
+
+
+def sealed(path: Path) -> str | None:
+    """The checksum that a file says it has."""
+    with safe_open(str(path), framework="pt") as file:
+        said: str | None = (file.metadata() or {}).get("sha256")
+        return said
 
 
 def read_tensors(

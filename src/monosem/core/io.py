@@ -126,10 +126,11 @@ def _layout(fields: _LayoutFields) -> Layout:
 
 def model_tensors(model: SDL) -> dict[str, Tensor]:
     """Every tensor of a model by its name in the format; tied decoders appear on both sides."""
-    return {name: t.detach() for name, t in _live_tensors(model).items()}
+    return {name: t.detach() for name, t in live_tensors(model).items()}
 
 
-def _live_tensors(model: SDL) -> dict[str, Tensor]:
+def live_tensors(model: SDL) -> dict[str, Tensor]:
+    """The same with their gradients: parameters and buffers themselves."""
     tensors = {f"encoder.{i}": w for i, w in enumerate(model.encoder.weights)}
     tensors |= {f"decoder.{i}": w for i, w in enumerate(model.decoder.weights)}
     tensors |= {f"decoder.{name}": t for name, t in model.decoder.own.items()}
@@ -163,7 +164,7 @@ def place_tensors(model: SDL, tensors: dict[str, Tensor], where: str, unchecked:
     _check_names(own, tensors, where)
     for name in own if not unchecked else ():
         _check_finite(name, tensors[name], where)
-    names = {id(live): name for name, live in _live_tensors(model).items()}
+    names = {id(live): name for name, live in live_tensors(model).items()}
     for module in model.modules():
         for key, parameter in module._parameters.items():
             if parameter is not None:
@@ -211,13 +212,21 @@ def save_model(model: SDL, folder: str | Path, metadata: dict[str, Any] | None =
 
     Raises: OutputError when the folder cannot be written; a model that was there is untouched then.
     """
-    folder = Path(folder)
+    folder, text = Path(folder), config_bytes(model, metadata)
+    about = {"format": FORMAT, "config": hashlib.sha256(text).hexdigest()}
+    tensors = tensor_writer(model_tensors(model), about)
+    write_together({folder / "model.safetensors": tensors, folder / "config.json": text})
+    return folder
+
+
+def config_bytes(model: SDL, metadata: dict[str, Any] | None = None) -> bytes:
+    """config.json of a model, of all latents where it has some of them."""
     config = {
         "format": FORMAT,
         "activation": activation_to_text(model.activation),
         "pre_bias": model.pre_bias,
         "dtype": str(model.b_E.dtype).removeprefix("torch."),
-        "layout": layout_to_plain(model.layout),
+        "layout": layout_to_plain(model.whole),
         "row_norm": dataclasses.asdict(model.norm) if isinstance(model, RowNormSDL) else None,
         "metadata": metadata or {},
     }
@@ -225,11 +234,7 @@ def save_model(model: SDL, folder: str | Path, metadata: dict[str, Any] | None =
         config["encoder"] = part_to_text(model.encoder_kind, ENCODERS)
     if model.dictionary != FREE:
         config["dictionary"] = part_to_text(model.dictionary, DICTIONARIES)
-    text = json_bytes(config)
-    about = {"format": FORMAT, "config": hashlib.sha256(text).hexdigest()}
-    tensors = tensor_writer(model_tensors(model), about)
-    write_together({folder / "model.safetensors": tensors, folder / "config.json": text})
-    return folder
+    return json_bytes(config)
 
 
 def load_model(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from monosem.base.card import card
 from monosem.base.errors import ArgumentError, DataError, RefusedError, ShapeError, check
-from monosem.base.group import ALONE, Group
+from monosem.base.group import ALONE
 from monosem.base.guard import shown
 from monosem.base.selection import Request
 from monosem.base.sparse import Code, DenseCode, SparseCode, spread, with_leading
@@ -64,8 +64,8 @@ class SDL(nn.Module):
     `encoder_kind` and `dictionary`: how x becomes z, and what W_D is made of; affine and free ones are sparse.
     `path`: "auto" carries sparse codes where that is cheaper; "reference" is plain dense autograd. `selection`: "bf16"
     lets a bfloat16 product propose and exact float32 values decide, proven row by row (docs/adr/0010); `fell_back` is
-    the last batch's share of rows that were computed in full instead. `group`: the processes that share its latents,
-    of which it then has some (core.shards); what it decodes is of all.
+    the last batch's share of rows that were computed in full instead. `group`: the processes that share the latents of
+    the `whole` layout, of which it then has those from `first` (core.shards); what it decodes is of all.
     Source: Tang et al. 2025, 2.3; biases and W_skip are practice, absent from the paper.
     """
 
@@ -87,7 +87,7 @@ class SDL(nn.Module):
         self.encoder_kind, self.dictionary = fitting(encoder, layout), dictionary
         self.selection: Selection = "fp32"
         self.fell_back = 0.0
-        self.group: Group = ALONE
+        self.group, self.whole, self.first = ALONE, layout, 0
         self.encoder = BlockMap(layout.encoder, n_q, layout.n_p)
         self.decoder = dictionary.decoder(layout, self.encoder)
         self.b_E = nn.Parameter(torch.zeros(n_q))

@@ -1,5 +1,6 @@
 """A model whose latents lie in several processes: what each has, and what is selected of all of them."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -8,10 +9,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from monosem.base.blocks import Block
 from monosem.base.errors import RefusedError, check
 from monosem.base.group import Group
 from monosem.base.selection import Above, Custom, Request, Rule, TopK
 from monosem.base.sparse import Positions, SparseCode
+from monosem.core.pairs import Layout
 from monosem.kernels.ops import Mask, Score, Selection, carried, kth, subset, top_index
 
 if TYPE_CHECKING:
@@ -50,7 +53,32 @@ def cut(model: "SDL", first: int, last: int, group: Group) -> None:
 
     model.b_E = mine(model.b_E)
     model.act = nn.ParameterDict({name: mine(vector) for name, vector in model.act.items()})
-    model.group = group
+    model.group, model.first = group, first
+
+
+_BLOCK = re.compile(r"(?:.*\.)?(encoder|decoder)\.(\d+)(?:\..*)?")
+
+
+def whole_name(model: "SDL", name: str) -> str:
+    """A tensor of the own format under the name that it has in the whole model: blocks are numbered there."""
+    match = _BLOCK.fullmatch(name)
+    if match is None:
+        return name
+    here = [i for i, b in enumerate(getattr(model.whole, match[1])) if _inside(b, model.first, model.first + model.n_q)]
+    return f"{match[1]}.{here[int(match[2])]}"
+
+
+def rows_within(whole: Layout, name: str, first: int, last: int) -> range:
+    """Which rows of a tensor of the whole model, one that has a row for each latent, the latents [first, last) have."""
+    match = _BLOCK.fullmatch(name)
+    if match is None:
+        return range(first, last)
+    block = getattr(whole, match[1])[int(match[2])]
+    return range(max(first, block.first) - block.first, max(min(last, block.last), block.first) - block.first)
+
+
+def _inside(block: Block, first: int, last: int) -> bool:
+    return max(block.first, first) < min(block.last, last)
 
 
 def over_shards(chosen: Selection, asked: Sequence[Rule | Request], score: Score | None, group: Group) -> Selection:

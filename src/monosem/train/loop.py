@@ -278,7 +278,6 @@ def fit(
     method, config = read_method(method) if isinstance(method, str) else method, config or FitConfig()
     started = time.perf_counter()
     with _threads(config.threads), kept_memory(), _group(mesh, config.device) as group:
-        check(out is None or group.size == 1, "several processes write no folder yet; leave `out` out", RefusedError)
         run = start_run(method, source, n_q, config, anchors, group)
         if out is not None:
             run.parts = parts_of(method, source, n_q, config, anchors)

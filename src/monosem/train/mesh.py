@@ -29,11 +29,13 @@ class Processes(Group):
     def __init__(self, processes: dist.ProcessGroup | None = None) -> None:
         self._processes = processes
         self.rank, self.size = dist.get_rank(processes), dist.get_world_size(processes)
+        on_gpus = dist.get_backend(processes) == "nccl"
+        self._at = torch.device("cuda", torch.cuda.current_device()) if on_gpus else None
 
     def _reduced(self, x: Tensor, how: dist.ReduceOp.RedOpType) -> Tensor:
-        y = x.detach().clone(memory_format=torch.contiguous_format)
+        y = x.detach().to(self._at, copy=True, memory_format=torch.contiguous_format)
         dist.all_reduce(y, how, self._processes)
-        return y
+        return y.to(x.device)
 
     def total(self, x: Tensor) -> Tensor:
         """x summed over the processes; all get the same bits."""
@@ -49,16 +51,17 @@ class Processes(Group):
 
     def parts(self, x: Tensor) -> list[Tensor]:
         """x of every process; first their lengths are exchanged, then all of it, filled up to the longest."""
-        counts = [int(count) for count in torch.cat(self._gathered(torch.tensor([x.shape[0]], device=x.device)))]
+        counts = torch.cat(self._gathered(torch.tensor([x.shape[0]]))).tolist()
         mine = x.new_zeros((max(counts), *x.shape[1:]))
         mine[: x.shape[0]] = x.detach()
         return [part[:count] for part, count in zip(self._gathered(mine), counts, strict=True)]
 
     def _gathered(self, x: Tensor) -> list[Tensor]:
-        everyone = [torch.empty_like(x) for _ in range(self.size)]
+        mine = x.to(self._at)
+        everyone = [torch.empty_like(mine) for _ in range(self.size)]
         if x.numel():
-            dist.all_gather(everyone, x, self._processes)
-        return everyone
+            dist.all_gather(everyone, mine, self._processes)
+        return [part.to(x.device) for part in everyone]
 
 
 def _latents(mesh: str) -> int:

@@ -12,15 +12,15 @@ from torch import Tensor
 
 from monosem.base.errors import CheckpointError, shortened
 from monosem.base.files import write_atomic
-from monosem.base.machine import machine
+from monosem.base.machine import gpu, machine
 from monosem.base.sparse import Code, SparseCode
-from monosem.base.tensors import read_tensors, tensor_writer
-from monosem.core.io import model_tensors, set_model_tensors
+from monosem.base.tensors import tensor_writer
+from monosem.core.io import live_tensors, model_tensors, set_model_tensors
 from monosem.core.model import SDL
+from monosem.core.shards import whole_name
 from monosem.kernels.ops import build_name, used
 from monosem.losses.objective import Objective, State
-
-FORMAT = "monosem.run/1"
+from monosem.train.pieces import FORMAT, own_rows, read_pieces
 
 
 @dataclass(eq=False)
@@ -93,23 +93,40 @@ class Run:
                 state[name][chosen] = 0.0
 
 
-def _trained(run: Run) -> list[Tensor]:
-    return [parameter for group in run.optimiser.param_groups for parameter in group["params"]]
+def _trained(run: Run) -> list[tuple[str, Tensor]]:
+    """The parameters that the optimiser has, by name."""
+    live = live_tensors(run.model)
+    names = {id(tensor): whole_name(run.model, name) for name, tensor in live.items()}
+    return [(names[id(p)], p) for group in run.optimiser.param_groups for p in group["params"]]
 
 
-def _tensors(run: Run) -> dict[str, Tensor]:
-    tensors = {f"model.{name}": t for name, t in model_tensors(run.model).items()}
-    for number, parameter in enumerate(_trained(run)):  # one that never had a gradient has no moments
-        tensors |= {f"adam.{number}.{name}": value for name, value in run.optimiser.state.get(parameter, {}).items()}
+def run_tensors(run: Run) -> dict[str, Tensor]:
+    """What is saved of a run, under the names of the whole model."""
+    tensors = {f"model.{whole_name(run.model, name)}": t for name, t in model_tensors(run.model).items()}
+    for name, parameter in _trained(run):  # one that never had a gradient has no moments
+        tensors |= {f"adam.{name}.{own}": value for own, value in run.optimiser.state.get(parameter, {}).items()}
     for label, state in run.terms.items():
         tensors |= {f"term.{label}.{name}": value for name, value in state.items()}
     tensors["dead.since"] = run.tracker.since
     return tensors
 
 
-def _conditions() -> dict[str, str]:
-    """Under what conditions a run computes its bits: processor, threads, versions, kernels."""
-    return machine() | {"kernels": build_name()}
+def _conditions(run: Run) -> dict[str, str]:
+    """Under what conditions a run computes its bits: processor or GPU, threads, versions, kernels, processes."""
+    model = run.model
+    return machine() | {"kernels": build_name(), "processes": str(model.group.size)} | gpu(model.b_E.device)
+
+
+def about_checkpoint(run: Run, log: str) -> dict[str, str]:
+    """What a checkpoint says of its run."""
+    return {
+        "format": FORMAT,
+        "identity": run.identity,
+        "parts": json.dumps(run.parts),
+        "step": str(run.step),
+        "log": log,
+        "machine": json.dumps(_conditions(run), sort_keys=True),
+    }
 
 
 def save_run(run: Run, path: Path, log: str) -> None:
@@ -117,28 +134,21 @@ def save_run(run: Run, path: Path, log: str) -> None:
 
     `log` is a checksum of what was logged up to here.
     """
-    metadata = {
-        "format": FORMAT,
-        "identity": run.identity,
-        "parts": json.dumps(run.parts),
-        "step": str(run.step),
-        "log": log,
-        "machine": json.dumps(_conditions(), sort_keys=True),
-    }
-    write_atomic(path, tensor_writer(_tensors(run), metadata))
+    write_atomic(path, tensor_writer(run_tensors(run), about_checkpoint(run, log)))
 
 
 def load_run(run: Run, path: Path, allow_other_machine: bool = False) -> str | None:
-    """Bring a fresh run to where a checkpoint left it; returns the checksum of its log, which older versions left out.
+    """Bring a fresh run to where a checkpoint left it, whichever processes wrote it; returns the checksum of its log.
 
     Raises: CheckpointError when the file is damaged, belongs to another run (method, data, configuration), or
         was written under other conditions (processor, threads, versions) and `allow_other_machine` is not set.
     """
-    metadata, tensors = read_tensors(path, FORMAT, _METADATA, "delete it to start again")
+    metadata, pieces = read_pieces(run.model, path)
     try:
         _check_same_run(run, path, metadata)
         if not allow_other_machine:
-            _check_conditions(path, metadata)
+            _check_conditions(run, path, metadata)
+        tensors = own_rows(run.model, pieces, path)
         step = int(metadata["step"])
         _restore(run, tensors, str(path))
     except (LookupError, ValueError, RuntimeError, AttributeError, TypeError) as error:
@@ -150,13 +160,13 @@ def load_run(run: Run, path: Path, allow_other_machine: bool = False) -> str | N
     return metadata.get("log")
 
 
-_METADATA = frozenset(["identity", "parts", "step", "log", "machine"])
-
-
 def _restore(run: Run, tensors: dict[str, Tensor], where: str) -> None:
-    set_model_tensors(run.model, _below(tensors, "model."), where)
-    for number, parameter in enumerate(_trained(run)):
-        state = _below(tensors, f"adam.{number}.")
+    saved = _below(tensors, "model.")
+    names = {name: whole_name(run.model, name) for name in model_tensors(run.model)}
+    here = {name: saved.pop(whole) for name, whole in names.items() if whole in saved}
+    set_model_tensors(run.model, here | saved, where)
+    for name, parameter in _trained(run):
+        state = _below(tensors, f"adam.{name}.")
         if state:
             run.optimiser.state[parameter] = {name: t.to(parameter.device, copy=True) for name, t in state.items()}
     for label, values in run.terms.items():
@@ -212,8 +222,8 @@ def _leaves(name: str, value: Any) -> dict[str, Any]:
     return {inner: leaf for key, part in value.items() for inner, leaf in _leaves(f"{below}{key}", part).items()}
 
 
-def _check_conditions(path: Path, metadata: dict[str, str]) -> None:
-    there, here = json.loads(metadata["machine"]), _conditions()
+def _check_conditions(run: Run, path: Path, metadata: dict[str, str]) -> None:
+    there, here = json.loads(metadata["machine"]), _conditions(run)
     if there != here:
         changes = [f"{name}: {there.get(name)} then, {now} now" for name, now in here.items() if there.get(name) != now]
         raise CheckpointError(

@@ -1,0 +1,168 @@
+"""Checkpoints in pieces: any number of processes goes on with them, what is damaged is named, a kill changes no bit."""
+
+import json
+import os
+import shutil
+import signal
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from monosem.base.errors import CheckpointError
+from monosem.base.group import Group
+from monosem.core.io import load_model
+from monosem.core.model import SDL, Forward
+from monosem.train.loop import fit
+from monosem.train.result import Result
+from tests.group import together
+from tests.train.scenes import SCENES, Scene
+from tests.train.several import Seen, in_processes, watched
+from tests.train.victims import contents
+
+
+@pytest.fixture(autouse=True)
+def _threads_for_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`fit(mesh=group)`: the group itself."""
+    monkeypatch.setattr("monosem.train.loop._group", lambda mesh, device: nullcontext(mesh))
+
+
+def _scene(name: str, steps: int = 24) -> Scene:
+    made = SCENES[name]()
+    return replace(made, config=replace(made.config, steps=steps, eps=1e-4, log_every=6, checkpoint_every=6))
+
+
+def _train(scene: Scene, size: int, out: Path, anywhere: bool = True) -> list[Result]:
+    def one(group: Group) -> Result:
+        return fit(
+            scene.method, scene.source, scene.n_q, scene.config, scene.anchors,
+            out=out, allow_other_machine=anywhere, mesh=group,
+        )  # fmt: skip
+
+    return together(size, one)
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_any_number_of_processes_goes_on(name: str, tmp_path: Path) -> None:
+    """2, 4, 1 and 3 of them, a quarter of the run each, end where one would have."""
+    several, one = tmp_path / "several", tmp_path / "one"
+    for steps, size in ((6, 2), (12, 4), (18, 1), (24, 3)):
+        scene = _scene(name, steps)
+        part = _train(scene, size, several)
+        _train(scene, 1, one)
+        assert part[0].log[-1]["step"] == steps
+    ours, theirs = load_model(several), load_model(one)
+    assert ours.layout == theirs.layout
+    for (label, mine), (_, wanted) in zip(ours.named_parameters(), theirs.named_parameters(), strict=True):
+        torch.testing.assert_close(
+            mine, wanted, rtol=0, atol=1e-4 * float(wanted.detach().abs().max().clamp(min=1e-2)), msg=label
+        )
+    names = sorted(path.name for path in several.iterdir())
+    pieces = [f"checkpoint-24-{rank}-of-3.safetensors" for rank in range(3)]
+    assert names == sorted([*pieces, "checkpoint.json", "config.json", "log.jsonl", "model.safetensors"])
+
+
+def test_one_process_reads_what_several_wrote_to_the_bit(tmp_path: Path) -> None:
+    """The weights of the pieces, side by side, are those of the ordinary file."""
+    scene = _scene("hard", 6)
+    results = _train(scene, 3, tmp_path)
+    whole = load_model(tmp_path)
+    rows = torch.cat([result.model.W_E for result in results])
+    assert torch.equal(rows, whole.W_E)
+    assert torch.equal(torch.cat([result.model.W_D for result in results], 1), whole.W_D)
+    again = _train(scene, 1, tmp_path)[0].model
+    assert torch.equal(again.W_E, whole.W_E)
+    assert sorted(path.name for path in tmp_path.glob("checkpoint*")) == [
+        "checkpoint-6-0-of-3.safetensors",
+        "checkpoint-6-1-of-3.safetensors",
+        "checkpoint-6-2-of-3.safetensors",
+        "checkpoint.json",
+    ]
+
+
+def test_another_number_of_processes_is_named(tmp_path: Path) -> None:
+    _train(_scene("tied", 6), 2, tmp_path)
+    with pytest.raises(CheckpointError, match="processes: 2 then, 4 now"):
+        _train(_scene("tied", 12), 4, tmp_path, anywhere=False)
+    assert _train(_scene("tied", 12), 2, tmp_path, anywhere=False)[0].log[-1]["step"] == 12
+
+
+def _piece(folder: Path, rank: int) -> Path:
+    return folder / f"checkpoint-6-{rank}-of-2.safetensors"
+
+
+def _missing(folder: Path) -> None:
+    _piece(folder, 1).unlink()
+
+
+def _truncated(folder: Path) -> None:
+    _piece(folder, 1).write_bytes(_piece(folder, 1).read_bytes()[:-9])
+
+
+def _flipped(folder: Path) -> None:
+    whole = bytearray(_piece(folder, 1).read_bytes())
+    whole[-5] ^= 4
+    _piece(folder, 1).write_bytes(whole)
+
+
+def _swapped(folder: Path) -> None:
+    shutil.copy(_piece(folder, 0), _piece(folder, 1))
+
+
+def _of_a_larger_world(folder: Path) -> None:
+    manifest = json.loads((folder / "checkpoint.json").read_text())
+    del manifest["pieces"][1]
+    (folder / "checkpoint.json").write_text(json.dumps(manifest))
+
+
+DAMAGE = {
+    _missing: "checkpoint-6-1-of-2.safetensors, which is missing",
+    _truncated: "checkpoint-6-1-of-2.safetensors cannot be read",
+    _flipped: "checkpoint-6-1-of-2.safetensors was altered",
+    _swapped: "checkpoint-6-1-of-2.safetensors is not the piece",
+    _of_a_larger_world: "checkpoint.json is of 16 latents, this run has n_q=32",
+}
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__.strip("_"))
+def test_a_piece_that_is_not_whole_is_named(damage: object, size: int, tmp_path: Path) -> None:
+    """By every process that would read it, and nothing there changes."""
+    assert callable(damage)
+    _train(_scene("tied", 6), 2, tmp_path)
+    damage(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(CheckpointError, match=DAMAGE[damage]):  # type: ignore[index]
+        _train(_scene("tied", 12), size, tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def _killed(out: Path, death: tuple[int, int] | None, rank: int, size: int) -> Seen:
+    """The run; at a step one of the processes kills itself."""
+    count = 0
+    observed = SDL.observe
+
+    def observe(model: SDL, at: Forward) -> None:
+        nonlocal count
+        count += 1
+        if (rank, count) == death:
+            os.kill(os.getpid(), signal.SIGKILL)
+        observed(model, at)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SDL, "observe", observe)
+        return watched(_scene("batch_topk"), size, out)
+
+
+@pytest.mark.parametrize("death", [(1, 14), pytest.param((0, 20), marks=pytest.mark.slow)])
+def test_a_kill_of_one_process_changes_no_bit(death: tuple[int, int], tmp_path: Path) -> None:
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    in_processes(2, partial(_killed, whole, None))
+    with pytest.raises(AssertionError, match="exit codes"):
+        in_processes(2, partial(_killed, again, death))
+    assert (again / "checkpoint.json").exists()
+    in_processes(2, partial(_killed, again, None))
+    assert contents(again) == contents(whole)
