@@ -91,7 +91,7 @@ def test_the_scenes_hold_the_state_that_they_are_here_for(whole: Whole) -> None:
         assert max(dead) > 0
         assert any(later < earlier for earlier, later in itertools.pairwise(dead))
     for scene, tensors in saved.items():
-        assert {"adam.0.exp_avg", "adam.0.step", "dead.since"} <= set(tensors), scene
+        assert {"adam.b_E.exp_avg", "adam.b_E.step", "dead.since"} <= set(tensors), scene
         assert tensors["metadata"]["step"] == str(STEPS)
 
 
