@@ -153,6 +153,22 @@ def phases(
 
 
 @app.command()
+def checks(
+    cases: Annotated[str, typer.Option(help="Cases, separated by commas.")] = "topk,jumprelu",
+    pairs: Annotated[int, typer.Option(help="Steps with the checks, and as many without.")] = 20,
+    size: Annotated[str, typer.Option(help="One of small, paper, large.")] = "paper",
+    record: Record = RECORDS / "checks.json",
+) -> None:
+    """Compare steps with the checks of rows, losses and positions with steps without them, interleaved."""
+    from benchmarks.checks import run
+    from benchmarks.sizes import CASES, SIZES
+
+    _positive(pairs=pairs)
+    (named,) = _among("--size", size, SIZES)
+    _stored(record, run(_among("--cases", cases, CASES), pairs, _plain, SIZES[named]), [])
+
+
+@app.command()
 def harvest(
     text: Annotated[Path, typer.Option(help="Documents, a .jsonl or .txt file.")],
     network: Annotated[str, typer.Option(help="A name or folder of a network.")] = "stories15m",

@@ -106,7 +106,16 @@ def _of(record: Mapping[str, Any], text: str, arm: str) -> list[dict[str, Any]]:
 
 def _table(record: Mapping[str, Any]) -> str:
     rows: list[Sequence[object]] = [
-        ("method", "arm", "drawn anew", "fire within 100 steps", "dead at the end", "silent", "FVU", "features recovered")
+        (
+            "method",
+            "arm",
+            "drawn anew",
+            "fire within 100 steps",
+            "dead at the end",
+            "silent",
+            "FVU",
+            "features recovered",
+        )
     ]
     for text in METHODS:
         for arm in ARMS:
