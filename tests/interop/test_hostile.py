@@ -13,6 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from monosem import interop
 from monosem.base.errors import CheckpointError, MonosemError
+from monosem.base.files import write_json
+from tests.cli.calls import call
 from tests.interop.models import ours
 
 INFINITY = float("inf")
@@ -119,3 +121,47 @@ def test_a_name_of_megabytes_makes_a_short_message(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         interop.load(tmp_path)
     assert len(str(caught.value)) <= 2000
+
+
+def _cut(folder: Path) -> dict[str, str]:
+    """The weights in two files beside an index, as others cut large ones."""
+    path = folder / "sae_weights.safetensors"
+    tensors = load_file(path)
+    path.unlink()
+    files = {name: f"sae_weights-0000{1 + number % 2}-of-00002.safetensors" for number, name in enumerate(tensors)}
+    for file in set(files.values()):
+        save_file({name: tensors[name] for name in files if files[name] == file}, folder / file)
+    return files
+
+
+def test_weights_cut_into_several_files(tmp_path: Path) -> None:
+    """Read through their index; what the index and the files do not share is one named error, and no path leads out."""
+    model, index = interop.load(_saelens(tmp_path)), tmp_path / "sae_weights.safetensors.index.json"
+    files = _cut(tmp_path)
+    write_json(index, {"metadata": {}, "weight_map": files})
+    again = interop.load(tmp_path)
+    assert torch.equal(again.W_D, model.W_D)
+    assert torch.equal(again.act["theta"], model.act["theta"])
+    first, *rest = files
+    outside = {name: f"../{tmp_path.name}/{file}" for name, file in files.items()}
+    wrong = [{name: files[name] for name in rest}, files | {"more": files[first]}, {}, outside]
+    for said, why in zip(wrong, ("disagree", "disagree", "no weight_map", "no weight_map"), strict=True):
+        write_json(index, {"weight_map": said})
+        with pytest.raises(CheckpointError, match=rf"sae_weights.safetensors.index.json .*{why}"):
+            interop.load(tmp_path)
+    write_json(index, {"weight_map": files})
+    (tmp_path / files[first]).unlink()
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        interop.load(tmp_path)
+
+
+def test_an_altered_file_is_converted_if_one_asks_for_it(tmp_path: Path) -> None:
+    model, metadata = ours("saelens")["jumprelu"]
+    interop.save(model, tmp_path / "a", metadata=metadata)
+    config = tmp_path / "a/config.json"
+    config.write_text(config.read_text().replace("toy", "top"))
+    refused = call("convert", tmp_path / "a", tmp_path / "b")
+    assert refused.exit_code == 2
+    assert "unchecked" in refused.output
+    assert call("convert", tmp_path / "a", tmp_path / "b", "--unchecked").exit_code == 0
+    assert interop.read(tmp_path / "b").metadata["model_name"] == "top"

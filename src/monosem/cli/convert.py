@@ -24,6 +24,9 @@ class ConvertOptions:
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")]
     format: Annotated[str, opt("Format to write, such as saelens.", "--format", "-f")] = "monosem"
     input_scale: _Scale = None
+    unchecked: Annotated[bool, opt("Take NaN, infinity and altered files as they are.", "--unchecked", more=True)] = (
+        False
+    )
 
 
 @command_of(ConvertOptions)
@@ -34,7 +37,7 @@ def convert(o: ConvertOptions) -> Answer:
     chosen = FORMATS[o.format]
     if o.target.resolve() == o.dictionary.resolve():
         fail(f"OUT is DICTIONARY ({o.target}); write to another folder")
-    loaded = read(o.dictionary, o.input_scale)
+    loaded = read(o.dictionary, o.input_scale, unchecked=o.unchecked)
     save(loaded.model, o.target, o.format, loaded.metadata)
     for note in loaded.notes:
         say(note, "yellow")

@@ -199,7 +199,7 @@ class Candidate:
 
     def has(self, *names: str) -> bool:
         """Whether the folder holds these files (and the path, if a file, is one of them)."""
-        whole = all((self.folder / name).is_file() for name in names)
+        whole = all((self.folder / name).is_file() or self._index(name).is_file() for name in names)
         return whole and (self.path == self.folder or self.path.name in names)
 
     def json(self, name: str) -> dict[str, Any]:
@@ -222,10 +222,28 @@ class Candidate:
             values |= self._values(self.folder / name)
         return Tensors(values, str(self.folder / names[0]), self.dtype, self.outline, self.unchecked)
 
+    def _index(self, name: str) -> Path:
+        """What says where the tensors of a file lie that was cut into several."""
+        return self.folder / f"{name}.index.json"
+
     def _values(self, path: Path) -> dict[str, Any]:
+        if not path.is_file() and self._index(path.name).is_file():
+            return self._cut(self._index(path.name))
         with _reading(path):
             plain_file(path)
             return {".safetensors": _safetensors, ".npz": _npz}.get(path.suffix, _pt)(path)
+
+    def _cut(self, index: Path) -> dict[str, Any]:
+        """The tensors of an index, {"weight_map": {tensor: file beside it}}, and of its files; both must agree."""
+        said = self.json(index.name).get("weight_map")
+        files = {str(name): str(file) for name, file in said.items()} if isinstance(said, dict) else {}
+        plain = bool(files) and all(file == Path(file).name and file != index.name for file in files.values())
+        check(plain, f"{index} has no weight_map of tensors and the files beside it; restore it", CheckpointError)
+        inside = {file: self._values(self.folder / file) for file in sorted(set(files.values()))}
+        differ = {(name, file) for file, values in inside.items() for name in values} ^ set(files.items())
+        text = f"{index} and its files disagree on {shortened(str(sorted(name for name, _ in differ)))}; restore them"
+        check(not differ, text, CheckpointError)
+        return {name: inside[file][name] for name, file in files.items()}
 
 
 def _safetensors(path: Path) -> dict[str, Any]:

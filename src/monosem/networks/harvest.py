@@ -50,26 +50,28 @@ class Runner:
         check(not training, "the model is in training mode (dropout acts); call model.eval() first")
 
     def raw(self, batch: Batch) -> dict[Site, Tensor]:
-        """What each site gives for a batch, as the modules gave it; the channels of pictures last."""
+        """What each site gives for a batch; heads of tokens side by side, the channels of pictures last."""
         outputs: dict[Site, Tensor] = {}
         for name, model in self.models.items():
             own = [site for site in self.sites if site.model == name]
             if own:
                 with capture(model, own, self.stop) as seen:
                     outputs |= seen.run(model, moved(batch.inputs, input_device(model)))
-        return {site: _as_rows(x) for site, x in outputs.items()}
+        return {site: _as_rows(x, batch) for site, x in outputs.items()}
 
     def shape(self, outputs: Mapping[Site, Tensor], batch: Batch) -> tuple[int, tuple[int, ...]]:
         """(places per document, width of every site), checked: each site is [batch, width] or [batch, time, width].
 
-        A convolution's [batch, channels, height, width] has height x width places, row by row of the picture.
+        A convolution's [batch, channels, height, width] has height x width places, row by row of the picture; a hook
+        point of attention heads over tokens, [batch, time, heads, d_head], is one of width heads x d_head.
         """
         rows, times = batch.document.numel(), {}
         for site, x in outputs.items():
             if x.ndim not in (2, 3) or x.shape[0] != rows or not x.is_floating_point():
                 raise ShapeError(
                     f"{site} gives {x.dtype} of shape {tuple(x.shape)} for {rows} documents; a site gives numbers "
-                    "[batch, width], [batch, time, width] or [batch, channels, height, width]: choose another module"
+                    "[batch, width], [batch, time, width], [batch, time, heads, d_head] or [batch, channels, height, "
+                    "width]: choose another module"
                 )
             times[str(site)] = x.shape[1] if x.ndim == 3 else 1
         check(
@@ -240,9 +242,13 @@ def _same_batch(columns: Mapping[str, Tensor], stored: Store, first: int) -> Non
             )
 
 
-def _as_rows(x: Tensor) -> Tensor:
-    """Pictures [batch, channels, height, width] as [batch, height width, channels]; others as they are."""
-    return x.flatten(2).transpose(1, 2) if x.ndim == 4 else x
+def _as_rows(x: Tensor, batch: Batch) -> Tensor:
+    """Heads of tokens [batch, time, heads, d_head] as [batch, time, heads d_head]; pictures [batch, channels, height,
+    width] as [batch, height width, channels]; others as they are."""
+    if x.ndim != 4:
+        return x
+    heads = batch.token is not None and x.shape[:2] == batch.token.shape
+    return x.flatten(2) if heads else x.flatten(2).transpose(1, 2)
 
 
 def _quantised(x: Float[Tensor, "rows width"]) -> tuple[Int8[Tensor, "rows width"], Float[Tensor, " rows"]]:

@@ -65,6 +65,7 @@ def places(sdl: SDL, model: nn.Module, at: str, to: str | None = None) -> Places
 def rewriting(model: nn.Module, changes: Sequence[tuple[Site, Rewrite]]) -> Iterator[None]:
     """While it is open, the tensor at each site passes through its function, in the order given.
 
+    Of attention heads, [batch, time, heads, d_head], the function sees [batch, time, heads d_head].
     A function that returns its argument leaves the network's own objects in place. Raises (in the forward pass):
     ShapeError when a site holds no tensor, or a function changes its shape or dtype.
     """
@@ -100,9 +101,11 @@ def _changed(value: Any, site: Site, change: Rewrite) -> Any:
     old = first_tensor(value)
     check(old is not None, f"{site} gives no tensor but {type(value).__name__}; choose another site", ShapeError)
     assert old is not None
-    new = change(old)
-    if new is old:
+    rows = old.flatten(2) if old.ndim == 4 else old  # heads side by side
+    new = change(rows)
+    if new is rows:
         return value
+    new = new.reshape(old.shape) if new.shape == rows.shape else new
     check(
         new.shape == old.shape and new.dtype == old.dtype,
         f"{site} holds {old.dtype} of shape {tuple(old.shape)}, its replacement is {new.dtype} of shape "
