@@ -105,23 +105,13 @@ def _of(record: Mapping[str, Any], text: str, arm: str) -> list[dict[str, Any]]:
 
 
 def _table(record: Mapping[str, Any]) -> str:
-    rows: list[Sequence[object]] = [
-        (
-            "method",
-            "arm",
-            "drawn anew",
-            "fire within 100 steps",
-            "dead at the end",
-            "silent",
-            "FVU",
-            "features recovered",
-        )
-    ]
+    numbers = ("dead at the end", "silent", "FVU", "against none", "M_GT")
+    rows: list[Sequence[object]] = [("method", "arm", "drawn anew", f"fire within {SOON} steps", *numbers)]
     for text in METHODS:
         for arm in ARMS:
             runs = _of(record, text, arm)
             if runs:
-                rows.append((f"`{text}`", arm, *_events(runs), *_numbers(runs)))
+                rows.append((f"`{text}`", arm, *_events(runs), *_numbers(runs, _of(record, text, ARMS[0]))))
     worlds = len(_of(record, METHODS[0], ARMS[0]))
     return f"{table(rows, numbers=True)}\n\n{worlds} worlds; ± is half a 95 % t interval; {provenance([record])}."
 
@@ -132,10 +122,12 @@ def _events(runs: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     return (f"{drawn / len(runs):.0f}", f"{soon / drawn:.3f}") if drawn else ("-", "-")
 
 
-def _numbers(runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    shown = [interval(run["dead"][-1] for run in runs)]
-    shown += [interval(run["scores"][name] for run in runs) for name in ("dead", "fvu", "recovered")]
-    return [one.text() for one in shown]
+def _numbers(runs: Sequence[Mapping[str, Any]], plain: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Shares, FVU, what it is less that without a remedy in the same world, and the share of features recovered."""
+    dead = interval(run["dead"][-1] for run in runs).text()
+    silent, fvu, recovered = (interval(run["scores"][n] for run in runs).text() for n in ("dead", "fvu", "recovered"))
+    less = interval(run["scores"]["fvu"] - other["scores"]["fvu"] for run, other in zip(runs, plain, strict=True))
+    return [dead, silent, fvu, "-" if runs == plain else less.text(sign=True), recovered]
 
 
 def _figure(record: Mapping[str, Any]) -> Figure:

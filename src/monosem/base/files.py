@@ -117,6 +117,17 @@ def read_json(path: str | Path, largest: int = LARGEST_JSON, finite: bool = True
         raise CheckpointError(f"{path} is not readable JSON ({why}); restore it or delete it") from None
 
 
+def read_text(path: str | Path, largest: int = LARGEST_JSON) -> str:
+    """The text of a file. Raises: CheckpointError for no plain file, for no UTF-8, or for over `largest` bytes."""
+    try:
+        plain_file(path, largest)
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror or error}); check the path") from None
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it") from None
+
+
 def parse_json(text: str, finite: bool = True) -> Any:
     """A value from JSON text. Raises: ValueError for what is none, or for NaN and infinity with `finite`."""
     return json.loads(text, parse_constant=_refuse if finite else None)

@@ -275,11 +275,13 @@ def _several(parameter: Any, where: str, value: Any) -> Any:
 def _toml_values(path: Path) -> dict[str, Any]:
     import tomllib
 
+    from monosem.base.files import read_text
+
     if not path.is_file():
         fail(f"--config {path} is no file; --print-config prints one")
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return tomllib.loads(read_text(path))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         fail(f"--config {path} is not readable TOML ({error})")
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from monosem.base.errors import ArgumentError, DataError, check
-from monosem.base.files import read_json, write_atomic, write_json
+from monosem.base.files import read_json, read_text, write_atomic, write_json
+from monosem.base.schema import read
 from monosem.base.seeds import philox
 from monosem.base.spec import digest
 from monosem.core.model import SDL
@@ -84,11 +85,11 @@ class Answers:
         self.open: dict[str, str] = {}
         if path is None or not Path(path).is_file():
             return
-        for number, line in enumerate(Path(path).read_bytes().splitlines(), 1):
+        for number, line in enumerate(read_text(path).splitlines(), 1):
             try:
                 entry = json.loads(line)
                 self.known[str(entry["id"])] = str(entry["answer"])
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 raise DataError(
                     f'{path}, line {number}, is no {{"id": ..., "answer": ...}}; write one a line'
                 ) from None
@@ -280,11 +281,17 @@ def _elsewhere(passage: Passage, random: Any) -> list[bool] | None:
     return [i in chosen for i in range(len(passage.words))]
 
 
+@dataclass(frozen=True)
+class _Label(Explained):
+    """An entry of LABELS."""
+
+    judge: str
+
+
 def save_labels(folder: str | Path, explained: Sequence[Explained], judge: str) -> Path:
     """Keep labels beside a dictionary; those of other latents stay."""
-    path = Path(folder) / LABELS
-    labels = {str(value.latent): asdict(value) | {"judge": judge} for value in explained}
-    return write_json(path, (read_json(path) if path.is_file() else {}) | labels)
+    labels = load_labels(folder) | {value.latent: asdict(value) | {"judge": judge} for value in explained}
+    return write_json(Path(folder) / LABELS, {str(latent): label for latent, label in labels.items()})
 
 
 def keep_exported(folder: str | Path, exported: str | Path, n_q: int) -> int:
@@ -306,6 +313,9 @@ def keep_exported(folder: str | Path, exported: str | Path, n_q: int) -> int:
 
 
 def load_labels(folder: str | Path) -> dict[int, dict[str, Any]]:
-    """What is kept beside a dictionary, by latent; empty without a file."""
+    """What is kept beside a dictionary, by latent; empty without a file. Raises: CheckpointError for a damaged one."""
     path = Path(folder) / LABELS
-    return {int(latent): dict(value) for latent, value in read_json(path).items()} if path.is_file() else {}
+    if not path.exists():
+        return {}
+    labels = read(dict[str, _Label], read_json(path), str(path))
+    return {label.latent: asdict(label) for label in labels.values()}

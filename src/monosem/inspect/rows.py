@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from monosem.base.errors import DataError, ShapeError, check
-from monosem.base.files import read_json
+from monosem.base.files import read_json, read_text
 from monosem.core.model import SDL
 from monosem.core.pairs import SAE, Crosscoder, CrossLayer, Pairing, Source, Transcoder
 from monosem.data.source import StoreSource, open_rows
@@ -181,10 +181,7 @@ def read_texts(path: str | Path, rows: int, key: str | None = None) -> Sequence[
     path = Path(path)
     check(path.is_file(), f"{path} is no file; give the texts as .txt, .json, .npy or .parquet", DataError)
     if path.suffix == ".txt":
-        try:
-            texts: list[str] = path.read_text(encoding="utf-8").split("\n")
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it") from None
+        texts = read_text(path).split("\n")
         texts = texts[:-1] if texts and not texts[-1] else texts
     elif path.suffix == ".json":
         entries = read_json(path)

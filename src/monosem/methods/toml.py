@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from monosem.base.calls import Call, Edit, read
-from monosem.base.errors import ArgumentError, check
+from monosem.base.errors import ArgumentError, CheckpointError, check
+from monosem.base.files import read_text
 from monosem.losses.objective import TERMS
 
 _TABLES = ("method", "terms", "parts", "pairing")
@@ -26,8 +27,8 @@ _TABLES = ("method", "terms", "parts", "pairing")
 def read_toml(path: Path) -> tuple[Call, tuple[Edit, ...]]:
     """The head and the edits that a file says. Raises: ArgumentError for a file that says no method."""
     try:
-        plain = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        plain = tomllib.loads(read_text(path))
+    except (CheckpointError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise ArgumentError(f"{path} cannot be read as TOML: {error}") from None
     unknown = sorted(set(plain) - {*_TABLES, "without"})
     check(not unknown, f"{path} holds {', '.join(unknown)}; a method has {', '.join(_TABLES)} and 'without'")

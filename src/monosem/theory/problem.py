@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from monosem.base.errors import DataError, RefusedError, ShapeError, check
+from monosem.base.errors import CheckpointError, DataError, RefusedError, ShapeError, check
+from monosem.base.files import parse_json, read_text
 from monosem.base.guard import guard_fields
 from monosem.base.sparse import Positions
 from monosem.base.spec import parse_call
@@ -138,10 +139,10 @@ def load_problem(path: str | Path) -> Problem:
     Raises: DataError that names the file and the entry that cannot be read; as `Problem` for entries that do not fit.
     """
     try:
-        plain = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); give a problem's .json file") from None
-    except ValueError as error:  # neither JSON nor UTF-8
+        plain = parse_json(read_text(path))
+    except CheckpointError as error:
+        raise DataError(f"{error}; give a problem's .json file") from None
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON ({error}); write W_p, W_r, weights, activation, n_q as JSON") from None
     known = ("W_p", "W_r", "weights", "activation", "n_q", "threshold")
     entries = plain if isinstance(plain, dict) else {}
