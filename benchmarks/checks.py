@@ -16,8 +16,8 @@ from benchmarks.driver import Progress
 from benchmarks.ours import train
 from benchmarks.pairs import Ratio, median_interval
 from benchmarks.sizes import CASES, SIZES, Size
-from monosem.base.sparse import Positions
-from monosem.bench.records import environment
+from monosem.base import Positions
+from monosem.bench import environment
 
 CHECKS = (
     (monosem.train.loop, "check_finite"),

@@ -17,19 +17,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from monosem.base.spec import to_plain
-from monosem.bench.records import environment
-from monosem.bench.task_scores import evaluate_model
-from monosem.bench.tasks import TaskSource, task
-from monosem.core.model import SDL
-from monosem.losses.resample import Resample
+from monosem import SDL, FitConfig, task
+from monosem.base import to_plain
+from monosem.bench import TaskSource, environment, evaluate_model
 from monosem.methods import method, with_resampling
-from monosem.report.interval import interval
-from monosem.report.markdown import fill, table
-from monosem.report.style import PALETTE, panels, plain_axes
-from monosem.train.config import FitConfig
-from monosem.train.loop import fit
-from monosem.train.state import Run
+from monosem.report import PALETTE, fill, interval, panels, plain_axes, table
+from monosem.train import Resample, Run, fit
 from studies.page import provenance
 from studies.stored import run_missing, stored, write_figure
 

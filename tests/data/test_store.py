@@ -223,6 +223,9 @@ def test_altered_files_are_found(folder: Path, tmp_path: Path) -> None:
         open_store(made).table("layers.2.mlp:in").take(torch.tensor([30]))
     open_store(made).table("layers.2.mlp:in").take(torch.tensor([3]))  # the shard before it is whole
     open_store(made, checked=False).table("layers.2.mlp:in").take(torch.tensor([30]))
+    os.truncate(path, 1 << 40)  # holes, which would be hashed for an hour
+    with pytest.raises(CheckpointError, match=r"00001/x2\.npy has 1,099,511,627,776 bytes, at most"):
+        open_store(made).table("layers.2.mlp:in").take(torch.tensor([30]))
     path.write_bytes(whole[:-8])
     with pytest.raises(CheckpointError, match=r"x2.npy cannot be read"):
         open_store(made, checked=False).table("layers.2.mlp:in").take(torch.tensor([30]))

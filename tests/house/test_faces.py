@@ -25,6 +25,8 @@ OUTSIDE = {
     ("benchmarks", "monosem.cli.console"): "its command line is made of the same parts",
     ("benchmarks", "monosem.kernels"): "it times single kernels",
     ("benchmarks", "monosem.train.update"): "it times the part of a step that updates weights",
+    ("benchmarks", "monosem.train.loop"): "it leaves the checks of a step out, to time them",
+    ("benchmarks", "monosem.core.model"): "it leaves the checks of a step out, to time them",
 }
 """What users outside of the library import that no face shows, and why."""
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from monosem.base.errors import ArgumentError, DataError
+from monosem.base.errors import ArgumentError, CheckpointError, DataError
 from monosem.core.model import SDL
 from monosem.core.pairs import TensorSource
 from monosem.inspect.explain import Answers, Passage, command_judge, explain, load_labels, save_labels
@@ -112,7 +112,7 @@ def test_answers_from_a_file(tmp_path: Path) -> None:
     explained = explain(_model(), _rows(), answers, [0, 1], shown=8, scored=12)
     assert [value.detection for value in explained] == [1, 1]
     assert not answers.open
-    for damaged in (b'{"id": 3}\n', b"\xc8\xff\n"):
+    for damaged in (b'{"id": 3}\n', b"\xc8\xff\n", b"[" * 100_000):
         file.write_bytes(damaged)
         with pytest.raises(DataError, match=r'answers.jsonl, line 1, is no \{"id"'):
             Answers(file)
@@ -151,3 +151,10 @@ def test_wrong_input() -> None:
         explain(_model(), Rows(TensorSource(torch.eye(8))), _knows, [0])
     with pytest.raises(ArgumentError, match=r"latents \[10\] are not there"):
         explain(_model(), _rows(), _knows, [10])
+
+
+@pytest.mark.parametrize("damaged", ['{"0": "cat"}', "[]", '{"0": {"latent": 0, "label": 3}}'])
+def test_damaged_labels_are_one_named_error(damaged: str, tmp_path: Path) -> None:
+    (tmp_path / "labels.json").write_text(damaged)
+    with pytest.raises(CheckpointError, match=r"labels\.json"):
+        load_labels(tmp_path)

@@ -9,6 +9,7 @@ Every shard has `shard_rows` rows but the last. bfloat16 is kept as its 16 bits,
 """
 
 import hashlib
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,13 +21,15 @@ import numpy as np
 import torch
 
 from monosem.base.errors import CheckpointError, DataError, check, shortened
-from monosem.base.files import read_json
+from monosem.base.files import plain_file, read_json
 from monosem.base.schema import Sha256, Size, read
 from monosem.base.spec import digest
 from monosem.data.reading import Pages, large
 from monosem.data.table import Labels, Table
 
 FORMAT = "monosem.store/1"
+_HEADER = 1 << 16
+"""Bytes of a .npy file beside its numbers, at most."""
 COLUMNS = ("token", "document", "position")
 """What every row carries besides its activations, as int32."""
 Side = Literal["in", "out"]
@@ -43,7 +46,10 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _compare(path: Path, wanted: str) -> None:
+def _compare(path: Path, wanted: str, largest: int | None = None) -> None:
+    """Raises: CheckpointError for a file that is not the manifest's; of over `largest` bytes none is read."""
+    if path.is_file():
+        plain_file(path, largest)
     have = sha256_of(path) if path.is_file() else "no file"
     if have != wanted:
         raise CheckpointError(f"{path} has sha256 {have}, the manifest says {wanted}; restore it or harvest again")
@@ -146,7 +152,7 @@ class Sharded:
             path = self.paths[number]
             rows = min(self.each, self.shape[0] - number * self.each)
             if self._checked:
-                _compare(path, self._sha256[path])
+                _compare(path, self._sha256[path], 8 * rows * math.prod(self.shape[1:]) + _HEADER)
             try:
                 pages = Pages(path, self.large)
             except (OSError, ValueError, EOFError) as error:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from monosem.base.errors import ArgumentError, DataError, check
-from monosem.base.files import read_json, read_text, write_atomic, write_json
+from monosem.base.files import LARGEST_JSON, plain_file, read_json, write_atomic, write_json
 from monosem.base.schema import read
 from monosem.base.seeds import philox
 from monosem.base.spec import digest
@@ -85,7 +85,8 @@ class Answers:
         self.open: dict[str, str] = {}
         if path is None or not Path(path).is_file():
             return
-        for number, line in enumerate(read_text(path).splitlines(), 1):
+        plain_file(path, LARGEST_JSON)
+        for number, line in enumerate(Path(path).read_bytes().splitlines(), 1):
             try:
                 entry = json.loads(line)
                 self.known[str(entry["id"])] = str(entry["answer"])

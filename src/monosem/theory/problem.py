@@ -139,7 +139,7 @@ def load_problem(path: str | Path) -> Problem:
     Raises: DataError that names the file and the entry that cannot be read; as `Problem` for entries that do not fit.
     """
     try:
-        plain = parse_json(read_text(path))
+        plain = parse_json(read_text(path), finite=False)
     except CheckpointError as error:
         raise DataError(f"{error}; give a problem's .json file") from None
     except (ValueError, RecursionError) as error:
