@@ -17,7 +17,6 @@ import os
 import random
 import signal
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -33,7 +32,7 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
-RECORD = Path(__file__).with_suffix(".jsonl")
+RECORD, CALLS = Path(__file__).with_suffix(".jsonl"), Path("runs/mutants")
 _TRUST, _ORACLE = "tests/train/test_trust.py", "tests/oracle/test_oracle.py"
 _LOSSES = (f"tests/losses/test_{name}.py" for name in ("values", "defects", "later_terms", "resample", "control"))
 TESTS = {
@@ -288,13 +287,17 @@ def run(files: Sequence[Path | str], plugin: object, mutant: Mutant | None = Non
 
 
 def callers(part: str) -> dict[str, list[str]]:
-    """By function: the tests of a part that call it, the quickest first; all of them under no name."""
+    """By function: the tests of a part that call it, the quickest first; all of them under no name.
+
+    What was watched is kept in CALLS; delete it when tests have changed.
+    """
+    seen = CALLS / f"{part}.json"
     files = [f for test in TESTS[part] for f in (sorted(ROOT.glob(f"{test}/test_*.py")) or [ROOT / test])]
-    with tempfile.TemporaryDirectory() as folder:
-        seen = Path(folder) / "seen.json"
-        if (first := run(files, _Watch(seen))) != "survived":  # else every mutant would seem to be caught
-            sys.exit(f"the tests of {part} do not pass as they are ({first}); mend them first")
-        watched = json.loads(seen.read_text())
+    CALLS.mkdir(parents=True, exist_ok=True)
+    if not seen.is_file() and (first := run(files, _Watch(seen))) != "survived":  # else every mutant would seem caught
+        seen.unlink(missing_ok=True)
+        sys.exit(f"the tests of {part} do not pass as they are ({first}); mend them first")
+    watched = json.loads(seen.read_text())
     tests: dict[str, list[str]] = {"": sorted(watched, key=lambda test: watched[test][0])}
     for test in tests[""]:
         for name in watched[test][1]:

@@ -1,6 +1,7 @@
 """python -m benchmarks: what it asks for, what it prints, and wrong input in one line."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 from benchmarks import __main__ as command
 from benchmarks import containers, driver, pairs, phases
 from benchmarks.__main__ import app
+import monosem.train.loop as loop
 
 ARGUMENTS = [
     (("speed", "--sizes", "big"), "--sizes 'big': big is not known; choose from small, paper, large"),
@@ -23,6 +25,7 @@ ARGUMENTS = [
     (("pairs", "--before", ".", "--size", "big"), "--size 'big': big is not known"),
     (("phases", "--cases", "none"), "--cases 'none': none is not known"),
     (("containers", "--rows", "0"), "--rows 0; it must be at least 1"),
+    (("checks", "--pairs", "0"), "--pairs 0; it must be at least 1"),
     (("imports", "--rounds", "0"), "--rounds 0; it must be at least 1"),
     (("start", "--rounds", "0"), "--rounds 0; it must be at least 1"),
 ]
@@ -122,6 +125,33 @@ def test_phases_name_the_case_that_failed(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert answer.exit_code == 2
     assert "topk: its process died" in answer.stderr
     assert not (tmp_path / "phases.json").exists()
+
+
+def test_checks_that_cost_are_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One that takes longer than the step without it; what was measured is left as it was."""
+
+    def slow(*_: object) -> None:
+        end = time.process_time() + 0.2
+        while time.process_time() < end:
+            pass
+
+    monkeypatch.setattr(loop, "check_loss", slow)
+    answer = call("checks", "--size", "small", "--cases", "topk", "--pairs", 3, "--record", tmp_path / "checks.json")
+    assert answer.exit_code == 0, answer.output
+    case = json.loads((tmp_path / "checks.json").read_text())["cases"]["topk"]
+    assert case["ms"]["with"] - case["ms"]["without"] > 100
+    assert case["inside"]["median"] > 0.3
+    assert loop.check_loss is slow
+
+
+def test_checks_cost_at_most_a_hundredth_of_a_step() -> None:
+    """What is recorded at the paper's size, and printed."""
+    record = json.loads((command.RECORDS / "checks.json").read_text())
+    page = (command.HERE.parent / "docs/trust.md").read_text()
+    assert record["size"] == "paper"
+    for name, case in record["cases"].items():
+        assert case["inside"]["high"] <= 0.01, name
+        assert f"{case['inside']['median']:.2%} of a step of `{name}`".replace("%", " %") in page
 
 
 def test_pages_come_from_the_records_as_they_are() -> None:

@@ -71,12 +71,14 @@ def sizes_of(row: str, pairing: str, width: int, other: int) -> tuple[tuple[int,
 
 
 def numbers(kind: str, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Rows of a kind: plain, with exact ties, with zero rows, with tiny and with denormal entries, or constant."""
+    """Rows of a kind: plain, with exact ties, with rows or columns of zeros, with denormal entries, or constant."""
     x = torch.randn(shape, generator=generator)
     if kind == "ties":
         return (2 * x).round()
     if kind == "zero rows":
         x[torch.rand(shape[0], generator=generator) < 0.5] = 0
+    if kind == "zero columns":
+        x[:, torch.rand(shape[1], generator=generator) < 0.5] = 0
     if kind == "signed zeros":
         x[x.abs() < 0.5] = -0.0
     if kind == "denormal":
@@ -86,7 +88,7 @@ def numbers(kind: str, shape: tuple[int, int], generator: torch.Generator) -> Te
     return x
 
 
-KINDS = ("plain", "ties", "zero rows", "signed zeros", "denormal", "constant")
+KINDS = ("plain", "ties", "zero rows", "zero columns", "signed zeros", "denormal", "constant")
 CASES = [
     (row, pairing)
     for row in DEFAULTS
