@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import monosem.train.loop as loop
 from benchmarks import __main__ as command
 from benchmarks import containers, driver, pairs, phases
 from benchmarks.__main__ import app
-import monosem.train.loop as loop
 
 ARGUMENTS = [
     (("speed", "--sizes", "big"), "--sizes 'big': big is not known; choose from small, paper, large"),
