@@ -21,10 +21,10 @@ from monosem import SDL, FitConfig, task
 from monosem.base import to_plain
 from monosem.bench import TaskSource, environment, evaluate_model
 from monosem.methods import method, with_resampling
-from monosem.report import PALETTE, fill, interval, panels, plain_axes, table
+from monosem.report import PALETTE, fill, interval, panels, plain_axes, table, write_figure
 from monosem.train import Resample, Run, fit
 from studies.page import provenance
-from studies.stored import run_missing, stored, write_figure
+from studies.stored import run_missing, stored
 
 PAGE, FIGURE = Path("docs/real/resampling.md"), Path("docs/figures/revival.svg")
 METHODS = ("topk(k=3, aux=0.0)", "relu_l1(l1=1.0)", "jumprelu(l0=3.0)", "gated(l1=2.0)")
@@ -135,5 +135,6 @@ def _figure(record: Mapping[str, Any]) -> Figure:
         axis.set(xlabel="step", title=text.partition("(")[0], ylim=(0, 1))
         plain_axes(axis)
     axes[0].set_ylabel("share of latents that are dead")
-    axes[0].legend(frameon=False, fontsize=8)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     return figure

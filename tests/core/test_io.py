@@ -5,6 +5,7 @@ import json
 import math
 import random
 import warnings
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from monosem.core.model import SDL
 from monosem.core.pairs import PAIRINGS, SAE, Crosscoder, Layout
 from monosem.core.rownorm import RowNorm, RowNormSDL
 
-EXAMPLES = {name: kind(k=2) if name in ("topk", "batch_topk", "abs_topk", "group_max") else kind()  # type: ignore[call-arg]
+EXAMPLES = {name: kind(k=2) if "k" in signature(kind).parameters else kind()
             for name, kind in ACTIVATIONS.items()}  # fmt: skip
 WIDTHS = {
     "sae": (6,),
