@@ -78,6 +78,6 @@ def _growth(axes: Axes, curves: Mapping[str, Any]) -> None:
     axes.set_yscale("log")
     axes.set_xlabel("size, over the least of its axis")
     axes.set_ylabel("ms of processor time")
-    axes.set_title("A TopK step grows more slowly than its sizes", color=INK, loc="left")
+    axes.set_title("Steps grow more slowly than sizes", color=INK, loc="left")
     plain_axes(axes)
     axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)

@@ -34,6 +34,7 @@ from monosem.losses.objective import TERMS, Term
 from monosem.losses.revival import AUXK_PUBLISHED, AuxK, GhostGrads, PreActivation
 from monosem.losses.sparsity import L0, L1, Lp, Tanh
 from monosem.methods import Method
+from monosem.report.markdown import table
 
 PAGE = Path(__file__).parents[1] / "docs" / "refused.md"
 
@@ -141,7 +142,7 @@ def _listed(names: set[str]) -> str:
 
 
 def page() -> str:
-    """The page, as Markdown: one section per reason."""
+    """The page, as Markdown: a line per reason and set of activations."""
     lines = [
         "# What cannot go together",
         "",
@@ -151,19 +152,20 @@ def page() -> str:
         "",
         f"Tried: {len(all_activations())} activations, {len(all_terms())} terms and {len(PAIRS)} pairings,",
         f"values of the {len(ACTIVATIONS)}, {len(TERMS)} and {len(PAIRINGS)} that are registered.",
+        "",
     ]
+    rows: list[tuple[str, str, str]] = [("reason", "terms", "activations")]
     for why, terms in sorted(_refusals().items()):
-        lines += ["", f"## {why[0].upper()}{why[1:]}", ""]
         for activations in sorted({_listed(names) for names in terms.values()}):
             same = ", ".join(f"`{term}`" for term, names in terms.items() if _listed(names) == activations)
-            lines.append(f"- terms {same}; activations {activations}")
-    lines += ["", "## Constraints", ""]
+            rows.append((f"{why[0].upper()}{why[1:]}".replace("|", "\\|"), same, activations))
+    constraints = [("pairing", "why `tied` is refused")]
     for pair, (pairing, p_widths, r_widths) in PAIRS.items():
         try:
             Method(ReLU(), pairing=pairing, constraints=(Tied(),)).build(16, p_widths, r_widths)
         except RefusedError as error:
-            lines.append(f"- `{pair}`: {error}")
-    return "\n".join(lines) + "\n"
+            constraints.append((f"`{pair}`", str(error)))
+    return "\n".join([*lines, table(rows), "", "## Constraints", "", table(constraints)]) + "\n"
 
 
 def main() -> None:

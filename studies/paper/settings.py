@@ -128,8 +128,8 @@ def _about() -> str:
     return (
         "The paper prints no k (outside table 7), penalty, learning rate, batch, number of steps, c_min or beta. They "
         "were searched for on world 100, which no reported run uses, plain, at paper scale, scored beyond the first "
-        "100 features of the anchor order. c_min = 0, beta = 1 and 1024 rows a step where a row does not say "
-        "otherwise. Rows that differ in one setting are the sensitivity to it."
+        "100 features of the anchor order. c_min = 0, beta = 1 and 1024 rows a step unless a row says otherwise. "
+        "*raw* is by the inner product of encoder rows, *cosine* by |cos| of decoder columns."
     )
 
 
@@ -163,9 +163,8 @@ def _by_k(trials: list[_Trial]) -> str:
     ours = listed([f"{one.text.partition('k=')[2].partition(',')[0]}: {100 * one.cosine:.1f} %" for one in same])
     printed = listed([f"{k}: {_printed(k):g} %" for k in (32, 64, 128)])
     return (
-        f"**k decides.** TopK at lr 0.003 and 600 steps recovers, by k, {ours} (|cos| of decoder columns); table 7 "
-        f"prints {printed}. The order is the same, so k against the true L0 of 10 explains most of the TopK rows; "
-        f"{_longer(trials)}."
+        f"**k decides.** TopK at lr 0.003 and 600 steps recovers, by k, {ours} (*cosine*); table 7 prints {printed}. "
+        f"The order is the same, so k against the true L0 of 10 explains most of the TopK rows; {_longer(trials)}"
     )
 
 
@@ -181,22 +180,25 @@ def _longer(trials: list[_Trial]) -> str:
         if (length := re.fullmatch(r"lr 0\.003, (\d+) steps", one.settings))
     }
     if max((steps for _, steps in shares), default=0) <= 600:
-        return "how much of the rest is training length is for longer runs to say"
-    by_steps = []
-    for k in (32, 64, 128):
-        own = sorted((steps, share) for (text, steps), share in shares.items() if text == f"topk(k={k}, aux=0.0)")
-        shown = listed([f"{share:.1f} % after {steps}" for steps, share in own])
-        by_steps.append(f"k = {k}: {shown} ({_printed(k):g} % printed)")
+        return "longer runs are needed to say how much training length explains."
+    by_steps = [
+        (k, steps, f"{share:.1f}", f"{_printed(k):g}")
+        for k in (32, 64, 128)
+        for (text, steps), share in sorted(shares.items())
+        if text == f"topk(k={k}, aux=0.0)"
+    ]
+    shown = table([("k", "steps", "ours, cosine, %", "table 7, %"), *by_steps])
     others = [
         f"{name} {share:.1f} % ({printed_share(table1.PRINTED, name, 'paper'):g} %)"
         for name in ("batch_topk", "matryoshka", "topk_transcoder", "topk_crosscoder")
         if (share := shares.get((f"{name}(k=128, aux=0.0)", 1500))) is not None
     ]
     return (
-        f"training length is much of the rest. By steps, one world: {'; '.join(by_steps)}. So TopK with some 2000 such "
-        "steps and the |cos| of decoder columns gives table 7 within a few points; by the paper's inner product of "
-        "encoder rows, which is what it says it prints, these dictionaries score far less. One k for all methods does "
-        f"not give the rest of table 1: at k = 128 and 1500 steps {listed(others)}, printed in brackets"
+        "training length is much of the rest:\n\n"
+        f"{shown}\n\n"
+        "So TopK with some 2000 such steps gives table 7 within a few points by *cosine*, and far less by *raw*, the "
+        "paper's metric. One k for all methods does not give the rest of table 1: at k = 128 and 1500 steps "
+        f"{listed(others)}, printed in brackets."
     )
 
 
@@ -210,12 +212,11 @@ def _by_batch(trials: list[_Trial]) -> str:
             share, mean = table7.PRINTED[f"k = {k[1]}", "paper"]
             raw = f"{100 * one.raw:.1f} % / {one.scores[RAW_IP]:.3f}"
             cosine = f"{100 * one.cosine:.1f} % / {one.scores[COS_IP]:.3f}"
-            lines.append((int(k[1]), int(length[1]), f"{raw}, {cosine} ({share:g} % / {mean:.3f})"))
-    shown = "; ".join(f"k = {k}, {steps} steps: {text}" for k, steps, text in sorted(lines))
+            lines.append((int(k[1]), int(length[1]), raw, cosine, f"{share:g} % / {mean:.3f}"))
+    shown = table([("k", "steps", "raw", "cosine", "table 7"), *sorted(lines)])
     return (
-        "**The batch matters as much.** 256 rows a step in place of 1024, by the inner product of encoder rows and by "
-        f"|cos| of decoder columns, M_GT / M_IP, table 7 in brackets: {shown}. More steps on fewer rows lengthen "
-        "encoder rows, and raise both numbers."
+        "**The batch matters as much.** 256 rows a step in place of 1024, M_GT / M_IP; more steps on fewer rows "
+        f"lengthen encoder rows and raise both numbers:\n\n{shown}"
         if lines
         else ""
     )
@@ -254,12 +255,12 @@ def _scale_of_rows(trials: list[_Trial]) -> str:
     most = 100 * max((one.scores["encoder_cosine.M_GT@0.95"] for one in trials), default=0.0)
     return (
         "**The scale of the encoder.** The inner product of an encoder row with a unit feature grows with the row. "
-        f"{len(nought)} runs of ReLU + L1 have M_GT 0 by it, as the paper prints; {nothing} of these have next to "
-        "nothing above .95 by |cos| of decoder columns either: their zeros are the training's, not the metric's. "
-        f"Found, and hidden by the metric alone: {listed(hidden)}. Made by the metric, where rows are long (by the "
-        f"inner product, by |cos|): {listed(made)}. By the cosine of encoder rows no run scores more than {most:.1f} "
-        "%: rows that read a feature well lean away from the others. If the paper's dictionaries are like these, its "
-        "encoder numbers are no cosines."
+        f"{len(nought)} runs of ReLU + L1 have M_GT 0 by *raw*, as the paper prints; {nothing} of these have next to "
+        "nothing by *cosine* either: training, not the metric, makes their zeros. "
+        f"Recovered, and hidden by the metric: {listed(hidden)}. Made by the metric, where rows are long (*raw*, "
+        f"*cosine*): {listed(made)}. By the cosine of encoder rows no run scores more than {most:.1f} %: rows that "
+        "read a feature well lean away from the others. If the paper's dictionaries are like these, its encoder "
+        "numbers are no cosines."
     )
 
 

@@ -124,7 +124,7 @@ def draw_biconvexity() -> Figure:
         y = y / y.max()
         axis.plot(t, y, color=colour, label=label)
         axis.plot([0, 1], y[[0, -1]], "--", color=colour, linewidth=0.8)
-    tidy(axis, "position along the segment", "L~ / its largest value", "L~ lies below the chord (dashed)")
+    tidy(axis, "position along the segment", "L~ / its largest value", "In one block L~ is convex (dashed: chords)")
     return figure
 
 
@@ -356,7 +356,7 @@ def draw_absorption() -> Figure:
         label="w_E of {0, 1} and its half-plane",
     )
     axis.set(xlim=(-1.3, 1.5), ylim=(-1.3, 1.3), aspect="equal")
-    tidy(axis, "dimension 1", "dimension 2", "Under ReLU {0} and {1} alone are not realizable", legend=False)
+    tidy(axis, "dimension 1", "dimension 2", "{0} alone is not realizable", legend=False)
     axis.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
     return figure
 
