@@ -2,6 +2,7 @@
 # make bench    train and score every method against known ground truth; ARGS="..." are passed on, here and below
 # make test     the unmarked tests, on two cores; make test-slow, test-compile, test-gpu and test-real: the marked ones
 # make check    format, lint, types, house rules; make format: what ruff can mend by itself
+# make first-use  the wheel in empty environments, README and the walkthrough in 80 columns; make nightly: all as printed
 # make pages    every page and figure that is made from records, anew; nothing is run or measured
 # make speed    whole training steps, ours and other libraries', in turns; needs a quiet machine
 # make gpu-day  the tests and the measurements that need a GPU
@@ -19,7 +20,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup bench test test-slow test-compile test-gpu test-real test-newest check check-format check-lint \
 	check-types check-house format pages speed gpu-day real peers peers-ci peers-ci-install lock fuzz sanitize mutants attack site \
-	site-install clean
+	site-install first-use nightly clean
 
 SUITABLE := import sys, venv, pip; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14 python; do \
@@ -124,6 +125,13 @@ site-install:
 
 site: site-install
 	NO_MKDOCS_2_WARNING=1 .site/venv/bin/python -m mkdocs build --quiet
+
+first-use: setup
+	$(BIN)/python .ci/first_use.py $(ARGS)
+
+# An hour or two of one core. Its seconds are committed.
+nightly: setup
+	$(BIN)/python .ci/first_use.py --whole --record
 
 # The kernels with a driver of their own, from several threads: no Python, whose allocator would hide what is wrong.
 NATIVE := src/monosem/kernels/native

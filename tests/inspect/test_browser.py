@@ -45,8 +45,10 @@ return probe;
 """
 
 
-def _probe(page: str, steps: str, folder: Path, width: int = 1400, address: str = "") -> dict[str, Any]:
-    probe: dict[str, Any] = evaluate(page, TOOLS + steps + END, folder, width, address)
+def _probe(
+    page: str, steps: str, folder: Path, width: int = 1400, address: str = "", quiet: bool = True
+) -> dict[str, Any]:
+    probe: dict[str, Any] = evaluate(page, TOOLS + steps + END, folder, width, address, quiet)
     assert probe.pop("errors") == ""
     return probe
 
@@ -232,7 +234,7 @@ OVERVIEW = """
 def test_overview_and_labels(tokens: tuple[str, Any], tmp_path: Path) -> None:
     page, found = tokens
     probe = _probe(page, OVERVIEW, tmp_path)
-    assert probe["sections"] == ["How often latents fire", "Latents per row", "Decoder directions"]
+    assert probe["sections"] == ["How often latents fire", "Latents per row", "Decoder directions", "Your text"]
     decades = np.floor(5 * np.log10(found.counts.fired / found.rows) + 1e-9)
     assert probe["active"] == len(np.unique(decades))
     assert probe["drawn"] > 24 * 10
@@ -302,7 +304,7 @@ def test_the_policy_stops_what_the_page_does_not_bring(tmp_path: Path) -> None:
       image.click();
       probe.clicked = document.body.dataset.ran ?? "no";
     """
-    probe = _probe(inspect_page(model(), token_rows()).replace("</body>", more), steps, tmp_path)
+    probe = _probe(inspect_page(model(), token_rows()).replace("</body>", more), steps, tmp_path, quiet=False)
     assert (probe["ran"], probe["sent"], probe["clicked"]) == ("no", "no", "no")
 
 

@@ -46,9 +46,12 @@ def probed(dom: str) -> Any:
     return json.loads(unescape(found[1]))
 
 
-def evaluate(page: str, script: str, folder: Path, width: int = 1400, address: str = "") -> Any:
-    """What a script returns (the body of an async function) in a page, as JSON; `address` follows the file's name."""
-    with _opened(_command(folder, width, "--remote-debugging-pipe", "about:blank"), folder) as (call, event):
+def evaluate(page: str, script: str, folder: Path, width: int = 1400, address: str = "", quiet: bool = True) -> Any:
+    """What a script returns (the body of an async function) in a page, as JSON; `address` follows the file's name.
+
+    `quiet`: the console must stay empty, of messages and of what the page's policy stopped.
+    """
+    with _opened(_command(folder, width, "--remote-debugging-pipe", "about:blank"), folder) as (call, event, events):
         pages: list[Any] = []
         deadline = time.monotonic() + _LIMIT
         while not pages:
@@ -56,19 +59,23 @@ def evaluate(page: str, script: str, folder: Path, width: int = 1400, address: s
             targets = call("Target.getTargets", {})["targetInfos"]
             pages = [target["targetId"] for target in targets if target["type"] == "page"]
         session = call("Target.attachToTarget", {"targetId": pages[0], "flatten": True})["sessionId"]
-        call("Page.enable", {}, session)
+        for part in ("Page", "Log", "Runtime"):
+            call(f"{part}.enable", {}, session)
         call("Page.navigate", {"url": _saved(page, folder) + address}, session)
         event("Page.loadEventFired")
         expression = f"(async () => {{ {script} }})()"
         options = {"expression": expression, "awaitPromise": True, "returnByValue": True}
         answer = call("Runtime.evaluate", options, session)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        said = [events[name] for name in ("Log.entryAdded", "Runtime.consoleAPICalled") if name in events]
+        assert not (quiet and said), said
         return answer["result"].get("value")
 
 
 @contextmanager
 def _opened(command: list[str], folder: Path) -> Iterator[Any]:
-    """A browser that is asked through two pipes: `call(method, parameters, session)` and `event(name)`, which waits."""
+    """A browser that is asked through two pipes: `call(method, parameters, session)`, `event(name)`, which waits,
+    and the latest of the events of every name."""
     to_read, to_write, back_read, back_write = _pipes()
     quiet = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_WRONLY, 0) for stream in (1, 2)]
     pipes = [(os.POSIX_SPAWN_DUP2, to_read, 3), (os.POSIX_SPAWN_DUP2, back_write, 4)]
@@ -76,7 +83,7 @@ def _opened(command: list[str], folder: Path) -> Iterator[Any]:
     process = os.posix_spawn(command[0], command, os.environ | {"TMPDIR": short}, file_actions=[*quiet, *pipes])
     os.close(to_read)
     os.close(back_write)
-    number, rest, events = 0, b"", set[str]()
+    number, rest, events = 0, b"", dict[str, Any]()
 
     def receive() -> dict[str, Any]:
         nonlocal rest
@@ -88,7 +95,7 @@ def _opened(command: list[str], folder: Path) -> Iterator[Any]:
         text, _, rest = rest.partition(b"\0")
         message: dict[str, Any] = json.loads(text)
         if "method" in message:
-            events.add(message["method"])
+            events[message["method"]] = message["params"]
         return message
 
     def call(method: str, parameters: dict[str, Any], session: str = "") -> Any:
@@ -106,7 +113,7 @@ def _opened(command: list[str], folder: Path) -> Iterator[Any]:
             receive()
 
     try:
-        yield call, event
+        yield call, event, events
     finally:
         os.kill(process, signal.SIGKILL)
         os.waitpid(process, 0)

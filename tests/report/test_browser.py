@@ -80,4 +80,4 @@ def test_text_of_records_runs_nothing(tmp_path: Path) -> None:
     more = "<script>document.body.dataset.ran = 'yes'</script></body>"
     text = page([record]).replace("</body>", more)
     steps = "return [document.title, document.body.dataset.ran ?? 'no', document.querySelectorAll('img').length];"
-    assert evaluate(text, steps, tmp_path) == ["monosem: recovery of known features", "no", 0]
+    assert evaluate(text, steps, tmp_path, quiet=False) == ["monosem: recovery of known features", "no", 0]

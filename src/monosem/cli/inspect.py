@@ -14,6 +14,7 @@ from monosem.inspect.options import Options
 
 if TYPE_CHECKING:
     from monosem.core.model import SDL
+    from monosem.inspect.own import OwnText
     from monosem.inspect.rows import Rows
     from monosem.networks.logits import LogitEffect
 
@@ -69,6 +70,9 @@ class InspectOptions:
     exported: Annotated[
         Path | None, _seen("Labels that a page exported, to keep in the dictionary's folder and show.", more=True)
     ] = None
+    text: Annotated[
+        list[str] | None, _seen("Text of your own, shown with the latents that fire on it; may be repeated.", "--try")
+    ] = None
     place: NetworkOptions
     threads: Threads = None
 
@@ -121,6 +125,7 @@ def _page(o: InspectOptions) -> tuple[str, int]:
         effect = _usual_effect(loaded.model, data, rows)
     else:
         effect, rows = (None, rows) if o.place.network == "none" else _effect(loaded.model, o.place, rows)
+    own = _own(o, loaded.model, data, sites) if o.text else []
     with rate_bar(rows.count) as progress:
         page = inspect_page(
             loaded.model,
@@ -132,9 +137,23 @@ def _page(o: InspectOptions) -> tuple[str, int]:
             anchors=holding,
             anchor_names=names,
             labels=load_labels(o.dictionary),
+            own=own,
             progress=lambda done: progress(done, done),
         )
     return page, rows.count
+
+
+def _own(o: InspectOptions, model: "SDL", data: Path, sites: tuple[str | None, str | None]) -> "list[OwnText]":
+    """What fires on the texts of --try, by --network or by the one network that the store was harvested from."""
+    from monosem.data.store import is_store, open_store
+    from monosem.inspect.own import own_texts
+
+    networks = open_store(data).manifest["about"].get("model", []) if is_store(data) else []
+    name = o.place.network or (networks[0] if len(networks) == 1 else None)
+    if name in (None, "none") or sites[0] is None:
+        fail("--try needs the language model and its site; name them with --network and --read")
+    module, tokenizer = o.place.open(name)
+    return own_texts(model, module, tokenizer, o.text or [], sites[0], sites[1])
 
 
 def training_rows(

@@ -43,6 +43,16 @@ function contextList(model, contexts, largest) {
   }));
 }
 
+// Texts of one's own: a latent's activations on them, or, without a latent, tokens that tell which latents fire.
+function ownTexts(model, { latent = null, tell = null }) {
+  const one = ({ words, latents, values }) => el("p", { class: "text own" }, words.map((word, i) => {
+    const at = latent === null ? -1 : latents[i].indexOf(latent), text = shown(word);
+    if (latent === null) return el("button", { type: "button", class: "token", onclick: () => tell(word, latents[i].map((j, k) => ({ latent: j, value: values[i][k] }))) }, text);
+    return at < 0 ? text : el("mark", { style: `--heat: ${(0.12 + 0.78 * Math.min(1, values[i][at] / (model.arrays.largest[latent] || 1))).toFixed(2)}`, title: short(values[i][at]), "data-value": short(values[i][at]) }, text);
+  }));
+  return (model.header.own ?? []).filter(({ latents }) => latent === null || latents.some((some) => some.includes(latent))).map(one);
+}
+
 // Firings by size; heights are logarithmic, as the counts of small activations are a thousand times those of large ones.
 function histogram(model, latent) {
   const { arrays } = model;
@@ -126,6 +136,8 @@ function makeDetail(model, choose) {
     const top = sets.top.of(latent), sample = sets.sample.of(latent), bands = sets.band.of(latent);
     const fact = (name, value) => el("span", {}, name + " ", el("b", {}, value));
     const main = [], aside = [];
+    const own = ownTexts(model, { latent });
+    if (own.length) main.push(el("h3", {}, "Your text"), own);
     if (!fired) main.push(el("p", { class: "note" }, `It fires on none of the ${sentence(header.rows, rowNoun)}: a dead latent, or one whose feature is absent here.`));
     else {
       main.push(el("h3", {}, "Strongest", header.kind === "tokens" ? el("label", { class: "note" }, "  ", numbers, " numbers") : null),

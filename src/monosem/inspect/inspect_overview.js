@@ -114,6 +114,17 @@ function specific(model, list) {
     el("td", {}, el("span", { class: "word" }, oneLine(model.modal(j))), labelled(model, j))))))];
 }
 
+// Texts of one's own; without any, how to have some.
+function own(model, list) {
+  const { header } = model, table = el("div", {});
+  if (header.kind !== "tokens" && !header.own) return null;
+  const tell = (word, entries) => table.replaceChildren(el("p", { class: "note" }, entries.length ? ["fire on ", el("span", { class: "word" }, oneLine(word)), ", the strongest first"] : "none fires"),
+    nearTable(model, entries, (j) => list().choose(j)));
+  return [el("h3", {}, "Your text"), header.own ? el("p", { class: "note" }, "choose a token to see which latents fire on it")
+    : el("p", { class: "note" }, "monosem inspect DICTIONARY --try “a text of your own” shows here which latents fire on each of its tokens"),
+  ownTexts(model, { tell }), table];
+}
+
 function overviewOf(model, list) {
   const { header, arrays } = model;
   const never = arrays.fired.reduce((sum, fired) => sum + (fired === 0), 0);
@@ -128,6 +139,7 @@ function overviewOf(model, list) {
       el("div", {}, el("h3", {}, "How often latents fire"), densities(model)),
       el("div", {}, el("h3", {}, "Latents per row"), actives(model))),
     el("h3", {}, "Decoder directions"), directionMap(model, list), el("p", { class: "note" }, legend.filter(Boolean).join(" · ")),
+    own(model, list),
     specific(model, list)];
 }
 
@@ -143,7 +155,7 @@ async function begin() {
   const never = arrays.fired.reduce((sum, fired) => sum + (fired === 0), 0);
   document.getElementById("lead").textContent = [header.method, `${whole(header.n_q)} latents on ${whole(header.rows)} ${noun}`,
     header.fvu === null ? "" : `FVU ${short(header.fvu)}`, `L0 ${short(header.l0)}`, never ? `${whole(never)} never fire here` : "all fire"].filter(Boolean).join(" · ");
-  const show = (parts) => { detail.replaceChildren(...parts.flat(2).filter(Boolean)); detail.scrollTop = 0; looks(); };
+  const show = (parts) => { detail.replaceChildren(...parts.flat(Infinity).filter(Boolean)); detail.scrollTop = 0; looks(); };
   const open = makeDetail(model, (j) => list.choose(j));
   const list = makeList(model, (j) => {
     open(j);

@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -25,6 +25,7 @@ from monosem.inspect.collect import Inspection, collect
 from monosem.inspect.fold import Keep
 from monosem.inspect.options import Options
 from monosem.inspect.overview import modal, specificity
+from monosem.inspect.own import OwnText
 from monosem.inspect.rows import Rows
 from monosem.networks.logits import LogitEffect
 
@@ -322,13 +323,15 @@ def inspect_page(
     anchors: Anchors | None = None,
     anchor_names: tuple[str, ...] = (),
     labels: Mapping[int, Mapping[str, Any]] | None = None,
+    own: Sequence[OwnText] = (),
     progress: Callable[[int], None] | None = None,
 ) -> str:
     """The page as text: every latent's firing rate, strongest contexts, histogram, classes and nearest latents.
 
     `method` says what trained the model; `effect` adds the tokens that latents promote; `anchors` marks the first
-    latents, `anchor_names` names them; `labels` are what `explain` says of some. The rows pass once (`collect`);
-    `progress` is called with the number done. The page is the same for the same input.
+    latents, `anchor_names` names them; `labels` are what `explain` says of some, `own` are texts with what fires on
+    them. The rows pass once (`collect`); `progress` is called with the number done. The page is the same for the same
+    input.
     Raises: ShapeError when rows, anchors or effect do not fit the model.
 
     Example:
@@ -351,6 +354,8 @@ def inspect_page(
     }
     if labels:
         header["labels"] = {str(latent): dict(value) for latent, value in labels.items()}
+    if own:
+        header["own"] = [vars(text) for text in own]
     data = page_data(collect(model, rows, options, progress), rows, header, effect, anchored_latents)
     return sealed("monosem.inspect", "inspect.html", ["inspect.css"], _SCRIPTS, title=escape(title), data=data)
 
