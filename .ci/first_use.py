@@ -79,6 +79,12 @@ def faults(output: str, status: int) -> list[str]:
     return wrong
 
 
+def last(output: str, lines: int = 30) -> str:
+    """The last lines of what a command printed, each once."""
+    text = re.split(r"[\r\n]+", _ESCAPE.sub("", output).strip())
+    return "\n".join(list(dict.fromkeys(text))[-lines:])
+
+
 def on_a_terminal(command: str, folder: Path, paths: str, limit: float) -> tuple[str, int]:
     """(what it printed, its exit status) of a command of bash; 124 when its time was over."""
     master, slave = pty.openpty()
@@ -132,7 +138,7 @@ class Gate:
         wrong += [f"does not say {refuses!r}"] * bool(refuses and refuses not in output)
         print(f"{'FAIL' if wrong else 'ok':4} {seconds:7.1f} s  {name}", flush=True)
         if wrong:
-            self.wrong.append(f"{name}\n    " + "\n    ".join(wrong) + "\n" + output[-3000:])
+            self.wrong.append(f"{name}\n    " + "\n    ".join(wrong) + "\n" + last(output))
         return Path(place.read_text().strip()) if status == 0 else folder
 
     def opens(self, page: Path) -> None:
