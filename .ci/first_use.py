@@ -153,7 +153,7 @@ class Gate:
             " await new Promise((done) => setTimeout(done, 5));"
             " return [document.documentElement.dataset.ready, document.getElementById('script-errors').textContent];"
         )
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # a browser ends slowly
             try:
                 answer = evaluate(page.read_text(encoding="utf-8"), script, Path(folder))
             except (AssertionError, OSError) as error:

@@ -17,7 +17,7 @@ from monosem.methods import recipe_of
 from monosem.report.curves import Chart, tau_charts, training_charts
 from monosem.report.figures import l0_fvu_figure, recovery_figure, similarity_figure
 from monosem.report.interval import Interval
-from monosem.report.style import to_svg
+from monosem.report.style import on_any_page, to_svg
 from monosem.report.summary import HEADLINE, Record, Section, sections
 from monosem.report.tables import environment_table, meaning, run_table, score_table, worse_than_the_mean
 
@@ -145,7 +145,7 @@ def _panes(parts: Sequence[tuple[str, str]], kind: str = "") -> str:
 
 
 def _figure(figure: Figure, label: str) -> str:
-    return f"<figure>{to_svg(figure, label, transparent=True)}</figure>"
+    return f"<figure>{on_any_page(to_svg(figure, label))}</figure>"
 
 
 def _citations(records: Sequence[Record]) -> str:

@@ -89,16 +89,11 @@ def tidy(axes: Axes, x: str, y: str, title: str = "", legend: bool = True) -> No
         axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
 
 
-def to_svg(figure: Figure, label: str, transparent: bool = False) -> str:
+def to_svg(figure: Figure, label: str) -> str:
     """The figure as one <svg> element with `label` for readers that do not see it; no dates, no unstable names."""
     text = io.StringIO()
     with matplotlib.rc_context(_RC):
-        figure.savefig(
-            text,
-            format="svg",
-            transparent=transparent,
-            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
-        )
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'\s+id="[A-Za-z0-9.]+_\d+"', "", svg)  # figure_1, axes_2 ...: nothing points at them
@@ -111,7 +106,7 @@ _DARK = {INK: "#e6edf3", "#000000": "#e6edf3", "#e6e8eb": "#30363d", "#f4f5f7": 
 
 
 def on_any_page(svg: str) -> str:
-    """A figure of `to_svg` as a file of its own: without a background, and with light ink on a dark page.
+    """A figure of `to_svg` without a background, and with light ink on a dark page.
 
     Example:
         >>> "prefers-color-scheme: dark" in on_any_page("<svg><style></style></svg>")
