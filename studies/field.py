@@ -66,9 +66,9 @@ LINES: tuple[Line, ...] = (
     Line("MinFire gate", "released runs", "min_fire(k=2)"),
     Line("OrtSAE", "2509.22033", "ortsae(k=2)"),
     Line("aligned training", "2605.18629", "aligned(k=4)"),
-    Line("adaptive elastic net", "2605.05341", reason=_LATER + "a term with weights of its own state"),
-    Line("MetaSAE", "2604.03436", reason=_LATER + "a term that holds a second model"),
-    Line("masked regularisation", "2604.06495", reason=_LATER + "an option of harvesting"),
+    Line("adaptive elastic net", "2605.05341", "aen"),
+    Line("MetaSAE", "2604.03436", reason=_LATER + "a term that holds and trains a second model"),
+    Line("masked regularisation", "2604.06495", reason=_LATER + "tokens are replaced before rows exist, in `harvest`"),
     Line("dense low-rank branch", "2606.14040", "dense_branch(k=2, rank=4)"),
     Line("mean-centring", "2605.31518", "topk(k=4) | init(b_D='mean') + pre_bias('tied')"),
     Line("active-subspace start", "2508.16929", "subspace(k=4)"),
@@ -84,7 +84,11 @@ LINES: tuple[Line, ...] = (
     Line("MLP encoder", "O'Neill et al. 2024", "topk(k=4) | mlp"),
     Line("GLU encoder", "llamascopium", "topk(k=4) | glu"),
     Line("archetypal (RA-SAE)", "2502.12892", "archetypal(k=4)"),
-    Line("T-SAE", "2511.05541", reason=_LATER + "a term over neighbours (`step.rows`)"),
+    Line(
+        "T-SAE",
+        "2511.05541",
+        reason=_LATER + "batches hold rows one by one; its pairs of neighbours need a sampler of pairs",
+    ),
     Line("temporal feature analysis", "2511.01836", reason="its code reads other tokens: " + _BLOCK),
     Line("HSAE, Tree SAE", "2602.11881", reason="several models at once: " + _BLOCK),
     Line("PolySAE", "2026", reason="a decoder that is not linear in the code: " + _BLOCK),
@@ -101,7 +105,11 @@ LINES: tuple[Line, ...] = (
     Line("cross-layer, low-rank decoders", "clt-training", "topk_cross_layer(k=4) | low_rank(rank=64)"),
     Line("Lorsa, MOLT, CRM", "2504.20938", reason="sparse attention and mixtures of maps: " + _BLOCK),
     Line("Jacobian SAE, parameter decomposition, NLA", "2025", reason=_BLOCK),
-    Line("Muon, schedule-free, 8-bit Adam, EMA", "sparsify", reason=_LATER + "Adam alone"),
+    Line(
+        "Muon, schedule-free, 8-bit Adam, EMA",
+        "sparsify",
+        reason=_LATER + "Adam alone, its rate with warm-up and a linear tail",
+    ),
 )
 
 

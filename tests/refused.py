@@ -32,7 +32,7 @@ from monosem.losses.fidelity import Delta, GatedAux, Matryoshka, MultiK, Reconst
 from monosem.losses.frequency import Frequency
 from monosem.losses.objective import TERMS, Term
 from monosem.losses.revival import AUXK_PUBLISHED, AuxK, GhostGrads, PreActivation
-from monosem.losses.sparsity import L0, L1, Lp, Tanh
+from monosem.losses.sparsity import L0, L1, ElasticNet, Lp, Tanh
 from monosem.methods import Method
 from monosem.report.markdown import table
 
@@ -94,6 +94,7 @@ REGISTERED_TERMS: dict[str, Term] = {
     "frequency": Frequency(0.5, limit=0.2),
     "every_k": EveryK(),
     "delta": Delta(0.5),
+    "elastic_net": ElasticNet(0.3),
 }
 PAIRS: dict[str, tuple[Pairing, tuple[int, ...], tuple[int, ...]]] = {
     "sae": (PAIRINGS["sae"], (6,), (6,)),

@@ -21,7 +21,7 @@ from monosem.losses.fidelity import Delta, GatedAux, Matryoshka, MultiK, Reconst
 from monosem.losses.frequency import Frequency
 from monosem.losses.objective import TERMS, Loss, Objective, Step, Term
 from monosem.losses.revival import AUXK_PUBLISHED, AuxK, GhostGrads, PreActivation
-from monosem.losses.sparsity import L0, L1, Lp, Tanh
+from monosem.losses.sparsity import L0, L1, ElasticNet, Lp, Tanh
 
 __all__ = [
     "AUXK_PUBLISHED",
@@ -40,6 +40,7 @@ __all__ = [
     "CrossLayer",
     "Crosscoder",
     "Delta",
+    "ElasticNet",
     "EveryK",
     "Fixed",
     "Frequency",

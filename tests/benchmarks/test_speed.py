@@ -19,7 +19,7 @@ from benchmarks.libraries import PEERS, environments
 from benchmarks.sizes import CASES, QUICK, SIZES, Size
 from benchmarks.summary import CPU, WALL, exponent, over_ours, ratios, scaling, spread
 from monosem.base.errors import MonosemError
-from monosem.core.activations import GroupMax
+from monosem.core.activations import FeatureChoice, GroupMax, MinFire
 from monosem.methods import METHODS, method
 
 TINY = Size("tiny", n_p=32, n_q=256, k=4, batch=64, features=400, turn=2)
@@ -117,7 +117,11 @@ def test_a_profile_names_where_the_time_goes() -> None:
 
 def test_every_activation_is_a_case() -> None:
     timed = {type(method(case.method.replace("{k}", "2")).activation) for case in CASES.values()}
-    assert {type(method(name).activation) for name in METHODS} - timed <= {GroupMax}  # a TopK of each group
+    assert {type(method(name).activation) for name in METHODS} - timed <= {
+        GroupMax,
+        MinFire,
+        FeatureChoice,
+    }  # TopK of others
     assert set(QUICK) <= set(CASES)
 
 

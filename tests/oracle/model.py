@@ -46,6 +46,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "min_fire": {"k": 32, "share": 0.9, "aux": 0.0},
     "feature_choice": {"k": 32, "aux": 0.0},
     "dense_branch": {"k": 32, "rank": 24, "aux": 1 / 32},
+    "aen": {"weight": 0.8, "ridge": 0.1, "power": 0.5},
 }
 PAIRINGS = ("skip_transcoder", "transcoder", "crosscoder", "cross_layer", "weakly_causal")
 OWN = {"delta_crosscoder": "crosscoder", "dfc": "crosscoder", "dense_branch": "sae"}
@@ -208,7 +209,7 @@ class Oracle:
 
     def _code(self) -> Tensor:
         z, s, a = self.z, self.spec, self.arrays
-        if s.row in ("relu_l1", "p_anneal", "lista"):
+        if s.row in ("relu_l1", "p_anneal", "lista", "aen"):
             return z.clamp(min=0)
         if s.row == "gated":
             magnitude = (a["r_mag"].exp() * (z - a["b_E"]) + a["b_mag"]).clamp(min=0)
@@ -276,6 +277,8 @@ class Oracle:
         elif s.row == "jumprelu":
             active = _Step.apply(self.z.detach(), self.theta, s["bandwidth"])  # type: ignore[no-untyped-call]
             total = total + _ramp(s["l0"], s["warmup"], self.at) * active.sum() / rows
+        elif s.row == "aen":
+            total = total + s["weight"] * self._elastic(rows)
         elif s.row == "anthropic_jan25":
             total = total + s["sparsity"] * (s["scale"] * self.code * self.norms).tanh().sum() / rows
             total = total + s["lift"] * ((self.theta - self.z).clamp(min=0) * self.norms).sum() / rows
@@ -307,6 +310,14 @@ class Oracle:
             return self.norms
         parts = torch.split(self.arrays["W_D"], list(self.at.widths))
         return torch.stack([part.pow(2).sum(0).clamp(min=1e-30).sqrt() for part in parts]).sum(0)
+
+    def _elastic(self, rows: int) -> Tensor:
+        """Small latents weigh more; squares."""
+        size = self.code * self.norms
+        mean = self.at.state.get("mean", torch.zeros_like(size[0]))
+        mean = self.at.state["mean"] = mean + 0.01 * (size.detach().sum(0) / rows - mean)
+        weight = 1 / (mean + 0.01) ** self.spec["power"]
+        return (size * weight / weight.mean()).sum() / rows + self.spec["ridge"] * (size**2).sum() / rows
 
     def _annealed(self) -> Tensor:
         """Lp, p falling from 1 between a fifth and the end of the run in equal steps; its value never jumps."""

@@ -50,6 +50,7 @@ TEXTS = {
     "min_fire": "k={fraction}, share=0.5",
     "feature_choice": "k={fraction}",
     "dense_branch": "k={fraction}, rank=2",
+    "aen": "weight=0.5, ridge=0.3, power=0.7",
 }
 _OTHER_SPACE = ("transcoder", "skip_transcoder", "cross_layer")
 REFUSED = {(row, pairing) for row in ("aligned", "lista") for pairing in _OTHER_SPACE} | {("aligned", "weakly_causal")}

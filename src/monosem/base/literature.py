@@ -220,6 +220,7 @@ MUDIDE_2024 = Citation(
     2024,
     "2410.08201",
 )
+AEN_2026 = Citation("aen2026", "AEN-SAE", "AEN-SAE", 2026, "2605.05341")
 CHANIN_2026 = Citation("chanin2026", "Chanin et al.", "SynthSAEBench", 2026, "2602.14687")
 DENG_2026 = Citation(
     "deng2026",

@@ -165,3 +165,43 @@ class Lp(Term):
             state["scale"].mul_(torch.where(value > 0, old / value.detach().double().clamp(min=1e-30), 1.0))
             state["p"].fill_(p)
         return state["scale"].to(value.dtype) * value
+
+
+@TERMS.register("elastic_net")
+@dataclass(frozen=True)
+class ElasticNet(Term):
+    """Absolute values weighed by how small a latent usually is, and squares.
+
+    Equation: mean over the batch of sum_j (c_j a_qj + ridge a_qj^2), a_qj = |x_q,j| n_j with n_j as in L1;
+        c_j = C / (m_j + eps)^power, a constant, m_j the running mean of a_qj (rate `rate`), C such that c has mean 1.
+    Source: adaptive elastic net (Zou and Zhang 2009), as for sparse autoencoders in 2026 (AEN-SAE). Difference: m_j in
+        place of a first fit; the ridge grows with the weight.
+    """
+
+    ridge: float = 0.1
+    power: float = 0.5
+    eps: float = 0.01
+    rate: float = 0.01
+    norm: Norm = "decoder"
+    name: ClassVar[str] = "elastic_net"
+
+    def __post_init__(self) -> None:
+        for name in ("ridge", "power"):
+            check(getattr(self, name) >= 0, f"{name}={getattr(self, name)}; it must be at least 0")
+        check(self.eps > 0, f"eps={self.eps}; it must be positive, or a dead latent weighs without bound")
+        check(0 < self.rate <= 1, f"rate={self.rate}; a running mean needs 0 < rate <= 1")
+
+    def init_state(self, model: SDL) -> State:
+        """The running means, 0: at first all weigh the same."""
+        return {"mean": torch.zeros_like(model.b_E, dtype=torch.float64)}
+
+    def apply(self, step: Step, state: State) -> Tensor:
+        """Sum over latents, mean over the batch."""
+        size, rows = _size(step) * _norms(step, self.norm, step.code), max(step.code.batch, 1)
+        now = step.code.latent_sum(size)
+        if step.context.training:
+            state["mean"] += self.rate * (now.detach().double() / rows - state["mean"])
+        weight = (state["mean"] + self.eps).pow(-self.power)
+        count = step.group.sum(torch.ones_like(weight).sum())
+        weight = (weight * count / step.group.sum(weight.sum())).to(now.dtype)
+        return step.group.sum((now * weight).sum() / rows) + self.ridge * step.mean(size.square(), step.code)

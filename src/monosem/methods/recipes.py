@@ -7,6 +7,7 @@ from typing import Any
 
 from monosem.base.errors import check
 from monosem.base.literature import (
+    AEN_2026,
     ANTHROPIC_2025,
     AYONRINDE_2024,
     BALAGANSKY_2025,
@@ -64,7 +65,7 @@ from monosem.losses.fidelity import Delta, GatedAux, Matryoshka, MultiK, Reconst
 from monosem.losses.frequency import Frequency
 from monosem.losses.objective import Term
 from monosem.losses.revival import AuxK, PreActivation
-from monosem.losses.sparsity import L0, L1, Lp, Tanh
+from monosem.losses.sparsity import L0, L1, ElasticNet, Lp, Tanh
 from monosem.methods.method import Method
 
 
@@ -278,3 +279,8 @@ def _kron(k: int = 32, heads: int = 4, left: int = 2, aux: float = 1 / 32) -> Me
 @_row("TopK over the latents of experts that a router opens", MUDIDE_2024)
 def _switch(k: int = 32, experts: int = 4, active: int = 1, aux: float = 1 / 32) -> Method:
     return Method(TopK(k), (Reconstruction(), *_revived(aux)), encoder=Routed(experts, active))
+
+
+@_row("ReLU with an adaptive elastic net: absolute values weighed by how small a latent is, and squares", AEN_2026)
+def _aen(weight: Weight = 0.8, ridge: float = 0.1, power: float = 0.5) -> Method:
+    return Method(ReLU(), (Reconstruction(), ElasticNet(weight, ridge, power)))
