@@ -191,7 +191,7 @@ def test_a_network_that_no_device_takes_is_refused(made: Path, command: str, tmp
         "sample": ("--out", tmp_path / "t.jsonl"),
     }
     for options, message in (
-        (("--device", "gpu"), "'gpu' is no device"),
+        (("--device", "gpu"), "gpu is no device that torch knows"),
         (("--dtype", "float8"), "dtype='float8'"),
         (("--device", "meta", "--device-map", "auto"), "both say where the network lies"),
     ):

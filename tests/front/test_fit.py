@@ -16,6 +16,7 @@ from monosem.train.loop import fit as train
 X = torch.randn(4, 16, 8, generator=torch.Generator().manual_seed(0))
 Y = X.flip(-1)[..., :6] * 2
 SETTINGS: dict[str, Any] = {"steps": 4, "batch_size": 8, "log_every": 1}
+RAW = SETTINGS | {"normalise": False}
 
 
 def _rows(x: torch.Tensor) -> torch.Tensor:
@@ -45,9 +46,18 @@ KINDS: dict[str, Callable[[Path], Any]] = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_rows_give_the_same_model(kind: str, tmp_path: Path) -> None:
     wanted = train("topk(k=3)", ms.TensorSource(_rows(X)), 16, ms.FitConfig(**SETTINGS))
-    result = ms.fit("topk(k=3)", KINDS[kind](tmp_path), 16, **SETTINGS)
+    result = ms.fit("topk(k=3)", KINDS[kind](tmp_path), 16, **RAW)
     assert torch.equal(result.W_D, wanted.model.W_D)
     assert result.encode(X).to_dense().shape == (4, 16, 16)
+
+
+def test_rows_that_fit_opens_are_normalised_and_a_source_is_not(tmp_path: Path) -> None:
+    wanted = train("topk(k=3)", ms.open_rows(X).normalised(), 16, ms.FitConfig(**SETTINGS))
+    for rows in (X, X.numpy(), _saved(tmp_path / "x.npy"), DataLoader(TensorDataset(_rows(X)), batch_size=10)):
+        assert torch.equal(ms.fit("topk(k=3)", rows, 16, **SETTINGS).W_D, wanted.model.W_D)
+    raw = train("topk(k=3)", ms.TensorSource(_rows(X)), 16, ms.FitConfig(**SETTINGS))
+    for source in (ms.TensorSource(_rows(X)), ms.open_rows(X)):
+        assert torch.equal(ms.fit("topk(k=3)", source, 16, **SETTINGS).W_D, raw.model.W_D)
 
 
 @pytest.mark.parametrize(
@@ -57,9 +67,9 @@ def test_the_same_rows_give_the_same_model(kind: str, tmp_path: Path) -> None:
 )
 def test_a_pair_trains_a_transcoder(rows: Any) -> None:
     wanted = train("topk_transcoder(k=3)", ms.TensorSource(_rows(X), _rows(Y)), 16, ms.FitConfig(**SETTINGS))
-    assert torch.equal(ms.fit("topk_transcoder(k=3)", rows, 16, **SETTINGS).W_D, wanted.model.W_D)
+    assert torch.equal(ms.fit("topk_transcoder(k=3)", rows, 16, **RAW).W_D, wanted.model.W_D)
     if isinstance(rows, tuple):
-        by_name = ms.fit("topk_transcoder(k=3)", rows[0], 16, target=rows[1], **SETTINGS)
+        by_name = ms.fit("topk_transcoder(k=3)", rows[0], 16, target=rows[1], **RAW)
         assert torch.equal(by_name.W_D, wanted.model.W_D)
 
 
@@ -67,7 +77,7 @@ def test_a_pair_trains_a_transcoder(rows: Any) -> None:
 def test_several_sources_train_a_crosscoder(rows: Any) -> None:
     source = ms.TensorSource(torch.cat([_rows(X), _rows(Y)], 1), p_widths=(8, 6))
     wanted = train("topk_crosscoder(k=3)", source, 16, ms.FitConfig(**SETTINGS))
-    result = ms.fit("topk_crosscoder(k=3)", rows, 16, **SETTINGS)
+    result = ms.fit("topk_crosscoder(k=3)", rows, 16, **RAW)
     assert result.model.layout.p_widths == (8, 6)
     assert torch.equal(result.W_D, wanted.model.W_D)
 
@@ -83,9 +93,9 @@ def test_anchors_come_as_directions_and_as_a_file(tmp_path: Path) -> None:
     columns = torch.linalg.qr(torch.randn(8, 3)).Q
     given = ms.Anchors(columns, columns)
     given.save(tmp_path / "a.safetensors")
-    wanted = ms.fit("topk(k=3)", X, 16, anchors=given, **SETTINGS)
+    wanted = ms.fit("topk(k=3)", X, 16, anchors=given, **RAW)
     for kind in (columns, columns.numpy(), tmp_path / "a.safetensors"):
-        assert torch.equal(ms.fit("topk(k=3)", X, 16, anchors=kind, **SETTINGS).W_D, wanted.W_D)
+        assert torch.equal(ms.fit("topk(k=3)", X, 16, anchors=kind, **RAW).W_D, wanted.W_D)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +135,7 @@ def test_batches_of_other_widths_are_refused() -> None:
 
 
 def test_batch_topk_keeps_a_fractional_mean() -> None:
-    assert ms.fit("batch_topk(k=2.5)", X, 16, **SETTINGS).model.activation.k == 2.5  # type: ignore[attr-defined]
+    assert ms.fit("batch_topk(k=2.5)", X, 16, **RAW).model.activation.k == 2.5  # type: ignore[attr-defined]
 
 
 def test_a_world_trains_and_scores() -> None:

@@ -1,5 +1,6 @@
-"""`monosem train`: train a method on rows of a store or of files."""
+"""`monosem train`: train a method on rows of a store, of files, or of a network that runs ahead of it."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,10 +12,12 @@ from monosem.base.errors import MonosemError
 from monosem.cli.console import check_device, err, fail, say, split_names
 from monosem.cli.options import Answer, Group, add, command_of, opt
 from monosem.cli.shared import RowsOptions, need, quoted
+from monosem.cli.stream import Fed, StreamOptions, open_stream
 from monosem.train.config import FitConfig
 
 if TYPE_CHECKING:
-    from monosem.anchors.directions import Anchors
+    from torch import Tensor
+
     from monosem.core.pairs import Pairing
     from monosem.data.source import FileSource
     from monosem.methods import Method
@@ -44,17 +47,29 @@ _TRAINING = Group(
         "selection": "Precision of the first pass of a selection; both select exactly the same latents.",
         "dense": "Precision of the matrix products of dense codes; bf16 changes them.",
     },
-    shown=("steps", "batch_size", "lr", "seed", "device"),
+    shown=("steps", "batch_size", "lr", "device"),
     names={"floor": "--lr-floor", "warmup": "--lr-warmup", "decay": "--lr-decay"},
     defaults={"checkpoint_every": 500},
 )
 
 
 @dataclass(frozen=True)
+class TrainRows(RowsOptions):
+    """The rows of a training, unless a network gives them."""
+
+    data: Annotated[
+        Path | None, _data("Rows x_p: a store of `monosem harvest`, or a .npy, .safetensors or .parquet file.")
+    ] = None  # type: ignore[assignment]
+    read: Annotated[str | None, _data("Sites of the store, or of --network, to read.")] = None
+    write: Annotated[str | None, _data("Sites to write, for a transcoder.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainOptions:
     """The options of `monosem train`."""
 
-    rows: RowsOptions
+    rows: TrainRows
+    live: StreamOptions
     method: Annotated[str, opt('Method, such as "topk(k=32)"; `monosem list methods` names them.', complete="methods")]
     n_q: Annotated[int, opt("Number of latents.", "--n-q")]
     out_folder: Annotated[Path, opt("Folder for the dictionary, its log and its checkpoint.", "--out")]
@@ -66,14 +81,21 @@ class TrainOptions:
         str | None, _data('Widths of several sources that lie side by side in --target, as "384,384".', more=True)
     ] = None
     normalise: Annotated[
-        bool | None,
-        _data("Train on centred rows of mean norm sqrt(n), folded into the saved weights. [default: for a store]",
-              more=True),
-    ] = None  # fmt: skip
+        bool,
+        _data("Train on centred rows of mean norm sqrt(n), folded into the saved weights.", more=True),
+    ] = True
+    norm_limit: Annotated[
+        float, _data("Leave out rows of --data with more than this many times the median norm; 0: none.", more=True)
+    ] = 5.0
+    held_out: Annotated[
+        int, _data("Rows held back and scored, a tenth at most; 0: none, and scores are on rows of training.")
+    ] = 8192
     centre: Annotated[
         bool, _data("Start the decoder bias at the data's mean and subtract the pre-encoder bias.", more=True)
     ] = True
-    labels: Annotated[Path | None, _anchor("Anchor at the means of these classes: a file, or a store.")] = None
+    labels: Annotated[Path | None, _anchor("Anchor at the means of these classes: a file, or a store.", more=True)] = (
+        None
+    )
     labels_key: Annotated[
         str | None, _anchor("Tensor of the .safetensors file --labels, or column of a .parquet one.", more=True)
     ] = None
@@ -102,41 +124,84 @@ def train(o: TrainOptions) -> Answer:
 
 
 def _train(o: TrainOptions) -> Answer:
-    from monosem.data.store import is_store
-    from monosem.data.trained import notes_of
-    from monosem.front.fitting import check_source
+    from monosem.data.stream import StreamSource
     from monosem.train.loop import fit
 
     need("--labels-key", o.labels_key, "--labels", o.labels)
     chosen, folder = _chosen(o), o.out_folder
-    stored = is_store(o.rows.data)
-    if not stored:
-        _agree(chosen.pairing, o.rows.target is not None, o.widths)
-    widths = {
-        "widths": _numbers("--widths", o.widths),
-        "target_widths": _numbers("--target-widths", o.target_widths),
-    }
-    source = o.rows.open(chosen.pairing, labels=o.labels, labels_key=o.labels_key, **widths)
-    with err().status(f"measuring {o.rows.data}"):
-        if stored if o.normalise is None else o.normalise:
-            source.normalised()
-        notes = notes_of(source, o.anchors_file, split_names(o.classes), o.labels)
-    anchors = notes.anchors
-    shape = f"{source.rows:,} rows, n_p={sum(source.p_widths)}, n_r={sum(source.r_widths)}"
+    fed = _stored(o, chosen) if o.live.network is None else _streamed(o, chosen)
+    source, anchors = fed.source, fed.notes.anchors
+    rows = "rows of a network" if source.rows is None else f"{source.rows:,} rows"
     with_anchors = f", {anchors.k} anchors ({anchors.kind})" if anchors else ""
-    check_source(chosen, source)
-    say(f"{chosen.spec} on {shape}, n_q={o.n_q}{with_anchors}")
+    say(f"{chosen.spec} on {rows}, n_p={sum(source.p_widths)}, n_r={sum(source.r_widths)}, n_q={o.n_q}{with_anchors}")
     if (folder / "checkpoint.safetensors").exists():
         say(f"{folder} holds a checkpoint of an earlier call; resuming from there", "dim")
     chosen = _centred(chosen) if o.centre else chosen
     result = fit(chosen, source, o.n_q, o.config, anchors, out=folder, progress=not err().quiet)
-    notes.keep(folder)
-    look = quoted("monosem", "inspect", folder) + ("" if stored else f" {o.rows.written()}")
+    fed.notes.keep(folder)
+    waited = None
+    if isinstance(source, StreamSource):
+        waited = source.waited
+        source.close()
     try:
-        return _answer(result, source, anchors, folder, look)
+        return _answer(result, fed, folder, waited)
     except MonosemError as error:
         say(f"trained and saved in {folder}; it cannot be scored: {error}", "yellow")
         return Answer({"out": str(folder), "seconds": result.seconds}, "")
+
+
+def _stored(o: TrainOptions, chosen: "Method") -> Fed:
+    """The rows of a store or of files: outliers left out, some held back, the rest in units of training."""
+    from monosem.data.store import is_store
+    from monosem.data.trained import notes_of
+    from monosem.front.fitting import check_source
+
+    if o.rows.data is None:
+        fail("no rows to train on; give --data, or --network with --read and --text")
+    for option, value in (("--text", o.live.text), ("--device-map", o.live.device_map)):
+        need(option, value, "--network", None)
+    stored = is_store(o.rows.data)
+    if not stored:
+        _agree(chosen.pairing, o.rows.target is not None, o.widths)
+    widths = {"widths": _numbers("--widths", o.widths)}
+    widths["target_widths"] = _numbers("--target-widths", o.target_widths)
+    source = o.rows.open(chosen.pairing, labels=o.labels, labels_key=o.labels_key, **widths)
+    check_source(chosen, source)
+    with err().status(f"measuring {o.rows.data}"):
+        far = source.ordinary(o.norm_limit) if o.norm_limit else 0
+        held_out = source.set_aside(o.held_out) if o.held_out else 0
+        if o.normalise:
+            source.normalised()
+        notes = notes_of(source, o.anchors_file, split_names(o.classes), o.labels)
+    if far:
+        say(f"left out {far:,} of {source.total:,} rows: their norm is over {o.norm_limit:g} times the median "
+            "(--norm-limit 0 keeps them)")  # fmt: skip
+
+    def scored() -> "Iterable[tuple[Tensor, Tensor]]":
+        return source.batches(source.held_out) if held_out else _parts(source)
+
+    look = quoted("monosem", "inspect", o.out_folder) + ("" if stored else f" {o.rows.written()}")
+    return Fed(source, notes, scored, held_out > 0, look)
+
+
+def _parts(source: "FileSource") -> "Iterable[tuple[Tensor, Tensor]]":
+    """Rows of training, spread evenly."""
+    import torch
+
+    return zip(*(torch.split(x, 1024) for x in source.sample(8192)), strict=True)
+
+
+def _streamed(o: TrainOptions, chosen: "Method") -> Fed:
+    """The rows of a network that runs ahead of training."""
+    from monosem.front.fitting import check_source
+
+    for option, value in (("--labels", o.labels), ("--classes", o.classes), ("--widths", o.widths)):
+        need(option, value, "--data", None)
+    need("--target-widths", o.target_widths, "--data", None)
+    place: dict[str, Any] = {"device": o.config.device, "held_out": o.held_out, "folder": o.out_folder}
+    fed = open_stream(o.live, o.rows, chosen.pairing, **place, normalise=o.normalise, anchors=o.anchors_file)
+    check_source(chosen, fed.source)
+    return fed
 
 
 def _chosen(o: TrainOptions) -> "Method":
@@ -184,37 +249,49 @@ def _numbers(option: str, text: str | None) -> tuple[int, ...] | None:
         fail(f'{option} "{text}" are not whole numbers; write them as "384,384"')
 
 
-def _answer(result: "Result", source: "FileSource", anchors: "Anchors | None", folder: Path, look: str) -> Answer:
-    """Scores on a sample of the rows of training, and where everything is."""
+def _answer(result: "Result", fed: Fed, folder: Path, waited: float | None) -> Answer:
+    """Scores on rows that were held back, or on rows of training, and where everything is."""
     import torch
 
     from monosem.bench.folds import Coded, evaluate
     from monosem.cli.tables import values_table
 
-    x_p, x_r = (x.to(result.model.b_E.device) for x in source.sample(8192))
+    model, source, anchors, count = result.model, fed.source, fed.notes.anchors, 0
+
+    def coded() -> "Iterator[Coded]":
+        nonlocal count
+        for x_p, x_r in fed.scored():
+            count += x_p.shape[0]
+            out = model(x_p.to(model.b_E.device))
+            yield Coded(x_r.to(model.b_E.device), out.x_r_hat, out.code)
+
     with torch.no_grad():
-        outputs = [result.model(part) for part in torch.split(x_p, 1024)]
-        targets = torch.split(x_r, 1024)
-        scores = evaluate(Coded(y, o.x_r_hat, o.code) for y, o in zip(targets, outputs, strict=True))
+        scores = evaluate(coded())
     facts: dict[str, Any] = {name: scores[name] for name in ("fvu", "l0", "dead")}
-    facts |= {"rows": source.rows, "scored_rows": x_p.shape[0], "n_q": result.model.n_q, "seconds": result.seconds}
-    facts |= {"out": str(folder), "anchors": None if anchors is None else {"k": anchors.k, "kind": anchors.kind}}
+    facts |= {"rows": source.rows, "scored_rows": count, "held_out": fed.held_out, "n_q": model.n_q}
+    facts |= {"out": str(folder), "seconds": result.seconds}
+    facts["anchors"] = None if anchors is None else {"k": anchors.k, "kind": anchors.kind}
     shown = {
         "FVU": f"{scores['fvu']:.4f}",
-        "L0": f"{scores['l0']:.1f} of {result.model.n_q} latents",
+        "L0": f"{scores['l0']:.1f} of {model.n_q} latents",
         "dead": f"{scores['dead']:.1%} of latents never fire",
     }
     if anchors is not None:
-        W_D = torch.nn.functional.normalize(result.model.W_D.detach()[:, : anchors.k], dim=0)
-        cosine = float((W_D * anchors.r.to(W_D.device)).sum(0).mean())
-        facts["anchors"] |= {"cosine": cosine}
-        shown["anchors"] = f"{anchors.k}, the first latents; cosine with their anchors {cosine:.3f} on average"
+        W_D = torch.nn.functional.normalize(model.W_D.detach()[:, : anchors.k], dim=0)
+        facts["anchors"] |= {"cosine": float((W_D * anchors.r.to(W_D.device)).sum(0).mean())}
+        cosine = f"cosine with their anchors {facts['anchors']['cosine']:.3f} on average"
+        shown["anchors"] = f"{anchors.k}, the first latents; {cosine}"
+    if waited is not None:
+        facts["waited"] = waited
+        shown["waited"] = f"{waited:.0%} of the time, for the network"
     shown |= {
         "time": f"{result.seconds:.1f} s in this call",
         "saved": f"{folder} (model.safetensors, config.json, log.jsonl, checkpoint.safetensors)",
     }
-    title = f"trained; scores on {x_p.shape[0]:,} of {source.rows:,} rows it was trained on"
-    return Answer(facts, values_table(shown, title), look)
+    if scores["fvu"] > 1:
+        say(f"FVU {scores['fvu']:.3g}: the mean of the rows is nearer; lower --lr, or train longer", "yellow")
+    rows = "rows that it never saw" if fed.held_out else "rows that it was trained on"
+    return Answer(facts, values_table(shown, f"trained; scores on {count:,} {rows}"), fed.follow)
 
 
 def register(app: typer.Typer) -> None:

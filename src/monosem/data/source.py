@@ -114,7 +114,8 @@ class FileSource:
         for table, widths in ((self.x_p, self.p_widths), *([] if self.x_r is None else [(self.x_r, self.r_widths)])):
             parts = (torch.split(rows, list(widths), 1) for _, rows in table.chunks())
             norms = torch.cat([torch.stack([x.norm(dim=1) for x in part]) for part in parts], 1)
-            ordinary &= (norms <= limit * norms.median(1, keepdim=True).values).all(0)
+            median = norms.median(1, keepdim=True).values
+            ordinary &= (norms <= torch.where(median > 0, limit * median, torch.inf)).all(0)  # else most rows are 0
         before = self.rows
         if not bool(ordinary.all()):
             self._leave(ordinary)

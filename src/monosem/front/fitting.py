@@ -15,7 +15,7 @@ from monosem.base.guard import closest, shown
 from monosem.bench.tasks import Task, TaskSource
 from monosem.bench.world import World, WorldSpec
 from monosem.core.pairs import SAE, Crosscoder, CrossLayer, Pairing, Source, Transcoder
-from monosem.data.source import FileSource, StoreSource, as_source, open_rows
+from monosem.data.source import FileSource, as_source, open_rows
 from monosem.dictionary.discover import Discovery
 from monosem.dictionary.discover import discover as discover_directions
 from monosem.methods import Method
@@ -52,9 +52,10 @@ def fit(
     crosscoder, a World, a DataLoader, or any source. `n_q`: how many latents. `anchors`: Anchors, their file, what
     `discover` found, or a tensor with a direction a column. `settings` are fields of FitConfig: steps=500, lr=3e-4,
     seed=1. `normalise` trains on centred rows of mean norm sqrt(width) and folds that into the weights, so that the
-    model takes raw rows; None does so for a store. With `out`, a folder, a killed run goes on where it stopped.
-    `progress` None: a bar in a notebook. `mesh`: "latents=P" shares the latents among P processes of torchrun, which
-    select the cells that one would; or a DeviceMesh with that dimension.
+    model takes raw rows; None does so for all rows but those of a source, which is taken as it is. With `out`, a
+    folder, a killed run goes on where it stopped. `progress` None: a bar in a notebook. `mesh`: "latents=P" shares
+    the latents among P processes of torchrun, which select the cells that one would; or a DeviceMesh with that
+    dimension.
 
     Raises: ArgumentError, DataError or RefusedError, one line with the remedy, for what cannot be trained.
     Example:
@@ -65,9 +66,9 @@ def fit(
     plan = read_method(method) if isinstance(method, str) else method
     options = {"target": target, "read": read, "write": write}
     source = rows_for(plan.pairing, rows, **{name: value for name, value in options.items() if value is not None})
-    if isinstance(source, FileSource) and (isinstance(source, StoreSource) if normalise is None else normalise):
-        source.normalised()
     check_source(plan, source)
+    if isinstance(source, FileSource) and (source is not rows if normalise is None else normalise):
+        source.normalised()
     return train(
         plan,
         source,

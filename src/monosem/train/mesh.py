@@ -15,6 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from monosem.base.errors import RefusedError, check
 from monosem.base.group import ALONE, Group
+from monosem.base.guard import shown
 from monosem.core.model import SDL
 from monosem.core.shards import cut, edges
 from monosem.losses.objective import Objective
@@ -96,6 +97,7 @@ def open_mesh(mesh: str | DeviceMesh, device: str) -> Iterator[Group]:
         with _launched(_latents(mesh), device) as group:
             yield group
         return
+    check(isinstance(mesh, DeviceMesh), f"mesh={shown(mesh)}; write latents=P, or give a DeviceMesh")
     names = mesh.mesh_dim_names or ()
     other = [name for name, size in zip(names, mesh.shape, strict=False) if name != "latents" and size > 1]
     fits = "latents" in names and not other
