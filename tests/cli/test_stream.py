@@ -99,6 +99,9 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "two sources": (("--network", "net", "--read", "a:out", "--text", "t", "--data", "x.npy"), "both say where rows"),
     "labels": (("--network", "net", "--read", "a:out", "--text", "t", "--labels", "y.npy"), "belongs to --data"),
     "nothing": ((), "give --data, or --network with --read and --text"),
+    "a network's option": (("--data", "x.npy", "--buffer", "9"), "--buffer 9 belongs to --network"),
+    "held out below 0": (("--data", "x.npy", "--held-out", "-1"), "--held-out -1; it must be at least 0"),
+    "a limit below the median": (("--data", "x.npy", "--norm-limit", "0.5"), "--norm-limit 0.5; it is a multiple"),
     "text of no network": (("--data", "x.npy", "--text", "t.jsonl"), "belongs to --network"),
     "a target of an SAE": (
         ("--network", "net", "--read", "a:out", "--text", "t", "--write", "b:out"),

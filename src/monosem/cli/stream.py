@@ -1,14 +1,14 @@
 """Rows for `monosem train` straight from a network that runs ahead of it; nothing is stored."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from monosem.cli.console import check_device, err, fail
 from monosem.cli.options import opt
-from monosem.cli.shared import RowsOptions, TextOptions, quoted
+from monosem.cli.shared import RowsOptions, TextOptions, need, quoted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,6 +55,14 @@ class StreamOptions:
 
     def __post_init__(self) -> None:
         check_device(self.network_device or "cpu")
+
+    def leave_out(self) -> None:
+        """Refuse every option of a network that is not given."""
+        for options in (self, self.texts):
+            for one in fields(options):
+                value = getattr(options, one.name)
+                if one.default is not MISSING and value != one.default:
+                    need(f"--{one.name.replace('_', '-')}", value, "--network", None)
 
 
 def open_stream(

@@ -112,6 +112,12 @@ class TrainOptions:
     ] = False  # fmt: skip
     hard: Annotated[bool, _anchor("Freeze anchored latents.", "--hard", more=True)] = False
 
+    def __post_init__(self) -> None:
+        if self.held_out < 0:
+            fail(f"--held-out {self.held_out}; it must be at least 0")
+        if not (self.norm_limit == 0 or self.norm_limit > 1):
+            fail(f"--norm-limit {self.norm_limit}; it is a multiple of the median norm, more than 1, or 0 for none")
+
 
 @command_of(TrainOptions)
 def train(o: TrainOptions) -> Answer:
@@ -158,8 +164,7 @@ def _stored(o: TrainOptions, chosen: "Method") -> Fed:
 
     if o.rows.data is None:
         fail("no rows to train on; give --data, or --network with --read and --text")
-    for option, value in (("--text", o.live.text), ("--device-map", o.live.device_map)):
-        need(option, value, "--network", None)
+    o.live.leave_out()
     stored = is_store(o.rows.data)
     if not stored:
         _agree(chosen.pairing, o.rows.target is not None, o.widths)
