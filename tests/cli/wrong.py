@@ -187,8 +187,8 @@ def _of_command(name: str, words: tuple[str, ...]) -> Iterator[Wrong]:
     command, start = command_of(words), len(name.split())
     yield Wrong(name, "", "unknown option", (*words, "--no-such-option"))
     yield Wrong(name, "", "one argument too many", (*words, *["too", "many"] * (name == "check"), "extra", "extra"))
-    yield Wrong(name, "--config", "missing file", (*words, "--config", "{x}/none.toml"))
-    yield Wrong(name, "--config", "damaged file", (*words, "--config", "{x}/garbage"))
+    yield Wrong(name, "--config", "missing file", (*words, "--config", "{x}/none.toml"), "{x}/none.toml")
+    yield Wrong(name, "--config", "damaged file", (*words, "--config", "{x}/garbage"), "{x}/garbage")
     for parameter in command.params:
         if name == "report" and parameter.name == "out_file":
             continue  # it is opened when the page is made, which takes seconds
