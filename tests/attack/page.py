@@ -19,7 +19,7 @@ def page() -> str:
     record = read_json(RECORD)
     lines = ["<!-- written by `python -m tests.attack page` from tests/attack/record.json -->", "", "# Attack", ""]
     lines += [
-        "`make attack` damages files in every way of `tests/attack/damage.py` and calls most commands that read them,",
+        "`make attack` damages files in every way of `tests/attack/damage.py` and calls the commands that read them,",
         "each in a process of its own with limits of 30 s of processor time and 1 GB of memory. The product of files,",
         f"operators and {record['draws']} draws of each is sampled by a seed, each fault class as often as the others.",
         "A case is good if the command accepts the file (many changes leave it valid: another description, a bit of",
@@ -54,6 +54,7 @@ def _kills(entries: list[dict[str, object]]) -> list[str]:
         "system refuses to let files grow) over what an earlier life left, or two processes start at once. Then it is",
         "called again. `same`: every tensor, log line, record and shard is that of a run that nobody disturbed.",
         "`wrong`: a life ended neither by its blow nor with a named error, and the run was not gone on with.",
+        "`command` is `monosem train`, which must end Ctrl-C and SIGTERM with one line and a code of its own.",
         "",
         "| run | outcome | runs | kills |",
         "|---|---|---:|---:|",

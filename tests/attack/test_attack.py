@@ -1,5 +1,6 @@
 """A slice of `make attack` that takes seconds: some files of every fault class, and some kills."""
 
+from collections import Counter
 from pathlib import Path
 from random import Random
 
@@ -35,23 +36,41 @@ def test_the_calls_are_of_todays_commands(target: Target, tmp_path: Path) -> Non
         assert asked.exit_code == 0, asked.output
 
 
-def _outcomes(root: Path, scratch: Path, count: int, seed: int) -> set[str]:
-    """Damage so many files: every one is accepted or refused in one line, and nothing hangs or runs code."""
+def _outcomes(root: Path, scratch: Path, count: int, seed: int) -> Counter[tuple[str, str]]:
+    """Damage so many files: every one is accepted or refused in one line, and nothing hangs or runs code.
+
+    Returns how often each fault class had each outcome.
+    """
     cases = sample(root, 1, count, seed)
     warm(root, scratch / "outputs", dict.fromkeys(case.target for case in cases))
     verdicts = [attack(case, root, scratch, seed) for case in cases]
     wrong = [(v.case, v.outcome, v.said[-400:]) for v in verdicts if v.outcome not in GOOD]
     assert not wrong
-    return {verdict.outcome for verdict in verdicts}
+    return Counter((verdict.fault, verdict.outcome) for verdict in verdicts)
 
 
 def test_damaged_files(root: Path, tmp_path: Path) -> None:
-    assert _outcomes(root, tmp_path, 15, seed=15) == set(GOOD)
+    assert {outcome for _, outcome in _outcomes(root, tmp_path, 15, seed=15)} == set(GOOD)
 
 
 @pytest.mark.slow
 def test_sixty_damaged_files(root: Path, tmp_path: Path) -> None:
-    assert _outcomes(root, tmp_path, 60, seed=7) == set(GOOD)
+    assert {outcome for _, outcome in _outcomes(root, tmp_path, 60, seed=7)} == set(GOOD)
+
+
+@pytest.mark.slow
+def test_a_seed_decides_every_outcome(root: Path, tmp_path: Path) -> None:
+    """The same seed gives the same counts by class; a fresh one as many cases of each class, as good."""
+    first, again, fresh = (_outcomes(root, tmp_path / str(i), 22, seed) for i, seed in enumerate((3, 3, 4)))
+    assert first == again
+    assert _by_fault(first) == _by_fault(fresh)
+
+
+def _by_fault(counts: Counter[tuple[str, str]]) -> Counter[str]:
+    sums: Counter[str] = Counter()
+    for (fault, _), count in counts.items():
+        sums[fault] += count
+    return sums
 
 
 @pytest.mark.parametrize("kind", sorted(RUNS))

@@ -67,7 +67,7 @@ def read_packed(path: str | Path, kind: str) -> Packed:
     number, header = 1, dict[str, Any]()
     lines: list[tuple[int, dict[str, Any]]] = []
     try:
-        plain_file(path)
+        plain_file(path, _LARGEST)
         for text in _lines(path):
             one = parse_json(text.decode())
             if not isinstance(one, dict):
