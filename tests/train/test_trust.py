@@ -12,6 +12,7 @@ from monosem.base.seeds import torch_generator
 from monosem.base.sparse import Positions, SparseCode
 from monosem.bench.tasks import TaskSource, task
 from monosem.core.activations import Context, JumpReLU
+from monosem.core.constraints import Fixed, UnitNorm
 from monosem.core.model import SDL
 from monosem.core.pairs import TensorSource
 from monosem.kernels.native.build import library
@@ -147,6 +148,17 @@ def test_latents_that_are_drawn_anew_fire(name: str, monkeypatch: pytest.MonkeyP
     fired = torch.cat(revived)
     assert fired.numel() >= 10
     assert float(fired.float().mean()) >= 0.95
+
+
+def test_latents_drawn_at_rows_without_a_direction_stay_finite() -> None:
+    """Half of the targets are b_D itself: a column of zeros, brought to norm one, was NaN, and the run ended well."""
+    x, y = rows(512, 8), rows(512, 8, seed=1)
+    y[::2] = 0
+    made = replace(method("topk_transcoder(k=2, aux=0.0)"), constraints=(UnitNorm(), Fixed(("b_D",))))
+    made = with_resampling(made, Resample(every=10, begin=0.0, end=1.0))
+    model = fit(made, TensorSource(x, y), 256, FitConfig(60, 64, dead_window=128)).model
+    assert model.W_D.isfinite().all()
+    assert not model.b_D.any()
 
 
 @pytest.mark.parametrize("log", [False, True])
