@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -286,6 +287,7 @@ def run(files: Sequence[Path | str], plugin: object, mutant: Mutant | None = Non
     return "stopped"
 
 
+@cache
 def callers(part: str) -> dict[str, list[str]]:
     """By function: the tests of a part that call it, the quickest first; all of them under no name.
 
@@ -305,8 +307,9 @@ def callers(part: str) -> dict[str, list[str]]:
     return tests
 
 
-def tried(mutant: Mutant, tests: dict[str, list[str]]) -> str:
+def tried(mutant: Mutant) -> str:
     """What came of a mutant; one that no test calls (it runs while modules are imported) meets all tests."""
+    tests = callers(mutant.part)
     chosen = tests.get(f"{mutant.path}::{mutant.function}", tests[""])
     files = sorted({test.partition("::")[0] for test in chosen})
     return run(files, _Only(chosen), mutant)
@@ -343,15 +346,13 @@ def main() -> None:
     options = parser.parse_args()
     os.environ["MONOSEM_NO_TYPECHECK"] = "1"
     torch.set_num_threads(1)
-    parts = tuple(options.part or TESTS)
-    tests = {part: callers(part) for part in parts}
     stop, before = time.monotonic() + options.seconds, known()
-    for mutant in draw(options.count, options.seed, parts):
-        if mutant.name in before:
+    for mutant in draw(options.count, options.seed, tuple(TESTS)):
+        if mutant.name in before or mutant.part not in (options.part or TESTS):
             continue
         if time.monotonic() > stop:
             break
-        outcome = {"name": mutant.name, "outcome": tried(mutant, tests[mutant.part]), "change": changed(mutant)[1]}
+        outcome = {"name": mutant.name, "outcome": tried(mutant), "change": changed(mutant)[1]}
         with RECORD.open("a", encoding="utf-8") as file:
             file.write(json.dumps(outcome) + "\n")
         print(outcome["outcome"], outcome["name"], flush=True)
