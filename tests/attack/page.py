@@ -24,7 +24,7 @@ def page() -> str:
         f"operators and {record['draws']} draws of each is sampled by a seed, each fault class as often as the others.",
         "A case is good if the command accepts the file (many changes leave it valid: another description, a bit of",
         "a text that nobody reads) or ends with one line that names what is wrong. What it read, and what lies beside",
-        "it, is compared before and after.",
+        "it, is compared before and after. A case that finds a fault is tried again when that is mended.",
         "",
     ]
     for part in record["files"]:
