@@ -2,6 +2,7 @@
 
 python -m studies recovery               every cell and every contender that the record lacks, seeds 1000 and up
 python -m studies recovery tasks         the bench's worlds like networks, the same way
+python -m studies recovery calibrate     discovery alone on every cell and task, seeds 0 and 1: what CONFIDENCE is set from
 python -m studies recovery develop ...   the named cells or tasks on seed 0; nothing is stored
 
 Contenders see the same training rows and nothing else, but for K-SVD and MOD, which are told the number of features
@@ -31,7 +32,7 @@ from studies.page import provenance
 from studies.stored import run_missing, stored
 
 PAGE, FIGURES = Path("docs/recovery.md"), Path("docs/figures")
-SEEDS = (1000, 1001)
+SEEDS, DEVELOPMENT = (1000, 1001), (0, 1)
 CENTRE: Mapping[str, Any] = {"n": 24, "d": 12, "rows": 1500, "l0": 1.8}
 AXES: Mapping[str, tuple[tuple[str, tuple[Any, ...]], ...]] = {
     "cosine within clusters of five": (("coherence", (0.0, 0.5, 0.7)),),
@@ -67,20 +68,27 @@ def main(words: Sequence[str] = ()) -> None:
         for name in words[1:]:
             print(name, _world(every.get(name, name), 0, None), flush=True)
         return
+    if words[:1] == ["calibrate"]:
+        about = {"command": "python -m studies recovery calibrate", "env": environment()}
+        run_missing("recovery/calibration", about, _runs(cells() | tasks(), DEVELOPMENT, ()))
+        print(_reliability([stored("recovery/calibration")]))
+        return
     name, chosen = ("tasks", tasks()) if words[:1] == ["tasks"] else ("grid", cells())
     about = {"command": f"python -m studies recovery {name if name == 'tasks' else ''}".strip(), "env": environment()}
     run_missing(f"recovery/{name}", about, _runs(chosen))
 
 
-def _runs(chosen: Mapping[str, str]) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+def _runs(
+    chosen: Mapping[str, str], seeds: Sequence[int] = SEEDS, only: Sequence[str] | None = None
+) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     made: dict[tuple[str, int], dict[str, Any]] = {}
 
     def one(text: str, seed: int) -> dict[str, Any]:
         if (text, seed) not in made:  # the centre stands on every axis
-            made[text, seed] = _world(text, seed, None)
+            made[text, seed] = _world(text, seed, only)
         return made[text, seed]
 
-    for seed in SEEDS:
+    for seed in seeds:
         for name, text in chosen.items():
             yield f"{name}/{seed}", lambda text=text, seed=seed: one(text, seed)  # type: ignore[misc]
 
@@ -95,7 +103,7 @@ def _world(text: str, seed: int, only: Sequence[str] | None) -> dict[str, Any]:
     begin = time.process_time()
     result = discover(x, seed=seed)
     results["discover"] = _scores(result.anchors.p, source.W_p, begin) | _agreement(result, source.W_p)
-    for name in only or CONTENDERS[1:]:
+    for name in CONTENDERS[1:] if only is None else only:
         begin = time.process_time()
         D = _learned(name, source, x, n, k, seed)
         model = described(D, x, offset=result.offset)
