@@ -2,7 +2,7 @@
 
 python -m studies recovery               every cell and every contender that the record lacks, seeds 1000 and up
 python -m studies recovery tasks         the bench's worlds like networks, the same way
-python -m studies recovery calibrate     discovery alone on every cell and task, seeds 0 and 1: what CONFIDENCE is set from
+python -m studies recovery calibrate     discovery alone on seeds 0 and 1 of all of them, for its CONFIDENCE
 python -m studies recovery develop ...   the named cells or tasks on seed 0; nothing is stored
 
 Contenders see the same training rows and nothing else, but for K-SVD and MOD, which are told the number of features
@@ -71,7 +71,9 @@ def main(words: Sequence[str] = ()) -> None:
     if words[:1] == ["calibrate"]:
         about = {"command": "python -m studies recovery calibrate", "env": environment()}
         run_missing("recovery/calibration", about, _runs(cells() | tasks(), DEVELOPMENT, ()))
-        print(_reliability([stored("recovery/calibration")]))
+        record = stored("recovery/calibration")
+        assert record is not None
+        print(_reliability([record]))
         return
     name, chosen = ("tasks", tasks()) if words[:1] == ["tasks"] else ("grid", cells())
     about = {"command": f"python -m studies recovery {name if name == 'tasks' else ''}".strip(), "env": environment()}
