@@ -3,13 +3,13 @@
     python -m studies stories                    # draws the stories and harvests their rows, if that is not done
     python -m studies finetuned                  # every arm that the record lacks
 
-`plain` trains on the rows alone; `kl` and `ce` add `in_network` over the last `--share` of the same steps, one batch of
+`plain` trains on the rows alone; the others add `in_network` over the last `--share` of the same steps, one batch of
 training text a step. All arms see the same rows in the same order and are scored on the stories kept from training.
 The gap is the cross-entropy with the reconstruction in place less that without.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,15 @@ from studies.options import Options
 from studies.stored import run_missing, stored
 
 NAME, PAGE = "finetuned", Path("docs/network.md")
-ARMS = ("plain", "kl", "ce")
+ARMS: Mapping[str, tuple[str, float]] = {
+    "plain": ("", 0.0),
+    "kl": ("kl", 1.0),
+    "kl10": ("kl", 0.1),
+    "ce10": ("ce", 0.1),
+}
+"""What is added, and its weight beside the squared error of equal value."""
 STEPS = {"sae": 1500, "transcoder": 4500}
-TITLES = {"plain": "rows alone", "kl": "KL at the end", "ce": "cross-entropy at the end"}
+TITLES = {"plain": "rows alone", "kl": "KL, weight 1", "kl10": "KL, weight .1", "ce10": "cross-entropy, weight .1"}
 
 
 def main(words: Sequence[str] = ()) -> None:
@@ -73,9 +79,10 @@ def _run(
     text, read, write = (part and part.format(k=options.k, layer=layer) for part in PAIRINGS[name])
     source, began = StoreSource(options.store, read, write), time.process_time()
     chosen = method(str(text))
-    if arm != "plain":
-        more = {"to": write, "units": source.units, "against": arm, "begin": 1 - options.share, "seed": seed}
-        term = in_network(network, str(read), training, **more)
+    against, weight = ARMS[arm]
+    if against:
+        more = {"to": write, "units": source.units, "weight": weight, "begin": 1 - options.share, "seed": seed}
+        term = in_network(network, str(read), training, against=against, **more)
         chosen = replace(chosen, terms=(*chosen.terms, term))
     config = FitConfig(steps=STEPS[name], batch_size=options.batch, lr=options.lr, seed=seed)
     result = fit(chosen, source, options.n_q, config)
