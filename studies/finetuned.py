@@ -81,8 +81,8 @@ def _run(
     chosen = method(str(text))
     against, weight = ARMS[arm]
     if against:
-        more = {"to": write, "units": source.units, "weight": weight, "begin": 1 - options.share, "seed": seed}
-        term = in_network(network, str(read), training, against=against, **more)
+        more: dict[str, Any] = {"to": write, "units": source.units, "begin": 1 - options.share, "seed": seed}
+        term = in_network(network, str(read), training, against=against, weight=weight, **more)  # type: ignore[arg-type]
         chosen = replace(chosen, terms=(*chosen.terms, term))
     config = FitConfig(steps=STEPS[name], batch_size=options.batch, lr=options.lr, seed=seed)
     result = fit(chosen, source, options.n_q, config)
