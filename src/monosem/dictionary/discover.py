@@ -20,12 +20,12 @@ from monosem.dictionary.sparse_model import SparseModel, described, fit_backgrou
 
 CONFIDENCE: tuple[tuple[float, float, str], ...] = (
     (0.98, 0.99, "reliable"),
-    (0.95, 0.85, "probable"),
-    (0.90, 0.33, "unlikely"),
-    (0.80, 0.23, "unlikely"),
-    (-1.0, 0.13, "unlikely"),
+    (0.95, 0.96, "probable"),
+    (0.90, 0.76, "doubtful"),
+    (0.80, 0.63, "doubtful"),
+    (-1.0, 0.41, "unlikely"),
 )
-"""(agreement from, share of atoms that were right on eight small worlds of development, what it is called)."""
+"""(agreement from, share of atoms that were right in 54 small worlds of development, what it is called)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +49,12 @@ class Discovery:
     gain: float = float("nan")
     outside: float = float("nan")
 
-    def confident(self, least: float = 0.5) -> Anchors:
-        """The anchors of at least that confidence; all of them where none has it."""
+    def confident(self, least: float | None = None) -> Anchors:
+        """The anchors of at least that confidence; all of them where none has it.
+
+        `least` None: .9, which is agreement from .95 on; .5 for climbed atoms, whose confidence is a rank only.
+        """
+        least = (0.5 if self.agreement is None else 0.9) if least is None else least
         count = int((self.confidence >= least).sum()) or self.anchors.k
         return Anchors(self.anchors.p[:, :count], self.anchors.r[:, :count], self.anchors.kind)
 
