@@ -77,7 +77,7 @@ LINES: tuple[Line, ...] = (
     Line("ghost gradients", "Jermyn and Templeton 2024", "relu_l1(l1=1.0) + ghost_grads"),
     Line("KL finetune, end-to-end, attribution core", "2503.17272", reason=_NETWORK),
     Line("MP-SAE", "2506.03093", "mp(k=2)"),
-    Line("LISTA, ISTA encoder", "Gregor and LeCun 2010", "lista(l1=1.0)"),
+    Line("LISTA, ISTA encoder", "Gregor and LeCun 2010", "topk(k=4) | lista(steps=1)"),
     Line("KronSAE", "2505.22255", "kron(k=4)"),
     Line("Switch SAE, TopK over all experts", "2410.08201", "switch(k=4)"),
     Line("Scale SAE, RouteSAE", "2511.05745", reason=_LATER + "the router alone is there, `routed`"),

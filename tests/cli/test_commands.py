@@ -1,6 +1,7 @@
 """What the commands print and write: list, cite, train, evaluate, and the way they start."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from monosem.cli.catalog import registered
 from monosem.cli.options import catalogue
 from monosem.core.io import load_model
 from monosem.core.pairs import TensorSource
-from monosem.methods import METHODS
+from monosem.methods import METHODS, method
 from monosem.train.config import FitConfig
 from monosem.train.loop import fit
 from tests.cli.calls import call, environment
@@ -49,6 +50,9 @@ def test_list_names_everything_there_is() -> None:
         assert name in shown
     for recipe in METHODS.values():
         assert recipe.citation.authors in shown
+    example = re.search(r'edits: "(.*?)"', " ".join(call("list", "methods").stdout.split()))
+    assert example is not None
+    assert method(example[1]).spec  # the grammar that it prints is the one that is read
     assert "n_q=16000" in call("list", "tasks").stdout
     assert "gated_aux" not in call("list", "tasks").stdout
 

@@ -57,6 +57,11 @@ def cite(o: CiteOptions) -> Answer:
     return Answer(facts, "\n".join(entry.bibtex for entry in entries))
 
 
+_GRAMMAR = """A method is a row or an activation and its edits: "topk(32) + ortho(0.25) - auxk | aligned @ crosscoder".
++ and - before a term; after |, parts: constraints, encoders, dictionaries, settings; after @, or as suffix, a pairing.
+A weight may be a schedule: "relu_l1(l1=to_l0(20))". Your own terms: monosem --load mine.py list."""
+
+
 @dataclass(frozen=True)
 class ListOptions:
     """The options of `monosem list`."""
@@ -85,8 +90,7 @@ def catalog(o: ListOptions) -> Answer:
     if "tasks" in chosen:
         shown.append(Text("n features in n_p dimensions, n_q latents, S = Pr(x_i = 0), M the interference", "dim"))
     if "methods" in chosen:
-        text = 'Any method takes a pairing as suffix, and any argument in brackets: "topk_crosscoder(k=8)".'
-        shown.append(Text(text, "dim"))
+        shown.append(Text(_GRAMMAR, "dim"))
     return Answer(chosen, Group(*shown))
 
 
