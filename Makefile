@@ -20,7 +20,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup bench test test-slow test-compile test-gpu test-real test-newest check check-format check-lint \
 	check-types check-house format pages speed gpu-day real peers peers-ci peers-ci-install lock fuzz sanitize mutants attack site \
-	site-install first-use nightly clean
+	site-install first-use nightly browser clean
 
 SUITABLE := import sys, venv, pip; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14 python; do \
@@ -128,6 +128,12 @@ site: site-install
 
 first-use: setup
 	$(BIN)/python .ci/first_use.py $(ARGS)
+
+# Pages are opened in a browser where there is one; root of a Debian machine gets one.
+browser:
+	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
+	test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -qq --no-install-recommends chromium fonts-dejavu-core \
+		|| echo "SKIPPED: no browser is installed and none could be, so pages are not opened"
 
 # An hour or two of one core. Its seconds are committed.
 nightly: setup

@@ -153,6 +153,24 @@ def test_a_judge_explains_latents_and_the_page_shows_its_words(made: Path, tmp_p
     assert {one["label"] for one in shown.values()} == {"the letter a"}
 
 
+def test_a_page_takes_labels_and_a_text_of_ones_own(made: Path, tmp_path: Path) -> None:
+    exported, page = tmp_path / "labels.json", tmp_path / "page.html"
+    label = {"latent": 7, "label": "by me", "judge": "by hand", "detection": None, "fuzzing": None, "passages": 0}
+    exported.write_text(json.dumps({"7": label}))
+    ran = call("inspect", made / "sae", "--try", "a b a", "--exported", exported, "--out", page)
+    assert ran.exit_code == 0, ran.stderr
+    data = re.search(r'<script[^>]*id="data"[^>]*>([^<]+)<', page.read_text())
+    assert data is not None
+    header = unpack(data[1].strip())[0]
+    assert header["labels"]["7"]["label"] == "by me"
+    assert json.loads((made / "sae/labels.json").read_text())["7"]["label"] == "by me"
+    assert header["own"][0]["words"] == ["a", "b", "a"]
+    assert [len(latents) for latents in header["own"][0]["latents"]] == [3, 3, 3]  # TopK, k = 3
+    ran = call("inspect", made / "sae", "--try", "a b", "--network", "none", "--out", page)
+    assert ran.exit_code == 2
+    assert "--try needs the language model and its site" in ran.stderr
+
+
 def test_prompts_wait_for_answers_in_a_file(made: Path, tmp_path: Path) -> None:
     prompts, answers = tmp_path / "prompts.jsonl", tmp_path / "answers.jsonl"
     for _ in range(4):

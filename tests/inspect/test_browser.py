@@ -1,5 +1,6 @@
 """The page of latents in a real browser: search, sort, scroll, open, keyboard; many latents; hostile text."""
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -278,8 +279,11 @@ def test_the_most_specific_latents_come_first(tmp_path: Path) -> None:
 def test_labels_come_back_from_the_file(tmp_path: Path) -> None:
     """What a page exports is taken into the dictionary's folder, and the next page shows it."""
     sdl = model()
-    (tmp_path / "labels.json").write_text('{"1": {"label": "old", "judge": "x", "detection": 0.75, "fuzzing": null}}')
-    (tmp_path / "mine.json").write_text('{"2": {"label": "new </script>", "judge": "by hand"}}')
+    blank = {"detection": None, "fuzzing": None, "passages": 0}
+    old = blank | {"latent": 1, "label": "old", "judge": "x", "detection": 0.75}
+    new = blank | {"latent": 2, "label": "new </script>", "judge": "by hand"}
+    (tmp_path / "labels.json").write_text(json.dumps({"1": old}))
+    (tmp_path / "mine.json").write_text(json.dumps({"2": new}))
     assert keep_exported(tmp_path, tmp_path / "mine.json", N_Q) == 1
     page = inspect_page(sdl, token_rows(), labels=load_labels(tmp_path))
     steps = """
@@ -288,8 +292,8 @@ def test_labels_come_back_from_the_file(tmp_path: Path) -> None:
     probe = _probe(page, steps, tmp_path)
     judged = "Words of x, detection 0.75 (chance .50)"
     assert probe["given"] == [["old", judged], ["new </script>", "Written by hand"]]
-    (tmp_path / "mine.json").write_text('{"24": {"label": "beyond"}}')
-    with pytest.raises(DataError, match="latents 0 to 23"):
+    (tmp_path / "mine.json").write_text(json.dumps({"24": new | {"latent": 24}}))
+    with pytest.raises(DataError, match=r"labels latents \[24\]; the dictionary has 0 to 23"):
         keep_exported(tmp_path, tmp_path / "mine.json", N_Q)
 
 

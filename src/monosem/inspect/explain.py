@@ -298,25 +298,21 @@ def save_labels(folder: str | Path, explained: Sequence[Explained], judge: str) 
 def keep_exported(folder: str | Path, exported: str | Path, n_q: int) -> int:
     """Add the labels that a page exported to those beside a dictionary; returns how many.
 
-    Raises: DataError for what is no such file.
+    Raises: CheckpointError for a file that is no such one; DataError for latents that the dictionary has not.
     """
-    labels = read_json(exported)
-    right = isinstance(labels, dict) and all(
-        latent.isdigit() and int(latent) < n_q and isinstance(value, dict) and isinstance(value.get("label"), str)
-        for latent, value in labels.items()
-    )
-    check(
-        right, f'{exported} is no {{"latent": {{"label": ...}}}} of latents 0 to {n_q - 1}; export it anew', DataError
-    )
-    path = Path(folder) / LABELS
-    write_json(path, (read_json(path) if path.is_file() else {}) | labels)
-    return len(labels)
+    new = _labels(Path(exported))
+    beyond = [latent for latent in new if not 0 <= latent < n_q]
+    check(not beyond, f"{exported} labels latents {beyond[:4]}; the dictionary has 0 to {n_q - 1}", DataError)
+    write_json(Path(folder) / LABELS, {str(latent): label for latent, label in (load_labels(folder) | new).items()})
+    return len(new)
 
 
 def load_labels(folder: str | Path) -> dict[int, dict[str, Any]]:
     """What is kept beside a dictionary, by latent; empty without a file. Raises: CheckpointError for a damaged one."""
     path = Path(folder) / LABELS
-    if not path.exists():
-        return {}
+    return _labels(path) if path.exists() else {}
+
+
+def _labels(path: Path) -> dict[int, dict[str, Any]]:
     labels = read(dict[str, _Label], read_json(path), str(path))
     return {label.latent: asdict(label) for label in labels.values()}

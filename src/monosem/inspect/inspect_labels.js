@@ -25,7 +25,7 @@ function labelsOf({ header }) {
       const entries = Object.entries(JSON.parse(text));
       const right = ([j, value]) => /^\d+$/.test(j) && Number(j) < header.n_q && typeof value?.label === "string";
       if (!entries.every(right)) throw new Error(`this is no file of labels of latents 0 to ${header.n_q - 1}`);
-      for (const [j, value] of entries) put(j, { detection: null, fuzzing: null, ...value });
+      for (const [j, value] of entries) put(j, { judge: "by hand", detection: null, fuzzing: null, passages: 0, ...value, latent: Number(j) });
       changed(entries.map(([j]) => Number(j)));
       return entries.length;
     },
