@@ -88,8 +88,8 @@ def draw_loss_approximation() -> Figure:
             slope = np.gradient(np.log(gap), np.log(rates))
             right.semilogx(n * rates, slope, color=colour, label=f"power of the gap, {label}")
             right.semilogx(n * rates, gap / whole, "--", color=colour, label=f"(L - L~) / L, {label}")
-    tidy(left, "1 - S", "loss", "The gap stays below the bound (n = 8; grey: no hypothesis)")
-    tidy(right, "expected number of active features n(1-S)", "power, share", "The gap grows quadratically, then slower")
+    tidy(left, "1 - S", "loss", "The gap stays below the bound")
+    tidy(right, "expected number of active features n(1-S)", "power, share", "It grows quadratically, then slower")
     right.semilogx(n * rates, 1 - (1 - rates) ** (n - 1), ":", color="black", label="1 - S^(n-1)")
     right.axvspan(1, 0.9 * n, color=GREY, alpha=0.15, linewidth=0)
     return figure
@@ -244,7 +244,7 @@ def draw_zero_dimension() -> Figure:
             formula.append(zeros.formula)
         axis.plot(sizes, formula, color=colour, label=f"formula, {anchored} anchored")
         axis.plot(sizes, measured, "o", color=colour, markersize=4)
-    tidy(axis, "n", "dimension of the zero set", "The dimension falls with n (dots: rank of the Jacobian)")
+    tidy(axis, "n", "dimension of the zero set", "The zero set shrinks with n")
     return figure
 
 
@@ -262,7 +262,7 @@ def draw_example_3_5() -> Figure:
         axis.plot(angles, values, color=colour, label=f"M = {weights}")
     axis.axvspan(0, np.pi / 2, color=GREY, alpha=0.15, linewidth=0)
     axis.plot([np.pi / 4], [1], "o", color=BLUE, markersize=5, label="the paper's point")
-    tidy(axis, "t, the angle of w_E of latent 1", "L~ with the best decoder", "The open region is flat (grey)")
+    tidy(axis, "t, the angle of w_E of latent 1", "L~ with the best decoder", "At M = (1, 1) the loss is flat")
     return figure
 
 

@@ -62,7 +62,7 @@ def draw_closed_3_6() -> Figure:
         axis,
         "features in the group of one latent",
         "share of random groups",
-        "The closed minimum silences features as groups grow",
+        "Larger groups silence more features",
     )
     return figure
 

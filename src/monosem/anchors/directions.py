@@ -19,7 +19,7 @@ COINCIDENT = 0.95
 
 
 class AnchorWarning(UserWarning):
-    """Anchors that are likely not what was meant."""
+    """Anchors that are probably a mistake."""
 
 
 def _unit(columns: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ CARRIES = 0.3
 
 @dataclass(frozen=True, eq=False)
 class Families:
-    """A decoder beside a hierarchy: which latent stands for what, and which latents hold a parent within a child.
+    """A decoder and a hierarchy: which latent stands for what, and which latents hold a parent within a child.
 
     Equation:
         latent(f) = argmax_j cos(w_D^j, w_r^f)
@@ -160,7 +160,7 @@ class Fired:
 
 
 def best_latent(fired: Fired, label: str) -> tuple[int, float]:
-    """The latent that tells a label best, and its F1 = 2 hits / (rows where it fires + rows of the label)."""
+    """The latent that predicts a label best, and its F1 = 2 hits / (rows where it fires + rows of the label)."""
     wanted = fired.label(label)
     hits = fired.fires[wanted].sum(0).double()
     f1 = 2 * hits / (fired.fires.sum(0) + wanted.sum())

@@ -21,7 +21,7 @@ from monosem.core.model import SDL
 def foreign_record(
     model: SDL, source: TaskSource, name: str, about: str, *, held_out: int | None = None, rows: int = 8192
 ) -> dict[str, Any]:
-    """The record of a model whose training nobody saw: scores, chance and oracle as of any run, and an empty log.
+    """The record of a model that was trained elsewhere: scores, chance and oracle as of any run, and an empty log.
 
     `name` stands where a method's name does, in the report as well; `about` says where the model is from. A record of
     the same name, task, world and sizes replaces an older one.

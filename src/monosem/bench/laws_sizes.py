@@ -54,7 +54,7 @@ class Exponential(Sizes):
 @SIZES.register("constant")
 @dataclass(frozen=True)
 class Constant(Sizes):
-    """One size. Features that always fire together are then told apart by nobody."""
+    """One size: features that always fire together cannot be told apart then."""
 
     size: float = 1.0
 

@@ -77,7 +77,7 @@ class Best:
 
 
 class Comparison:
-    """A learned dictionary beside the true one: what every metric reads.
+    """A learned dictionary and the true one: the input of every metric.
 
     Shapes: W_E [n_q, n_p], W_D [n_r, n_q], W_p [n_p, n], W_r [n_r, n]; several sources lie side by side, `p_widths` and
     `r_widths` give their widths. `features` are the numbers of the scored features (None: all). The [n_q, n] products

@@ -75,7 +75,7 @@ class SynthSpec:
 
     @property
     def name(self) -> str:
-        """The variant, as it stands beside every number."""
+        """The variant, as reports name it."""
         size = f"{self.n // 1024}k" if self.n % 1024 == 0 else str(self.n)
         short = "" if self.directions == "optimised" else "-random"
         return f"synth-{size}-v{2 if self.scaled else 1}{short}"

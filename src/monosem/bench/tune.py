@@ -56,7 +56,7 @@ def decoder_projection(evidence: Evidence) -> float:
 
 @CRITERIA.register("length")
 def code_length(evidence: Evidence) -> float:
-    """Nats that a held-out row costs when it is told by the dictionary, the dictionary's own cost included.
+    """Nats to describe a held-out row by the dictionary, the dictionary's own cost included.
 
     Equation: n_r/2 log(2 pi s^2) + |r|^2 / (2 s^2) - sum_j log(1 - p_j)
         + sum over active j of [log((1 - p_j) / p_j) + max(0, log(mu_j |W_D[:, j]| / s) + 1 - log(2 pi) / 2)]

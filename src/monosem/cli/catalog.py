@@ -40,7 +40,8 @@ class CiteOptions:
     method: Annotated[
         str,
         typer.Argument(
-            help='A method: "topk", "jumprelu_transcoder", "topk(k=8)".', autocompletion=lambda: listed("methods")
+            help='Method, such as "topk", "jumprelu_transcoder" or "topk(k=8)".',
+            autocompletion=lambda: listed("methods"),
         ),
     ]
 

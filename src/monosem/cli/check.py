@@ -58,8 +58,10 @@ def _claim(r: "Report") -> Text:
 class CheckOptions:
     """The options of `monosem check`."""
 
-    names: Annotated[list[str] | None, typer.Argument(metavar="CHECK", help="Checks to run. [default: all]")] = None
-    problem: Annotated[Path | None, opt("Answer about a problem of your own instead: .json.")] = None
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="CHECK", help="Checks to run, such as repaired_3_6. [default: all]")
+    ] = None
+    problem: Annotated[Path | None, opt("Problem of your own to analyse: .json.")] = None
     seed: Annotated[int, opt("Root of every random stream.")] = 0
     trials: Annotated[int | None, opt("Number of random cases per check. [default: the check's]")] = None
 

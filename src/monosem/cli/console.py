@@ -111,7 +111,7 @@ def fail(message: str, code: int = 2) -> NoReturn:
 
 @contextmanager
 def rate_bar(total: int | None) -> Iterator[Callable[[int, int], None]]:
-    """A bar that is told (rows, tokens) of this call so far: rows of the total, tokens a second, time left."""
+    """A bar of (rows, tokens) of this call so far: rows of the total, tokens a second, time left."""
     import time
 
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -130,7 +130,7 @@ def rate_bar(total: int | None) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def sample_bar(total: int, done: int) -> Iterator[Callable[[float], None]]:
-    """A bar that is told how many texts are done, with fractions; `done` were there before."""
+    """A bar of finished texts, with fractions; `done` were there before."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (BarColumn(bar_width=16), TextColumn("{task.description}"), TimeElapsedColumn(), *_left(total))

@@ -12,7 +12,7 @@ from monosem.cli.shared import Dictionary, quoted
 
 _Scale = Annotated[
     float | None,
-    opt("Factor on the inputs in training. [default: what the file says]", "--input-scale"),
+    opt("Factor by which training scaled the inputs. [default: what the file says]", "--input-scale"),
 ]
 
 
@@ -21,7 +21,7 @@ class ConvertOptions:
     """The options of `monosem convert`."""
 
     dictionary: Dictionary
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")]
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")]
     format: Annotated[str, opt("Format to write, such as saelens.", "--format", "-f")] = "monosem"
     input_scale: _Scale = None
     unchecked: Annotated[bool, opt("Take NaN, infinity and altered files as they are.", "--unchecked", more=True)] = (

@@ -29,9 +29,9 @@ class ExplainOptions:
         Path | None, opt('Answers to earlier prompts: lines of {"id": ..., "answer": ...}, instead of --judge.')
     ] = None
     prompts: Annotated[Path | None, opt("File for the prompts that wait for an answer: .jsonl.")] = None
-    shown: Annotated[int, opt("Strongest passages that the judge sees of a latent.")] = 10
-    scored: Annotated[int, opt("Other firings that its words are scored on.")] = 10
-    seed: Annotated[int, opt("Seed for the passages that are drawn.", more=True)] = 0
+    shown: Annotated[int, opt("Strongest passages of a latent that the judge sees.")] = 10
+    scored: Annotated[int, opt("Other firings of a latent that its description is scored on.")] = 10
+    seed: Annotated[int, opt("Seed for the passages that are sampled.", more=True)] = 0
     threads: Threads = None
 
 

@@ -36,7 +36,7 @@ class SampleOptions:
 
 @command_of(SampleOptions)
 def sample(o: SampleOptions) -> Answer:
-    """Sample texts from a language model, for one whose training texts are not at hand (stories15m).
+    """Sample texts from a language model whose training texts are not available (stories15m).
 
     Texts are written as they are drawn; called again, it goes on after the last one, also to more --documents.
     """

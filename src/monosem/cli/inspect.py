@@ -65,7 +65,8 @@ class InspectOptions:
         str | None, _seen("Tensor of the .safetensors file --labels, or column of a .parquet one.", more=True)
     ] = None
     anchors: Annotated[
-        Path | None, _seen("Anchors that held the first latents. [default: those of the dictionary]", more=True)
+        Path | None,
+        _seen("Anchors of the dictionary's first latents: .safetensors. [default: those of the dictionary]", more=True),
     ] = None
     exported: Annotated[
         Path | None, _seen("Labels that a page exported, to keep in the dictionary's folder and show.", more=True)

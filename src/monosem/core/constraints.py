@@ -173,7 +173,7 @@ class Fixed(Constraint):
 @CONSTRAINTS.register("skip_rank")
 @dataclass(frozen=True)
 class SkipRank(Constraint):
-    """W_skip has at most a rank: a dense branch for what lies in few directions, beside a code for the rest.
+    """W_skip has at most a rank: a dense branch for low-rank structure, and a sparse code for the rest.
 
     Equation: after the step W_skip <- its nearest matrix of that rank, by its largest singular values.
     Cost: one singular value decomposition of [n_r, n_p] a step.

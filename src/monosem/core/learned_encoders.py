@@ -33,7 +33,7 @@ class _Whole(Encoder):
 @ENCODERS.register("mlp")
 @dataclass(frozen=True)
 class Mlp(_Whole, Affine):
-    """Hidden units beside the affine map.
+    """The affine map plus hidden units.
 
     Equation: z = W_E (x - b_in) + b_E + second relu(first (x - b_in) + bias), first [hidden, n_p] and
         second [n_q, hidden], which starts at 0.

@@ -113,7 +113,7 @@ def _coded(sdl: SDL, x_p: Tensor, x_r: Tensor) -> Iterator[Coded]:
 
 
 def score(model: SDL | Result | str | Path, truth: Any) -> Scores:
-    """How much of the truth a dictionary holds: for each true direction, the best cosine of a latent.
+    """Recovery of true directions by a dictionary: for each direction, the best cosine of a latent.
 
     `truth`: a World, a task of the bench or its name, a tensor [n_r, features] with a true direction a column, or a
     pair (W_p, W_r) of such. Names of scores: docs/bench.md; "decoder_cosine.M_GT@0.95" is the share of features that a

@@ -41,7 +41,7 @@ def steer(
     to: str | None = None,
     rows: Any = None,
 ) -> Iterator[nn.Module]:
-    """While it is open, a network runs with some latents edited: ms.add(12, 8.0), ms.clamp, ms.scale, ms.zero.
+    """A context in which a network runs with some latents edited: ms.add(12, 8.0), ms.clamp, ms.scale, ms.zero.
 
     `network`: a module, or a transformers folder or a name, which is opened and given: `with ms.steer("stories15m",
     sae, "model.layers.3:out", ms.add(12, 8.0)) as network`. `sdl`: a dictionary, what `fit` returned, or a path. `at`,
@@ -60,7 +60,7 @@ def splice(
     error: bool = False,
     mask: Any = None,
 ) -> AbstractContextManager[Spliced]:
-    """While it is open, a dictionary's reconstruction stands where the network has what it reconstructs.
+    """A context in which a dictionary's reconstruction replaces what it reconstructs in the network.
 
     `network`, `sdl`: as for `steer`; what is left behind holds the network, in `network`, and the code. `at`, `to`,
     `error`, `mask`: as for `monosem.networks.splice`.

@@ -265,7 +265,7 @@ def _feature_choice(k: float = 32, aux: float = 0.0) -> Method:
     return Method(FeatureChoice(k), (Reconstruction(), *_revived(aux)))
 
 
-@_row("BatchTopK beside a dense branch of low rank", DENG_2026)
+@_row("BatchTopK with a dense branch of low rank", DENG_2026)
 def _dense_branch(k: float = 32, rank: int = 24, aux: float = 1 / 32) -> Method:
     terms = (Reconstruction(), *_revived(aux))
     return Method(BatchTopK(k), terms, SAE(skip=True), constraints=(UnitNorm(), SkipRank(rank)))

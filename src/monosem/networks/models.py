@@ -1,4 +1,4 @@
-"""Networks from a folder on this disk, or by name from a cache; downloaded only when told so, and no code is run."""
+"""Networks from a folder on this disk, or by name from a cache; downloaded only on request, and no code is run."""
 
 import logging
 import re

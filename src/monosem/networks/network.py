@@ -125,7 +125,7 @@ def network_scores(
     keep: TokenFilter | None = None,
     kl: Sequence[str] = ("spliced",),
 ) -> NetworkScores:
-    """How well a model stands in for what it reconstructs, on a language model and its text.
+    """How well reconstructions replace activations in a language model, on a text.
 
     Tokens are counted when attended and kept by `keep` (special tokens and places left out); only they are replaced. A
     prediction counts when its token and the next are counted. The code is of the clean network, also where several

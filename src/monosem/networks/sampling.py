@@ -28,7 +28,7 @@ def sample_texts(
 
     `model` and `tokenizer` are transformers' (a causal language model). A text ends where the model ends it, or after
     `tokens` tokens. Text i depends on the seed and on the batch that it stands in, not on how many are drawn: texts
-    before `first` can be left out. `progress` is told, at every token, how many texts are done, with fractions.
+    before `first` can be left out. `progress` gets the number of finished texts at every token, with fractions.
     Raises: ArgumentError when the tokenizer has no token to begin with; RefusedError when the model returns no cache.
     """
     begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id

@@ -33,7 +33,7 @@ def splice(
     error: bool = False,
     mask: Bool[Tensor, "..."] | None = None,
 ) -> Iterator[Spliced]:
-    """While it is open, x_r_hat stands where the network has x_r.
+    """A context in which x_r_hat replaces x_r in the network.
 
     Equation: x_r <- x_r_hat(x_p), x_p what the pass itself reads; with `error`, x_r <- x_r_hat + (x_r - x_r_hat) = x_r.
     Gradient: with `error`, the difference is a constant: the value is x_r to the last bit, and the gradient goes

@@ -28,7 +28,7 @@ def steer(
     to: str | None = None,
     rows: Float[Tensor, "batch n_p"] | None = None,
 ) -> Iterator[None]:
-    """While it is open, the network runs with the latents' values edited; any number may be open at once.
+    """A context in which the network runs with latents edited; contexts nest.
 
     Equation: x_r + W_D (e(x_q) - x_q), x_q the code of what the pass itself reads, e the edits in order. The rest of
         x_r, which the code does not explain, stays. A row whose latents do not change keeps every bit, and when none

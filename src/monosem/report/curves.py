@@ -65,6 +65,6 @@ def _line(line: Line, arm: Arm, colour: str, values: Iterable[float | None]) -> 
 
 
 def _stored(section: Section, pairing: str, which: str, kind: str, tau: Sequence[float]) -> list[float | None]:
-    """What stands beside M_GT, at every tau that has a score."""
+    """The references of M_GT, at every tau that has a score."""
     stored = (section.reference(pairing, f"{kind}.M_GT@{at}", which) for at in tau)
     return [None if value is None else float(f"{value.mean:.4g}") for value in stored]

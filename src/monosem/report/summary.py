@@ -120,7 +120,7 @@ class Section:
         return tuple(dict.fromkeys(line.pairing for line in self.lines))
 
     def reference(self, pairing: str, metric: str, which: str) -> Interval | None:
-        """What stands beside a metric, one value per world."""
+        """A reference of a metric, one value per world."""
         arms = [arm for line in self.lines if line.pairing == pairing for arm in line.arms]
         by_world: dict[int, float] = {}
         for record in (record for arm in arms for record in arm.records):

@@ -54,7 +54,7 @@ def html_table(head: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "
 
 
 def score_table(section: Section) -> str:
-    """Every arm of every method, then what stands beside them."""
+    """Every arm of every method, then the references."""
     head = ["method", "runs", "M_GT(0.95)", "gain", *(title for title, _, _ in _SCORES)]
     rows = [_arm_row(line, arm) for line in section.lines for arm in line.arms]
     for pairing in section.pairings:

@@ -107,7 +107,7 @@ def closed_minimum(problem: Problem, pattern: ActivationPattern, depth: float = 
 
 @dataclass(frozen=True, eq=False)
 class Standing:
-    """How each latent of a dictionary stands to the features, one of five kinds; `excess` of those that are `alone`.
+    """The kind of each latent of a dictionary, one of five; `excess` of those that are `alone`.
 
     `silent`: no feature alone activates it. `single`: one does. `shared`: some feature of its group activates another
     latent too, so that the loss does not split. `trapped`: its group has two features or more, no other latent meets

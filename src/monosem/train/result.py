@@ -52,7 +52,7 @@ def about_run(
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Result:
-    """What training leaves: the model (in evaluation mode), its log, and how it was made.
+    """The result of training: the model (in evaluation mode), its log, and how it was made.
 
     `seconds`: how long this process worked on it. `about` holds everything that a run is made of: method, data, sizes,
     every setting, seed, anchors, versions; it is written into the config.json of a saved model. In a notebook a result
