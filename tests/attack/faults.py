@@ -1,5 +1,6 @@
 """Runs that are killed, that meet a full disk, or that two processes start at once: they end as one left alone does."""
 
+import io
 import os
 import re
 import resource
@@ -82,16 +83,15 @@ def _harvest(folder: Path) -> None:
 def _command(folder: Path) -> None:
     """`monosem train`, which ends a signal with a code of its own and says what happened in one line."""
     words = "--method topk(k=3) --n-q 24 --steps 60 --batch-size 32 --log-every 5 --checkpoint-every 7 --threads 1"
-    rows, printed = folder.parent / "x.npy", folder.parent / f"printed-{os.getpid()}"
+    rows, printed = folder.parent / "x.npy", io.StringIO()  # memory, which a full disk leaves alone
     if not rows.exists():
-        rows.parent.mkdir(parents=True, exist_ok=True)
         np.save(rows, np.random.default_rng(0).standard_normal((300, 8)).astype(np.float32))
     sys.argv = ["monosem", "train", *words.split(), "--data", str(rows), "--out", str(folder)]
     try:
-        with printed.open("w") as file, redirect_stderr(file), redirect_stdout(file):
+        with redirect_stderr(printed), redirect_stdout(printed):
             main()
     except SystemExit as end:
-        said = printed.read_text()
+        said = printed.getvalue()
         lines = re.findall(r"(?m)^(?:error|interrupted).*", said)
         kinds = {130: KeyboardInterrupt, 143: KeyboardInterrupt, 2: OutputError}
         if end.code:

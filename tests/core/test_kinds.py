@@ -287,6 +287,9 @@ def test_a_latent_writes_one_vector_to_every_layer() -> None:
 
 
 def test_low_rank_columns_span_a_subspace() -> None:
+    with pytest.raises(ArgumentError, match="rank=0"):
+        LowRank(0)
+    assert torch.linalg.matrix_rank(layers(LowRank(1)).W_D[:, :3]) == 1
     model = layers(LowRank(2))
     assert torch.linalg.matrix_rank(model.W_D[:, :3]) == 2
     rows = torch.randn(2, 15)

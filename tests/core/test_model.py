@@ -1,5 +1,7 @@
 """The one model: its forward pass against the equation, for every pairing, and clear errors for what does not fit."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +11,10 @@ from monosem.base import selection
 from monosem.base.blocks import Block
 from monosem.base.errors import ArgumentError, RefusedError, ShapeError
 from monosem.base.selection import Every
-from monosem.core.activations import JumpReLU, ReLU, TopK
+from monosem.core.activations import Context, JumpReLU, ReLU, TopK
 from monosem.core.blockmap import BlockMap
 from monosem.core.constraints import Tied, UnitNorm
-from monosem.core.model import SDL
+from monosem.core.model import SDL, PreBias
 from monosem.core.pairs import SAE, Crosscoder, CrossLayer, TensorSource, Transcoder
 from monosem.losses.fidelity import Reconstruction
 from monosem.methods import method
@@ -207,3 +209,23 @@ def test_what_is_no_row_is_refused_in_one_line() -> None:
 def test_a_code_says_its_sizes_in_a_line() -> None:
     model, _ = method("topk(k=3)").build(12, (6,), (6,))
     assert repr(model.encode(torch.randn(2, 5, 6))).startswith("SparseCode([2, 5, 12], ")
+
+
+@pytest.mark.parametrize("bias", ["none", "free", "tied"])
+@pytest.mark.parametrize("name", ["topk(k=3)", "batch_topk(k=3)", "jumprelu(theta=2.0)"])
+def test_rows_that_ask_for_a_gradient_have_the_same_code(name: str, bias: PreBias) -> None:
+    """And gradients, of the weights too, are those of the path through all cells."""
+    model, _ = replace(method(name), pre_bias=bias).build(512, (8,), (8,))
+    with torch.no_grad():
+        for parameter in (model.b_E, model.b_D, model.b_in):
+            if parameter.requires_grad:
+                parameter.copy_(torch.randn_like(parameter) / 3)
+    x, wanted, training = torch.randn(6, 8), torch.randn(6, 8), Context(training=True)
+    code, gradients = model(x, context=training).code.to_dense(), []
+    for path in ("auto", "reference"):
+        model.path, rows = path, x.clone().requires_grad_()
+        out = model(rows, context=training)
+        torch.testing.assert_close(out.code.to_dense(), code)
+        asked = [rows, *(parameter for parameter in model.parameters() if parameter.requires_grad)]
+        gradients.append(torch.autograd.grad((out.x_r_hat - wanted).square().sum(), asked, allow_unused=True))
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from monosem.base.errors import ArgumentError
 from monosem.core.activations import Activation, BatchTopK, GroupMax, JumpReLU, ReLU, TopK
 from monosem.theory.checks.base import draw_directions, draw_encoder, draw_problem, plane
+from monosem.theory.checks.optima import construction_bounds
+from monosem.theory.landscape import landscape
 from monosem.theory.law import exact_loss, independent, truncated
 from monosem.theory.patterns import ActivationPattern, certificate_residual, pattern_of, realize, region
 from monosem.theory.problem import Atoms, Problem, best_decoder, estimate_weights, feature_losses, gradients, loss
@@ -33,6 +36,24 @@ def test_best_decoder_has_no_gradient_left() -> None:
     problem = draw_problem(rng, 6, 4, 3, 4)
     W_E = draw_encoder(rng, problem)
     assert float(gradients(problem, best_decoder(problem, W_E), W_E)[0].abs().max()) < 1e-12
+
+
+def test_bounds_of_the_construction_are_their_equations() -> None:
+    problem = draw_problem(np.random.default_rng(5), 5, 3, 6)
+    gram = (problem.W_p.T @ problem.W_p).numpy()
+    others = gram[~np.eye(5, dtype=bool)]
+    M, K, weights = max(others.max(), 0.0), (gram > 0).sum(0), problem.weights.numpy()
+    assert M > 0
+    assert K.max() > 2
+    wanted = 25 * M**2 * weights.sum(), M**2 * (weights * (K - 1) ** 2).sum()
+    assert construction_bounds(problem) == pytest.approx(wanted, rel=1e-12)
+
+
+def test_a_landscape_takes_as_many_patterns_as_it_may() -> None:
+    problem = Problem(torch.eye(2), torch.eye(2), torch.ones(2), n_q=2)
+    assert len(landscape(problem, most=2).places) == 2
+    with pytest.raises(ArgumentError, match="2 features have 2 patterns"):
+        landscape(problem, most=1)
 
 
 def test_sampled_losses_meet_the_exact_one() -> None:
