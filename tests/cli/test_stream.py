@@ -15,7 +15,7 @@ from tests.cli.calls import call
 from tests.cli.wrong import language_model
 
 pytest.importorskip("transformers", reason="transformers is not installed (the extra `real`)")
-SIZES = ("--n-q", 16, "--steps", 30, "--batch-size", 16, "--buffer", 128, "--checkpoint-every", 10)
+SIZES = ("--n-q", 16, "--steps", 30, "--batch-size", 16, "--buffer", 128, "--checkpoint-every", 10, "--length", 32)
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +41,7 @@ def test_a_network_is_trained_on_without_a_store(folder: Path) -> None:
     assert 0 < said["scored_rows"] < 120 * 12 / 5
     assert 0 <= said["waited"] <= 1
     assert said["next"].startswith("monosem evaluate ")
+    assert said["next"].endswith("--length 32")
     evaluated = call(*said["next"].split()[1:], "--rows", 64)
     assert evaluated.exit_code == 0, evaluated.output
     again = _live(folder, "plain", "--steps", 40)
@@ -97,6 +98,10 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "no text": (("--network", "net", "--read", "model.layers.0:out"), "give --text too"),
     "no site": (("--network", "net", "--text", "t.jsonl"), "give --read too"),
     "two sources": (("--network", "net", "--read", "a:out", "--text", "t", "--data", "x.npy"), "both say where rows"),
+    "windows too long": (
+        ("--network", "net", "--read", "model.layers.0:out", "--text", "t.jsonl", "--length", "65"),
+        "--length 65 is more than the network's 64 positions",
+    ),
     "labels": (("--network", "net", "--read", "a:out", "--text", "t", "--labels", "y.npy"), "belongs to --data"),
     "nothing": ((), "give --data, or --network with --read and --text"),
     "a network's option": (("--data", "x.npy", "--buffer", "9"), "--buffer 9 belongs to --network"),

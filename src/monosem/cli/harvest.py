@@ -11,7 +11,7 @@ import typer
 
 from monosem.cli.console import fail, rate_bar, sample_bar, say, set_threads
 from monosem.cli.options import Answer, add, command_of, opt
-from monosem.cli.shared import DeviceOptions, RowsOptions, TextOptions, Threads, train_command
+from monosem.cli.shared import DeviceOptions, RowsOptions, TextOptions, Threads, check_length, train_command
 
 if TYPE_CHECKING:
     from monosem.data.batches import Batch
@@ -120,9 +120,7 @@ def harvest(o: HarvestOptions) -> Answer:
     set_threads(o.threads)
     models, tokenizer = _models(o.network, o.on)
     for one in models.values():
-        most = getattr(one.config, "max_position_embeddings", o.texts.length)
-        if o.texts.length > most:
-            fail(f"--length {o.texts.length} is more than the network's {most} positions; lower it")
+        check_length(one, o.texts.length)
     with rate_bar(o.rows) as progress:
         store = _stored_rows(o, models, tokenizer, progress)
     sites = ", ".join(f"{site} ({width})" for site, width in zip(store.sites, store.widths, strict=True))

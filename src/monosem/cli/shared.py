@@ -108,6 +108,13 @@ class TextOptions:
     length: Annotated[int, _text("Most tokens of one window.", more=True)] = 256
 
 
+def check_length(network: Any, length: int) -> None:
+    """Refuse windows of more tokens than a network has positions."""
+    most = getattr(network.config, "max_position_embeddings", length)
+    if length > most:
+        fail(f"--length {length} is more than the network's {most} positions; lower it")
+
+
 def need(option: str, value: object, other: str, given: object) -> None:
     """Refuse an option that says something of another one, which is not there."""
     if value is not None and given is None:

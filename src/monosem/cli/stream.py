@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from monosem.cli.console import check_device, err, fail
 from monosem.cli.options import opt
-from monosem.cli.shared import RowsOptions, TextOptions, need, quoted
+from monosem.cli.shared import RowsOptions, TextOptions, check_length, need, quoted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,6 +92,7 @@ def open_stream(
         lies = {"dtype": o.dtype, "device_map": o.device_map, "download": o.download}
         place = "cpu" if o.device_map else o.network_device or device
         network, tokenizer = open_network(str(o.network), device=place, **lies)  # type: ignore[arg-type]
+    check_length(network, o.texts.length)
     keep = TokenFilter(tuple(sorted(set(tokenizer.all_special_ids))))
     aside = _held_back(o, tokenizer, held_out)
     sizes: dict[str, Any] = {"length": o.texts.length, "tokens": o.batch_tokens, "keep": keep}
@@ -115,9 +116,10 @@ def open_stream(
         return _passed(source, batches, keep, (str(rows.read), rows.write), max(held_out, 1024))
 
     where = ["--network", o.network, "--read", rows.read, *(["--write", rows.write] if rows.write else [])]
+    length = [] if o.texts.length == TextOptions.length else ["--length", o.texts.length]
     files = [word for path in o.text or () for word in ("--text", path)]
     notes = RunNotes(None if anchors is None else load_anchors(anchors))
-    return Fed(source, notes, scored, bool(aside), quoted("monosem", "evaluate", folder, *where, *files))
+    return Fed(source, notes, scored, bool(aside), quoted("monosem", "evaluate", folder, *where, *files, *length))
 
 
 def _check(o: StreamOptions, rows: RowsOptions, pairing: "Pairing") -> None:

@@ -88,7 +88,8 @@ class TrainOptions:
         float, _data("Leave out rows of --data with more than this many times the median norm; 0: none.", more=True)
     ] = 5.0
     held_out: Annotated[
-        int, _data("Rows held back and scored, a tenth at most; 0: none, and scores are on rows of training.")
+        int,
+        _data("Rows held back and scored, a tenth at most; 0: none, and scores are on rows of training.", more=True),
     ] = 8192
     centre: Annotated[
         bool, _data("Start the decoder bias at the data's mean and subtract the pre-encoder bias.", more=True)
