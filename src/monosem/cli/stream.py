@@ -115,11 +115,16 @@ def open_stream(
         batches = text_batches(tokenizer, aside.values() or _documents(o), **sizes)
         return _passed(source, batches, keep, (str(rows.read), rows.write), max(held_out, 1024))
 
-    where = ["--network", o.network, "--read", rows.read, *(["--write", rows.write] if rows.write else [])]
-    length = [] if o.texts.length == TextOptions.length else ["--length", o.texts.length]
-    files = [word for path in o.text or () for word in ("--text", path)]
     notes = RunNotes(None if anchors is None else load_anchors(anchors))
-    return Fed(source, notes, scored, bool(aside), quoted("monosem", "evaluate", folder, *where, *files, *length))
+    return Fed(source, notes, scored, bool(aside), _evaluation(o, rows, folder))
+
+
+def _evaluation(o: StreamOptions, rows: RowsOptions, folder: Path) -> str:
+    """The command that scores the dictionary in its network."""
+    where = ["--network", o.network, "--read", rows.read, *(["--write", rows.write] if rows.write else [])]
+    files = [word for path in o.text or () for word in ("--text", path)]
+    length = [] if o.texts.length == TextOptions.length else ["--length", o.texts.length]
+    return quoted("monosem", "evaluate", folder, *where, *files, *length)
 
 
 def _check(o: StreamOptions, rows: RowsOptions, pairing: "Pairing") -> None:
