@@ -85,6 +85,7 @@ def _command(folder: Path) -> None:
     words = "--method topk(k=3) --n-q 24 --steps 60 --batch-size 32 --log-every 5 --checkpoint-every 7 --threads 1"
     rows, printed = folder.parent / "x.npy", io.StringIO()  # memory, which a full disk leaves alone
     if not rows.exists():
+        rows.parent.mkdir(parents=True, exist_ok=True)
         np.save(rows, np.random.default_rng(0).standard_normal((300, 8)).astype(np.float32))
     sys.argv = ["monosem", "train", *words.split(), "--data", str(rows), "--out", str(folder)]
     try:
