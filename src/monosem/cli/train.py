@@ -1,5 +1,6 @@
 """`monosem train`: train a method on rows of a store, of files, or of a network that runs ahead of it."""
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from monosem.base.errors import MonosemError
-from monosem.cli.console import check_device, err, fail, say, split_names
+from monosem.cli.console import check_device, err, fail, quietly, say, split_names
 from monosem.cli.options import Answer, Group, add, command_of, opt
 from monosem.cli.shared import RowsOptions, need, quoted
 from monosem.cli.stream import Fed, StreamOptions, open_stream
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _data = partial(opt, panel="Data")
 _anchor = partial(opt, panel="Anchors")
+_several = partial(opt, panel="Several processes")
 _TRAINING = Group(
     "Training",
     {
@@ -113,6 +115,15 @@ class TrainOptions:
     ] = False  # fmt: skip
     hard: Annotated[bool, _anchor("Freeze anchored latents.", "--hard", more=True)] = False
 
+    mesh: Annotated[
+        str | None, _several("Share the latents among the processes of torchrun, as latents=4.", more=True)
+    ] = None
+    other_machine: Annotated[
+        bool,
+        _several("Resume on another machine or with another number of processes: a valid run, with bits of its own.",
+                 "--other-machine", more=True),
+    ] = False  # fmt: skip
+
     def __post_init__(self) -> None:
         if self.held_out < 0:
             fail(f"--held-out {self.held_out}; it must be at least 0")
@@ -126,11 +137,13 @@ def train(o: TrainOptions) -> Answer:
     from monosem.base.files import claim
 
     check_device(o.config.device)
-    with claim(o.out_folder):
-        return _train(o)
+    first = o.mesh is None or os.environ.get("RANK", "0") == "0"
+    with claim(o.out_folder) if first else quietly(True):
+        return _train(o, first)
 
 
-def _train(o: TrainOptions) -> Answer:
+def _train(o: TrainOptions, first: bool) -> Answer:
+    """Train; of several processes the first alone speaks and writes what is not shared."""
     from monosem.data.stream import StreamSource
     from monosem.train.loop import fit
 
@@ -141,15 +154,19 @@ def _train(o: TrainOptions) -> Answer:
     rows = "rows of a network" if source.rows is None else f"{source.rows:,} rows"
     with_anchors = f", {anchors.k} anchors ({anchors.kind})" if anchors else ""
     say(f"{chosen.spec} on {rows}, n_p={sum(source.p_widths)}, n_r={sum(source.r_widths)}, n_q={o.n_q}{with_anchors}")
-    if (folder / "checkpoint.safetensors").exists():
+    if any(folder.glob("checkpoint.*")):
         say(f"{folder} holds a checkpoint of an earlier call; resuming from there", "dim")
     chosen = _centred(chosen) if o.centre else chosen
-    result = fit(chosen, source, o.n_q, o.config, anchors, out=folder, progress=not err().quiet)
-    fed.notes.keep(folder)
+    result = fit(
+        chosen, source, o.n_q, o.config, anchors,
+        out=folder, mesh=o.mesh, allow_other_machine=o.other_machine, progress=not err().quiet,
+    )  # fmt: skip
     waited = None
     if isinstance(source, StreamSource):
         waited = source.waited
         source.close()
+    result = _whole(result, folder, first)
+    fed.notes.keep(folder)
     try:
         return _answer(result, fed, folder, waited)
     except MonosemError as error:
@@ -208,6 +225,18 @@ def _streamed(o: TrainOptions, chosen: "Method") -> Fed:
     fed = open_stream(o.live, o.rows, chosen.pairing, **place, normalise=o.normalise, anchors=o.anchors_file)
     check_source(chosen, fed.source)
     return fed
+
+
+def _whole(result: "Result", folder: Path, first: bool) -> "Result":
+    """The result with the model of all latents, in the first process; any other ends here."""
+    from dataclasses import replace
+
+    from monosem.core.io import load_model
+
+    if not first:
+        raise typer.Exit
+    shared = result.model.group.size > 1
+    return replace(result, model=load_model(folder, device=result.model.b_E.device)) if shared else result
 
 
 def _chosen(o: TrainOptions) -> "Method":
@@ -292,7 +321,7 @@ def _answer(result: "Result", fed: Fed, folder: Path, waited: float | None) -> A
         shown["waited"] = f"{waited:.0%} of the time, for the network"
     shown |= {
         "time": f"{result.seconds:.1f} s in this call",
-        "saved": f"{folder} (model.safetensors, config.json, log.jsonl, checkpoint.safetensors)",
+        "saved": f"{folder} (model.safetensors, config.json, log.jsonl, checkpoint)",
     }
     if scores["fvu"] > 1:
         say(f"FVU {scores['fvu']:.3g}: the mean of the rows is nearer; lower --lr, or train longer", "yellow")

@@ -11,7 +11,9 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore, Store
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.rendezvous import rendezvous
 
 from monosem.base.errors import RefusedError, check
 from monosem.base.group import ALONE, Group
@@ -105,6 +107,15 @@ def open_mesh(mesh: str | DeviceMesh, device: str) -> Iterator[Group]:
     yield Processes(mesh.get_group("latents"))
 
 
+def _anew(store: Store) -> Store:
+    """The store of torchrun without what processes before a restart have left there: their addresses answer no more.
+
+    Only where one torchrun counts the restarts; over several machines their counts may differ.
+    """
+    alone = os.environ.get("GROUP_WORLD_SIZE", "1") == "1"
+    return PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store) if alone else store
+
+
 @contextmanager
 def _launched(size: int, device: str) -> Iterator[Group]:
     """The processes that torchrun started; a process group that is there already is used, and stays."""
@@ -118,7 +129,9 @@ def _launched(size: int, device: str) -> Iterator[Group]:
     if already:
         yield Processes()
         return
-    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)
+    store, rank, _ = next(rendezvous("env://", timeout=PATIENCE))
+    backend = "nccl" if device.startswith("cuda") else "gloo"
+    dist.init_process_group(backend, timeout=PATIENCE, store=_anew(store), rank=rank, world_size=size)
     try:
         yield Processes()
     finally:
