@@ -134,5 +134,6 @@ def _launched(size: int, device: str) -> Iterator[Group]:
     dist.init_process_group(backend, timeout=PATIENCE, store=_anew(store), rank=rank, world_size=size)
     try:
         yield Processes()
+        dist.barrier()  # none closes its connections while another still reads from them
     finally:
         dist.destroy_process_group()
