@@ -111,7 +111,7 @@ def _excess(model: SDL, l0: float, batches: Iterable[Tensor]) -> tuple[float, fl
     active = torch.zeros((), dtype=torch.int64, device=model.b_E.device)
     for x_p in batches:
         above = model(x_p, (Every(),), context=Context()).extra[Every()].values - theta
-        largest.append(model.group.gather(above[above > floor]))
+        largest.append(above[above > floor])
         rows, active = rows + len(x_p), active + (above > 0).sum()
         if floor == -math.inf and rows >= _FIRST:  # from here on only what may rank
             first = torch.cat(largest)
