@@ -110,7 +110,7 @@ def test_texts(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no text"):
         read_texts(tmp_path / "n.npy", 3)
     (tmp_path / "l.txt").write_bytes(b"\xff\xfe")
-    with pytest.raises(DataError, match="not UTF-8"):
+    with pytest.raises(CheckpointError, match="not UTF-8"):
         read_texts(tmp_path / "l.txt", 1)
 
 
