@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from monosem import Anchors, load_model, method, save_model
-from monosem.base.errors import ArgumentError, DataError
+from monosem.base.errors import ArgumentError, CheckpointError, DataError
 from monosem.base.files import write_json
 from monosem.data.trained import anchors_of
 from monosem.inspect.page import unpack
