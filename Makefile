@@ -132,7 +132,8 @@ first-use: setup
 # Pages are opened in a browser where there is one; root of a Debian machine gets one.
 browser:
 	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
-	test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -qq --no-install-recommends chromium fonts-dejavu-core \
+	test "$$(id -u)" = 0 && timeout 120 apt-get update -qq \
+		&& timeout 300 apt-get install -qq --no-install-recommends chromium fonts-dejavu-core \
 		|| echo "SKIPPED: no browser is installed and none could be, so pages are not opened"
 
 # An hour or two of one core. Its seconds are committed.
