@@ -4,7 +4,10 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -146,6 +149,43 @@ def test_the_pool_gives_the_bits_of_a_run_alone_and_runs_only_what_is_missing(tm
     assert sorted(heard["done"]) == list(enumerate(paths))
     assert {(job, step) for job in (0, 1, 3) for step in (1, 5, 10, 15, 20)} == set(heard["step"])
     assert run_jobs(JOBS, folder, 2, JobCallbacks(lambda job: pytest.fail("nothing is left to run"))) == paths
+
+
+CLAIMING = """
+import sys, time
+from monosem.base.files import claim
+with claim(sys.argv[1]):
+    print(1, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_an_executor_and_tasks_of_an_array_share_a_folder(tmp_path: Path) -> None:
+    """Threads stand for a cluster's nodes; what another process has claimed is named, and the others go on."""
+    alone = [same_record(run_job(job, tmp_path / "alone")) for job in JOBS]
+    folder = tmp_path / "shared"
+    with ThreadPoolExecutor(1) as executor:
+        paths = run_jobs(JOBS[:2], folder, executor=executor)
+    for first in (0, 1):
+        run_jobs(JOBS[first::2], folder, 1, shared=True)
+    assert [same_record(folder / job_record_name(job)) for job in JOBS] == alone
+    assert not (folder / ".claims").exists()
+    paths[0].unlink()
+    call = [sys.executable, "-c", CLAIMING, str(folder / ".claims" / paths[0].name)]
+    with subprocess.Popen(call, stdout=subprocess.PIPE) as other, ThreadPoolExecutor(1) as executor:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(MonosemError, match=r"1 of 4 runs failed.*is in use by process"):
+            run_jobs(JOBS, folder, executor=executor)
+        other.kill()
+
+
+def test_submitit_runs_jobs(tmp_path: Path) -> None:
+    submitit = pytest.importorskip("submitit")
+    executor = submitit.AutoExecutor(tmp_path / "log", cluster="local")
+    executor.update_parameters(timeout_min=5)
+    paths = run_jobs(JOBS[:1], tmp_path / "records", executor=executor)
+    assert same_record(paths[0]) == same_record(run_job(JOBS[0], tmp_path / "alone"))
 
 
 def test_a_job_that_fails_is_named_and_the_others_finish(tmp_path: Path) -> None:

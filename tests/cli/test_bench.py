@@ -106,3 +106,19 @@ def test_arms_and_anchors() -> None:
         "topk_transcoder",
         "topk_crosscoder",
     ]
+
+
+def test_tasks_of_an_array_make_all_runs(tmp_path: Path) -> None:
+    """Each takes every second run; a third finds nothing to do, a wrong number is named."""
+    for index in ("0/2", "1/2"):
+        done = call(*NANO, "--steps", 5, "--out", tmp_path, "--workers", 1, "--index", index)
+        assert done.exit_code == 0, done.output
+        assert "4 runs on lrb/nano" in done.stderr
+    assert len(read_records(tmp_path)) == 8
+    assert not (tmp_path / "report.html").exists()
+    done = call(*NANO, "--steps", 5, "--out", tmp_path, "--index", "8/9")
+    assert done.exit_code == 0
+    assert "no run is left for --index 8/9" in done.stdout
+    wrong = call(*NANO, "--out", tmp_path, "--index", "2/2")
+    assert wrong.exit_code == 2
+    assert "--index '2/2'; write I/N with I from 0 to N - 1" in wrong.stderr

@@ -1,12 +1,12 @@
 """Jobs of the bench: train one method on one task with one seed, score it, write its record; and many at once."""
 
 import os
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -230,9 +230,21 @@ def plan(
     return jobs
 
 
-def _work(folder: Path, job: Job, on_step: Callable[[int], None]) -> None:
+@runtime_checkable
+class Executor(Protocol):
+    """What runs jobs elsewhere: submitit's executors, those of concurrent.futures, a Dask client."""
+
+    def submit(self, work: Callable[[Job], None], job: Job, /) -> Any:
+        """Run `work(job)` some time; the answer has a method `result`, which waits, and raises what `work` raised."""
+
+
+def _work(folder: Path, shared: bool, job: Job, on_step: Callable[[int], None] | None = None) -> None:
+    """Run a job; in a shared folder its record is claimed first, and left alone if another process has written it."""
     torch.set_num_threads(1)
-    run_job(job, folder, on_step=on_step)
+    name = job_record_name(job)
+    with claim(folder / ".claims" / name) if shared else nullcontext():
+        if not (shared and (folder / name).exists()):
+            run_job(job, folder, on_step=on_step)
 
 
 def run_jobs(
@@ -240,26 +252,51 @@ def run_jobs(
     folder: str | Path,
     workers: int | None = None,
     callbacks: JobCallbacks = NO_CALLBACKS,
+    *,
+    executor: Executor | None = None,
+    shared: bool = False,
 ) -> list[Path]:
     """Run every job whose record is not there yet, in single-threaded processes; returns the paths of all records.
 
     A run in such a process gives the same bits as running it alone. `workers` defaults to the number of cores.
     `callbacks` are called for jobs that have their record already, that start, reach a step, finish or fail (the
     others go on). Without a callback for errors they are raised together at the end.
+    `executor`: where the jobs run instead, as on a cluster that shares `folder`. `shared`: other calls write records
+    there at the same time, as the tasks of an array do. Both claim record by record, where the folder is claimed else.
     Raises: OutputError when the folder cannot be written, or another process writes records there.
     """
-    with claim(folder):
-        return _run_missing(jobs, Path(folder), workers, callbacks)
+    folder, apart = Path(folder), shared or executor is not None
+    work = partial(_work, folder, apart)
+    count = workers or len(os.sched_getaffinity(0))
+    events = partial(run_all, work, workers=count) if executor is None else partial(_submitted, executor, work)
+    with nullcontext() if apart else claim(folder):
+        return _run_missing(jobs, folder, events, callbacks)
 
 
-def _run_missing(jobs: Sequence[Job], folder: Path, workers: int | None, callbacks: JobCallbacks) -> list[Path]:
+def _submitted(executor: Executor, work: Callable[[Job], None], jobs: Sequence[Job]) -> Generator[Event]:
+    """Hand out every job, then wait for one after the other; one that fails does not end the others."""
+    waiting = [executor.submit(work, job) for job in jobs]
+    for number, one in enumerate(waiting):
+        try:
+            one.result()
+        except Exception as error:  # whatever the cluster says: a lost node, a limit, the job's own error
+            yield Event("error", number, f"{type(error).__name__}: {error}")
+        else:
+            yield Event("done", number)
+
+
+def _run_missing(
+    jobs: Sequence[Job],
+    folder: Path,
+    running: Callable[[Sequence[Job]], Generator[Event]],
+    callbacks: JobCallbacks,
+) -> list[Path]:
     paths = [folder / job_record_name(job) for job in jobs]
     todo = [i for i, path in enumerate(paths) if not path.exists()]
     failed: list[str] = []
     for i in sorted(set(range(len(jobs))) - set(todo)):
         callbacks.tell(Event("done", i, paths[i]))
-    count = min(workers or len(os.sched_getaffinity(0)), len(todo))
-    with closing(run_all(partial(_work, folder), [jobs[i] for i in todo], count)) as events:
+    with closing(running([jobs[i] for i in todo])) as events:
         for event in events:
             number = todo[event.job]
             if event.kind == "error":

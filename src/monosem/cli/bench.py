@@ -103,6 +103,23 @@ class BenchOptions:
         opt("Steps between checkpoints, kept with the dictionary below OUT/runs. [default: none is kept]", more=True),
     ] = None
 
+    index: Annotated[
+        str | None,
+        opt("Only every N-th run, from the I-th on, written I/N with I from 0: one task of a scheduler's array. Tasks "
+            "share OUT, each record is claimed by one of them, and none writes the report.", more=True),
+    ] = None  # fmt: skip
+
+    @property
+    def part(self) -> slice | None:
+        """The runs that --index asks for."""
+        if self.index is None:
+            return None
+        first, _, every = self.index.partition("/")
+        fits = first.isdecimal() and every.isdecimal() and int(first) < int(every)
+        if not fits:
+            fail(f'--index {self.index!r}; write I/N with I from 0 to N - 1, as "0/8"')
+        return slice(int(first), None, int(every))
+
     @property
     def arms(self) -> tuple[bool, bool]:
         """Whether there are plain runs, and anchored ones."""
@@ -131,9 +148,12 @@ def bench(o: BenchOptions) -> Answer:
         anchoring=PRINTED if o.printed else None,
         among=o.among or ("all",),
     )
+    jobs = jobs if o.part is None else jobs[o.part]
+    if not jobs:
+        return Answer({"out": str(o.out_folder), "runs": 0}, f"no run is left for --index {o.index}: there are fewer")
     o.out_folder.mkdir(parents=True, exist_ok=True)
     say(f"{len(jobs)} runs on {o.task}, {jobs[0].config.steps} steps each; records go to {o.out_folder}", "dim")
-    failed, records = _run(jobs, o.out_folder, o.workers, o.page)
+    failed, records = _run(jobs, o.out_folder, o.workers, o.page and o.part is None, o.part is not None)
     say(f"records  {o.out_folder}  ({len(jobs) - len(failed)} of {len(jobs)} runs)")
     for title, why in failed.items():
         say(f"failed: {title}: {why}", "red")
@@ -162,7 +182,7 @@ def _export(o: BenchOptions) -> Answer:
 
 
 def _run(
-    jobs: "list[Job]", out_folder: Path, workers: int | None, page: bool
+    jobs: "list[Job]", out_folder: Path, workers: int | None, page: bool, shared: bool
 ) -> tuple[dict[str, str], list[dict[str, Any]]]:
     """Run the jobs and write the page: why runs failed, by title, and the records of the others."""
     from monosem.bench.records import read_record
@@ -173,7 +193,7 @@ def _run(
     if workers is not None and workers < 1:
         fail(f"--workers {workers}; use at least one")
     with LiveRuns(jobs, err()) as live:
-        paths = run_jobs(jobs, out_folder, workers, live.callbacks)
+        paths = run_jobs(jobs, out_folder, workers, live.callbacks, shared=shared)
     if live.already:
         say(f"{live.already} of {len(jobs)} runs were there already from an earlier call", "dim")
     if page and len(live.failed) < len(jobs):
