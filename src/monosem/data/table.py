@@ -168,9 +168,9 @@ def _parquet(path: Path, key: str | None) -> np.ndarray:
             check(not absent, f"{path} has no column {_few(absent)} but {_few(names)}; choose among them", DataError)
             _check_columns(path, names, wanted, file.metadata.num_rows)
             table = file.read(columns=wanted)
+        columns = [_column(path, name, table.column(name).combine_chunks()) for name in wanted]
     except (pyarrow.ArrowException, OSError, KeyError, MemoryError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not a whole .parquet file ({_one_line(error)}); write it again") from None
-    columns = [_column(path, name, table.column(name).combine_chunks()) for name in wanted]
     if len(columns) == 1:
         return columns[0]
     check(

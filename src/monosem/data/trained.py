@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from monosem.anchors.directions import Anchors, load_anchors
-from monosem.base.errors import check
+from monosem.base.errors import CheckpointError, check
 from monosem.base.files import read_json, write_json
 from monosem.base.schema import read
 from monosem.data.class_means import class_anchors
 from monosem.data.source import FileSource, StoreSource
+
+
+_LONGEST = 4096
+"""Letters of a path or a site."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ def trained_on(folder: str | Path) -> TrainedOn | None:
     if not path.is_file():
         return None
     note = read(_SourceNote, read_json(path), str(path))
+    longest = max(map(len, (note.store, *note.read, *(note.write or ()))), default=0)
+    check(longest <= _LONGEST, f"{path} has a text of {longest:,} letters; restore the file", CheckpointError)
     return TrainedOn(Path(note.store), "; ".join(note.read), "; ".join(note.write) if note.write else None)
 
 
