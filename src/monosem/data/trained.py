@@ -12,7 +12,6 @@ from monosem.base.schema import read
 from monosem.data.class_means import class_anchors
 from monosem.data.source import FileSource, StoreSource
 
-
 _LONGEST = 4096
 """Letters of a path or a site."""
 
