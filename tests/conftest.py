@@ -1,6 +1,7 @@
 """What every test shares: shapes checked at run time, one thread, seeded generators, a modest hypothesis profile."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import hypothesis
@@ -15,6 +16,9 @@ if os.environ.get("MONOSEM_NO_TYPECHECK") != "1":
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, which any test module's imports may do
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background: processes would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 torch.set_num_threads(1)
 

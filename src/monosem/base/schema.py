@@ -40,8 +40,8 @@ class _Misfit(Exception):
         self.path, self.value, self.wanted = path, value, wanted
 
 
-def read(kind: type[Kind], value: Any, where: str, error: type[MonosemError] = CheckpointError) -> Kind:
-    """A dataclass from plain JSON values.
+def read(kind: Callable[..., Kind], value: Any, where: str, error: type[MonosemError] = CheckpointError) -> Kind:
+    """A dataclass, or a list or dict of such, from plain JSON values.
 
     Fields with a default may be absent, unknown ones are refused. Types: bool, int, float (finite; a whole number will
     do), str, None, Any, Literal, unions, list, tuple, dict with text keys, other dataclasses, and Annotated with

@@ -80,9 +80,10 @@ def worse_than_the_mean(section: Section) -> str:
         return ""
     said = []
     for line, arm, fvu in high:
-        trained, l0 = arm.curve("training", "fvu")[-1], arm.interval("l0")
-        active = "" if l0 is None else f", {l0.mean:.1f} latents active"
-        said.append(f"{line.label} {arm.name} {fvu.mean:.3f} (at the end of training {trained:.3f}{active})")
+        curve, l0 = arm.curve("training", "fvu"), arm.interval("l0")
+        facts = [f"at the end of training {curve[-1]:.3f}"] if len(curve) else []
+        facts += [] if l0 is None else [f"{l0.mean:.1f} latents active"]
+        said.append(f"{line.label} {arm.name} {fvu.mean:.3f}" + (f" ({', '.join(facts)})" if facts else ""))
     truth = section.reference(high[0][0].pairing, "true_l0", "value")
     features = "" if truth is None else f", on which {truth.mean:.1f} features are present"
     rows = section.spec.get("world", {}).get("rows")
