@@ -30,6 +30,8 @@ class Line:
     paper: str
     text: str = ""
     reason: str = ""
+    rate: float = 1.0
+    """Of the task's learning rate; other than 1 where latents die at that."""
 
     @property
     def key(self) -> str:
@@ -77,7 +79,7 @@ LINES: tuple[Line, ...] = (
     Line("ghost gradients", "Jermyn and Templeton 2024", "relu_l1(l1=1.0) + ghost_grads"),
     Line("KL finetune, end-to-end, attribution core", "2503.17272", reason=_NETWORK),
     Line("MP-SAE", "2506.03093", "mp(k=2)"),
-    Line("LISTA, ISTA encoder", "Gregor and LeCun 2010", "topk(k=4) | lista(steps=1)"),
+    Line("LISTA, ISTA encoder", "Gregor and LeCun 2010", "lista", rate=0.1),
     Line("KronSAE", "2505.22255", "kron(k=4)"),
     Line("Switch SAE, TopK over all experts", "2410.08201", "switch(k=4)"),
     Line("Scale SAE, RouteSAE", "2511.05745", reason=_LATER + "the router alone is there, `routed`"),
@@ -118,7 +120,8 @@ def run(line: Line) -> dict[str, Any]:
     chosen = method(line.text)
     assert method(chosen.spec) == chosen
     source = TaskSource(task(TASK, pairing_of(line.text), SEED))
-    config = replace(fit_config(TASK, SEED, STEPS), log_every=STEPS)
+    config = fit_config(TASK, SEED, STEPS)
+    config = replace(config, log_every=STEPS, lr=line.rate * config.lr)
     result = fit(chosen, source, source.task.n_q, config)
     x_p, x_r = source.pair(source.held_out(ROWS))
     with torch.no_grad():
@@ -166,6 +169,12 @@ def page() -> None:
         "float64 model or a formula written out (`tests/oracle`, `tests/losses`, `tests/core/test_kinds.py`); a short",
         "run leaves a held-out FVU below 1. **X** is refused or not done, with the reason. The runs show that a method",
         f"trains. They compare nothing: arguments are not tuned, and {STEPS} steps are few. **?** has no run yet.",
+        "",
+        *(
+            f"{line.name}: {line.rate:g} of the task's learning rate, at which its latents die."
+            for line in LINES
+            if line.rate != 1
+        ),
         "",
         f"Task `{TASK}`, seed {SEED}, {STEPS} steps of {rows} rows; FVU and L0 on {ROWS:,} other rows. {made}",
         "",
