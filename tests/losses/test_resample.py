@@ -40,10 +40,12 @@ def test_the_weights_of_dead_latents_change_and_no_others(pair: str) -> None:
     assert after.training
 
 
-def test_directions_and_lengths_are_those_of_the_equation() -> None:
+@pytest.mark.parametrize("pair", ["transcoder", "sae"])  # the second has a b_in, tied to b_D
+def test_directions_and_lengths_are_those_of_the_equation(pair: str) -> None:
     """Decoder: a row of x_r less b_D, unit. Encoder: the same row of x_p less b_in, at 0.2 of the living mean."""
     dead = torch.arange(16) < 6
-    before, after, (x_p, x_r) = applied("transcoder", dead)
+    before, after, (x_p, x_r) = applied(pair, dead)
+    assert pair == "transcoder" or bool(before.b_in.any())
     wanted_r = torch.nn.functional.normalize(x_r - before.b_D, dim=1)
     wanted_p = torch.nn.functional.normalize(x_p - before.b_in, dim=1)
     alive = before.W_E[~dead].norm(dim=1).mean()

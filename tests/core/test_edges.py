@@ -1,0 +1,58 @@
+"""Edges that changed expressions of the code showed to be untested, by hand."""
+
+import pytest
+import torch
+
+from monosem.base.blocks import Block
+from monosem.core.constraints import _share_latents
+from monosem.core.learned_encoders import Mlp
+from monosem.core.pairs import Layout
+from monosem.core.shards import edges, rows_within
+from monosem.losses.fidelity import Delta
+from monosem.methods import method
+
+
+def test_latents_are_cut_in_order_and_every_row_goes_to_one_process() -> None:
+    assert edges(7, 3) == [0, 2, 4, 7]
+    assert edges(3, 3) == [0, 1, 2, 3]
+    one = (Block(0, 12, 0, 4),)
+    whole = Layout(12, (4,), (4,), one, one)
+    assert rows_within(whole, "b_E", 3, 7) == range(3, 7)
+    blocks = (Block(0, 4, 0, 2), Block(4, 12, 2, 5))
+    private = Layout(12, (4,), (5,), one, blocks)
+    name = "decoder.1"
+    assert [rows_within(private, name, *span) for span in ((0, 3), (2, 6), (5, 12))] == [
+        range(0),
+        range(2),
+        range(1, 8),
+    ]
+
+
+def test_two_of_three_blocks_that_share_latents_are_enough() -> None:
+    apart = [Block(0, 4, 0, 2), Block(4, 8, 0, 2), Block(8, 12, 2, 5)]
+    assert not _share_latents(apart)
+    assert _share_latents([*apart[:2], Block(7, 12, 2, 5)])
+
+
+def test_one_hidden_unit_is_enough() -> None:
+    Mlp(hidden=1)
+
+
+def test_two_widths_cannot_be_subtracted() -> None:
+    refused = Delta(1.0).refuse(
+        method("topk(k=1)").activation, Layout(8, (4, 6), (4, 6), (Block(0, 8, 0, 10),), (Block(0, 8, 0, 10),))
+    )
+    assert refused is not None
+    assert "widths (4, 6)" in refused
+
+
+def test_short_columns_are_brought_back_too() -> None:
+    """<w_E, w_D> is 1 after a step, for columns of norm .1."""
+    aligned = method("aligned(k=1)")
+    model, _ = aligned.build(8, (4,), (4,))
+    constraint = next(one for one in aligned.constraints if type(one).__name__ == "Aligned")
+    with torch.no_grad():
+        model.decoder.weights[0].mul_(0.1)
+    constraint.after_step(model)
+    products = (model.W_E * model.W_D.T).sum(1)
+    assert products.tolist() == pytest.approx([1.0] * 8, abs=1e-5)
