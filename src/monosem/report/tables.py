@@ -72,18 +72,21 @@ def score_table(section: Section) -> str:
     return html_table(head, rows, "scores", sortable=True)
 
 
+def _behind(arm: Arm) -> str:
+    """FVU at the end of training and L0 on new rows, as far as the records hold them: " (...)"."""
+    curve, l0 = arm.curve("training", "fvu"), arm.interval("l0")
+    facts = [f"at the end of training {curve[-1]:.3f}"] if len(curve) else []
+    facts += [] if l0 is None else [f"{l0.mean:.1f} latents active"]
+    return f" ({', '.join(facts)})" if facts else ""
+
+
 def worse_than_the_mean(section: Section) -> str:
     """Which arms have an FVU above 1, and what the records say of the reason; "" for none."""
     high = [(line, arm, fvu) for line in section.lines for arm in line.arms if (fvu := arm.interval("fvu")) is not None]
     high = [one for one in high if one[2].mean > 1]
     if not high:
         return ""
-    said = []
-    for line, arm, fvu in high:
-        curve, l0 = arm.curve("training", "fvu"), arm.interval("l0")
-        facts = [f"at the end of training {curve[-1]:.3f}"] if len(curve) else []
-        facts += [] if l0 is None else [f"{l0.mean:.1f} latents active"]
-        said.append(f"{line.label} {arm.name} {fvu.mean:.3f}" + (f" ({', '.join(facts)})" if facts else ""))
+    said = [f"{line.label} {arm.name} {fvu.mean:.3f}{_behind(arm)}" for line, arm, fvu in high]
     truth = section.reference(high[0][0].pairing, "true_l0", "value")
     features = "" if truth is None else f", on which {truth.mean:.1f} features are present"
     rows = section.spec.get("world", {}).get("rows")
