@@ -108,3 +108,15 @@ def test_refusals() -> None:
     plain = _model("topk(k=4)", (5,), (5,))
     with pytest.raises(RefusedError, match="per-row normalisation"):
         Units.of(x, x, (5,), (5,)).fold(RowNormSDL(plain.layout, plain.activation))
+
+
+def test_each_side_of_a_pairing_has_its_own_units() -> None:
+    """And where x_r is x_p, one object comes back."""
+    x_p, x_r = _rows((5,)), 3 * _rows((4,)) + 1
+    units = Units.of(x_p, x_r, (5,), (4,))
+    p, r = units.both(x_p, x_r)
+    torch.testing.assert_close(p, (x_p - x_p.mean(0)) * units.p_scale)
+    torch.testing.assert_close(r, (x_r - x_r.mean(0)) * units.r_scale)
+    alone = Units.of(x_p, x_p, (5,), (5,))
+    p, r = alone.both(x_p, x_p)
+    assert p is r

@@ -1,6 +1,8 @@
 """What checks make of numbers that go wrong, which on true claims they never do."""
 
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 from monosem.theory.checks import stationary
 from monosem.theory.checks.base import Report, Verdict
 from monosem.theory.descent import DescentConfig
+from monosem.theory.landscape import Place
 
 
 def test_a_trap_is_measured_against_the_least_of_other_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,3 +59,9 @@ def test_one_counter_case_that_holds_is_not_caught() -> None:
 def test_latents_start_again_after_the_first_step() -> None:
     config = DescentConfig(steps=10, revive="resample", every=1)
     assert [config.resamples(step) for step in (0, 1, 5, 6)] == [False, True, True, False]
+
+
+def test_a_place_without_a_point_has_no_loss() -> None:
+    _, pattern, point = _trap()
+    assert Place(pattern, point, point.W_E).loss == point.loss
+    assert math.isnan(Place(pattern, replace(point, W_E=None), None).loss)
