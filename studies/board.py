@@ -159,7 +159,9 @@ def page() -> None:
     parts = dict.fromkeys(("board", "codes", "claims"), "Not run yet.")
     if records:
         cells = {name: _by_method(record) for name, record in records.items()}
-        made = f"{sum(map(len, cells.values()))} cells; one thread; {provenance(records.values())}."
+        absent = [name for name in TASKS if name not in cells] + ["the cost of a step"] * (costs is None)
+        left = f"Not run yet: {', '.join(absent)}. " if absent else ""
+        made = f"{left}{sum(map(len, cells.values()))} cells; one thread; {provenance(records.values())}."
         price = {} if costs is None else {key.split("/")[0]: run["products"] for key, run in costs["runs"].items()}
         write_figure(FIGURE, _figure(cells), "Share of true features that each method holds, world by world")
         shown = "![Share of features held, by method and world](figures/board.svg)"
