@@ -4,10 +4,12 @@ import pytest
 import torch
 
 from monosem.base.blocks import Block
+from monosem.core.activations import JumpReLU
 from monosem.core.constraints import _share_latents
 from monosem.core.learned_encoders import Mlp
 from monosem.core.pairs import Layout
 from monosem.core.shards import edges, rows_within
+from monosem.core.units import Units
 from monosem.losses.fidelity import Delta
 from monosem.methods import method
 
@@ -56,3 +58,19 @@ def test_short_columns_are_brought_back_too() -> None:
     constraint.after_step(model)
     products = (model.W_E * model.W_D.T).sum(1)
     assert products.tolist() == pytest.approx([1.0] * 8, abs=1e-5)
+
+
+@pytest.mark.parametrize("logarithm", [True, False])
+def test_a_threshold_starts_again_at_half_of_z_and_at_its_start_at_most(logarithm: bool) -> None:
+    sigma = JumpReLU(theta=0.9, log_threshold=logarithm)
+    name = "log_theta" if logarithm else "theta"
+    parameters = {name: torch.zeros(3)}
+    sigma.reset(torch.tensor([0, 2]), torch.tensor([1.0, 9.0]), parameters)
+    theta = parameters[name].exp() if logarithm else parameters[name]
+    assert theta[[0, 2]].tolist() == pytest.approx([0.5, 0.9])
+
+
+def test_rows_shorter_than_one_have_a_scale() -> None:
+    x = 1e-3 * torch.randn(200, 5, generator=torch.Generator().manual_seed(0))
+    units = Units.of(x, x, (5,), (5,))
+    assert float(units.read(x).norm(dim=1).mean()) == pytest.approx(5**0.5, rel=1e-4)

@@ -13,6 +13,7 @@ from monosem.theory.checks import stationary
 from monosem.theory.checks.base import Report, Verdict
 from monosem.theory.descent import DescentConfig
 from monosem.theory.landscape import Place
+from monosem.theory.law import independent
 
 
 def test_a_trap_is_measured_against_the_least_of_other_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,3 +66,9 @@ def test_a_place_without_a_point_has_no_loss() -> None:
     _, pattern, point = _trap()
     assert Place(pattern, point, point.W_E).loss == point.loss
     assert math.isnan(Place(pattern, replace(point, W_E=None), None).loss)
+
+
+def test_two_features_or_more() -> None:
+    """Three independent features of rate p: 3 p^2 (1 - p) + p^3."""
+    law = independent(torch.full((3,), 0.2, dtype=torch.float64))
+    assert law.several == pytest.approx(3 * 0.04 * 0.8 + 0.008)
