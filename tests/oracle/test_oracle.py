@@ -72,7 +72,7 @@ def sizes_of(row: str, pairing: str, width: int, other: int) -> tuple[tuple[int,
 
 
 def numbers(kind: str, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Rows of a kind: plain, with exact ties, with rows or columns of zeros, with denormal entries, or constant."""
+    """Rows: plain, with ties, rows or columns of zeros, signed zeros, denormal entries, of 16 bits, or constant."""
     x = torch.randn(shape, generator=generator)
     if kind == "ties":
         return (2 * x).round()
@@ -84,12 +84,14 @@ def numbers(kind: str, shape: tuple[int, int], generator: torch.Generator) -> Te
         x[x.abs() < 0.5] = -0.0
     if kind == "denormal":
         x[x.abs() < 0.5] *= 1e-42
+    if kind in ("float16", "bfloat16"):  # as stores and networks of half precision give them
+        x = x.to(getattr(torch, kind)).float()
     if kind == "constant":
         x = x[:1].expand(shape).contiguous()
     return x
 
 
-KINDS = ("plain", "ties", "zero rows", "zero columns", "signed zeros", "denormal", "constant")
+KINDS = ("plain", "ties", "zero rows", "zero columns", "signed zeros", "denormal", "constant", "float16", "bfloat16")
 CASES = [
     (row, pairing)
     for row in DEFAULTS
