@@ -95,3 +95,13 @@ def test_the_first_of_two_calls_counts() -> None:
     x = torch.randn(3, 2)
     with capture(twice, find_sites({"": twice}, "0:out"), stop=False) as seen:
         torch.testing.assert_close(next(iter(seen.run(twice, x).values())), twice[0](x).detach())
+
+
+def test_a_capture_inside_the_pass_of_another_leaves_it_open() -> None:
+    """A module that reads a second network while the first runs: both see their own sites."""
+    outer, inner, batch = Tiny(), Tiny(seed=1), masked_batches()[2]
+    with capture(inner, find_sites({"": inner}, "layers.1:out")) as within:
+        outer.layers[0].register_forward_hook(lambda *_: within.run(inner, batch) and None)
+        with capture(outer, find_sites({"": outer}, "layers.2:out")) as seen:
+            (rows,) = seen.run(outer, batch).values()
+    torch.testing.assert_close(rows, plain_rows(Tiny(), batch)["layers.2:out"])

@@ -94,7 +94,7 @@ class Capture:
     def run(self, module: nn.Module, inputs: Any) -> dict[Site, Tensor]:
         """One forward pass without gradients: `inputs` are keyword arguments (a mapping) or one argument."""
         self.seen = {}
-        _here.reader = self
+        before, _here.reader = getattr(_here, "reader", None), self
         try:
             with torch.inference_mode():
                 module(**inputs) if isinstance(inputs, Mapping) else module(inputs)
@@ -106,7 +106,7 @@ class Capture:
             why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise DataError(f"{type(module).__name__} refuses the batch ({why}); give what it takes") from error
         finally:
-            _here.reader = None
+            _here.reader = before
         missing = [str(site) for site in self.sites if site not in self.seen]
         check(not missing, f"the forward pass never reached {few(missing)}; choose other sites", DataError)
         return {site: self.seen[site] for site in self.sites}
