@@ -36,6 +36,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
 PIP = $(PYTHON) -m pip --disable-pip-version-check --quiet
 INTO = $(PIP) --python $(BIN)/python install
+# A test that hangs for ten minutes ends its worker, with every thread's stack; the longest takes some seconds.
+NO_HANG := -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
 help:
@@ -56,7 +58,7 @@ bench: setup
 	$(BIN)/monosem bench $(ARGS)
 
 test: setup
-	$(PYTEST) -n $(WORKERS) --dist worksteal $(ARGS)
+	$(PYTEST) -n $(WORKERS) --dist worksteal $(NO_HANG) $(ARGS)
 
 test-compile: export MONOSEM_NO_TYPECHECK = 1
 test-slow test-compile test-gpu test-real: setup

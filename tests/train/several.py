@@ -143,11 +143,11 @@ def in_processes(size: int, work: Callable[[int, int], T]) -> list[T]:
 
 def _wait(group: Sequence[Any]) -> None:
     """Until all have ended; when one fails, the others are ended."""
-    while any(process.is_alive() for process in group):
-        multiprocessing.connection.wait([process.sentinel for process in group if process.is_alive()])
-        if any(process.exitcode not in (0, None) for process in group):
-            for process in group:
-                process.kill()
-                process.join()
-    for process in group:
-        process.join()
+    running = {process.sentinel: process for process in group}
+    while running:  # an ended process is waited for until it is taken out: none may end unseen between two looks
+        for sentinel in multiprocessing.connection.wait(list(running)):
+            process = running.pop(sentinel)
+            process.join()
+            if process.exitcode != 0:
+                for other in running.values():
+                    other.kill()
