@@ -4,12 +4,16 @@ import pytest
 import torch
 
 from monosem.base.blocks import Block
+from monosem.base.group import ALONE
+from monosem.base.selection import Above, Every
+from monosem.base.sparse import Positions, SparseCode
 from monosem.core.activations import JumpReLU
 from monosem.core.constraints import _share_latents
 from monosem.core.learned_encoders import Mlp
 from monosem.core.pairs import Layout
-from monosem.core.shards import edges, rows_within
+from monosem.core.shards import edges, over_shards, rows_within
 from monosem.core.units import Units
+from monosem.kernels.ops import Selection
 from monosem.losses.fidelity import Delta
 from monosem.methods import method
 
@@ -74,3 +78,13 @@ def test_rows_shorter_than_one_have_a_scale() -> None:
     x = 1e-3 * torch.randn(200, 5, generator=torch.Generator().manual_seed(0))
     units = Units.of(x, x, (5,), (5,))
     assert float(units.read(x).norm(dim=1).mean()) == pytest.approx(5**0.5, rel=1e-4)
+
+
+def test_what_every_process_computed_is_left_out_only_where_cells_say_all() -> None:
+    """A mask is read from z, and a request for every cell is z."""
+    z = torch.tensor([[1.0, -1.0]])
+    mask = Selection(z > 0, (), z)
+    assert over_shards(mask, [Above()], None, ALONE).z is z
+    cells = Selection(SparseCode(Positions.from_mask(z > 0), z[z > 0]), (), z)
+    assert over_shards(cells, [Above(), Every()], None, ALONE).z is z
+    assert over_shards(cells, [Above()], None, ALONE).z is None

@@ -2,7 +2,7 @@
 
 import ast
 
-from tests.mutants import OPERATORS, SOURCE, TESTS, changed, draw, report
+from tests.mutants import OPERATORS, REASONS, ROOT, SOURCE, TESTS, changed, draw, known, report
 
 
 def test_every_mutant_is_another_program() -> None:
@@ -31,3 +31,11 @@ def test_survivors_are_listed_with_their_change() -> None:
     text = report([outcome, caught])
     assert "core: 1 of 2 caught (50%)" in text
     assert "line 1: -a  ->  a" in text
+
+
+def test_every_survivor_has_a_reason_and_the_page_counts_what_the_record_holds() -> None:
+    outcomes = known()
+    survivors = {name for name, outcome in outcomes.items() if outcome["outcome"] == "survived"}
+    assert survivors == set(REASONS)
+    count = f"of {len(outcomes)}, {len(outcomes) - len(survivors)} are caught"
+    assert count in (ROOT / "docs" / "trust.md").read_text(encoding="utf-8")
