@@ -12,7 +12,7 @@ import torch
 import tests.typecheck
 
 if os.environ.get("MONOSEM_NO_TYPECHECK") != "1":
-    jaxtyping.install_import_hook("monosem", f"{tests.typecheck.__name__}.checked")
+    tests.typecheck.install()
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, which any test module's imports may do

@@ -13,6 +13,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
+import jaxtyping
+
 from monosem.base.errors import ArgumentError
 
 P = ParamSpec("P")
@@ -136,6 +138,9 @@ def _is_one(value: Any, kind: Any) -> bool:
     """Whether a value is of a class; any number that stands for it will do, True is no number."""
     if kind in (int, float):
         return isinstance(value, numbers.Integral if kind is int else numbers.Real) and not isinstance(value, bool)
+    if hasattr(kind, "dim_str"):
+        with jaxtyping.jaxtyped("context"):  # its axes are its own, not those of a function of the caller's
+            return isinstance(value, kind)
     try:
         return isinstance(value, kind)
     except TypeError:  # a protocol that cannot be asked
