@@ -50,7 +50,10 @@ def test_the_pages_with_code_are_seen() -> None:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "/theory/" in page.name], ids=lambda page: page.name)
-def test_a_page_of_theory_states_a_problem_and_shows_its_landscape(page: Page) -> None:
-    parts = ("landscape(problem)", '.of("', ".encoder", ".minimum(", ".plot()", "assert ")
+def test_a_page_of_theory_states_a_problem_and_shows_its_landscape_in_five_lines(page: Page) -> None:
+    parts = ("landscape(", '.of("', ".encoder", ".minimum(", ".plot()", "assert ")
     stated = [code for _, code in page.blocks if "import monosem as ms" in code and all(part in code for part in parts)]
     assert stated, page.name
+    for code in stated:
+        lines = [line for line in code.splitlines() if line and not line.startswith(("import ", "#"))]
+        assert len(lines) <= 5, lines

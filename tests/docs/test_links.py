@@ -53,3 +53,12 @@ def test_the_index_of_decisions_lists_each_with_its_title() -> None:
     listed = {number[1:5]: row["decision"] for number, row in table.items()}
     titles = {p.path.name[:4]: p.text.splitlines()[0] for p in PAGES if re.match(r"\d{4}-", p.path.name)}
     assert {number: f"# {number}: {title}" for number, title in listed.items()} == titles
+
+
+def test_tests_that_hold_a_promise_exist() -> None:
+    text = page("trust.md").text
+    sources = {path: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")}
+    names = {path.stem for path in sources} | set(re.findall(r"def (test_\w+)\(", "\n".join(sources.values())))
+    named = set(re.findall(r"test_\w+", text))
+    assert named, "no test is named at all"
+    assert named <= names

@@ -61,7 +61,7 @@ class Problem:
     Raises: ShapeError, DataError when the matrices do not fit or a weight is negative.
 
     Example:
-        >>> problem = Problem(torch.eye(2), torch.eye(2), torch.ones(2), n_q=2)
+        >>> problem = Problem.sae(torch.eye(2), n_q=2)
         >>> problem.n, problem.max_interference
         (2, 0.0)
     """
@@ -86,6 +86,11 @@ class Problem:
         check(self.n_q >= 1, f"n_q={self.n_q}; at least one latent is needed")
         for name in ("W_p", "W_r", "weights"):
             object.__setattr__(self, name, getattr(self, name).detach().double())
+
+    @classmethod
+    def sae(cls, W: Float[Tensor, "n_p n"], activation: Activation | None = None, n_q: int = 1) -> "Problem":
+        """What an SAE sees: the same directions in input and target, all weights 1, ReLU by default."""
+        return cls(W, W, torch.ones(W.shape[1]), activation or ReLU(), n_q)
 
     @property
     def n(self) -> int:
