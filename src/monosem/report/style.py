@@ -2,6 +2,7 @@
 
 import io
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -74,9 +75,14 @@ def grid_of_axes(titles: Sequence[str], columns: int, size: tuple[float, float])
 
 
 def panels(count: int = 1, height: float = 3.2) -> tuple[Figure, list[Axes]]:
-    """A figure with panels side by side, each with axes of its own."""
-    figure = Figure(figsize=(4.6 * count, height), layout="constrained")
-    return figure, list(figure.subplots(1, count, squeeze=False)[0])
+    """A figure with up to three panels side by side, more in rows, each with axes of its own."""
+    rows = -(-count // 3)
+    columns = -(-count // rows)
+    figure = Figure(figsize=(4.6 * columns, height * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
+    for axes in grid[count:]:
+        axes.remove()
+    return figure, grid[:count]
 
 
 def tidy(axes: Axes, x: str, y: str, title: str = "", legend: bool = True) -> None:
@@ -122,6 +128,27 @@ def on_any_page(svg: str) -> str:
     return svg.replace('style="fill: #ffffff"', 'style="fill: none"').replace("</style>", dark, 1)
 
 
+def _headed(svg: str, text: str) -> str:
+    """The figure below a heading, which matplotlib would draw over legends that lie outside the panels."""
+    size = re.search(r'height="([0-9.]+)pt" viewBox="0 0 ([0-9.]+) ([0-9.]+)"', svg)
+    assert size is not None
+    height, width = float(size[1]), float(size[2])
+    lines = textwrap.wrap(text, int(width / 6))
+    own = 8 + 13 * len(lines)
+    style = f"font: 10.5px 'DejaVu Sans', sans-serif; fill: {INK}"
+    spans = [f'<text x="6" y="{14 + 13 * i}" style="{style}">{escape(line)}</text>' for i, line in enumerate(lines)]
+    whole = f'height="{height + own:g}pt" viewBox="0 {-own} {width:g} {height + own:g}"'
+    inside = f'<g transform="translate(0 {-own})">{"".join(spans)}</g>'
+    return svg.replace(size[0], whole, 1).replace("</svg>", f"{inside}</svg>")
+
+
 def write_figure(path: str | Path, figure: Figure, label: str) -> Path:
-    """Write a figure as SVG for light and dark pages, whole or not at all; `label` says what it shows."""
-    return write_atomic(path, on_any_page(to_svg(figure, label)).encode())
+    """Write a figure as SVG for light and dark pages, whole or not at all; `label` says what it shows.
+
+    The label is the heading of a figure whose panels have no sentence of their own.
+    """
+    svg = to_svg(figure, label)
+    titles = [axes.get_title(loc="left") for axes in figure.axes] + [figure.get_suptitle()]
+    if not any(title.count(" ") > 2 for title in titles):
+        svg = _headed(svg, label)
+    return write_atomic(path, on_any_page(svg).encode())
