@@ -94,6 +94,22 @@ def test_a_transcoder_reads_and_writes_a_running_network(folder: Path) -> None:
     assert not load_model(folder / "coder").layout.shared
 
 
+def test_tokens_far_longer_than_most_are_left_out_with_their_count(folder: Path) -> None:
+    """A tenth of the words gives rows a hundred times as long: they are not trained on, and not scored."""
+    network, tokenizer = ms.open_network(folder / "net")
+    with torch.no_grad():
+        network.get_input_embeddings().weight[tokenizer("a")["input_ids"][-1]] *= 100
+    network.save_pretrained(folder / "long")
+    tokenizer.save_pretrained(folder / "long")
+    said = {}
+    for limit in (5, 0):
+        ran = _live(folder, f"limit{limit}", "--network", folder / "long", "--norm-limit", limit)
+        assert ran.exit_code == 0, ran.output
+        assert ("times the median (--norm-limit 0 keeps them)" in ran.stderr) == (limit > 0)
+        said[limit] = json.loads(ran.stdout)
+    assert said[5]["scored_rows"] < said[0]["scored_rows"]
+
+
 WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "no text": (("--network", "net", "--read", "model.layers.0:out"), "give --text too"),
     "no site": (("--network", "net", "--text", "t.jsonl"), "give --read too"),

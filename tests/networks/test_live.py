@@ -15,6 +15,7 @@ from monosem.base.errors import ArgumentError, DataError
 from monosem.core.io import load_model
 from monosem.core.pairs import LocatedSource, Source
 from monosem.data.batches import TokenFilter
+from monosem.data.source import StoreSource
 from monosem.data.stream import SPAN
 from monosem.networks.harvest import harvest
 from monosem.networks.live import LiveSource
@@ -134,6 +135,41 @@ def test_a_row_is_a_function_of_its_number(kind: str, tmp_path: Path) -> None:
     assert not torch.equal(_rows(_live(batches(), seed=4), 0, 20), rows[:20])
     digests = {_live(batches(), **o).digest for o in ({}, {"seed": 4}, {"buffer": 8}, {"keep": None}, {"about": 1})}
     assert len(digests) == 5
+
+
+def _outliers() -> Tiny:
+    """A network whose token 9 is far longer than others."""
+    model = Tiny()
+    with torch.no_grad():
+        model.embed.weight[9] *= 300
+    return model
+
+
+def test_rows_far_longer_than_most_are_left_out(tmp_path: Path) -> None:
+    """Those that a store leaves out, once an epoch and row; whoever reads on, again, or from a cursor sees the same."""
+    store = StoreSource(
+        harvest(_outliers(), f"{IN}; {OUT}", masked_batches(), tmp_path / "acts", keep=KEEP), IN, OUT, normalise=False
+    )
+    total, far = store.rows, store.ordinary()
+    assert 0 < far < total / 5
+    options: dict[str, Any] = {"keep": KEEP, "normalise": False, "norm_limit": 5, "buffer": 16}
+    options["cursor"] = tmp_path / "cursor.json"
+    source = LiveSource(_outliers(), IN, OUT, masked_batches(), **options)
+    rows = _rows(source, 0, 16 * store.rows)
+    kept = torch.cat(store.take(torch.arange(store.rows)), 1).repeat(16, 1)
+    torch.testing.assert_close(rows[rows[:, 0].argsort()], kept[kept[:, 0].argsort()])
+    left_out, seen = source.left_out
+    assert left_out / seen == pytest.approx(far / total, abs=0.02)
+    where = source.where(torch.arange(16 * store.rows, 16 * store.rows + 8))
+    assert where.token is not None
+    assert 9 not in where.token
+    source.close()
+    assert torch.equal(_rows(LiveSource(_outliers(), IN, OUT, masked_batches(), **options), 280, 300), rows[280:300])
+    apart = LiveSource(_outliers(), IN, OUT, masked_batches(), **options | {"cursor": None})
+    assert torch.equal(_rows(apart, 150, 170), rows[150:170])
+    assert apart.ordinary([torch.ones(2, 6), torch.ones(2, 6) * torch.tensor([[1.0], [1e4]])]).tolist() == [True, False]
+    with pytest.raises(ArgumentError, match="norm_limit=1; it is a multiple"):
+        _live(norm_limit=1)
 
 
 def test_a_cursor_spares_reading_again(tmp_path: Path) -> None:

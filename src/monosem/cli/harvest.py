@@ -105,7 +105,9 @@ class HarvestOptions:
     special: Annotated[bool, opt("Keep special tokens as rows.", "--special", panel="Text", more=True)] = False
     first: Annotated[int, opt("Tokens to skip at the start of a window.", panel="Text", more=True)] = 0
     pool: Annotated[str, _stored("One row per document, by mean, first or last; or none.")] = "none"
-    store_dtype: Annotated[str, _stored("Type that rows are stored in: float32, float16 or bfloat16.")] = "float32"
+    store_dtype: Annotated[str, _stored("Type that rows are stored in: float32, float16, bfloat16 or int8.")] = (
+        "float32"
+    )
     shard_rows: Annotated[int, _stored("Number of rows of one shard.", more=True)] = 65536
     batch_tokens: Annotated[int, _stored("Tokens of one forward pass.", more=True)] = 4096
     threads: Threads = None

@@ -73,6 +73,7 @@ def open_stream(
     device: str,
     held_out: int,
     normalise: bool,
+    norm_limit: float | None,
     anchors: Path | None,
     folder: Path,
 ) -> Fed:
@@ -108,6 +109,7 @@ def open_stream(
             normalise=normalise,
             device=device,
             cursor=folder / "cursor.json",
+            norm_limit=norm_limit,
             about={"texts": texts, "held out": sorted(aside), **sizes, "keep": list(keep.drop)},
         )
 
@@ -174,7 +176,8 @@ def _documents(o: StreamOptions, without: "Iterable[int]" = ()) -> Iterator[str]
 def _passed(
     source: Any, batches: "Iterable[Any]", keep: "TokenFilter", sites: tuple[str, str | None], most: int
 ) -> "Iterator[tuple[Tensor, Tensor]]":
-    """Raw rows of batches at the sites that are read and written, `most` of them and what the last batch has more."""
+    """Raw rows of batches at the sites that are read and written, but those that the source leaves out; `most` of them
+    and what the last batch has more."""
     import torch
 
     from monosem.data.batches import number_documents
@@ -185,6 +188,7 @@ def _passed(
             return
         with torch.inference_mode():
             xs, _ = source.producer.runner.rows(batch)
+            xs = [x[source.ordinary(xs).to(x.device)] for x in xs]
         most -= xs[0].shape[0]
         x_p = torch.cat([xs[site].float() for site in read], 1)
         yield x_p, x_p if write is None else torch.cat([xs[site].float() for site in write], 1)

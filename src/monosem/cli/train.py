@@ -87,7 +87,7 @@ class TrainOptions:
         _data("Train on centred rows of mean norm sqrt(n), folded into the saved weights.", more=True),
     ] = True
     norm_limit: Annotated[
-        float, _data("Leave out rows of --data with more than this many times the median norm; 0: none.", more=True)
+        float, _data("Leave out rows with more than this many times the median norm; 0: none.", more=True)
     ] = 5.0
     held_out: Annotated[
         int,
@@ -165,6 +165,7 @@ def _train(o: TrainOptions, first: bool) -> Answer:
     if isinstance(source, StreamSource):
         waited = source.waited
         source.close()
+        _say_left_out(*source.left_out, o.norm_limit)
     result = _whole(result, folder, first)
     fed.notes.keep(folder)
     try:
@@ -196,15 +197,19 @@ def _stored(o: TrainOptions, chosen: "Method") -> Fed:
         if o.normalise:
             source.normalised()
         notes = notes_of(source, o.anchors_file, split_names(o.classes), o.labels)
-    if far:
-        say(f"left out {far:,} of {source.total:,} rows: their norm is over {o.norm_limit:g} times the median "
-            "(--norm-limit 0 keeps them)")  # fmt: skip
+    _say_left_out(far, source.total, o.norm_limit)
 
     def scored() -> "Iterable[tuple[Tensor, Tensor]]":
         return source.batches(source.held_out) if held_out else _parts(source)
 
     look = quoted("monosem", "inspect", o.out_folder) + ("" if stored else f" {o.rows.written()}")
     return Fed(source, notes, scored, held_out > 0, look)
+
+
+def _say_left_out(far: int, rows: int, limit: float) -> None:
+    if far:
+        say(f"left out {far:,} of {rows:,} rows: their norm is over {limit:g} times the median "
+            "(--norm-limit 0 keeps them)")  # fmt: skip
 
 
 def _parts(source: "FileSource") -> "Iterable[tuple[Tensor, Tensor]]":
@@ -222,7 +227,8 @@ def _streamed(o: TrainOptions, chosen: "Method") -> Fed:
         need(option, value, "--data", None)
     need("--target-widths", o.target_widths, "--data", None)
     place: dict[str, Any] = {"device": o.config.device, "held_out": o.held_out, "folder": o.out_folder}
-    fed = open_stream(o.live, o.rows, chosen.pairing, **place, normalise=o.normalise, anchors=o.anchors_file)
+    place |= {"normalise": o.normalise, "norm_limit": o.norm_limit or None}
+    fed = open_stream(o.live, o.rows, chosen.pairing, **place, anchors=o.anchors_file)
     check_source(chosen, fed.source)
     return fed
 

@@ -1,15 +1,17 @@
 """A ring of rows that a producer fills in a thread of its own while training reads them, shuffled."""
 
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from monosem.base.errors import DataError, check
@@ -19,6 +21,9 @@ from monosem.base.seeds import torch_generator
 _KEPT = 256
 """Cursors that are kept: the newest blocks'."""
 
+_MEASURED = 4096
+"""Rows, at least, of which the median norm is taken."""
+
 
 @dataclass(frozen=True, eq=False)
 class Piece:
@@ -26,12 +31,24 @@ class Piece:
 
     Shapes: xs one [rows, width] per site; columns [rows, 3] int32 (token, document, position), or None.
     `state`: from which the producer would give these rows again, as plain JSON, after leaving out `offset` rows.
+    `place`: the numbers of these rows among the producer's, from there on; None: all follow each other.
     """
 
     xs: Sequence[Tensor]
     columns: Int[Tensor, "rows 3"] | None
     state: Any
     offset: int = 0
+    place: Int[Tensor, " rows"] | None = None
+
+    def before(self, row: int) -> int:
+        """How many rows the producer gives from `state` on before a row of this piece."""
+        return self.offset + (row if self.place is None else int(self.place[row]))
+
+    def only(self, keep: Bool[Tensor, " rows"]) -> "Piece":
+        """Some of its rows."""
+        place = keep.nonzero()[:, 0]
+        columns = None if self.columns is None else self.columns[place]
+        return Piece([x[place.to(x.device)] for x in self.xs], columns, self.state, self.offset, place)
 
 
 @runtime_checkable
@@ -93,6 +110,46 @@ class Cursors:
             write_json(self.path, {"digest": self.digest, "notes": self.notes, "cursors": cursors})
 
 
+class NormLimit:
+    """Leaves out rows of a stream that are far longer than most, as FileSource.ordinary does for all rows at once.
+
+    Equation: a row goes where, at any site, ||x|| > times the median of ||x||, of the stream's first 4,096 rows or
+        more, which are always the same. `notes` keep the medians for a run that goes on.
+    `seen` and `left_out` count rows.
+    """
+
+    def __init__(self, times: float, notes: dict[str, Any]) -> None:
+        check(times > 1, f"norm_limit={times}; it is a multiple of the median norm, more than 1")
+        self.times, self.notes, self.seen, self.left_out = times, notes, 0, 0
+
+    def ordinary(self, xs: Sequence[Tensor]) -> Bool[Tensor, " rows"]:
+        """Which rows stay; where most rows of a site are 0, it leaves none out."""
+        limits = (self.times * norm if norm > 0 else math.inf for norm in self.notes["norms"])
+        norms = [x.float().norm(dim=1).cpu() for x in xs]
+        far = [(norm > limit) & norm.isfinite() for norm, limit in zip(norms, limits, strict=True)]
+        return ~torch.stack(far).any(0)  # what is no number stays, for training to refuse
+
+    def pieces(self, pieces: Iterator[Piece], skip: int) -> Iterator[Piece]:
+        """The rows that stay, but the first `skip`."""
+        self.seen = self.left_out = 0
+        for piece in pieces if "norms" in self.notes else self._measured(pieces):
+            keep = self.ordinary(piece.xs)
+            stay = int(keep.sum())
+            self.seen, self.left_out = self.seen + keep.numel(), self.left_out + keep.numel() - stay
+            if stay > skip:
+                yield piece.only(keep & (keep.cumsum(0) > skip))
+            skip = max(0, skip - stay)
+
+    def _measured(self, pieces: Iterator[Piece]) -> Iterator[Piece]:
+        """The same pieces, once the medians of the first ones are known."""
+        first: list[Piece] = []
+        while sum(piece.xs[0].shape[0] for piece in first) < _MEASURED and (piece := next(pieces, None)) is not None:
+            first.append(piece)
+        sites = zip(*(piece.xs for piece in first), strict=True)
+        self.notes["norms"] = [float(torch.cat([x.float().norm(dim=1) for x in site]).median()) for site in sites]
+        yield from chain(first, pieces)
+
+
 class Ring:
     """`size` rows that are shuffled together, and room for the next ones while those are read.
 
@@ -112,8 +169,10 @@ class Ring:
         device: torch.device,
         dtype: torch.dtype,
         cursors: Cursors,
+        norm_limit: float | None = None,
     ) -> None:
         self.producer, self.size, self.seed, self.cursors = producer, size, seed, cursors
+        self.limit = None if norm_limit is None else NormLimit(norm_limit, cursors.notes)
         self.slots = size + room
         self.rows = [torch.empty(self.slots, width, dtype=dtype, device=device) for width in producer.widths]
         self.columns = torch.full((self.slots, 3), -1, dtype=torch.int32)
@@ -207,7 +266,11 @@ class Ring:
         self.stop()
         self._fresh(row)
         cursor = self.cursors.before(row)
-        pieces = self.producer.pieces(cursor.state, cursor.drop + row - cursor.row)
+        skip = row - cursor.row
+        if self.limit is None:
+            pieces = self.producer.pieces(cursor.state, cursor.drop + skip)
+        else:
+            pieces = self.limit.pieces(self.producer.pieces(cursor.state, cursor.drop), skip)
         self._thread = threading.Thread(target=self._fill, args=(pieces,), daemon=True)
         self._thread.start()
 
@@ -225,7 +288,7 @@ class Ring:
         rows, done = piece.xs[0].shape[0], 0
         ahead = -self.arrived % self.size  # rows until a block begins
         if ahead < rows:
-            self.cursors.add(Cursor(self.arrived + ahead, piece.state, piece.offset + ahead))
+            self.cursors.add(Cursor(self.arrived + ahead, piece.state, piece.before(ahead)))
         while done < rows:
             with self.changed:
                 self.changed.wait_for(lambda: self._free or self.stopped)

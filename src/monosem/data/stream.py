@@ -7,7 +7,7 @@ from itertools import count
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from monosem.base.errors import ArgumentError, check
@@ -30,7 +30,8 @@ class StreamSource:
     `dtype`; each `buffer` rows in turn are read in a keyed permutation. Memory is that of the ring, however long the
     stream. With a `cursor` file a run that was killed goes on after making one block again, not the whole stream.
     `read`, `write`: numbers of the producer's sites (write None: x_r = x_p). With `normalise`, training sees units that
-    are measured on the first block. `view` gives other sites of the same rows: several dictionaries train from one
+    are measured on the first block. With `norm_limit`, rows that are far longer than most are left out (NormLimit);
+    `left_out` says how many. `view` gives other sites of the same rows: several dictionaries train from one
     pass, each in a loop and a thread of its own; the fastest waits for the slowest.
     """
 
@@ -48,11 +49,14 @@ class StreamSource:
         dtype: torch.dtype = torch.float32,
         normalise: bool = True,
         cursor: str | Path | None = None,
+        norm_limit: float | None = None,
     ) -> None:
         check(buffer >= 1, f"buffer={buffer}; it holds at least one row")
-        self._about = digest({"rows": producer.digest, "buffer": buffer, "seed": seed, "dtype": str(dtype)})
+        about = {"rows": producer.digest, "buffer": buffer, "seed": seed, "dtype": str(dtype)}
+        self._about = digest(about if norm_limit is None else about | {"norm limit": norm_limit})
         cursors = Cursors(None if cursor is None else Path(cursor), self._about)
-        self._ring = Ring(producer, buffer, max(1, buffer // 4), seed, torch.device(device), dtype, cursors)
+        place = torch.device(device)
+        self._ring = Ring(producer, buffer, max(1, buffer // 4), seed, place, dtype, cursors, norm_limit)
         self._numbers = count()
         self._settle(read, write, normalise)
 
@@ -88,6 +92,17 @@ class StreamSource:
         if self._began is None:
             return 0.0
         return (self._ring.waited - self._before) / max(time.perf_counter() - self._began, 1e-9)
+
+    @property
+    def left_out(self) -> tuple[int, int]:
+        """(rows left out by `norm_limit`, rows that the producer gave) since the stream was last begun."""
+        limit = self._ring.limit
+        return (0, 0) if limit is None else (limit.left_out, limit.seen)
+
+    def ordinary(self, xs: Sequence[Tensor]) -> Bool[Tensor, " rows"]:
+        """Which rows `norm_limit` leaves, one tensor [rows, width] per site of the producer, in its units."""
+        limit = self._ring.limit
+        return torch.ones(xs[0].shape[0], dtype=torch.bool) if limit is None else limit.ordinary(xs)
 
     def take(self, index: Int[Tensor, " batch"]) -> tuple[Float[Tensor, "batch n_p"], Float[Tensor, "batch n_r"]]:
         """Rows of the stream by number, on the ring's device as float32, in the units of training.

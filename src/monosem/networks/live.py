@@ -50,6 +50,7 @@ class LiveSource(StreamSource):
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         cursor: str | Path | None = None,
+        norm_limit: float | None = None,
         about: Any = None,
     ) -> None:
         runner = Runner.of(module, read if write is None else f"{read}; {write}", pool, stop)
@@ -57,9 +58,16 @@ class LiveSource(StreamSource):
         self.producer = _Network(runner, batches, keep, seed, about)
         if self.producer.rows is not None:
             buffer = min(buffer, self.producer.rows)
-        options = {"buffer": buffer, "seed": seed, "device": device, "dtype": dtype, "normalise": normalise}
+        options: dict[str, Any] = {
+            "buffer": buffer,
+            "seed": seed,
+            "device": device,
+            "dtype": dtype,
+            "normalise": normalise,
+        }
+        options |= {"norm_limit": norm_limit, "cursor": cursor}
         sides = self.sites_of(read), None if write is None else self.sites_of(write)
-        super().__init__(self.producer, *sides, cursor=cursor, **options)  # type: ignore[arg-type]
+        super().__init__(self.producer, *sides, **options)
 
     def sites_of(self, text: str) -> tuple[int, ...]:
         """The numbers of the sites that a text means, for `view`. Raises: ArgumentError for one that is not run."""

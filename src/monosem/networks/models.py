@@ -23,15 +23,18 @@ def named_networks() -> dict[str, Path]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """No progress bars while weights load, and no warning longer than a message of ours: it may quote the file."""
+    from transformers import modeling_gguf_pytorch_utils as gguf
     from transformers.utils import logging as bars
 
     shown, handlers = bars.is_progress_bar_enabled(), list(logging.getLogger("transformers").handlers)
     bars.disable_progress_bar()
+    bar, gguf.tqdm = gguf.tqdm, lambda items, **_: items  # a bar of its own, which the switch does not reach
     for handler in handlers:
         handler.addFilter(_shorten)
     try:
         yield
     finally:
+        gguf.tqdm = bar
         for handler in handlers:
             handler.removeFilter(_shorten)
         if shown:
