@@ -48,6 +48,8 @@ PARTS = {
     "q.write_table(p.table({'a': [0.0, 1.0, 3.0], 'b': [1.0, 0.0, 5.0]}), 'x.parquet'); "
     "print(ms.fit('topk(k=1)', 'x.parquet', 4, steps=5))\"",
     "hub": 'python -c "from monosem.interop import push_to_hub; import huggingface_hub; print(push_to_hub.__name__)"',
+    "gpu": 'TRITON_INTERPRET=1 python -c "from monosem.kernels.gpu.programs import rows; print(rows.__name__)"',
+    "cluster": "python -c \"import submitit, monosem as ms; print(submitit.AutoExecutor('log'), ms.fit.__name__)\"",
     "real": "python -c \"from monosem.networks import open_network; print(type(open_network('DIR')[0]).__name__)\"",
 }
 """What each extra is for, said in a command."""
@@ -304,7 +306,7 @@ def main() -> int:
         start = time.monotonic()
         wheel = wheel_of(gate.work)
         try:
-            env = first_screen(gate, wheel, ["cli", "bench", "report", "data", "hub", "real", "all"])
+            env = first_screen(gate, wheel, ["cli", "bench", "report", "data", "hub", "gpu", "cluster", "real", "all"])
             walkthrough(gate, env, options.whole)
         except PackageNotFoundError as error:
             gate.wrong.append(f"the wheel needs {error}, which requirements.lock does not bring")
