@@ -48,7 +48,7 @@ PARTS = {
     "q.write_table(p.table({'a': [0.0, 1.0, 3.0], 'b': [1.0, 0.0, 5.0]}), 'x.parquet'); "
     "print(ms.fit('topk(k=1)', 'x.parquet', 4, steps=5))\"",
     "hub": 'python -c "from monosem.interop import push_to_hub; import huggingface_hub; print(push_to_hub.__name__)"',
-    "gpu": 'TRITON_INTERPRET=1 python -c "from monosem.kernels.gpu.programs import rows; print(rows.__name__)"',
+    "gpu": 'TRITON_INTERPRET=1 python -c "from monosem.kernels.gpu.launch import interpreted; assert interpreted()"',
     "cluster": "python -c \"import submitit, monosem as ms; print(submitit.AutoExecutor('log'), ms.fit.__name__)\"",
     "real": "python -c \"from monosem.networks import open_network; print(type(open_network('DIR')[0]).__name__)\"",
 }
