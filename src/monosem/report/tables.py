@@ -10,13 +10,14 @@ from monosem.report.summary import HEADLINE, Arm, Line, Record, Section
 _SCORES = (
     ("M_IP", "decoder_cosine.M_IP", 3),
     ("signed M_IP", "decoder_signed.M_IP", 3),
-    ("encoder raw M_IP", "encoder_raw.M_IP", 3),
-    ("encoder cos M_IP", "encoder_cosine.M_IP", 3),
     ("matched MCC", "matched_mcc.all", 3),
-    ("copies", "duplicates.per_feature", 2),
+    ("F1 of codes", "codes.f1", 3),
     ("L0", "l0", 2),
     ("FVU", "fvu", 3),
-    ("dead", "dead", 3),
+    ("encoder cos M_IP", "encoder_cosine.M_IP", 3),
+    ("encoder raw M_IP *", "encoder_raw.M_IP", 3),
+    ("copies *", "duplicates.per_feature", 2),
+    ("dead *", "dead", 3),
 )
 
 MEANING = {
@@ -28,6 +29,8 @@ MEANING = {
     "encoder raw": "the same from inner products of encoder rows with unit features: the metric as the paper prints "
     "it, which grows with the rows' length. encoder cos divides by it.",
     "matched MCC": "mean |cos| of the best one-to-one matching of decoder columns and features.",
+    "F1 of codes": "codes against the features that made the rows, mean over features; without a latent 0.",
+    "*": "describes a dictionary, and ranks none: it failed a test of metrics (docs/lenses.md).",
     "copies": "latents beyond the first that stand for the same feature (|cos| > 0.95), per feature.",
     "L0, true L0": "active latents, and present features, per held-out row.",
     "FVU": "fraction of variance unexplained on held-out rows; above 1 the reconstruction is worse than their mean.",
