@@ -49,7 +49,7 @@ _CASE = "what random cases and examples look like: others do as well"
 _SEARCH = "how a search goes on: what it finds is certified afterwards"
 REASONS: dict[str, str] = {
     "monosem/theory/landscape.py::Landscape._repr_html_::constant::0": "how many rows a notebook shows",
-    "monosem/theory/checks/walls.py::within::constant::0": "other encoders, which lie within the pattern as well",
+    "monosem/theory/checks/walls.py::_within::constant::0": "other encoders, which lie within the pattern as well",
     "monosem/core/computed.py::_Product.weights::logic::0": "both lists are made from the same blocks",
     "monosem/theory/checks/convexity.py::_selected::constant::1": _CASE,
     "monosem/theory/search/pairs.py::_start::arithmetic::0": _SEARCH,
@@ -69,7 +69,7 @@ REASONS: dict[str, str] = {
     "monosem/theory/search/acs.py::_escape::constant::6": _SEARCH,
     "monosem/theory/search/acs.py::_polish::arithmetic::3": _SEARCH,
     "monosem/theory/search/acs.py::acs::constant::25": _SEARCH,
-    "monosem/theory/checks/walls.py::neighbours::arithmetic::0": "a symmetric draw",
+    "monosem/theory/checks/walls.py::_neighbours::arithmetic::0": "a symmetric draw",
     "monosem/theory/checks/stationary.py::_overlapping::dropped call::1": "how numbers lie in memory",
     "monosem/theory/law.py::exact_atoms::comparison::0": "a limit of size that no number of atoms meets exactly",
     "monosem/theory/search/pairs.py::bound_pairs::constant::6": _SEARCH,

@@ -92,7 +92,7 @@ def test_hub_mixin_on_local_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     again = interop.from_pretrained(tmp_path / "own")
     assert torch.equal(again.W_E, model.W_E)
     assert again.activation == model.activation
-    assert issubclass(interop.api.hub_class(), hub.ModelHubMixin)
+    assert issubclass(interop.api._hub_class(), hub.ModelHubMixin)
     foreign, metadata = ours("sparsify")["topk"]
     interop.save(foreign, tmp_path / "repo" / "layers.3", "sparsify", metadata)
     (tmp_path / "repo" / "config.json").write_text(json.dumps({"model": "toy", "sdl": 1}))

@@ -43,8 +43,8 @@ def _trap() -> tuple[Any, Any, Any]:
 
 
 def test_a_gradient_below_zero_counts_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stationary, "autograd", lambda problem, W_D, W_E: [torch.full((2,), -7.0)] * 2)
-    monkeypatch.setattr(stationary, "disagreement", lambda *_: 0.0)
+    monkeypatch.setattr(stationary, "_autograd", lambda problem, W_D, W_E: [torch.full((2,), -7.0)] * 2)
+    monkeypatch.setattr(stationary, "_disagreement", lambda *_: 0.0)
     for seed in range(200):
         rng = np.random.default_rng(seed)
         measured = stationary._measure_repaired(stationary._repaired_case(rng), rng)
@@ -97,7 +97,7 @@ def test_a_lower_encoder_of_the_region_counts_relative_to_the_zero_dictionary(mo
     case = walls._case(np.random.default_rng(3))
     fair = walls._measure(case, np.random.default_rng(0))
     assert fair.residual < 1e-8
-    monkeypatch.setattr(walls, "within", lambda *_: torch.tensor([-5.0, 40.0]))
+    monkeypatch.setattr(walls, "_within", lambda *_: torch.tensor([-5.0, 40.0]))
     wrong = walls._measure(case, np.random.default_rng(0))
     at = walls.closed_minimum(
         case.problem, walls.draw_partition(np.random.default_rng(0), case.problem.n, case.problem.n_q), depth=1.0

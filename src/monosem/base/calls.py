@@ -39,7 +39,7 @@ class Call:
     named: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        inside = [*map(show, self.positional), *(f"{name}={show(value)}" for name, value in self.named.items())]
+        inside = [*map(_show, self.positional), *(f"{name}={_show(value)}" for name, value in self.named.items())]
         return f"{self.name}({', '.join(inside)})" if inside else self.name
 
     def bound(self, known: Sequence[str], what: str) -> dict[str, Any]:
@@ -76,10 +76,10 @@ def near(name: str, known: Sequence[str]) -> str:
     return f"; did you mean {match[0]!r}?" if match else ""
 
 
-def show(value: Any) -> str:
+def _show(value: Any) -> str:
     """A literal, a tuple or a call as text that `read` reads back."""
     if isinstance(value, tuple):
-        return f"({', '.join(map(show, value))}{',' * (len(value) == 1)})"
+        return f"({', '.join(map(_show, value))}{',' * (len(value) == 1)})"
     return str(value) if isinstance(value, Call) else repr(value)
 
 

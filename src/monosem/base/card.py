@@ -22,7 +22,7 @@ def card(title: str, facts: Mapping[str, object], curves: Mapping[str, Curve] | 
         f'<td style="text-align:left;padding:1px 0">{escape(str(value))}</td></tr>'
         for name, value in facts.items()
     )
-    drawn = "".join(sparkline(name, curve) for name, curve in (curves or {}).items() if len(curve) > 1)
+    drawn = "".join(_sparkline(name, curve) for name, curve in (curves or {}).items() if len(curve) > 1)
     return (
         '<div style="border:1px solid rgba(128,128,128,.35);border-radius:6px;padding:8px 12px;display:inline-block">'
         f'<div style="font-weight:600;margin-bottom:4px">{escape(title)}</div>'
@@ -31,7 +31,7 @@ def card(title: str, facts: Mapping[str, object], curves: Mapping[str, Curve] | 
     )
 
 
-def sparkline(name: str, curve: Curve) -> str:
+def _sparkline(name: str, curve: Curve) -> str:
     """One curve as SVG, with its name, its least and largest value and where it ends."""
     xs, ys = [x for x, _ in curve], [y for _, y in curve]
     low, high, left, right = min(ys), max(ys), xs[0], xs[-1]

@@ -13,8 +13,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
-import jaxtyping
-
 from monosem.base.errors import ArgumentError
 
 P = ParamSpec("P")
@@ -139,6 +137,8 @@ def _is_one(value: Any, kind: Any) -> bool:
     if kind in (int, float):
         return isinstance(value, numbers.Integral if kind is int else numbers.Real) and not isinstance(value, bool)
     if hasattr(kind, "dim_str"):
+        import jaxtyping  # it brings numpy, which `monosem train --help` does without
+
         with jaxtyping.jaxtyped("context"):  # its axes are its own, not those of a function of the caller's
             return isinstance(value, kind)
     try:

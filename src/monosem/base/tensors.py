@@ -27,7 +27,7 @@ class UncheckedWarning(UserWarning):
     """A file has no checksum, or was read without comparing it."""
 
 
-def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     """sha256 of tensors (names, types, shapes, bytes) and of what is said about them."""
     total = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
     for name in sorted(tensors):
@@ -40,7 +40,7 @@ def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
 def tensor_writer(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Callable[[Path], None]:
     """What writes tensors to a safetensors file, with their checksum in its metadata."""
     plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-    whole = {**metadata, "sha256": checksum(plain, metadata)}
+    whole = {**metadata, "sha256": _checksum(plain, metadata)}
     return lambda part: save_file(plain, str(part), whole)
 
 
@@ -82,7 +82,7 @@ def seal(path: Path) -> None:
     with safe_open(str(path), framework="pt") as opened:
         metadata = opened.metadata()
         del metadata["sha256"]
-        value = checksum({name: opened.get_tensor(name) for name in opened.keys()}, metadata)  # noqa: SIM118
+        value = _checksum({name: opened.get_tensor(name) for name in opened.keys()}, metadata)  # noqa: SIM118
     with path.open("rb+") as file:
         (size,) = struct.unpack("<Q", file.read(8))
         file.seek(8 + file.read(size).index(_UNSEALED.encode()))
@@ -114,7 +114,7 @@ def read_tensors(
     check(have == format, f"{path} has format {have!r}, expected {format!r}; {remedy}", CheckpointError)
     said = metadata.pop("sha256", None)
     strange = sorted(set(metadata) - names - {"format"})
-    altered = strange or (said is not None and not unchecked and said != checksum(tensors, metadata))
+    altered = strange or (said is not None and not unchecked and said != _checksum(tensors, metadata))
     why = f"unknown {strange}" if strange else "its sha256 differs"
     check(not altered, f"{path} was altered since it was written ({why}); {remedy}", CheckpointError)
     if said is None:
@@ -123,7 +123,7 @@ def read_tensors(
     return metadata, tensors
 
 
-class Stored(NamedTuple):
+class _Stored(NamedTuple):
     """A tensor of a file, known by the file's header; `get` maps it, anew at every call."""
 
     shape: tuple[int, ...]
@@ -137,7 +137,7 @@ _TYPES |= {"BOOL": bool_, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float
 """Types by their names in safetensors."""
 
 
-def read_stored(path: Path) -> dict[str, Stored]:
+def read_stored(path: Path) -> dict[str, _Stored]:
     """Every tensor of a safetensors file, from its header. Raises: CheckpointError if it is none."""
     try:
         return read_header(path)[0]
@@ -145,7 +145,7 @@ def read_stored(path: Path) -> dict[str, Stored]:
         raise CheckpointError(f"{path} cannot be read ({error}); it is truncated or altered") from None
 
 
-def read_header(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
+def read_header(path: Path) -> tuple[dict[str, _Stored], dict[str, str]]:
     """(tensors, metadata) of a safetensors file.
 
     safetensors judges the header; the numbers are mapped here, because its own reader goes through torch.asarray, which
@@ -160,7 +160,7 @@ def read_header(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
     return {name: _stored(path, 8 + length, entry) for name, entry in header.items()}, metadata
 
 
-def _stored(path: Path, start: int, entry: Mapping[str, Any]) -> Stored:
+def _stored(path: Path, start: int, entry: Mapping[str, Any]) -> _Stored:
     shape, kind, (begin, end) = tuple(entry["shape"]), _TYPES.get(entry["dtype"]), entry["data_offsets"]
     if kind is None:
         raise SafetensorError(f"torch has no type {entry['dtype']}")
@@ -171,7 +171,7 @@ def _stored(path: Path, start: int, entry: Mapping[str, Any]) -> Stored:
         bytes_ = np.memmap(path, mode="c", offset=start + begin, shape=(end - begin,))
         return torch.from_numpy(bytes_).view(kind).view(shape)
 
-    return Stored(shape, kind, get)
+    return _Stored(shape, kind, get)
 
 
 def in_pieces(

@@ -82,15 +82,15 @@ def export_rows(source: TaskSource, folder: str | Path, rows: int | None = None)
     check(source.rows is None or count <= source.rows, f"rows = {count} but {source.task.name} has {source.rows}")
     x_p, x_r = source.take(torch.arange(count))
     folder = Path(folder)
-    written = [write_array(folder / "x_p.npy", x_p)]
+    written = [_write_array(folder / "x_p.npy", x_p)]
     if x_r is not x_p:
-        written.append(write_array(folder / "x_r.npy", x_r))
+        written.append(_write_array(folder / "x_r.npy", x_r))
     about = {"task": source.task.name, "version": source.task.version, "pairing": source.task.pairing, "rows": count}
     about |= {"world": source.task.world.seed, "data_digest": source.digest, "n_q": source.task.n_q}
     return [*written, write_json(folder / "task.json", about)]
 
 
-def write_array(path: Path, x: torch.Tensor) -> Path:
+def _write_array(path: Path, x: torch.Tensor) -> Path:
     """float32 rows as .npy, whole or not at all."""
     import io
 

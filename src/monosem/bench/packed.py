@@ -30,7 +30,7 @@ _DAMAGE = (
 )  # fmt: skip
 
 
-class Packed(NamedTuple):
+class _Packed(NamedTuple):
     """A packed file that was read: its header, and its objects with the lines on which they stand."""
 
     header: dict[str, Any]
@@ -58,7 +58,7 @@ def write_packed(
     return write_atomic(path, buffer.getvalue())
 
 
-def read_packed(path: str | Path, kind: str) -> Packed:
+def read_packed(path: str | Path, kind: str) -> _Packed:
     """Read a packed file whole.
 
     Raises:
@@ -84,7 +84,7 @@ def read_packed(path: str | Path, kind: str) -> Packed:
         raise CheckpointError(
             f"{path}, line {number}, is damaged ({shortened(str(error)) or type(error).__name__}); {remedy}"
         ) from None
-    return Packed(header, lines)
+    return _Packed(header, lines)
 
 
 class _Shared:

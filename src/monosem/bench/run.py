@@ -185,7 +185,7 @@ def run_job(job: Job, folder: str | Path, progress: bool = False, on_step: Calla
     return write_record(folder, record)
 
 
-def resolve(name: str, task: str) -> str:
+def _resolve(name: str, task: str) -> str:
     """A method's whole text: a bare name takes the task's documented defaults. Raises: as `methods.method`."""
     return method(recipe(task, name)).spec
 
@@ -218,7 +218,7 @@ def plan(
     base.scored(count)
     for group in among:
         base.anchored(count, group)
-    specs = list(dict.fromkeys(resolve(name, task) for name in methods or PAPER_ROWS))
+    specs = list(dict.fromkeys(_resolve(name, task) for name in methods or PAPER_ROWS))
     jobs = []
     for seed in range(seeds):
         config = fit_config(task, seed, steps)

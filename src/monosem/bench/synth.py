@@ -104,7 +104,7 @@ class SynthSpec:
 
 
 @dataclass(frozen=True, eq=False)
-class SynthTensors:
+class _SynthTensors:
     """What a world draws once: directions [n, width], bias [width], factors F [n, rank], sizes' mu and sigma [n]."""
 
     directions: Float[Tensor, "n width"]
@@ -114,7 +114,7 @@ class SynthTensors:
     sigma: Float[Tensor, " n"]
 
 
-def draw_tensors(spec: SynthSpec) -> SynthTensors:
+def draw_tensors(spec: SynthSpec) -> _SynthTensors:
     """A world's tensors from CPU generators: seed for directions and bias, seed + 1 for sigma, seed + 4 for factors."""
     own = torch.Generator().manual_seed(spec.seed)
     rows = torch.randn(spec.n, spec.width, generator=own)
@@ -123,7 +123,7 @@ def draw_tensors(spec: SynthSpec) -> SynthTensors:
     factors = spec.correlation * torch.randn(spec.n, spec.rank, generator=torch.Generator().manual_seed(spec.seed + 4))
     if spec.directions == "optimised":
         rows = _kept(spec, lambda: orthogonalised(rows))
-    return SynthTensors(rows, bias * (spec.bias_norm / bias.norm()), _capped(factors), *_sizes(spec))
+    return _SynthTensors(rows, bias * (spec.bias_norm / bias.norm()), _capped(factors), *_sizes(spec))
 
 
 def _sizes(spec: SynthSpec) -> tuple[Tensor, Tensor]:
@@ -198,7 +198,7 @@ def read_world(folder: str | Path, *, scaled: bool | None = None) -> "SynthSourc
         scaled = bool(nodes["roots"][0]["scale_children_by_parent"])
     spec = SynthSpec(scaled=scaled)
     directions, bias, factors = (tensors[name].float().contiguous() for name in wanted)
-    return SynthSource(spec, SynthTensors(directions, bias, factors, *_sizes(spec)), "published")
+    return SynthSource(spec, _SynthTensors(directions, bias, factors, *_sizes(spec)), "published")
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,7 +214,7 @@ class SynthLaw(FeatureLaw):
     """
 
     spec: SynthSpec
-    tensors: SynthTensors
+    tensors: _SynthTensors
 
     @cached_property
     def _numbers(self) -> "_Numbers":
@@ -307,7 +307,7 @@ class SynthLaw(FeatureLaw):
 class _Numbers:
     """A law's arrays as numpy wants them, float32."""
 
-    def __init__(self, spec: SynthSpec, tensors: SynthTensors) -> None:
+    def __init__(self, spec: SynthSpec, tensors: _SynthTensors) -> None:
         factors = tensors.factors.double()
         own = (1.0 - factors.square().sum(1)).sqrt()
         rates = torch.from_numpy(spec.compensated)
@@ -344,7 +344,7 @@ class SynthSource:
 
     rows = None
 
-    def __init__(self, spec: SynthSpec, tensors: SynthTensors | None = None, origin: str = "sibling") -> None:
+    def __init__(self, spec: SynthSpec, tensors: _SynthTensors | None = None, origin: str = "sibling") -> None:
         self.spec, self.origin = spec, origin
         self.tensors = draw_tensors(spec) if tensors is None else tensors
         self.law = SynthLaw(spec, self.tensors)

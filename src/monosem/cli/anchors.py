@@ -31,7 +31,7 @@ _Out = Annotated[Path, opt("Anchors to write: .safetensors.", "--out")]
 
 
 @dataclass(frozen=True)
-class ClassOptions:
+class _ClassOptions:
     """The options of `monosem anchors from-classes`."""
 
     rows: RowsOptions
@@ -47,8 +47,8 @@ class ClassOptions:
     ] = 0.0
 
 
-@command_of(ClassOptions)
-def _from_classes(o: ClassOptions) -> Answer:
+@command_of(_ClassOptions)
+def _from_classes(o: _ClassOptions) -> Answer:
     """Anchors at the means of labelled classes (eq 23-24); raw and centred means are compared, centred ones written."""
     import numpy as np
 
@@ -84,7 +84,7 @@ def _train_with(rows: RowsOptions, anchors: Path, width: int) -> str:
 
 
 @dataclass(frozen=True)
-class ScoreOptions:
+class _ScoreOptions:
     """The options of `monosem anchors score-classes`."""
 
     dictionary: Dictionary
@@ -98,8 +98,8 @@ class ScoreOptions:
     raw: Annotated[bool, opt("Compare with class means that are not centred.", "--raw")] = False
 
 
-@command_of(ScoreOptions)
-def _score_classes(o: ScoreOptions) -> Answer:
+@command_of(_ScoreOptions)
+def _score_classes(o: _ScoreOptions) -> Answer:
     """Score decoder columns on class means: held-out, anchored and all classes, with chance for comparison."""
     import torch
 
@@ -171,7 +171,7 @@ def _scores(scores: "dict[str, dict[str, dict[str, object]]]", classes: int, anc
 
 
 @dataclass(frozen=True)
-class DiscoverOptions:
+class _DiscoverOptions:
     """The options of `monosem anchors discover`."""
 
     data: RowsOptions
@@ -204,8 +204,8 @@ def _check_name(out_file: Path) -> None:
         fail(f"--out {out_file} must end in .safetensors; that is the format of anchors")
 
 
-@command_of(DiscoverOptions)
-def _from_rows(o: DiscoverOptions) -> Answer:
+@command_of(_DiscoverOptions)
+def _from_rows(o: _DiscoverOptions) -> Answer:
     """Discover anchors without labels: directions of which the rows are sparse sums."""
     set_threads(o.threads)
     x_p, x_r = _ordinary(o.data.open(), o.rows, o.within)

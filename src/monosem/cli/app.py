@@ -29,7 +29,7 @@ COMMANDS = {
 """By name: the module of a command, and what it is for."""
 
 
-class Everything(Commands):
+class _Everything(Commands):
     """All of COMMANDS: listed by their summaries, imported when one is called."""
 
     def __init__(self, **given: Any) -> None:
@@ -61,7 +61,7 @@ def _version(wanted: bool) -> bool:
 
 app = typer.Typer(
     name="monosem",
-    cls=Everything,
+    cls=_Everything,
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},

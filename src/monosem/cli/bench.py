@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ReportOptions:
+class _ReportOptions:
     """The options of `monosem report`."""
 
     records: Annotated[
@@ -29,8 +29,8 @@ class ReportOptions:
     ] = None
 
 
-@command_of(ReportOptions)
-def report(o: ReportOptions) -> Answer:
+@command_of(_ReportOptions)
+def report(o: _ReportOptions) -> Answer:
     """Turn records into one self-contained HTML page: tables, curves, maps, and a world in three dimensions."""
     from monosem.report.page import write_report
 
@@ -61,7 +61,7 @@ def split_methods(texts: list[str]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class BenchOptions:
+class _BenchOptions:
     """The options of `monosem bench`."""
 
     action: Annotated[
@@ -127,8 +127,8 @@ class BenchOptions:
         return self.plain or not only, self.anchored or not only
 
 
-@command_of(BenchOptions)
-def bench(o: BenchOptions) -> Answer:
+@command_of(_BenchOptions)
+def bench(o: _BenchOptions) -> Answer:
     """Train and score methods, plain and anchored, against known features; resumes where an earlier call stopped."""
     from monosem.anchors.term import PRINTED
     from monosem.bench.run import plan
@@ -163,7 +163,7 @@ def bench(o: BenchOptions) -> Answer:
     return Answer(facts | {"records": list(map(_scored, records))}, _tables(records), code=1 if failed else 0)
 
 
-def _export(o: BenchOptions) -> Answer:
+def _export(o: _BenchOptions) -> Answer:
     """Write rows; a method's name says of which pairing."""
     from monosem.bench.foreign import export_rows
     from monosem.bench.run import pairing_of

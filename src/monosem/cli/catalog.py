@@ -34,7 +34,7 @@ Entry = dict[str, str]
 
 
 @dataclass(frozen=True)
-class CiteOptions:
+class _CiteOptions:
     """The options of `monosem cite`."""
 
     method: Annotated[
@@ -46,8 +46,8 @@ class CiteOptions:
     ]
 
 
-@command_of(CiteOptions)
-def cite(o: CiteOptions) -> Answer:
+@command_of(_CiteOptions)
+def cite(o: _CiteOptions) -> Answer:
     """Print BibTeX: the method, its pairing, and the paper that states the one problem."""
     from monosem.base.literature import TANG_2025
     from monosem.methods import recipe_of
@@ -64,7 +64,7 @@ A weight may be a schedule: "relu_l1(l1=to_l0(20))". Your own terms: monosem --l
 
 
 @dataclass(frozen=True)
-class ListOptions:
+class _ListOptions:
     """The options of `monosem list`."""
 
     what: Annotated[
@@ -76,8 +76,8 @@ class ListOptions:
     ] = ""
 
 
-@command_of(ListOptions)
-def catalog(o: ListOptions) -> Answer:
+@command_of(_ListOptions)
+def catalog(o: _ListOptions) -> Answer:
     """List methods with their arguments and citations, pairings, activations, loss terms, tasks and parts of worlds."""
     from monosem.base import plugins
 

@@ -55,7 +55,7 @@ def _claim(r: "Report") -> Text:
 
 
 @dataclass(frozen=True)
-class CheckOptions:
+class _CheckOptions:
     """The options of `monosem check`."""
 
     names: Annotated[
@@ -66,8 +66,8 @@ class CheckOptions:
     trials: Annotated[int | None, opt("Number of random cases per check. [default: the check's]")] = None
 
 
-@command_of(CheckOptions)
-def check(o: CheckOptions) -> Answer:
+@command_of(_CheckOptions)
+def check(o: _CheckOptions) -> Answer:
     """Run the theory's checks, a minute; exit status 0 says that all is as documented.
 
     With --problem: the patterns of that problem, which hold a trap, a saddle or no stationary point, its least loss,
@@ -83,7 +83,7 @@ def check(o: CheckOptions) -> Answer:
     return _of_all(chosen, o) if problem is None else _on_one(str(o.problem), problem, chosen, o)
 
 
-def _of_all(checks: "list[Check]", o: CheckOptions) -> Answer:
+def _of_all(checks: "list[Check]", o: _CheckOptions) -> Answer:
     """Every check on its random cases, and on the suite of problems."""
     from monosem.theory.checks.registry import SUITE
 
@@ -107,7 +107,7 @@ def _of_all(checks: "list[Check]", o: CheckOptions) -> Answer:
     return Answer(facts, Group(*map(_claim, reports), *lines, last), code=0 if good else 1)
 
 
-def _on_one(path: str, problem: "Problem", checks: "list[Check]", o: CheckOptions) -> Answer:
+def _on_one(path: str, problem: "Problem", checks: "list[Check]", o: _CheckOptions) -> Answer:
     """What is true of one problem."""
     from monosem.cli.tables import Sheet
     from monosem.theory.survey import survey

@@ -17,7 +17,7 @@ _Scale = Annotated[
 
 
 @dataclass(frozen=True)
-class ConvertOptions:
+class _ConvertOptions:
     """The options of `monosem convert`."""
 
     dictionary: Dictionary
@@ -29,8 +29,8 @@ class ConvertOptions:
     )
 
 
-@command_of(ConvertOptions)
-def convert(o: ConvertOptions) -> Answer:
+@command_of(_ConvertOptions)
+def convert(o: _ConvertOptions) -> Answer:
     """Rewrite a dictionary in another format, the same function; what a format cannot express is refused."""
     from monosem.interop import FORMATS, read, save
 
@@ -47,7 +47,7 @@ def convert(o: ConvertOptions) -> Answer:
 
 
 @dataclass(frozen=True)
-class DescribeOptions:
+class _DescribeOptions:
     """The options of `monosem describe`."""
 
     dictionary: Dictionary
@@ -55,8 +55,8 @@ class DescribeOptions:
     weights: Annotated[bool, opt("Read the weights too, for their norms.", "--weights")] = False
 
 
-@command_of(DescribeOptions)
-def describe(o: DescribeOptions) -> Answer:
+@command_of(_DescribeOptions)
+def describe(o: _DescribeOptions) -> Answer:
     """Say what a file holds, by its headers: kind, sizes, activation, the share of dead latents if known."""
     from monosem.cli.tables import values_table
     from monosem.interop import describe as description

@@ -22,7 +22,7 @@ _site = partial(opt, panel="Network")
 
 
 @dataclass(frozen=True)
-class Place:
+class _Place:
     """A network's name or folder, the sites of a dictionary in it, and the tokens that it was trained on."""
 
     network: str
@@ -40,7 +40,7 @@ class PlaceOptions:
     read: Annotated[str | None, _site('Sites to read, as "model.layers.5:out". [default: those of its store]')] = None
     write: Annotated[str | None, _site("Sites to write, where they are others. [default: those of its store]")] = None
 
-    def find(self, dictionary: Path) -> Place:
+    def find(self, dictionary: Path) -> _Place:
         """What is given, and else what `monosem train` noted beside the dictionary about its store."""
         from monosem.data.store import is_store, open_store
         from monosem.data.trained import trained_on
@@ -57,15 +57,15 @@ class PlaceOptions:
             example = "--network smollm2 --read model.layers.15:out"
             fail(f"{dictionary} does not say where it belongs; give {missing}, as {example}")
         drop = tuple(about["drop"]) if "drop" in about else None
-        return Place(network, read, write, drop, int(about.get("first", 0)))
+        return _Place(network, read, write, drop, int(about.get("first", 0)))
 
-    def open(self, place: Place) -> tuple[Any, Any]:
+    def open(self, place: _Place) -> tuple[Any, Any]:
         """(the network, its tokenizer)."""
         return self.of.open(place.network)
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions:
+class _EvaluateOptions:
     """The options of `monosem evaluate`."""
 
     dictionary: Dictionary
@@ -89,8 +89,8 @@ class EvaluateOptions:
     threads: Threads = None
 
 
-@command_of(EvaluateOptions)
-def evaluate(o: EvaluateOptions) -> Answer:
+@command_of(_EvaluateOptions)
+def evaluate(o: _EvaluateOptions) -> Answer:
     """Score a dictionary on a task's true features, or by what its network loses with the reconstruction in place.
 
     On a task: four similarities, matching, codes, chance and oracle. On a network: FVU, L0, dead latents, cosine;
@@ -115,7 +115,7 @@ def evaluate(o: EvaluateOptions) -> Answer:
     return Answer(facts | scores.plain(), _network_table(scores, f"{o.dictionary} in {place.network}"))
 
 
-def _on_a_task(o: EvaluateOptions, name: str) -> Answer:
+def _on_a_task(o: _EvaluateOptions, name: str) -> Answer:
     from monosem.bench.foreign import foreign_record, write_foreign
     from monosem.bench.run import pairing_of
     from monosem.bench.tasks import SIDES, TaskSource
@@ -144,7 +144,7 @@ def _on_a_task(o: EvaluateOptions, name: str) -> Answer:
     return Answer(facts, score_table(record["metrics"], shown))
 
 
-def _score_on_network(o: EvaluateOptions, place: Place) -> "NetworkScores":
+def _score_on_network(o: _EvaluateOptions, place: _Place) -> "NetworkScores":
     """Read everything, splice, score."""
     from monosem.data.batches import TokenFilter
     from monosem.data.texts import read_documents, text_batches

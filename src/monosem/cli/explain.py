@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExplainOptions:
+class _ExplainOptions:
     """The options of `monosem explain`."""
 
     dictionary: Dictionary
@@ -35,8 +35,8 @@ class ExplainOptions:
     threads: Threads = None
 
 
-@command_of(ExplainOptions)
-def explain(o: ExplainOptions) -> Answer:
+@command_of(_ExplainOptions)
+def explain(o: _ExplainOptions) -> Answer:
     """Say in words what latents fire on, and score the words on held-out firings.
 
     With --judge a program answers; without one, --prompts writes what is to be answered, and --answers reads it back:

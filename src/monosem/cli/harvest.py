@@ -21,7 +21,7 @@ _stored = partial(opt, panel="Store")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleOptions:
+class _SampleOptions:
     """The options of `monosem sample`."""
 
     network: Annotated[str, opt("Language model: a transformers folder, or a name in the cache.")]
@@ -34,8 +34,8 @@ class SampleOptions:
     threads: Threads = None
 
 
-@command_of(SampleOptions)
-def sample(o: SampleOptions) -> Answer:
+@command_of(_SampleOptions)
+def sample(o: _SampleOptions) -> Answer:
     """Sample texts from a language model whose training texts are not available (stories15m).
 
     Texts are written as they are drawn; called again, it goes on after the last one, also to more --documents.
@@ -60,7 +60,7 @@ def sample(o: SampleOptions) -> Answer:
     return Answer(facts, f"{facts['texts']:,} texts in {o.out_file}")
 
 
-def _texts_there(o: SampleOptions) -> int:
+def _texts_there(o: _SampleOptions) -> int:
     """The number of whole texts of an earlier call; what is left of a last one is cut off."""
     from monosem.base.files import read_json, write_json
 
@@ -86,7 +86,7 @@ def _texts_there(o: SampleOptions) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HarvestOptions:
+class _HarvestOptions:
     """The options of `monosem harvest`."""
 
     network: Annotated[
@@ -113,8 +113,8 @@ class HarvestOptions:
     threads: Threads = None
 
 
-@command_of(HarvestOptions)
-def harvest(o: HarvestOptions) -> Answer:
+@command_of(_HarvestOptions)
+def harvest(o: _HarvestOptions) -> Answer:
     """Store a network's activations at some sites; called again after an interruption, it ends with the same bytes."""
     from monosem.base.files import check_output
 
@@ -140,7 +140,7 @@ def harvest(o: HarvestOptions) -> Answer:
     return Answer(facts, shown, follow)
 
 
-def _stored_rows(o: HarvestOptions, models: dict[str, Any], tokenizer: Any, progress: Any) -> "Store":
+def _stored_rows(o: _HarvestOptions, models: dict[str, Any], tokenizer: Any, progress: Any) -> "Store":
     """The store of what the texts give at the sites."""
     from monosem.data.texts import pieces
     from monosem.networks.harvest import harvest as run
@@ -165,7 +165,7 @@ def _stored_rows(o: HarvestOptions, models: dict[str, Any], tokenizer: Any, prog
     )
 
 
-def _batches(o: HarvestOptions, tokenizer: Any, drop: tuple[int, ...]) -> "tuple[Iterator[Batch], list[str] | None]":
+def _batches(o: _HarvestOptions, tokenizer: Any, drop: tuple[int, ...]) -> "tuple[Iterator[Batch], list[str] | None]":
     """Batches of the texts' tokens, and the names of their classes where they have labels."""
     from monosem.data.batches import TokenFilter
     from monosem.data.texts import read_documents, sampled, text_batches

@@ -49,7 +49,7 @@ class InspectRows(RowsOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InspectOptions:
+class _InspectOptions:
     """The options of `monosem inspect`."""
 
     dictionary: Dictionary
@@ -78,8 +78,8 @@ class InspectOptions:
     threads: Threads = None
 
 
-@command_of(InspectOptions)
-def inspect(o: InspectOptions) -> Answer:
+@command_of(_InspectOptions)
+def inspect(o: _InspectOptions) -> Answer:
     """Write one self-contained HTML page of all latents: what each is active on, how often, and its neighbours.
 
     The network shows which tokens latents promote; "--network none" leaves them out.
@@ -102,7 +102,7 @@ def inspect(o: InspectOptions) -> Answer:
     return Answer(facts, f"latents  {path} ({size:.1f} MB), opens in a browser without a server")
 
 
-def _page(o: InspectOptions) -> tuple[str, int]:
+def _page(o: _InspectOptions) -> tuple[str, int]:
     """The page of a dictionary's latents on its rows, and how many rows these are."""
     from monosem.anchors.directions import load_anchors
     from monosem.data.trained import anchors_of
@@ -144,7 +144,7 @@ def _page(o: InspectOptions) -> tuple[str, int]:
     return page, rows.count
 
 
-def _own(o: InspectOptions, model: "SDL", data: Path, sites: tuple[str | None, str | None]) -> "list[OwnText]":
+def _own(o: _InspectOptions, model: "SDL", data: Path, sites: tuple[str | None, str | None]) -> "list[OwnText]":
     """What fires on the texts of --try, by --network or by the one network that the store was harvested from."""
     from monosem.data.store import is_store, open_store
     from monosem.inspect.own import own_texts

@@ -18,7 +18,7 @@ from monosem.train.config import FitConfig
 
 
 @runtime_checkable
-class Shown(Protocol):
+class _Shown(Protocol):
     """What the display reads of a run."""
 
     @property
@@ -34,7 +34,7 @@ class Shown(Protocol):
 class LiveRuns:
     """Callbacks for `run_jobs` that draw; where there is no terminal, only the lines of ended runs are printed."""
 
-    def __init__(self, jobs: Sequence[Shown], console: Console, word: str = "world") -> None:
+    def __init__(self, jobs: Sequence[_Shown], console: Console, word: str = "world") -> None:
         self.jobs, self._word = jobs, word
         self.failed: dict[int, str] = {}
         self.already = 0

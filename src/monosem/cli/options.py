@@ -94,10 +94,10 @@ def command_of(kind: type[_Options]) -> Callable[[Callable[[_Options], Answer]],
 
 def add(app: typer.Typer, name: str, command: Callable[..., None]) -> None:
     """Put a command of `command_of` into an app."""
-    app.command(name, cls=Command)(command)
+    app.command(name, cls=_Command)(command)
 
 
-class Command(TyperCommand):
+class _Command(TyperCommand):
     """A command that prints its configuration without being given what it requires."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

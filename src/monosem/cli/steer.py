@@ -21,7 +21,7 @@ _edit = partial(opt, panel="Edits, each may be repeated")
 
 
 @dataclass(frozen=True)
-class SteerOptions:
+class _SteerOptions:
     """The options of `monosem steer`."""
 
     dictionary: Dictionary
@@ -56,8 +56,8 @@ class SteerOptions:
         return parsed
 
 
-@command_of(SteerOptions)
-def steer(o: SteerOptions) -> Answer:
+@command_of(_SteerOptions)
+def steer(o: _SteerOptions) -> Answer:
     """Continue a prompt with a language model, as it is and with latents added to, clamped, scaled or zeroed."""
     import torch
 
@@ -84,7 +84,7 @@ def steer(o: SteerOptions) -> Answer:
     return Answer(facts | {name.replace(" ", "_"): text for name, text in written.items()}, Text("\n").join(shown))
 
 
-def _continued(language: Any, tokenizer: Any, o: SteerOptions) -> str:
+def _continued(language: Any, tokenizer: Any, o: _SteerOptions) -> str:
     from monosem.networks.devices import input_device, moved
 
     ids = moved(dict(tokenizer(o.prompt or (tokenizer.bos_token or ""), return_tensors="pt")), input_device(language))

@@ -56,7 +56,7 @@ _TRAINING = Group(
 
 
 @dataclass(frozen=True)
-class TrainRows(RowsOptions):
+class _TrainRows(RowsOptions):
     """The rows of a training, unless a network gives them."""
 
     data: Annotated[
@@ -67,10 +67,10 @@ class TrainRows(RowsOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions:
+class _TrainOptions:
     """The options of `monosem train`."""
 
-    rows: TrainRows
+    rows: _TrainRows
     live: StreamOptions
     method: Annotated[str, opt('Method, such as "topk(k=32)"; `monosem list methods` names them.', complete="methods")]
     n_q: Annotated[int, opt("Number of latents.", "--n-q")]
@@ -131,8 +131,8 @@ class TrainOptions:
             fail(f"--norm-limit {self.norm_limit}; it is a multiple of the median norm, more than 1, or 0 for none")
 
 
-@command_of(TrainOptions)
-def train(o: TrainOptions) -> Answer:
+@command_of(_TrainOptions)
+def train(o: _TrainOptions) -> Answer:
     """Train a method on your own activations; called again, it resumes from its last checkpoint."""
     from monosem.base.files import claim
 
@@ -142,7 +142,7 @@ def train(o: TrainOptions) -> Answer:
         return _train(o, first)
 
 
-def _train(o: TrainOptions, first: bool) -> Answer:
+def _train(o: _TrainOptions, first: bool) -> Answer:
     """Train; of several processes the first alone speaks and writes what is not shared."""
     from monosem.data.stream import StreamSource
     from monosem.train.loop import fit
@@ -175,7 +175,7 @@ def _train(o: TrainOptions, first: bool) -> Answer:
         return Answer({"out": str(folder), "seconds": result.seconds}, "")
 
 
-def _stored(o: TrainOptions, chosen: "Method") -> Fed:
+def _stored(o: _TrainOptions, chosen: "Method") -> Fed:
     """The rows of a store or of files: outliers left out, some held back, the rest in units of training."""
     from monosem.data.store import is_store
     from monosem.data.trained import notes_of
@@ -219,7 +219,7 @@ def _parts(source: "FileSource") -> "Iterable[tuple[Tensor, Tensor]]":
     return zip(*(torch.split(x, 1024) for x in source.sample(8192)), strict=True)
 
 
-def _streamed(o: TrainOptions, chosen: "Method") -> Fed:
+def _streamed(o: _TrainOptions, chosen: "Method") -> Fed:
     """The rows of a network that runs ahead of training."""
     from monosem.front.fitting import check_source
 
@@ -245,7 +245,7 @@ def _whole(result: "Result", folder: Path, first: bool) -> "Result":
     return replace(result, model=load_model(folder, device=result.model.b_E.device)) if shared else result
 
 
-def _chosen(o: TrainOptions) -> "Method":
+def _chosen(o: _TrainOptions) -> "Method":
     """The method with the form of anchoring that is asked for."""
     from dataclasses import replace
 

@@ -40,23 +40,23 @@ DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat1
 
 def activation_to_text(activation: Activation) -> str:
     """An activation as a call: "topk(k=32, ...)"; the inverse of `activation_from_text`."""
-    return part_to_text(activation, ACTIVATIONS)
+    return _part_to_text(activation, ACTIVATIONS)
 
 
 def activation_from_text(text: str) -> Activation:
     """An activation from its call."""
-    return part_from_text(text, ACTIVATIONS)
+    return _part_from_text(text, ACTIVATIONS)
 
 
-def part_to_text(part: Part, registry: Registry[type[Part]]) -> str:
-    """A registered value (activation, encoder, dictionary) as a call; the inverse of `part_from_text`."""
+def _part_to_text(part: Part, registry: Registry[type[Part]]) -> str:
+    """A registered value (activation, encoder, dictionary) as a call; the inverse of `_part_from_text`."""
     for name, kind in registry.items():
         if type(part) is kind:
             return format_call(name, spoken(part))
     raise ArgumentError(f"{type(part).__name__} is no registered {registry.kind}; register it to save it")
 
 
-def part_from_text(text: str, registry: Registry[type[Part]]) -> Part:
+def _part_from_text(text: str, registry: Registry[type[Part]]) -> Part:
     """A registered value from its call."""
     name, arguments = parse_call(text)
     try:
@@ -94,7 +94,7 @@ class _LayoutFields:
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig:
+class _ModelConfig:
     """What config.json says; `metadata` is what the writer gave to `save_model`."""
 
     format: str
@@ -231,9 +231,9 @@ def config_bytes(model: SDL, metadata: dict[str, Any] | None = None) -> bytes:
         "metadata": metadata or {},
     }
     if model.encoder_kind != AFFINE:
-        config["encoder"] = part_to_text(model.encoder_kind, ENCODERS)
+        config["encoder"] = _part_to_text(model.encoder_kind, ENCODERS)
     if model.dictionary != FREE:
-        config["dictionary"] = part_to_text(model.dictionary, DICTIONARIES)
+        config["dictionary"] = _part_to_text(model.dictionary, DICTIONARIES)
     return json_bytes(config)
 
 
@@ -281,22 +281,22 @@ def load_outline(folder: str | Path) -> SDL:
     return place_tensors(cast_parameters(model, DTYPES[config.dtype]), kinds, str(folder), unchecked=True)
 
 
-def _empty_model(config: ModelConfig, folder: Path) -> SDL:
+def _empty_model(config: _ModelConfig, folder: Path) -> SDL:
     """The model that a config describes, without memory for its weights."""
     try:
         layout, activation = _layout(config.layout), activation_from_text(config.activation)
         with torch.device("meta"):
             if config.row_norm is not None:
                 return RowNormSDL(layout, activation, config.pre_bias, config.row_norm)
-            encoder = part_from_text(config.encoder, ENCODERS)
-            dictionary = part_from_text(config.dictionary, DICTIONARIES)
+            encoder = _part_from_text(config.encoder, ENCODERS)
+            dictionary = _part_from_text(config.dictionary, DICTIONARIES)
             return SDL(layout, activation, config.pre_bias, encoder, dictionary)
     except (MonosemError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         why = shortened(" ".join(str(error).split()), 300)
         raise CheckpointError(f"{folder}/config.json is damaged ({type(error).__name__}: {why})") from None
 
 
-def load_config(folder: str | Path) -> ModelConfig:
+def load_config(folder: str | Path) -> _ModelConfig:
     """A saved model's config.json, its version and every field's type checked."""
     path = Path(folder) / "config.json"
     if not path.is_file():
@@ -304,7 +304,7 @@ def load_config(folder: str | Path) -> ModelConfig:
     plain = read_json(path)
     have = str(plain.get("format") if isinstance(plain, dict) else None)
     if have == FORMAT:
-        return read(ModelConfig, plain, str(path))
+        return read(_ModelConfig, plain, str(path))
     name, _, version = have.rpartition("/")
     have = repr(shortened(have, 80))
     if name == FORMAT.rpartition("/")[0] and version.isdigit():

@@ -18,14 +18,14 @@ KINDS = "a tensor [..., width], an array, a path, a store, a pair (x_p, x_r), se
 
 
 @dataclass(frozen=True, eq=False)
-class Sides:
+class _Sides:
     """What is read and what is written, before it is opened; `target` None: x_r = x_p."""
 
     data: Any
     target: Any = None
 
 
-def sides_of(data: Any, target: Any, pairing: Pairing | None) -> Sides:
+def sides_of(data: Any, target: Any, pairing: Pairing | None) -> _Sides:
     """A pair taken apart, and a loader's batches put together.
 
     Two things in a tuple are a pair (x_p, x_r), unless the pairing reads several sources and writes the same.
@@ -37,12 +37,12 @@ def sides_of(data: Any, target: Any, pairing: Pairing | None) -> Sides:
     if target is None and isinstance(data, tuple) and len(data) == 2 and not isinstance(pairing, Crosscoder):
         data, target = data
     if pairing is None:
-        return Sides(data, target)
+        return _Sides(data, target)
     wrong = f"{type(pairing).__name__} reads what it writes, and a target x_r is given; name a transcoder, as "
     check(not (alone and target is not None), f"{wrong}topk_transcoder(k=32), or several sources and a crosscoder")
     missing = f"{type(pairing).__name__} writes another representation than it reads; give a pair (x_p, x_r)"
     check(alone or target is not None, missing)
-    return Sides(data, target)
+    return _Sides(data, target)
 
 
 def table_of(given: Any, name: str, key: str | None = None) -> tuple[Table, tuple[int, ...]]:
@@ -60,7 +60,7 @@ def table_of(given: Any, name: str, key: str | None = None) -> tuple[Table, tupl
         f"the sources of {name} have {sorted(counts)} rows; they must be of the same inputs",
         DataError,
     )
-    values = tables[0].values if len(tables) == 1 else SideBySide([table.values for table in tables])
+    values = tables[0].values if len(tables) == 1 else _SideBySide([table.values for table in tables])
     return Table(values, tables[0].path), tuple(table.width for table in tables)
 
 
@@ -98,7 +98,7 @@ def _of_batches(loader: Iterable[Any]) -> Any:
     return parts[0] if len(parts) == 1 else parts
 
 
-class SideBySide:
+class _SideBySide:
     """Several arrays of the same rows as one, their columns one after the other."""
 
     def __init__(self, parts: Sequence[Any]) -> None:

@@ -71,7 +71,7 @@ class Producer(Protocol):
 
 
 @dataclass(frozen=True)
-class Cursor:
+class _Cursor:
     """Where a block of rows begins: its first row, the producer's state before it, and the rows to leave out there."""
 
     row: int = 0
@@ -84,19 +84,19 @@ class Cursors:
 
     def __init__(self, path: Path | None, digest: str) -> None:
         self.path, self.digest = path, digest
-        self.all: dict[int, Cursor] = {}
+        self.all: dict[int, _Cursor] = {}
         self.notes: dict[str, Any] = {}
         if path is not None and path.is_file():
             known = read_json(path)
             if known.get("digest") == digest:
-                self.all = {row: Cursor(row, state, drop) for row, state, drop in known["cursors"]}
+                self.all = {row: _Cursor(row, state, drop) for row, state, drop in known["cursors"]}
                 self.notes = known["notes"]
 
-    def before(self, row: int) -> Cursor:
+    def before(self, row: int) -> _Cursor:
         """The newest cursor at or before a row; the start of the stream if there is none."""
-        return max((c for c in self.all.values() if c.row <= row), key=lambda c: c.row, default=Cursor())
+        return max((c for c in self.all.values() if c.row <= row), key=lambda c: c.row, default=_Cursor())
 
-    def add(self, cursor: Cursor) -> None:
+    def add(self, cursor: _Cursor) -> None:
         """Keep a cursor."""
         self.all[cursor.row] = cursor
         for row in sorted(self.all)[:-_KEPT]:
@@ -288,7 +288,7 @@ class Ring:
         rows, done = piece.xs[0].shape[0], 0
         ahead = -self.arrived % self.size  # rows until a block begins
         if ahead < rows:
-            self.cursors.add(Cursor(self.arrived + ahead, piece.state, piece.before(ahead)))
+            self.cursors.add(_Cursor(self.arrived + ahead, piece.state, piece.before(ahead)))
         while done < rows:
             with self.changed:
                 self.changed.wait_for(lambda: self._free or self.stopped)

@@ -71,7 +71,7 @@ class _Shard:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class _Manifest:
     """What manifest.json holds; `sha256` is of all the rest of it (older versions left it out)."""
 
     format: str
@@ -100,14 +100,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if version != FORMAT:
         version = shortened(repr(version), 80)
         raise CheckpointError(f"{folder} has format {version}, this version reads {FORMAT!r}; harvest it again")
-    manifest = read(Manifest, plain, str(path))
+    manifest = read(_Manifest, plain, str(path))
     said = plain.pop("sha256", None)
     check(said in (None, digest(plain)), f"{path} was altered since it was written; restore it", CheckpointError)
     _check_shards(manifest, str(path))
     return dict(plain)
 
 
-def _check_shards(manifest: Manifest, where: str) -> None:
+def _check_shards(manifest: _Manifest, where: str) -> None:
     """Every shard but the last is full, and has one file per site and column."""
     columns = COLUMNS if manifest.labels is None else (*COLUMNS, "label")
     arrays = ("x", "scale") if manifest.dtype == "int8" else ("x",)

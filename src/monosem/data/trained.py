@@ -17,7 +17,7 @@ _LONGEST = 4096
 
 
 @dataclass(frozen=True)
-class TrainedOn:
+class _TrainedOn:
     """The store of a model's training rows, and the sites that are read and written."""
 
     store: Path
@@ -47,7 +47,7 @@ def read_classes(path: str | Path) -> tuple[str, ...]:
     return tuple(read(_Classes, named, str(path)).classes)
 
 
-def trained_on(folder: str | Path) -> TrainedOn | None:
+def trained_on(folder: str | Path) -> _TrainedOn | None:
     """What a model's folder says it was trained on; None for a model of tables, or from elsewhere."""
     path = Path(folder) / "source.json"
     if not path.is_file():
@@ -55,7 +55,7 @@ def trained_on(folder: str | Path) -> TrainedOn | None:
     note = read(_SourceNote, read_json(path), str(path))
     longest = max(map(len, (note.store, *note.read, *(note.write or ()))), default=0)
     check(longest <= _LONGEST, f"{path} has a text of {longest:,} letters; restore the file", CheckpointError)
-    return TrainedOn(Path(note.store), "; ".join(note.read), "; ".join(note.write) if note.write else None)
+    return _TrainedOn(Path(note.store), "; ".join(note.read), "; ".join(note.write) if note.write else None)
 
 
 def anchors_of(folder: str | Path) -> tuple[Anchors | None, tuple[str, ...]]:

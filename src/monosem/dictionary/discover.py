@@ -141,7 +141,7 @@ def _checked(x_p: Tensor, x_r: Tensor | None) -> tuple[Tensor, Tensor | None]:
     return x_p.detach().float(), None if x_r is None or x_r is x_p else x_r.detach().float()
 
 
-def from_rows(
+def _from_rows(
     x: Float[Tensor, "rows d"], offset: Float[Tensor, " d"], factors: Float[Tensor, "d q"], seed: int, part: int = 0
 ) -> SparseModel:
     """A model to start from: 5 d rows as atoms, factors taken out. A row with one feature is an exact atom."""
@@ -195,13 +195,13 @@ def _best_start(rows: Rows, s: Settings, seed: int, tell: Any) -> State:
     """Short fits from rows as they are, less their mode, and without dense factors; climbed atoms where these fail."""
     x, d = rows.x, rows.x.shape[1]
     zero, none = torch.zeros(d), torch.zeros(d, 0)
-    starts = [from_rows(x, zero, none, seed)]
+    starts = [_from_rows(x, zero, none, seed)]
     centre = mode(x)
     if float(centre.norm()) > 0.02 * float(x.norm(dim=1).median()):
-        starts.append(from_rows(x, centre, none, seed))
+        starts.append(_from_rows(x, centre, none, seed))
     factors = dense_factors(x)
     if factors.shape[1]:
-        starts += [from_rows(x, start.offset, factors, seed) for start in list(starts)]
+        starts += [_from_rows(x, start.offset, factors, seed) for start in list(starts)]
     plan = Plan(passes=s.short)
     best: State | None = None
     for i, start in enumerate(starts):
@@ -221,7 +221,7 @@ def _best_start(rows: Rows, s: Settings, seed: int, tell: Any) -> State:
 def _half(x: Tensor, whole: SparseModel, seed: int, part: int, s: Settings) -> Float[Tensor, "d m"]:
     """Atoms from half of the rows, found afresh: only the offset and the number of factors are taken over."""
     rows = Rows(x, seed, f"half/{part}")
-    start = from_rows(x, whole.offset, whole.factors, seed, part + 1)
+    start = _from_rows(x, whole.offset, whole.factors, seed, part + 1)
     return fitted(rows, start, Plan(passes=s.passes, shift=bool(whole.offset.any())), stream=part).model.D
 
 

@@ -19,12 +19,12 @@ def composite(rows: Rows, state: State, step: int) -> SparseModel | None:
     return None if bool(keep.all()) else without(state.model, keep)
 
 
-def reheat(rows: Rows, state: State, step: int) -> SparseModel | None:
+def _reheat(rows: Rows, state: State, step: int) -> SparseModel | None:
     """Eight times the noise, to cool again, once: atoms that were frozen too early may still move."""
     return None if step else replace(state.model, noise=8 * state.model.noise)
 
 
-def costly(rows: Rows, state: State, step: int) -> SparseModel | None:
+def _costly(rows: Rows, state: State, step: int) -> SparseModel | None:
     """New atoms from rows whose codes are dear: the row, without none, one or two of its largest terms."""
     code, model = state.code, state.model
     dear = (code.loss > 1.3 * code.loss[code.atom[:, 0] < model.m].median()).nonzero().flatten()
@@ -42,7 +42,7 @@ def costly(rows: Rows, state: State, step: int) -> SparseModel | None:
     return extended(model, born, float(model.sizes.median()), rows.x.shape[0])
 
 
-MOVES: tuple[Move, ...] = (composite, costly, reheat)
+MOVES: tuple[Move, ...] = (composite, _costly, _reheat)
 
 
 def polished(rows: Rows, state: State, tries: int, shift: bool, tell: Callable[[State], None] | None = None) -> State:
@@ -51,7 +51,7 @@ def polished(rows: Rows, state: State, tries: int, shift: bool, tell: Callable[[
     for step in range(tries):
         other = MOVES[step % len(MOVES)](rows, state, step // len(MOVES))
         if other is not None:
-            breeding = 0.0 if MOVES[step % len(MOVES)] is not costly else 0.3
+            breeding = 0.0 if MOVES[step % len(MOVES)] is not _costly else 0.3
             there = fitted(rows, other, Plan(passes=13, breeding=breeding, shift=shift), stream=step + 10)
             idle = 0 if there.score > state.score + 3 else idle + 1
             state = there if there.score > state.score else state

@@ -97,7 +97,7 @@ def _better(code: Priced, at: Tensor, other: Priced, m: int) -> Priced:
     return Priced(parts[0], parts[1], parts[2], error, price)
 
 
-def refitted(x: Tensor, model: SparseModel, code: Priced, shift: bool) -> SparseModel:
+def _refitted(x: Tensor, model: SparseModel, code: Priced, shift: bool) -> SparseModel:
     """Atoms by least squares on their codes, rows weighted by 1 / (1 + |r|^2 / 4d); with `shift` the offset too."""
     d, m = x.shape[1], model.m
     weight = 1.0 / (1.0 + code.error / (4 * d))
@@ -121,7 +121,7 @@ def refitted(x: Tensor, model: SparseModel, code: Priced, shift: bool) -> Sparse
     return replace(model, D=D, offset=offset)
 
 
-def with_factors(x: Tensor, model: SparseModel, code: Priced) -> SparseModel:
+def _with_factors(x: Tensor, model: SparseModel, code: Priced) -> SparseModel:
     """The factors again: the top directions of what the codes leave over, beyond the noise."""
     q = model.factors.shape[1]
     residual = x - model.offset - code.dense(model.m) @ model.D.T
@@ -148,7 +148,7 @@ def extended(model: SparseModel, D: Float[Tensor, "d new"], size: float, rows: i
     )
 
 
-def culled(rows: Rows, model: SparseModel, code: Priced) -> SparseModel:
+def _culled(rows: Rows, model: SparseModel, code: Priced) -> SparseModel:
     """Without atoms that fire in fewer than four rows or are not worth their description; near twins become one."""
     count, m = rows.x.shape[0], model.m
     uses = code.sum_of((code.value > 0).float(), m)
@@ -161,7 +161,7 @@ def culled(rows: Rows, model: SparseModel, code: Priced) -> SparseModel:
     return without(model, keep) if bool(keep.any()) else model
 
 
-def newborn(rows: Rows, model: SparseModel, code: Priced, step: int) -> Float[Tensor, "d new"]:
+def _newborn(rows: Rows, model: SparseModel, code: Priced, step: int) -> Float[Tensor, "d new"]:
     """Directions of rows that are not explained, and of what is left of them, half and half."""
     d, m = rows.x.shape[1], model.m
     bad = (code.error > UNEXPLAINED * d).nonzero().flatten()
@@ -191,14 +191,14 @@ def fitted(rows: Rows, model: SparseModel, plan: Plan, stream: int = 0) -> State
     prunes = {plan.passes - 12, plan.passes - 6, plan.passes - 2} if plan.prune else set()
     for step in range(plan.passes):
         state = scored(rows, model, thorough=step >= plan.passes // 3)
-        model = refitted(rows.x, model, state.code, plan.shift)
+        model = _refitted(rows.x, model, state.code, plan.shift)
         if model.factors.shape[1] and step >= 2:
-            model = with_factors(rows.x, model, state.code)
+            model = _with_factors(rows.x, model, state.code)
         model = refreshed_numbers(model, rows.x, state.code, rows.background, floor)
-        model = culled(rows, model, state.code)
+        model = _culled(rows, model, state.code)
         if step % 2 == 0 and step < plan.breeding * plan.passes:
             again = scored(rows, model, thorough=False)
-            born = newborn(rows, model, again.code, 1000 * stream + step)
+            born = _newborn(rows, model, again.code, 1000 * stream + step)
             model = extended(model, born, float(model.sizes.median()), rows.x.shape[0])
         if step in prunes:
             model = pruned(rows, model, 1000 * stream + step)

@@ -103,7 +103,7 @@ def _pursue(first: Tensor, energy: Tensor, gram: Tensor, prices: Tensor, barred:
         live, at, new = live[some], at[some], new[some]
         if live.numel() == 0:
             break
-        at, z, w, fitted = solve_priced(torch.cat([at, new[:, None]], 1), wide[live], gram, prices)
+        at, z, w, fitted = _solve_priced(torch.cat([at, new[:, None]], 1), wide[live], gram, prices)
         cost = prices[at].sum(1)
         after = (energy[live] - fitted).clamp(min=0.0)
         better = after / 2 + cost < (error[live] / 2 + paid[live]) * (1 - 1e-6) - 1e-6
@@ -118,7 +118,7 @@ def _pursue(first: Tensor, energy: Tensor, gram: Tensor, prices: Tensor, barred:
     return Priced(atom, value, worth, error, paid)
 
 
-def solve_priced(
+def _solve_priced(
     at: Int[Tensor, "rows slots"],
     first: Float[Tensor, "rows atoms"],
     gram: Float[Tensor, "atoms atoms"],

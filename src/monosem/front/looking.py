@@ -44,7 +44,7 @@ class Scores(dict[str, float]):
         return card("scores", {name: f"{value:.4g}" for name, value in self.items()})
 
 
-def pairing_of(model: SDL) -> Pairing:
+def _pairing_of(model: SDL) -> Pairing:
     """What kind of rows a model reads and writes."""
     several = len(model.layout.p_widths) > 1
     if model.layout.shared:
@@ -81,11 +81,11 @@ def evaluate(
         module, tokenizer = network_of(network)
         return Scores(_numbers(network_scores(module, sdl, str(at), tokens_of(rows, tokenizer)[0], to).plain()))
     if isinstance(rows, World | WorldSpec):
-        source = rows_for(pairing_of(sdl), rows)
+        source = rows_for(_pairing_of(sdl), rows)
         assert isinstance(source, TaskSource)
         _agree(sdl, source)
         return Scores(flatten(evaluate_model(sdl, source, torch.arange(source.task.world.n), min(most, 8192)))[0])
-    source = rows_for(pairing_of(sdl), rows) if target is None else rows_for(pairing_of(sdl), rows, target=target)
+    source = rows_for(_pairing_of(sdl), rows) if target is None else rows_for(_pairing_of(sdl), rows, target=target)
     _agree(sdl, source)
     return Scores(evaluate_codes(_coded(sdl, *sample_of(source, most))))
 
@@ -132,7 +132,7 @@ def score(model: SDL | Result | str | Path, truth: Any) -> Scores:
     if isinstance(truth, Task):
         truth = TaskSource(truth)
     elif isinstance(truth, World | WorldSpec):
-        truth = rows_for(pairing_of(sdl), truth)
+        truth = rows_for(_pairing_of(sdl), truth)
     W_p, W_r = (truth.W_p, truth.W_r) if isinstance(truth, TaskSource) else _directions(truth)
     widths = (W_p.shape[0], W_r.shape[0])
     fits = widths == (sdl.layout.n_p, sdl.layout.n_r)
@@ -212,7 +212,7 @@ def _rows(sdl: SDL, rows: Any, target: Any) -> Rows:
         return rows
     if isinstance(rows, str | Path):
         return rows_from(rows, sdl, target=target)
-    source = rows_for(pairing_of(sdl), rows) if target is None else rows_for(pairing_of(sdl), rows, target=target)
+    source = rows_for(_pairing_of(sdl), rows) if target is None else rows_for(_pairing_of(sdl), rows, target=target)
     _agree(sdl, source)
     return Rows(source)
 

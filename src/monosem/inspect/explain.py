@@ -70,7 +70,7 @@ class Explained:
     passages: int
 
 
-class Pending(Exception):
+class _Pending(Exception):
     """A prompt that has no answer yet."""
 
 
@@ -96,11 +96,11 @@ class Answers:
                 ) from None
 
     def __call__(self, prompt: str) -> str:
-        """The answer. Raises: Pending without one."""
+        """The answer. Raises: _Pending without one."""
         name = digest(prompt)[:16]
         if name not in self.known:
             self.open[name] = prompt
-            raise Pending
+            raise _Pending
         return self.known[name]
 
     def write(self, path: str | Path) -> int:
@@ -156,7 +156,7 @@ def explain(
         firings = _held_out(inspection, rows, latent)[:scored]
         try:
             value = _explained(latent, inspection, rows, firings, quiet[latent], judge, seed)
-        except Pending:
+        except _Pending:
             continue
         if value is not None:
             explained.append(value)
@@ -176,7 +176,7 @@ def _explained(
     strongest = list(_passages(inspection.top, rows, latent, inspection.options))
     if not strongest:
         return None
-    label = " ".join(judge(explain_prompt(strongest)).split())[:300]
+    label = " ".join(judge(_explain_prompt(strongest)).split())[:300]
     random = philox(seed, "explain", latent)
     number = min(len(firings), len(quiet))
     detection = fuzzing = None
@@ -192,7 +192,7 @@ def _explained(
     return Explained(latent, label, detection, fuzzing, len(firings))
 
 
-def explain_prompt(passages: Sequence[Passage]) -> str:
+def _explain_prompt(passages: Sequence[Passage]) -> str:
     """What the judge is asked for words."""
     listed = "\n".join(f"{i + 1}. {passage.written(passage.fires)}" for i, passage in enumerate(passages))
     return (

@@ -87,14 +87,14 @@ CHARACTERS = 300
 
 
 @dataclass(frozen=True, eq=False)
-class Anchored:
+class _Anchored:
     """The first k latents were anchored: what to call each, and the cosine of its decoder column with its anchor."""
 
     names: tuple[str, ...]
     cosine: Float[np.ndarray, " k"]
 
 
-def anchored(model: SDL, anchors: Anchors, names: tuple[str, ...] = ()) -> Anchored:
+def anchored(model: SDL, anchors: Anchors, names: tuple[str, ...] = ()) -> _Anchored:
     """How the first latents of a model lie to the anchors that held them. Raises: ShapeError when they do not fit."""
     have, wanted = (anchors.r.shape[0], anchors.k), (model.layout.n_r, model.n_q)
     check(
@@ -104,7 +104,7 @@ def anchored(model: SDL, anchors: Anchors, names: tuple[str, ...] = ()) -> Ancho
     )
     check(not names or len(names) == anchors.k, f"{len(names)} names for {anchors.k} anchors; give one each")
     columns = torch.nn.functional.normalize(model.W_D.detach().float()[:, : anchors.k], dim=0)
-    return Anchored(names or tuple(f"anchor {i}" for i in range(anchors.k)), (columns * anchors.r).sum(0).numpy())
+    return _Anchored(names or tuple(f"anchor {i}" for i in range(anchors.k)), (columns * anchors.r).sum(0).numpy())
 
 
 def page_data(
@@ -112,7 +112,7 @@ def page_data(
     rows: Rows,
     about: dict[str, Any],
     effect: LogitEffect | None = None,
-    anchored_latents: Anchored | None = None,
+    anchored_latents: _Anchored | None = None,
 ) -> str:
     """Everything the page's script reads, packed; `about` goes into its header as it is."""
     counts = inspection.counts

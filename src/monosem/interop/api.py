@@ -240,7 +240,7 @@ def _spread(values: Tensor) -> str:
 
 
 @functools.cache
-def hub_class() -> Any:
+def _hub_class() -> Any:
     """HubSDL, a ModelHubMixin around an SDL (`.model`), made when huggingface_hub is there.
 
     It writes monosem's own format and reads every known one; a subfolder of a repository is given as
@@ -288,15 +288,15 @@ def from_pretrained(name: str | Path, **options: Any) -> SDL:
     `options`: subfolder, input_scale, device and dtype as for `load`, and those of huggingface_hub (revision, token,
     cache_dir, ...).
     """
-    model: SDL = hub_class().from_pretrained(name, **options).model
+    model: SDL = _hub_class().from_pretrained(name, **options).model
     return model
 
 
 def save_pretrained(model: SDL, folder: str | Path, **options: Any) -> None:
     """Write a folder as the Hub holds it: monosem's own format and a model card."""
-    hub_class()(model).save_pretrained(folder, **options)
+    _hub_class()(model).save_pretrained(folder, **options)
 
 
 def push_to_hub(model: SDL, repo_id: str, **options: Any) -> str:
     """Upload a model to a repository on the Hub; the address of the commit."""
-    return str(hub_class()(model).push_to_hub(repo_id, **options))
+    return str(_hub_class()(model).push_to_hub(repo_id, **options))

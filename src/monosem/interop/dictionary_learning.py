@@ -243,7 +243,7 @@ def _recognise_crosscoder(candidate: Candidate) -> bool:
     )
 
 
-def read_crosscoder(candidate: Candidate) -> Loaded:
+def _read_crosscoder(candidate: Candidate) -> Loaded:
     """Read a ReLU or BatchTopK crosscoder; sources lie side by side in x_p and x_r.
 
     A BatchTopK threshold stands against latents multiplied by a norm of their decoder, so it becomes one theta per
@@ -326,7 +326,7 @@ FORMATS.add(
         "science-of-finetuning crosscoder",
         "model.safetensors or .pt, config.json",
         _recognise_crosscoder,
-        read_crosscoder,
+        _read_crosscoder,
     ),
 )
 

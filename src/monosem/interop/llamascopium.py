@@ -156,7 +156,7 @@ def _recognise_first(candidate: Candidate) -> bool:
     return candidate.path.is_dir() and candidate.has("hyperparams.json", "checkpoints/final.safetensors")
 
 
-def read_first(candidate: Candidate) -> Loaded:
+def _read_first(candidate: Candidate) -> Loaded:
     """Read Llama Scope's first release: the one threshold stands in raw units, so it is scaled as the weights are."""
     config, t = candidate.json("hyperparams.json"), candidate.tensors("checkpoints/final.safetensors")
     W_E, W_D = t.take("encoder.weight", 2), t.take("decoder.weight", 2, turned=True)
@@ -178,5 +178,5 @@ def read_first(candidate: Candidate) -> Loaded:
 FORMATS.add("llamascopium", Format("llamascopium", "config.json (sae_type), sae_weights", _recognise, read))
 FORMATS.add(
     "llama_scope",
-    Format("Llama Scope 1", "hyperparams.json, checkpoints/final.safetensors", _recognise_first, read_first),
+    Format("Llama Scope 1", "hyperparams.json, checkpoints/final.safetensors", _recognise_first, _read_first),
 )

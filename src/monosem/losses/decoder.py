@@ -13,7 +13,7 @@ from monosem.base.seeds import torch_generator
 from monosem.losses.objective import TERMS, State, Step, Term
 
 
-def decoder_rows(step: Step) -> Float[Tensor, "latents n_r"]:
+def _decoder_rows(step: Step) -> Float[Tensor, "latents n_r"]:
     """The columns of W_D of all processes as rows, in the order of the latents; differentiable in one's own."""
     own, group = step.model.decoder.dense(), step.group
     if group.size == 1:
@@ -41,7 +41,7 @@ class Ortho(Term):
 
     def apply(self, step: Step, state: State) -> Tensor:
         """Mean over latents; every process computes all of it."""
-        rows = decoder_rows(step)
+        rows = _decoder_rows(step)
         n_q = rows.shape[0]
         unit = rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-12)
         order = torch.randperm(n_q, generator=torch_generator(0, "ortho", step.context.step)).to(rows.device)

@@ -32,9 +32,9 @@ def spell(start: Start, built: Method) -> str:
             edits.append(Edit("parts", call_of(getattr(built, part), registry, SCHEDULES)))
     edits += [_setting(name, getattr(built, name)) for name in SETTINGS if _differ(start.method, built, name)]
     if built.pairing == start.pairing:
-        return joined(start.head, edits)
+        return _joined(start.head, edits)
     name, pairing = _named_pairing(built.pairing)
-    return joined(replace(start.head, name=start.head.name + ("" if pairing else f"_{name}")), [*edits, *pairing])
+    return _joined(replace(start.head, name=start.head.name + ("" if pairing else f"_{name}")), [*edits, *pairing])
 
 
 def _differ(one: Method, other: Method, name: str) -> bool:
@@ -77,7 +77,7 @@ def _changes(section: Section, start: Sequence[Any], built: Sequence[Any], regis
 _OPENING = {"parts": "|", "pairing": "@", "terms": "+"}
 
 
-def joined(head: Call, edits: Sequence[Edit]) -> str:
+def _joined(head: Call, edits: Sequence[Edit]) -> str:
     """A head and its edits as text."""
     text, section = str(head), "terms"
     for edit in edits:
@@ -109,7 +109,7 @@ def shortened(head: Call, edits: Sequence[Edit], usual: dict[str, Any], others: 
         for name, value in head.named.items()
         if usual.get(name) != value or any(other.named.get(name) != value for other in others)
     }
-    return joined(replace(head, named=named), [replace(edit, call=_shortened(edit.call)) for edit in edits])
+    return _joined(replace(head, named=named), [replace(edit, call=_shortened(edit.call)) for edit in edits])
 
 
 def _shortened(call: Call) -> Call:

@@ -71,7 +71,7 @@ class _Enough(Exception):
     """Stops a forward pass when every site has been read."""
 
 
-class Capture:
+class _Capture:
     """What the hooks saw in the last forward pass."""
 
     def __init__(self, sites: Sequence[Site]) -> None:
@@ -113,7 +113,7 @@ class Capture:
 
 
 @contextmanager
-def capture(module: nn.Module, sites: Sequence[Site], stop: bool = True) -> Iterator[Capture]:
+def capture(module: nn.Module, sites: Sequence[Site], stop: bool = True) -> Iterator[_Capture]:
     """Hooks on a module's sites, removed on leaving; with `stop`, a pass ends as soon as all have been seen.
 
     Example:
@@ -122,7 +122,7 @@ def capture(module: nn.Module, sites: Sequence[Site], stop: bool = True) -> Iter
         ...     [tuple(x.shape) for x in seen.run(layer, torch.zeros(4, 2)).values()]
         [(4, 2), (4, 3)]
     """
-    seen, handles = Capture(sites), []
+    seen, handles = _Capture(sites), []
     try:
         for site in sites:
             target = module.get_submodule(site.module)

@@ -43,7 +43,7 @@ MEANING = {
 """What every column and row of a report means."""
 
 
-def html_table(head: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "", sortable: bool = False) -> str:
+def _html_table(head: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "", sortable: bool = False) -> str:
     """A table of ready cells: a cell that begins with "<t" is taken as it is, any other is escaped."""
     classes = " ".join(word for word in (kind, "sortable" if sortable else "") if word)
 
@@ -72,7 +72,7 @@ def score_table(section: Section) -> str:
                 score = _number(section.reference(pairing, HEADLINE, which), 3)
                 first = f'<td class="beside">{escape(name)}, {escape(pairing)}</td>'
                 rows.append([first, "", score, "", *cells])
-    return html_table(head, rows, "scores", sortable=True)
+    return _html_table(head, rows, "scores", sortable=True)
 
 
 def _behind(arm: Arm) -> str:
@@ -164,7 +164,7 @@ def run_table(section: Section) -> str:
                 note = f'<td title="{escape(arm.note)}">{arm.records[0]["anchors"]["k"] if arm.anchored else 0}</td>'
                 row = [spec, note, str(seed["world"]), str(seed["train"]), *cells, *last, mark, record["created"]]
                 rows.append(row)
-    return html_table(head, rows, "runs", sortable=True)
+    return _html_table(head, rows, "runs", sortable=True)
 
 
 def environment_table(records: Iterable[Record]) -> str:
@@ -178,7 +178,7 @@ def environment_table(records: Iterable[Record]) -> str:
         [str(count), *(str(json.loads(text).get(name, ""))[:40] for name in names)]
         for text, count in sorted(found.items())
     ]
-    return html_table(["runs", *names], rows, "environment", sortable=True)
+    return _html_table(["runs", *names], rows, "environment", sortable=True)
 
 
 def meaning() -> str:

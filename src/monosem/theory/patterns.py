@@ -14,7 +14,7 @@ from monosem.theory.problem import Problem
 
 
 @dataclass(frozen=True)
-class Competition:
+class _Competition:
     """How latents compete: of each group at most `capacity` pass, the largest, and only above theta.
 
     ReLU, JumpReLU and BatchTopK's threshold form: every latent alone. TopK: one group. GroupMax: k groups.
@@ -25,23 +25,23 @@ class Competition:
     theta: float
 
 
-def competition(activation: Activation, n_q: int, threshold: float = 0.0) -> Competition:
+def competition(activation: Activation, n_q: int, threshold: float = 0.0) -> _Competition:
     """The competition of an activation whose regions are convex.
 
     Raises: RefusedError, with the reason, for every other activation.
     """
     alone = tuple((i,) for i in range(n_q))
     if type(activation) is ReLU:
-        return Competition(alone, 1, 0.0)
+        return _Competition(alone, 1, 0.0)
     if type(activation) is JumpReLU:
-        return Competition(alone, 1, activation.theta)
+        return _Competition(alone, 1, activation.theta)
     if isinstance(activation, BatchTopK):
-        return Competition(alone, 1, max(threshold, 0.0))
+        return _Competition(alone, 1, max(threshold, 0.0))
     if type(activation) is GroupMax:
         size = n_q // activation.k
-        return Competition(tuple(tuple(range(g * size, (g + 1) * size)) for g in range(activation.k)), 1, 0.0)
+        return _Competition(tuple(tuple(range(g * size, (g + 1) * size)) for g in range(activation.k)), 1, 0.0)
     if type(activation) is TopK and not activation.rank_by_norm:
-        return Competition((tuple(range(n_q)),), activation.k, 0.0)
+        return _Competition((tuple(range(n_q)),), activation.k, 0.0)
     name = type(activation).__name__
     reasons = {
         "TopK": "a ranking by decoder norm makes the region depend on W_D; use rank_by_norm=False",

@@ -42,11 +42,11 @@ class Survey:
         return {"least_loss": self.least, "lower_bound": self.lower, "patterns": [asdict(one) for one in self.entries]}
 
 
-def partitions_count(n: int, n_q: int) -> int:
+def _partitions_count(n: int, n_q: int) -> int:
     """The number of partitions of n features over at most n_q latents.
 
     Example:
-        >>> partitions_count(3, 2), partitions_count(4, 4)
+        >>> _partitions_count(3, 2), _partitions_count(4, 4)
         (4, 15)
     """
     row = [1]
@@ -64,7 +64,7 @@ def survey(problem: Problem, searches: int = 8, seed: int = 0) -> Survey:
     verdicts: dict[str, Verdict36 | str] = {}
     least: dict[str, float] = {}
     notes = []
-    count = partitions_count(problem.n, problem.n_q)
+    count = _partitions_count(problem.n, problem.n_q)
     if count <= MOST:
         try:
             for pattern in partitions(problem.n, problem.n_q):

@@ -79,7 +79,7 @@ def train_step(run: Run, update: Update, x_p: Tensor, x_r: Tensor, rows: Rows | 
     return step, loss
 
 
-def log_entry(run: Run, config: FitConfig, step: Step, loss: Loss) -> dict[str, float]:
+def _log_entry(run: Run, config: FitConfig, step: Step, loss: Loss) -> dict[str, float]:
     """What is logged of a step: the loss that was trained, part by part."""
     with torch.no_grad():
         fvu = float(distance(loss.error, step.x_r, "fvu"))
@@ -297,7 +297,7 @@ def fit(
                 check_loss(run, config, loss)
                 resample(run, method.resample, constraints, config, source)
                 if run.step % config.log_every == 0 or run.step in (1, config.steps):
-                    entry = log_entry(run, config, step, loss)
+                    entry = _log_entry(run, config, step, loss)
                     run.model.eval()
                     for callback in callbacks:
                         callback(run, entry)

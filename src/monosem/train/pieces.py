@@ -51,7 +51,7 @@ class _Manifest:
     pieces: list[_Entry]
 
 
-class Piece(NamedTuple):
+class _Piece(NamedTuple):
     """The tensors of the latents [first, last), named as in the whole model."""
 
     first: int
@@ -75,7 +75,7 @@ def _manifest(path: Path) -> _Manifest:
     return manifest
 
 
-def read_pieces(model: SDL, path: Path) -> tuple[dict[str, str], list[Piece]]:
+def read_pieces(model: SDL, path: Path) -> tuple[dict[str, str], list[_Piece]]:
     """(what a checkpoint says, those of its pieces that have some of a model's latents).
 
     Raises: CheckpointError, naming the file, where one is missing, damaged, or of another checkpoint.
@@ -83,7 +83,7 @@ def read_pieces(model: SDL, path: Path) -> tuple[dict[str, str], list[Piece]]:
     n_q = model.whole.n_q
     if path.name == ONE:
         about, tensors = read_tensors(path, FORMAT, ABOUT, REMEDY)
-        return about, [Piece(0, n_q, tensors)]
+        return about, [_Piece(0, n_q, tensors)]
     manifest, last = _manifest(path), 0
     for entry in manifest.pieces:
         there = (path.parent / entry.file).is_file()
@@ -95,7 +95,7 @@ def read_pieces(model: SDL, path: Path) -> tuple[dict[str, str], list[Piece]]:
     wanted = [e for e in manifest.pieces if max(e.first, own.start) < min(e.last, own.stop)]
     about = dataclasses.asdict(manifest)
     del about["pieces"]
-    return about, [Piece(e.first, e.last, _read(path.parent / e.file, e.sha256)) for e in wanted]
+    return about, [_Piece(e.first, e.last, _read(path.parent / e.file, e.sha256)) for e in wanted]
 
 
 def _read(path: Path, sha256: str) -> dict[str, Tensor]:
@@ -113,7 +113,7 @@ def _of_latents(name: str, tensor: Tensor) -> bool:
     return tensor.ndim > 0 and not _COMMON.fullmatch(name)
 
 
-def own_rows(model: SDL, pieces: list[Piece], path: Path) -> dict[str, Tensor]:
+def own_rows(model: SDL, pieces: list[_Piece], path: Path) -> dict[str, Tensor]:
     """The tensors of a model's own latents, out of pieces; what all have in common from the first."""
     first, last = model.first, model.first + model.n_q
     if [(piece.first, piece.last) for piece in pieces] == [(first, last)]:

@@ -20,18 +20,18 @@ from monosem.theory.patterns import ActivationPattern, certificate_residual, pat
 from monosem.theory.problem import Problem, best_decoder, gradients, joint_hessian, loss
 
 
-def autograd(problem: Problem, W_D: Tensor, W_E: Tensor) -> tuple[Tensor, Tensor]:
+def _autograd(problem: Problem, W_D: Tensor, W_E: Tensor) -> tuple[Tensor, Tensor]:
     """Both gradients of L~ by automatic differentiation: the second implementation of `gradients`."""
     D, E = W_D.clone().requires_grad_(), W_E.clone().requires_grad_()
     by_D, by_E = torch.autograd.grad(loss(problem, D, E), (D, E))
     return by_D, by_E
 
 
-def disagreement(problem: Problem, rng: np.random.Generator) -> float:
+def _disagreement(problem: Problem, rng: np.random.Generator) -> float:
     """How far both gradients are from each other at a random dictionary, where they do not vanish."""
     W_D = torch.from_numpy(rng.standard_normal((problem.n_r, problem.n_q)))
     W_E = torch.from_numpy(rng.standard_normal((problem.n_q, problem.n_p)))
-    pairs = list(zip(gradients(problem, W_D, W_E), autograd(problem, W_D, W_E), strict=True))
+    pairs = list(zip(gradients(problem, W_D, W_E), _autograd(problem, W_D, W_E), strict=True))
     size = 1.0 + max(float(theirs.abs().max()) for _, theirs in pairs)
     return max(float((ours - theirs).abs().max()) for ours, theirs in pairs) / size
 
@@ -55,7 +55,7 @@ def _measure_35(case: Case, rng: np.random.Generator) -> Measurement:
     wrong.append(abs(float(loss(problem, best_decoder(problem, turned), turned)) - 1.0))
     return Measurement(
         max(wrong),
-        disagreement(problem, rng),
+        _disagreement(problem, rng),
         f"M={problem.weights.tolist()}: decoder gradient {wrong[0]:.2g}, encoder {wrong[1]:.3g}",
     )
 
@@ -88,7 +88,7 @@ def _measure_printed(case: Case, rng: np.random.Generator) -> Measurement:
     _, by_decoder, by_encoder = paper_point(problem, W_E)
     sizes = float(by_decoder.norm()), float(by_encoder.norm())
     text = f"n={problem.n}: decoder gradient {sizes[0]:.2g}, encoder gradient {sizes[1]:.3g}"
-    return Measurement(max(sizes), disagreement(problem, rng), text)
+    return Measurement(max(sizes), _disagreement(problem, rng), text)
 
 
 def _printed_case(rng: np.random.Generator, without: str = "") -> Case:
@@ -139,7 +139,7 @@ def _measure_repaired(case: Case, rng: np.random.Generator) -> Measurement:
         return _overlapping(problem, rng)
     pattern = draw_partition(rng, problem.n, problem.n_q)
     point = trichotomy(problem, pattern)
-    second = disagreement(problem, rng)
+    second = _disagreement(problem, rng)
     if _generic(problem) and point.verdict != "not realizable":
         second = max(second, float((_independent_verdict(problem, pattern) or point.verdict) != point.verdict))
     text = f"{point.verdict}: {type(problem.activation).__name__} {pattern}"
@@ -147,7 +147,7 @@ def _measure_repaired(case: Case, rng: np.random.Generator) -> Measurement:
         return Measurement(_without_a_point(problem, pattern, rng), second, text)
     W_D, W_E = point.W_D, point.W_E
     size = 1.0 + float(W_D.abs().max() + W_E.abs().max()) ** 3
-    wrong = max(float(g.abs().max()) for g in autograd(problem, W_D, W_E)) / size
+    wrong = max(float(g.abs().max()) for g in _autograd(problem, W_D, W_E)) / size
     if not point.interior or pattern_of(problem, W_E) != pattern:
         return Measurement(np.inf, second, text + " not in its region")
     if point.verdict == "trap":
@@ -283,7 +283,7 @@ def _measure_dead(case: Case, rng: np.random.Generator) -> Measurement:
     total = problem.W_p.sum(1)
     W_E[0] = (total if case.without else -total) * 5
     fires = bool(pattern_of(problem, W_E).sets[0])
-    ours, theirs = gradients(problem, W_D, W_E), autograd(problem, W_D, W_E)
+    ours, theirs = gradients(problem, W_D, W_E), _autograd(problem, W_D, W_E)
     largest = max(float(ours[0][:, 0].abs().max()), float(ours[1][0].abs().max()))
     apart = max(float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True))
     scale = 1 + max(float(g.abs().max()) for g in ours)

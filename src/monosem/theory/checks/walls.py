@@ -24,7 +24,7 @@ NEAR = 1e-3
 """How far the neighbours of a local minimum lie, relative to the point."""
 
 
-def ascended(gram: Tensor, rng: np.random.Generator, starts: int = 32, steps: int = 400) -> float:
+def _ascended(gram: Tensor, rng: np.random.Generator, starts: int = 32, steps: int = 400) -> float:
     """max of z^T G z over unit z >= 0 by ascent from many starts: the second implementation of `nonnegative_maximum`.
 
     Equation: z <- (G z)_+ normalised; it never falls, as z^T G z is convex.
@@ -36,7 +36,7 @@ def ascended(gram: Tensor, rng: np.random.Generator, starts: int = 32, steps: in
     return float(torch.einsum("sd,de,se->s", z, gram, z).max())
 
 
-def neighbours(problem: Problem, at: ClosedMinimum, rng: np.random.Generator, count: int) -> Tensor:
+def _neighbours(problem: Problem, at: ClosedMinimum, rng: np.random.Generator, count: int) -> Tensor:
     """The losses of random dictionaries near a point, less that of the point, over the zero dictionary's loss."""
     D = at.W_D + NEAR * torch.from_numpy(rng.standard_normal((count, *at.W_D.shape)))
     E = at.W_E + NEAR * torch.from_numpy(rng.standard_normal((count, *at.W_E.shape)))
@@ -44,7 +44,7 @@ def neighbours(problem: Problem, at: ClosedMinimum, rng: np.random.Generator, co
     return (losses - float(loss(problem, at.W_D, at.W_E))) / problem.zero_dictionary_loss
 
 
-def within(problem: Problem, pattern: ActivationPattern, rng: np.random.Generator, count: int) -> Tensor:
+def _within(problem: Problem, pattern: ActivationPattern, rng: np.random.Generator, count: int) -> Tensor:
     """The least losses (best decoder) of random encoders whose patterns lie within `pattern`: group by group."""
     total = torch.zeros(count, dtype=torch.float64)
     for group in groups_of(problem, pattern):
@@ -71,9 +71,9 @@ def _measure(case: Case, rng: np.random.Generator) -> Measurement:
         )
         if pattern_of(problem, at.W_E) != at.pattern:
             return Measurement(np.inf, 0.0, text + " has another pattern")
-        wrong = max(wrong, (at.loss - float(within(problem, pattern, rng, 400).min())) / zero)
-    wrong = max(wrong, -float(neighbours(problem, at, rng, 200).min()))
-    reached = sum(float(g.A.square().sum()) - ascended(g.A.T @ g.A, rng) for g in groups_of(problem, pattern))
+        wrong = max(wrong, (at.loss - float(_within(problem, pattern, rng, 400).min())) / zero)
+    wrong = max(wrong, -float(_neighbours(problem, at, rng, 200).min()))
+    reached = sum(float(g.A.square().sum()) - _ascended(g.A.T @ g.A, rng) for g in groups_of(problem, pattern))
     return Measurement(wrong, abs(reached - at.loss) / zero, text)
 
 
@@ -113,7 +113,7 @@ CLOSED_36 = Check(
 )
 
 
-def flow(
+def _flow(
     problem: Problem, w_D: np.ndarray, w_E: np.ndarray, steps: int = 2000, rate: float = 0.05
 ) -> tuple[float, float]:
     """Gradient descent with small steps, one ReLU latent: the loss at its end, and the least response on the way."""
@@ -143,7 +143,7 @@ def _measure_attracts(case: Case, rng: np.random.Generator) -> Measurement:
     plain = [t.numpy() for t in (problem.W_p, problem.W_r, problem.weights, w_D, w_E @ problem.W_p)]
     pairs = zip(_by_hand(*plain), gradients(problem, w_D[:, None], w_E[None]), strict=True)
     second = max(float(np.abs(mine - ours.numpy().ravel()).max()) for mine, ours in pairs)
-    ended, least = flow(problem, w_D.numpy(), w_E.numpy())
+    ended, least = _flow(problem, w_D.numpy(), w_E.numpy())
     wall = float(problem.weights.sum() - problem.weights.max())
     text = f"n={problem.n}: least response {least:.2g}, loss {ended:.4g}, wall {wall:.4g}"
     return Measurement(max(-least, ended / wall - 1.0, 0.0), second, text)

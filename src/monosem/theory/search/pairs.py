@@ -37,7 +37,7 @@ _NAMES = ("first", "second", "one", "other", "kind", "low")
 
 
 @dataclass(frozen=True, eq=False)
-class Bounded:
+class _Bounded:
     """A lower bound on L~ over all pairs of codes, encoder rows and the nodes it took.
 
     `rows` are those of the least L~ met, `loss`; None if nothing lower than what was given was met.
@@ -234,7 +234,7 @@ def _dictionaries(nodes: _Nodes, cones: list[CodeCone], G: np.ndarray) -> list[t
     return out
 
 
-def bound_pairs(G: np.ndarray, cones: list[CodeCone], best: float, gap: float, max_nodes: int) -> Bounded:
+def bound_pairs(G: np.ndarray, cones: list[CodeCone], best: float, gap: float, max_nodes: int) -> _Bounded:
     """Bounds on L~ over two latents and n = 4 features: nodes are split, lowest first, until `gap` is met.
 
     Planes are covered as (a code, a second code) or, for cones that touch, as (a code, a direction), where two codes
@@ -262,13 +262,13 @@ def bound_pairs(G: np.ndarray, cones: list[CodeCone], best: float, gap: float, m
                 best, best_rows = value, rows
         enough = best - max(gap * best, least)
         if ranked >= enough:
-            return Bounded(max(ranked, 0.0), total, best, best_rows)
+            return _Bounded(max(ranked, 0.0), total, best, best_rows)
         if (over := pool.low >= enough).any():
             closed = min(closed, float(pool.low[over].min()))
             pool = pool[(~over).nonzero().flatten()]
         if len(pool.low) == 0 or total >= max_nodes:
             lower = max(min([closed, best, *pool.low[:1].tolist()]), ranked)
-            return Bounded(max(lower, 0.0), total, best, best_rows)
+            return _Bounded(max(lower, 0.0), total, best, best_rows)
         chosen = torch.arange(min(_BATCH // 2, len(pool.low)))
         rest = pool[torch.arange(len(chosen), len(pool.low))]
         halves = _split(pool[chosen])
