@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from monosem.base.face import show
 
 if TYPE_CHECKING:
+    from monosem.networks.captured import engine_captures as engine_captures
     from monosem.networks.edits import Edit as Edit
     from monosem.networks.edits import add as add
     from monosem.networks.edits import clamp as clamp
