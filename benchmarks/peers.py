@@ -53,6 +53,9 @@ PEERS = {
     "overcomplete": Peer("overcomplete", "0.3.0", ("einops",), ("overcomplete==0.3.0",)),
     "circuit_tracer": Peer("circuit-tracer", "0.5.0", ("circuit-tracer==0.5.0",)),
     "llamascopium": Peer("llamascopium", "2.0.0b34", ("llamascopium==2.0.0b34", "transformer-lens<4")),
+    # these wrap networks, whose sites tests/networks/test_capture.py reads
+    "nnsight": Peer("nnsight", "0.8.1", ("nnsight==0.8.1",)),
+    "transformer_lens": Peer("transformer-lens", "4.3.0", ("transformer-lens==4.3.0",)),
 }  # fmt: skip
 
 SPEED = ("saelens", "dictionary_learning", "sparsify", "overcomplete")

@@ -1,11 +1,14 @@
-"""Sites of networks that other packages wrap; skipped where these are not installed (run with nnsight 0.8.1 and
-TransformerLens 4.3.0)."""
+"""Sites of networks that other packages wrap: skipped where these are not installed, and run again, marked slow, in a
+side environment with the released package (`python -m benchmarks.peers nnsight transformer_lens`)."""
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 
+from benchmarks.peers import PEERS, PEERS_DIR, ROOT
 from monosem.networks.sites import capture, find_sites
 from tests.networks.llamas import ids, llama
 
@@ -41,3 +44,22 @@ def test_a_bridge_of_transformer_lens_is_a_module(tmp_path: Path) -> None:
     with capture(bridge, find_sites({"": bridge}, "blocks.1.hook_out:out")) as seen:
         (x,) = seen.run(bridge, tokens).values()
     torch.testing.assert_close(x, wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("peer", "test"),
+    [
+        ("nnsight", test_nnsight_holds_the_module.__name__),
+        ("transformer_lens", test_a_bridge_of_transformer_lens_is_a_module.__name__),
+    ],
+)
+def test_with_the_released_package(peer: str, test: str, tmp_path: Path) -> None:
+    """The test above, in the package's own environment."""
+    if not (PEERS_DIR / peer / ".made").is_file():
+        pytest.skip(f"no environment for {PEERS[peer].pin}; make it with `python -m benchmarks.peers {peer}`")
+    words = [PEERS_DIR / peer / "bin" / "python", "-m", "pytest", "-q", "-p", "no:cacheprovider", f"{__file__}::{test}"]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", "HF_HUB_OFFLINE": "1"}
+    ran = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
+    assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-2000:]
+    assert "1 passed" in ran.stdout, ran.stdout[-2000:]
