@@ -14,7 +14,7 @@ from monosem.base.registry import Registry
 from monosem.base.seeds import torch_generator
 from monosem.core.model import SDL
 from monosem.core.pairs import Source
-from monosem.methods import method
+from monosem.methods import Method, method
 from monosem.train.config import FitConfig
 from monosem.train.loop import fit
 
@@ -221,7 +221,20 @@ def _split(source: Source, held_out: float, parts: int, seed: int) -> tuple[list
 
 
 def _trained(text: str, source: Source, n_q: int, settings: Mapping[str, Any], config: FitConfig) -> SDL:
-    """One model; each setting goes where its name belongs."""
+    chosen, width, changed = applied(text, n_q, settings, config)
+    return fit(chosen, source, width, changed).model
+
+
+def applied(text: str, n_q: int, settings: Mapping[str, Any], config: FitConfig) -> tuple[Method, int, FitConfig]:
+    """(method, n_q, configuration) with each setting where its name belongs.
+
+    Raises: ArgumentError for a name that neither the method nor FitConfig has.
+
+    Example:
+        >>> chosen, n_q, config = applied("topk", 24, {"k": 3, "lr": 0.01}, FitConfig())
+        >>> chosen.spec, n_q, config.lr
+        ('topk(k=3, aux=0.03125)', 24, 0.01)
+    """
     fields = {name: value for name, value in settings.items() if hasattr(config, name) and name != "seed"}
     own = {name: value for name, value in settings.items() if name not in fields and name != "n_q"}
-    return fit(method(text, **own), source, settings.get("n_q", n_q), replace(config, **fields)).model
+    return method(text, **own), settings.get("n_q", n_q), replace(config, **fields)

@@ -15,6 +15,7 @@ COMMANDS = {
     "harvest": ("harvest", "Store a network's activations at some sites."),
     "sample": ("harvest", "Sample texts from a language model."),
     "train": ("train", "Train a method on your own activations."),
+    "tune": ("tune", "Choose k, width or length of training by rows held out, without labels."),
     "evaluate": ("evaluate", "Score a dictionary on a task's true features, or by what its network loses."),
     "inspect": ("inspect", "Write one self-contained HTML page of all latents: what each is active on, how often."),
     "explain": ("explain", "Say in words what latents fire on, and score the words on held-out firings."),

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _data = partial(opt, panel="Data")
 _anchor = partial(opt, panel="Anchors")
 _several = partial(opt, panel="Several processes")
-_TRAINING = Group(
+TRAINING = Group(
     "Training",
     {
         "steps": "Number of optimiser steps.",
@@ -75,7 +75,7 @@ class _TrainOptions:
     method: Annotated[str, opt('Method, such as "topk(k=32)"; `monosem list methods` names them.', complete="methods")]
     n_q: Annotated[int, opt("Number of latents.", "--n-q")]
     out_folder: Annotated[Path, opt("Folder for the dictionary, its log and its checkpoint.", "--out")]
-    config: Annotated[FitConfig, _TRAINING]
+    config: Annotated[FitConfig, TRAINING]
     widths: Annotated[
         str | None, _data('Widths of several sources that lie side by side in --data, as "384,384".', more=True)
     ] = None
