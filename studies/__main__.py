@@ -52,7 +52,6 @@ def study(
     fresh: Annotated[bool, typer.Option("--fresh", help="Leave the committed records out: run theirs too.")] = False,
 ) -> None:
     """Run tables and figures of the paper and show them beside the printed numbers; an interrupted study resumes."""
-    from monosem.base import check
     from studies.catalog import STUDIES
     from studies.engine.cells import Results
     from studies.engine.records import Records
@@ -61,8 +60,7 @@ def study(
     if not names:
         _list()
         return
-    check(seeds is None or seeds > 0, f"--seeds {seeds}; use at least one world")
-    check(workers is None or workers > 0, f"--workers {workers}; use at least one")
+    _check_counts(seeds, workers)
     size, folder = SCALES[scale], out_folder or Path("runs/studies") / scale
     chosen = [STUDIES[name] for name in dict.fromkeys(names)]
     entries = _wanted([entry for one in chosen for entry in one.entries(size, seeds, device)], arm)
@@ -71,6 +69,13 @@ def study(
     _show([Results.of(one, size, Records(*places), seeds) for one in chosen], figures)
     if failed:
         fail(f"{failed} of {len(entries)} runs failed; call the same command again to try them again", code=1)
+
+
+def _check_counts(seeds: int | None, workers: int | None) -> None:
+    from monosem.base import check
+
+    check(seeds is None or seeds > 0, f"--seeds {seeds}; use at least one world")
+    check(workers is None or workers > 0, f"--workers {workers}; use at least one")
 
 
 def _wanted(entries: "list[Entry]", arms: list[str] | None) -> "list[Entry]":

@@ -10,14 +10,12 @@ from studies.engine.scale import SCALES
 from studies.engine.study import Study
 from studies.paper import (
     anchoring,
-    convergence,
     figure4,
     figure5,
-    figure6,
     figure7,
     figure9,
     figure10_11,
-    samples,
+    open_questions,
     settings,
     table1,
     table2,
@@ -31,10 +29,15 @@ from studies.paper import (
 STUDIES: Registry[Study] = Registry("study")
 for _study in (
     *(module.STUDY for module in (table1, table2, table4, table5, table6, table7)),
-    *(module.STUDY for module in (figure4, figure5, figure6, figure7, figure9)),
+    *(module.STUDY for module in (figure4, figure5)),
+    table1.FIGURE6,
+    *(module.STUDY for module in (figure7, figure9)),
     figure10_11.FIGURE10,
     figure10_11.FIGURE11,
-    *(module.STUDY for module in (samples, convergence, settings, untrained)),
+    open_questions.SAMPLES,
+    open_questions.CONVERGENCE,
+    settings.STUDY,
+    untrained.STUDY,
     anchoring.ANCHORING,
     anchoring.CROWDED,
 ):

@@ -113,19 +113,28 @@ def rerun(
     unknown = sorted({*(study or ())} - {name for name, _, _ in every})
     if unknown:
         fail(f"no study {', '.join(unknown)}; known: {', '.join(dict.fromkeys(name for name, _, _ in every))}")
-    wrong = 0
-    for name, runs, jobs in every:
-        path = packed(runs)
-        if (study and name not in study) or not path.is_file():
-            continue
-        known = [cell for cell in cells(jobs, read_records(path)) if cell.record["wall_time_s"] <= most]
-        for cell in random.Random(f"{seed} {name} {runs}").sample(known, min(k, len(known))):
-            verdict = again(cell)
-            wrong += not verdict.agrees
-            shown = "agrees" if verdict.agrees else "DIFFERS"
-            out().print(f"{name}, {runs}, {cell.job.title}: {shown}: {verdict.text}", soft_wrap=True, highlight=False)
+    chosen = [one for one in every if not study or one[0] in study]
+    wrong = sum(not _compare(name, runs, cell) for name, runs, cell in _drawn(chosen, k, seed, most))
     if wrong:
         fail(f"{wrong} runs do not agree with their records", code=1)
+
+
+def _drawn(every: list[tuple[str, str, list[Job]]], k: int, seed: int, most: float) -> Iterator[tuple[str, str, Cell]]:
+    """k random cells of every study that has records."""
+    for name, runs, jobs in every:
+        path = packed(runs)
+        if path.is_file():
+            known = [cell for cell in cells(jobs, read_records(path)) if cell.record["wall_time_s"] <= most]
+            for cell in random.Random(f"{seed} {name} {runs}").sample(known, min(k, len(known))):
+                yield name, runs, cell
+
+
+def _compare(name: str, runs: str, cell: Cell) -> bool:
+    """Run a cell again and print what came of it."""
+    verdict = again(cell)
+    shown = "agrees" if verdict.agrees else "DIFFERS"
+    out().print(f"{name}, {runs}, {cell.job.title}: {shown}: {verdict.text}", soft_wrap=True, highlight=False)
+    return verdict.agrees
 
 
 def again(cell: Cell) -> Verdict:

@@ -25,9 +25,9 @@ def top_index(
     way). Else, and on other devices, torch.topk. (On a GPU it is not defined which of equal entries are taken.)
     """
     if k and usable(score):
-        found = top(score, k, among)
-        if found is not None:
-            return found[0]
+        chosen = top(score, k, among)
+        if chosen is not None:
+            return chosen[0]
     if among is not None:
         return among[top_index(score.index_select(1, among), k)]
     if serves(score):

@@ -115,7 +115,7 @@ def similarity_figure(lines: Sequence[Line]) -> Figure | None:
     """
     maps = [[(arm, arm.records[0]["similarity"]) for arm in line.arms] for line in lines]
     rows = max(len(column) for column in maps)
-    if not any(found for column in maps for _, found in column):
+    if not any(cosines for column in maps for _, cosines in column):
         return None
     figure = Figure(figsize=(1.55 * len(lines) + 0.9, 1.75 * rows + 0.4), layout="constrained")
     grid = figure.subplots(rows, len(lines), squeeze=False)
@@ -129,8 +129,8 @@ def similarity_figure(lines: Sequence[Line]) -> Figure | None:
             if row >= len(column) or column[row][1] is None:
                 axes.set_visible(False)
                 continue
-            arm, found = column[row]
-            image = axes.imshow(found["cosine"], cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
+            arm, cosines = column[row]
+            image = axes.imshow(cosines["cosine"], cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
             axes.set_xlabel(arm.name, fontsize=8.5, color=INK)
     if image is not None:
         figure.colorbar(image, ax=grid, label="cos", fraction=0.03, pad=0.01)
@@ -142,8 +142,8 @@ def _marks(axes: Axes, section: Section, line: Line, similarity: str) -> None:
     for which, marker in (("chance", "x"), ("anchors_alone", "o")):
         prefix = f"{similarity}.M_GT@"
         names = [name for name in line.arms[0].records[0]["metrics"] if name.startswith(prefix)]
-        found = [(float(name.removeprefix(prefix)), section.reference(line.pairing, name, which)) for name in names]
-        points = [(tau, value.mean) for tau, value in found if value is not None]
+        values = [(float(name.removeprefix(prefix)), section.reference(line.pairing, name, which)) for name in names]
+        points = [(tau, value.mean) for tau, value in values if value is not None]
         if points:
             x, y = zip(*points, strict=True)
             axes.plot(x, y, color=GREY, marker=marker, fillstyle="none", markersize=5, linestyle="none", zorder=1)

@@ -150,14 +150,14 @@ def _figure(figure: Figure, label: str) -> str:
 
 def _citations(records: Sequence[Record]) -> str:
     """BibTeX of every method and pairing in the records, and of the paper behind the bench."""
-    found = {TANG_2025.bibtex: None}
+    entries = {TANG_2025.bibtex: None}
     for record in records:
         try:
             recipe, pairing = recipe_of(_spec(record["method"]))
         except ValueError:
             continue
-        found |= {entry.bibtex: None for entry in (recipe.citation, pairing) if entry is not None}
-    return "\n".join(found)
+        entries |= {entry.bibtex: None for entry in (recipe.citation, pairing) if entry is not None}
+    return "\n".join(entries)
 
 
 def _spec(method: Any) -> str:

@@ -46,12 +46,12 @@ class Arm:
 
     def by_seed(self, metric: str, which: str = "value") -> dict[tuple[int, int], float]:
         """A metric (or what stands beside it) by the pair of seeds, where it is defined."""
-        found = {}
+        numbers = {}
         for record in self.records:
             number = record["metrics"].get(metric, {}).get(which)
             if number is not None:
-                found[record["seed"]["world"], record["seed"]["train"]] = float(number)
-        return found
+                numbers[record["seed"]["world"], record["seed"]["train"]] = float(number)
+        return numbers
 
     def interval(self, metric: str, which: str = "value") -> Interval | None:
         """Mean and interval of a metric over the seeds; None where it is not defined."""
@@ -132,14 +132,16 @@ class Section:
 
 def sections(records: Iterable[Record]) -> tuple[Section, ...]:
     """Records in order. Raises: DataError when there are none."""
-    found: dict[str, list[Record]] = {}
+    groups: dict[str, list[Record]] = {}
     for record in records:
         task = record["task"]
         world = {k: v for k, v in task["spec"].get("world", {}).items() if k != "seed"}
         same = {k: v for k, v in task["spec"].items() if k not in ("world", "pairing")}
-        found.setdefault(canonical([task["name"], task["version"], record["study"], same, world]), []).append(record)
-    check(bool(found), "there are no records; run `monosem bench` first, or give the folder that holds them", DataError)
-    return tuple(_section(found[key]) for key in sorted(found))
+        groups.setdefault(canonical([task["name"], task["version"], record["study"], same, world]), []).append(record)
+    check(
+        bool(groups), "there are no records; run `monosem bench` first, or give the folder that holds them", DataError
+    )
+    return tuple(_section(groups[key]) for key in sorted(groups))
 
 
 def _section(records: Sequence[Record]) -> Section:
@@ -191,8 +193,8 @@ def _short(line: Line, lines: Sequence[Line]) -> str:
 
 def _long(line: Line, lines: Sequence[Line]) -> str:
     others = [other.config for other in lines if other.label == line.label]
-    told = [f"{k}={v}" for k, v in line.config.items() if any(other.get(k) != v for other in others)]
-    return " ".join([line.label, *told])
+    own = [f"{k}={v}" for k, v in line.config.items() if any(other.get(k) != v for other in others)]
+    return " ".join([line.label, *own])
 
 
 def _recipe(spec: str) -> Any:

@@ -169,14 +169,14 @@ def run_table(section: Section) -> str:
 
 def environment_table(records: Iterable[Record]) -> str:
     """Where the runs were made, each environment once."""
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for record in records:
         text = json.dumps(record["env"], sort_keys=True)
-        found[text] = found.get(text, 0) + 1
-    names = sorted({name for text in found for name in json.loads(text)})
+        counts[text] = counts.get(text, 0) + 1
+    names = sorted({name for text in counts for name in json.loads(text)})
     rows = [
         [str(count), *(str(json.loads(text).get(name, ""))[:40] for name in names)]
-        for text, count in sorted(found.items())
+        for text, count in sorted(counts.items())
     ]
     return _html_table(["runs", *names], rows, "environment", sortable=True)
 

@@ -106,18 +106,18 @@ class Halved:
     def top(self, x: Float[Tensor, "rows n_p"], k: int, limit: int | None = None) -> tuple[Tensor, Tensor] | None:
         """(columns, z) of the k largest z of each row, columns ascending; None if NaN is met."""
         parts = [self._top(x[i : i + ROWS], k, limit) for i in range(0, x.shape[0], ROWS)]
-        found = [part for part in parts if part is not None]
-        if len(found) < len(parts):
+        whole = [part for part in parts if part is not None]
+        if len(whole) < len(parts):
             return None
-        return torch.cat([index for index, _ in found]), torch.cat([z for _, z in found])
+        return torch.cat([index for index, _ in whole]), torch.cat([z for _, z in whole])
 
     def _top(self, x: Tensor, k: int, limit: int | None) -> tuple[Tensor, Tensor] | None:
         rows, n = x.shape[0], self.bias.numel()
         limit = min(n, 8 * k + 64) if limit is None else limit
         room = max(limit, k) + 64
-        held = torch.empty(rows, room, dtype=torch.int32), torch.empty(rows, room), torch.empty(rows, room)
+        kept = torch.empty(rows, room, dtype=torch.int32), torch.empty(rows, room), torch.empty(rows, room)
         filled, floors = torch.zeros(rows, dtype=torch.int64), torch.full((rows,), -torch.inf)
-        state = _Proposed(k, room, *map(address, (*held, filled, floors)))
+        state = _Proposed(k, room, *map(address, (*kept, filled, floors)))
         runs = runs_of(rows, _RUNS)
         scratch = torch.empty(len(runs), 2 * (min(n, COLUMNS) + 64) + room)
         for parts, _y in self._products(x):
@@ -133,7 +133,7 @@ class Halved:
         each("hand", [(address(state), *run, 0, address(z[at:])) for run, at in zip(runs, before, strict=False)])
         again = (filled == 0).nonzero().squeeze(1)
         self.rows, self.fell_back = self.rows + rows, self.fell_back + again.numel()
-        index, value, _ = largest(k, held[0], held[1], filled)
+        index, value, _ = largest(k, kept[0], kept[1], filled)
         if again.numel():
             full = top(self._exact_rows(x, again), k)
             if full is None:
@@ -144,10 +144,10 @@ class Halved:
     def above(self, x: Float[Tensor, "rows n_p"], floors: Tensor | float, room: int) -> tuple[Tensor, ...] | None:
         """(cells per row, columns, z) of every z above its column's floor; None if they exceed `room`, or on NaN."""
         parts = [self._above(x[i : i + ROWS], floors, room) for i in range(0, x.shape[0], ROWS)]
-        found = [part for part in parts if part is not None]
-        if len(found) < len(parts) or sum(part[1].numel() for part in found) > room:
+        whole = [part for part in parts if part is not None]
+        if len(whole) < len(parts) or sum(part[1].numel() for part in whole) > room:
             return None
-        return tuple(torch.cat(column) for column in zip(*found, strict=True))
+        return tuple(torch.cat(column) for column in zip(*whole, strict=True))
 
     def _above(self, x: Tensor, floors: Tensor | float, room: int) -> tuple[Tensor, Tensor, Tensor] | None:
         rows = x.shape[0]

@@ -68,8 +68,8 @@ def used(values: Float[Tensor, "batch n_q"]) -> Bool[Tensor, " n_q"]:
     """Which latents are not zero (or NaN) everywhere."""
     if not fits(values):
         return (values.amax(0) > 0) | (values.amin(0) < 0)  # two reductions are four times as fast as one aminmax
-    (found,) = _over_rows("used", values, 1, address(values))
-    return found > 0
+    (nonzero,) = _over_rows("used", values, 1, address(values))
+    return nonzero > 0
 
 
 def count(values: Float[Tensor, "batch n_q"]) -> int:

@@ -83,9 +83,11 @@ class AboveFloor:
         totals = each("above", units)
         full = [total > share for total in totals]
         if not any(full):
-            found = [torch.cat([t[:total] for t, total in zip(ts, totals, strict=True)]) for ts in (index, value)]
-            self._parts.append((counts, found[0], found[1]))
-            self._seen += self._parts[-1][1].numel()
+            columns, entries = [
+                torch.cat([t[:total] for t, total in zip(ts, totals, strict=True)]) for ts in (index, value)
+            ]
+            self._parts.append((counts, columns, entries))
+            self._seen += columns.numel()
             if self.most and self._seen >= 2 * self.most:
                 self._raise(self.most)
         return not any(full)
@@ -131,9 +133,9 @@ def largest(k: int, index: Tensor, value: Tensor, filled: Tensor) -> tuple[Tenso
 
 def kth_largest(values: Tensor, k: int) -> float:
     """The k-th largest of some float32 numbers, 1 <= k <= their count."""
-    copy, found = values.detach().clone(), ctypes.c_float()
-    once("kth_largest", address(copy), values.numel(), k, address(found))
-    return found.value
+    copy, value = values.detach().clone(), ctypes.c_float()
+    once("kth_largest", address(copy), values.numel(), k, address(value))
+    return value.value
 
 
 def top(score: Tensor, k: int, among: Tensor | None = None, bias: Tensor | None = None) -> tuple[Tensor, Tensor] | None:

@@ -39,10 +39,10 @@ def _team() -> int | None:
     """
     for path in sorted(Path(torch.__file__).parent.glob("lib/libgomp*.so*")):
         try:
-            found = ctypes.CDLL(str(path), os.RTLD_NOLOAD | os.RTLD_NOW).GOMP_parallel
+            parallel = ctypes.CDLL(str(path), os.RTLD_NOLOAD | os.RTLD_NOW).GOMP_parallel
         except (OSError, AttributeError):  # not loaded: torch runs on something else
             continue
-        return ctypes.cast(found, _P).value
+        return ctypes.cast(parallel, _P).value
     return None
 
 
