@@ -2,6 +2,7 @@
 
 python -m studies recovery               every cell and every contender that the record lacks, seeds 1000 and up
 python -m studies recovery tasks         the bench's worlds like networks, the same way
+python -m studies recovery discover      discovery alone on all of them, in place of what the records above say of it
 python -m studies recovery calibrate     discovery alone on seeds 0 and 1 of all of them, for its CONFIDENCE
 python -m studies recovery develop ...   the named cells or tasks on seed 0; nothing is stored
 
@@ -68,10 +69,11 @@ def main(words: Sequence[str] = ()) -> None:
         for name in words[1:]:
             print(name, _world(every.get(name, name), 0, None), flush=True)
         return
-    if words[:1] == ["calibrate"]:
-        about = {"command": "python -m studies recovery calibrate", "env": environment()}
-        run_missing("recovery/calibration", about, _runs(cells() | tasks(), DEVELOPMENT, ()))
-        record = stored("recovery/calibration")
+    if words[:1] in (["calibrate"], ["discover"]):
+        about = {"command": f"python -m studies recovery {words[0]}", "env": environment()}
+        seeds = DEVELOPMENT if words[0] == "calibrate" else SEEDS
+        run_missing(f"recovery/{words[0]}", about, _runs(cells() | tasks(), seeds, ()))
+        record = stored(f"recovery/{words[0]}")
         assert record is not None
         print(_reliability([record]))
         return
@@ -142,7 +144,8 @@ def _agreement(result: Discovery, W: Tensor) -> dict[str, Any]:
 
 def page() -> None:
     """Fill the page and draw its figures, from the records that there are."""
-    grid, special = stored("recovery/grid"), stored("recovery/tasks")
+    newer = stored("recovery/discover")
+    grid, special = (_with_discovery(stored(f"recovery/{name}"), newer) for name in ("grid", "tasks"))
     parts = dict.fromkeys(("grid", "tasks", "reliability"), "Not run yet.")
     if grid:
         parts["grid"] = f"![Recall along five axes](figures/recovery.svg)\n\n{_table(grid, cells())}"
@@ -154,6 +157,15 @@ def page() -> None:
     fill(PAGE, parts)
 
 
+def _with_discovery(record: Any, newer: Mapping[str, Any] | None) -> Any:
+    """A record whose results of discovery are those of a later run, where there is one."""
+    if record is None or newer is None:
+        return record
+    again = {key: run["results"] for key, run in newer["runs"].items()}
+    runs = {key: run | {"results": run["results"] | again.get(key, {})} for key, run in record["runs"].items()}
+    return record | {"runs": runs, "newer": newer}
+
+
 def _of(record: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     return [run for key, run in record["runs"].items() if key.rpartition("/")[0] == name]
 
@@ -162,7 +174,8 @@ def _table(record: Mapping[str, Any], chosen: Mapping[str, str]) -> str:
     head = ("world", "worlds", "oracle F1", "discovery: recall", "precision", "confident only", "gain")
     rows: list[Sequence[object]] = [(*head, *(f"{LABELS[c]}: recall" for c in CONTENDERS[1:]))]
     rows += [_row(name, runs) for name in chosen if (runs := _of(record, name))]
-    return f"{table(rows, numbers=True)}\n\nOne thread; {provenance([record])}."
+    from_where = provenance([record, *([record["newer"]] if "newer" in record else [])])
+    return f"{table(rows, numbers=True)}\n\nOne thread; {from_where}."
 
 
 def _row(name: str, runs: Sequence[Mapping[str, Any]]) -> Sequence[object]:

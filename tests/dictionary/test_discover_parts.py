@@ -107,3 +107,16 @@ def test_climbing_ends_at_features_and_finds_each_once() -> None:
     assert scores["recall"] > 0.8
     assert scores["precision"] > 0.8
     assert distinct(found, torch.ones(found.shape[1]), found, 0.8).shape[1] == 0
+
+
+def test_a_direction_is_returned_once_and_without_agreement_not_at_all() -> None:
+    from monosem.dictionary.discover import _once
+
+    e = torch.eye(4)
+    D = torch.stack([e[0], -e[0], e[1], -e[1], e[2], e[3]], 1)
+    agreed = torch.tensor([0.99, 0.95, 0.99, 0.75, 0.5, 0.9])
+    kept, signed = _once(D, agreed, agreed.argsort(descending=True, stable=True))
+    assert kept.tolist() == [0, 2, 5]
+    assert signed.tolist() == [True, False, False]  # the opposite of the second is no reliable atom
+    kept, _ = _once(D, agreed - 0.5, agreed.argsort(descending=True, stable=True))
+    assert kept.tolist() == [0, 2, 5, 4]  # where nothing agrees, all directions stay

@@ -26,6 +26,8 @@ CONFIDENCE: tuple[tuple[float, float, str], ...] = (
     (-1.0, 0.41, "unlikely"),
 )
 """(agreement from, share of atoms that were right in 54 small worlds of development, what it is called)."""
+OPPOSITE, LEAST = 0.8, 0.7
+"""An atom of larger -cosine to a better one is that one's other sign; atoms of less agreement are not returned."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +38,8 @@ class Discovery:
     is the least cosine among an atom and its nearest ones in two fits to half of the rows each. `rates` are the atoms'
     firing rates, `l0` the mean number of atoms of a row, `offset` what every row shares, `log` one entry per step.
     `gain` is in nats a row, on rows that nothing was fitted to, over a law without a sparse code; `outside` is the
-    share of rows that such a law explains better.
+    share of rows that such a law explains better. `signed` marks atoms whose opposite is an atom as well, in agreement:
+    a direction is returned once, and -p is the other anchor of such a one.
     """
 
     anchors: Anchors
@@ -48,6 +51,7 @@ class Discovery:
     agreement: Float[Tensor, " m"] | None = None
     gain: float = float("nan")
     outside: float = float("nan")
+    signed: Bool[Tensor, " m"] | None = None
 
     def confident(self, least: float | None = None) -> Anchors:
         """The anchors of at least that confidence; all of them where none has it.
@@ -250,7 +254,7 @@ def _result(
     z = state.code.dense(model.m)
     rates = (z > 0).float().mean(0)
     often = rates.argsort(descending=True, stable=True)
-    by = often[agreed[often].round(decimals=3).argsort(descending=True, stable=True)]
+    by, signed = _once(model.D, agreed, often[agreed[often].round(decimals=3).argsort(descending=True, stable=True)])
     code = SparseCode(Positions.from_mask(z > 0), z[z > 0])
     targets = model.D if x_r is None else fit(code, x_r)[0]
     with warnings.catch_warnings():
@@ -268,7 +272,24 @@ def _result(
         agreed[by],
         gained,
         model.outside,
+        signed,
     )
+
+
+def _once(D: Float[Tensor, "d m"], agreed: Float[Tensor, " m"], by: Tensor) -> tuple[Tensor, Tensor]:
+    """(atoms, best first, each direction once and in agreement; which of them have a reliable opposite).
+
+    Where features fire together, a code also takes back what another atom put too much of, along that one's opposite.
+    """
+    cosine, kept, signed = D.T @ D, list[int](), set[int]()
+    for j in by.tolist():
+        against = [i for i in kept if float(cosine[i, j]) < -OPPOSITE]
+        if not against:
+            kept.append(j)
+        elif float(agreed[j]) >= 0.9:
+            signed.update(against)
+    kept = [j for j in kept if float(agreed[j]) >= LEAST] or kept
+    return torch.tensor(kept), torch.tensor([j in signed for j in kept])
 
 
 def _entry(state: State, x: Tensor) -> dict[str, Any]:
