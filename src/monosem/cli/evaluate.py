@@ -152,7 +152,7 @@ def _score_on_network(o: _EvaluateOptions, place: _Place) -> "NetworkScores":
     from monosem.networks.network import network_scores
 
     documents = list(read_documents(o.text or (), o.texts.each, o.texts.text_key))  # type: ignore[arg-type]
-    model = load(o.dictionary)
+    model = load(o.dictionary, device=o.place.of.device)
     network, tokenizer = o.place.open(place)
     drop = tuple(sorted(set(tokenizer.all_special_ids))) if place.drop is None else place.drop
     keep = TokenFilter(drop, place.first)

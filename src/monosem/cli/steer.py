@@ -70,7 +70,7 @@ def steer(o: _SteerOptions) -> Answer:
     if o.temperature < 0 or o.tokens < 1:
         fail(f"--temperature {o.temperature} and --tokens {o.tokens}; a temperature is at least 0, tokens at least 1")
     set_threads(o.threads)
-    place, model = o.place.find(o.dictionary), load(o.dictionary)
+    place, model = o.place.find(o.dictionary), load(o.dictionary, device=o.place.of.device)
     language, tokenizer = o.place.open(place)
     if not hasattr(language, "generate"):
         fail(f"{place.network} is no language model; it cannot write")
