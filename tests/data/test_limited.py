@@ -100,7 +100,7 @@ import torch
 from monosem.data.mixed import mixed
 from monosem.data.source import StoreSource
 from monosem.data.store import open_store
-from monosem.train.order import Order
+from monosem.train.loop import Order
 torch.set_num_threads(1)
 source, seen = StoreSource(open_store({str(store)!r}), normalise=False), 0
 assert source.store.table("0:out").values.large

@@ -9,13 +9,12 @@ import torch
 from torch import nn
 
 from monosem.base.errors import ArgumentError, DataError
-from monosem.data.mixed import mates, mixed
+from monosem.data.mixed import mixed
 from monosem.data.source import FileSource, StoreSource, open_rows
 from monosem.data.store import Sharded, Store, open_store
 from monosem.networks.harvest import harvest
 from monosem.train.config import FitConfig
-from monosem.train.loop import fit
-from monosem.train.order import Order
+from monosem.train.loop import Order, fit
 from tests.networks.networks import Tiny, masked_batches
 
 ROWS, WIDTH = 4096, 288
@@ -59,14 +58,27 @@ def test_how_well_it_mixes(store: Store) -> None:
     """A row meets about batch / buffer of its run; in the exact permutation batch / rows; unmixed, nearly all."""
     source = StoreSource(store, normalise=False)
     order = Order(ROWS, 128, 0)
-    exact = np.mean([mates(order.index(step), 32) for step in range(32)])
+    exact = np.mean([_mates(order.index(step), 32) for step in range(32)])
     measured = {}
     for buffer in (256, 1024, ROWS):
         stream = mixed(source, buffer=buffer, run=32, normalise=False)
-        measured[buffer] = np.mean([mates(batch, 32) for batch in _numbers(stream, 0, ROWS).split(128)])
+        measured[buffer] = np.mean([_mates(batch, 32) for batch in _numbers(stream, 0, ROWS).split(128)])
     assert exact == pytest.approx(127 * 31 / (ROWS - 1), rel=0.15)
     for buffer, value in measured.items():
         assert value == pytest.approx(127 * 31 / (buffer - 1), rel=0.15)
+
+
+def _mates(index: torch.Tensor, run: int) -> float:
+    """Neighbours of the same run that a row meets in its batch, on average: how well rows are shuffled.
+
+    `index`: numbers of the batch's rows in the store. A permutation of N rows gives (batch - 1) (run - 1) / (N - 1).
+
+    Example:
+        >>> _mates(torch.tensor([0, 1, 2, 9]), 4)
+        1.5
+    """
+    counts = torch.bincount(index // run).double()
+    return float((counts * (counts - 1)).sum() / index.numel())
 
 
 def _cold(store: Store) -> None:

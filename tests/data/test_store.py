@@ -22,8 +22,7 @@ from monosem.losses.objective import State, Step, Term
 from monosem.methods import Method
 from monosem.networks.harvest import harvest
 from monosem.train.config import FitConfig
-from monosem.train.loop import fit
-from monosem.train.order import Order
+from monosem.train.loop import Order, fit
 from tests.networks.networks import Tiny, masked_batches
 
 SITES = "layers.*.mlp:in,out; layers.1:out"

@@ -14,8 +14,7 @@ from monosem.bench.world import World
 from monosem.bench.worlds import world_spec
 from monosem.dictionary.climb import Settings
 from monosem.dictionary.discover import Discovery, agreement, confidence_of, dense_factors, discover, mode
-from monosem.dictionary.model_moves import composite
-from monosem.dictionary.model_search import Plan, Rows, extended, fitted, pruned, scored, without
+from monosem.dictionary.model_search import Plan, Rows, composite, extended, fitted, pruned, scored, without
 from monosem.dictionary.priced import priced_pursuit
 from monosem.dictionary.sparse_model import SparseModel, described, fit_background, gain
 

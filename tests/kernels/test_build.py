@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from monosem.kernels.native import build
-from monosem.kernels.native.answers import symbols, wrong_answer
+from monosem.kernels.native.build import symbols, wrong_answer
 
 pytestmark = pytest.mark.skipif(build.library() is None, reason=f"no compiled kernels: {build.why_absent()}")
 

@@ -10,8 +10,7 @@ from monosem.base.blocks import Block
 from monosem.base.sparse import Positions, SparseCode
 from monosem.kernels import reference
 from monosem.kernels.ledger import open_ledger
-from monosem.kernels.sparse import inner, read_cells, scatter, write_cells
-from monosem.kernels.weights import row_norms, rows_of
+from monosem.kernels.sparse import inner, read_cells, row_norms, rows_of, scatter, write_cells
 from tests.kernels.layouts import Case, cases, dense_weight, positions
 
 

@@ -22,8 +22,7 @@ from monosem.networks.live import LiveSource
 from monosem.networks.rewrite import rewriting
 from monosem.networks.sites import find_sites
 from monosem.train.config import FitConfig
-from monosem.train.loop import fit
-from monosem.train.order import Order
+from monosem.train.loop import Order, fit
 from tests.networks.networks import Tiny, masked_batches
 
 IN, OUT = "layers.1.mlp:in", "layers.1.mlp:out"

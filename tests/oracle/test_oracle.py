@@ -14,8 +14,7 @@ from monosem.core.activations import Context
 from monosem.core.pairs import TensorSource
 from monosem.methods import method
 from monosem.train.config import FitConfig
-from monosem.train.loop import start_run, train_step
-from monosem.train.order import Order
+from monosem.train.loop import Order, start_run, train_step
 from monosem.train.state import Run
 from monosem.train.update import Update
 from tests.oracle.bridge import arrays_of, build, library_gradients, moments_of, oracle_gradients, widths_for

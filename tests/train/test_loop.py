@@ -27,8 +27,7 @@ from monosem.losses.resample import Resample
 from monosem.methods import Method, method
 from monosem.train import loop
 from monosem.train.config import FitConfig
-from monosem.train.loop import fit, train_step
-from monosem.train.order import Order
+from monosem.train.loop import Order, fit, train_step
 from monosem.train.state import DeadTracker, Run
 from monosem.train.update import Update
 from tests.train.scenes import SCENES, rows

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from monosem.base.errors import ArgumentError
 from monosem.train.config import FitConfig
-from monosem.train.order import Order
+from monosem.train.loop import Order
 
 
 @given(rows=st.integers(1, 40), batch=st.integers(1, 50), seed=st.integers(-3, 2**70))

@@ -166,13 +166,6 @@ JIRALERSPONG_2026 = Citation(
     2026,
     "2602.11729",
 )
-MINDER_2025 = Citation(
-    "minder2025",
-    "Minder et al.",
-    "Overcoming sparsity artifacts in crosscoders to interpret chat-tuning",
-    2025,
-    "2504.02922",
-)
 AYONRINDE_2024 = Citation(
     "ayonrinde2024",
     "Ayonrinde",

@@ -16,15 +16,11 @@ from monosem.bench.world import FeatureLaw
 
 
 class Sizes(ABC):
-    """The size of an active feature; positive. `tail` states its law."""
+    """The size of an active feature; positive."""
 
     @abstractmethod
     def draw(self, rng: np.random.Generator, count: int) -> Float[np.ndarray, " count"]:
         """Independent sizes."""
-
-    @abstractmethod
-    def tail(self, v: Float[np.ndarray, " v"]) -> Float[np.ndarray, " v"]:
-        """Pr(size > v)."""
 
 
 SIZES: Registry[type[Sizes]] = Registry("law of sizes")
@@ -46,10 +42,6 @@ class Exponential(Sizes):
         """Shifted exponentials."""
         return np.asarray(self.c_min + self.beta * rng.standard_exponential(count))
 
-    def tail(self, v: Float[np.ndarray, " v"]) -> Float[np.ndarray, " v"]:
-        """exp(-(v - c_min) / beta)."""
-        return np.asarray(np.exp(-np.maximum(v - self.c_min, 0.0) / self.beta))
-
 
 @SIZES.register("constant")
 @dataclass(frozen=True)
@@ -64,10 +56,6 @@ class Constant(Sizes):
     def draw(self, rng: np.random.Generator, count: int) -> Float[np.ndarray, " count"]:
         """All the same."""
         return np.full(count, self.size)
-
-    def tail(self, v: Float[np.ndarray, " v"]) -> Float[np.ndarray, " v"]:
-        """A step."""
-        return np.asarray((v < self.size).astype(float))
 
 
 @SIZES.register("pareto")
@@ -84,10 +72,6 @@ class Pareto(Sizes):
         """By the exponential of an exponential."""
         return np.asarray(np.exp(rng.standard_exponential(count) / self.exponent))
 
-    def tail(self, v: Float[np.ndarray, " v"]) -> Float[np.ndarray, " v"]:
-        """v^-exponent from 1 on."""
-        return np.asarray(np.maximum(v, 1.0) ** -self.exponent)
-
 
 @SIZES.register("lognormal")
 @dataclass(frozen=True)
@@ -102,12 +86,6 @@ class Lognormal(Sizes):
     def draw(self, rng: np.random.Generator, count: int) -> Float[np.ndarray, " count"]:
         """Exponentials of normals."""
         return np.asarray(np.exp(self.sd * rng.standard_normal(count)))
-
-    def tail(self, v: Float[np.ndarray, " v"]) -> Float[np.ndarray, " v"]:
-        """1 - Phi(log v / sd)."""
-        from statistics import NormalDist
-
-        return np.array([NormalDist().cdf(-np.log(max(float(x), 1e-300)) / self.sd) for x in v])
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ def _of_all(checks: "list[Check]", o: _CheckOptions) -> Answer:
 def _on_one(path: str, problem: "Problem", checks: "list[Check]", o: _CheckOptions) -> Answer:
     """What is true of one problem."""
     from monosem.cli.tables import Sheet
-    from monosem.theory.survey import survey
+    from monosem.theory.search.atlas import survey
 
     with err().status(f"looking at the patterns of {path}"):
         seen = survey(problem, seed=o.seed)
@@ -119,8 +119,8 @@ def _on_one(path: str, problem: "Problem", checks: "list[Check]", o: _CheckOptio
     head = Text.assemble((path, "bold"), f": {seen.title}")
     sheet = Sheet("", ("pattern", "holds", "loss", "searches"))
     for entry in seen.entries:
-        loss = "" if entry.loss is None else f"{entry.loss:.6g}"
-        sheet.add(entry.pattern, entry.verdict, loss, f"{entry.share:.0%}" if entry.share else "")
+        loss = "" if entry.loss != entry.loss else f"{entry.loss:.6g}"
+        sheet.add(entry.pattern, entry.verdict, loss, f"{entry.acs:.0%}" if entry.acs else "")
     facts = {"problem": path, "holds": good, "checks": _plain_rows(rows), **seen.plain()}
     shown = Group(head, sheet, *map(Text, seen.notes), "", *_problem_lines("checks", rows))
     return Answer(facts, shown, code=0 if good else 1)

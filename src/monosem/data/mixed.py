@@ -109,16 +109,3 @@ def _provenance(source: FileSource, rows: slice) -> Tensor | None:
     store = source.store
     columns = (column[rows.start : rows.stop] for column in (store.tokens, store.documents, store.positions))
     return torch.from_numpy(np.stack(list(columns), 1).astype(np.int32))
-
-
-def mates(index: Tensor, run: int) -> float:
-    """Neighbours of the same run that a row meets in its batch, on average: how well rows are shuffled.
-
-    `index`: numbers of the batch's rows in the store. A permutation of N rows gives (batch - 1) (run - 1) / (N - 1).
-
-    Example:
-        >>> mates(torch.tensor([0, 1, 2, 9]), 4)
-        1.5
-    """
-    counts = torch.bincount(index // run).double()
-    return float((counts * (counts - 1)).sum() / index.numel())

@@ -14,8 +14,7 @@ from monosem.base.seeds import philox
 from monosem.base.sparse import Positions, SparseCode
 from monosem.dictionary.climb import Progress, Settings, climbed
 from monosem.dictionary.coded import CodedRows, fit
-from monosem.dictionary.model_moves import polished
-from monosem.dictionary.model_search import Plan, Rows, State, fitted
+from monosem.dictionary.model_search import Plan, Rows, State, fitted, polished
 from monosem.dictionary.sparse_model import SparseModel, described, fit_background, gain, typical_length
 
 CONFIDENCE: tuple[tuple[float, float, str], ...] = (

@@ -26,8 +26,8 @@ from monosem.kernels.native.rows import CellSet
 from monosem.kernels.precision import dense_products, multiply, multiply_again
 from monosem.kernels.ranking import top_index
 from monosem.kernels.select import Product, Selection, carried, rank, select
+from monosem.kernels.sparse import row_norms, rows_of
 from monosem.kernels.straight_through import heaviside, heaviside_sum, jump, jump_and_sums
-from monosem.kernels.weights import row_norms, rows_of
 from monosem.kernels.workspace import huge_pages, kept_memory, recycled
 
 __all__ = [

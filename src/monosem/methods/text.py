@@ -6,16 +6,31 @@ The head is a row of the literature's table or an activation; what follows edits
 of one of the same kind; `-` takes one away. A part is what makes, starts or holds the weights: a constraint, an
 encoder, a dictionary, `init`, `pre_bias`, `resample`, `anchoring`. An argument is a literal or a schedule; without a
 name it takes its place in the order that `monosem list` prints.
+
+As TOML every call is a table, its arguments are the table's entries:
+
+    [method.topk]               # the head
+    k = 32
+    [terms.ortho]               # what + adds
+    weight = 0.25
+    [parts.unit_norm]           # what stands after |
+    [pairing.crosscoder]        # what stands after @
+    private = 0.05
+
+`without = ["auxk"]`, above the tables, takes away what the head has. A schedule is a table in place of a number:
+`weight = { ramp = { start = 0.0, stop = 0.5 } }`.
 """
 
 import inspect
+import tomllib
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from monosem.base.calls import REQUIRED, Call, Edit, arguments, construct, near, plain, read, read_call, resolved, tacit
-from monosem.base.errors import ArgumentError, UnknownNameError, check
+from monosem.base.errors import ArgumentError, CheckpointError, UnknownNameError, check
+from monosem.base.files import read_text
 from monosem.base.literature import (
     AMEISEN_2025,
     DUNEFSKY_2024,
@@ -28,6 +43,7 @@ from monosem.base.literature import (
 from monosem.base.schedule import SCHEDULES
 from monosem.core.activations import ACTIVATIONS, Activation
 from monosem.core.pairs import PAIRINGS, Pairing
+from monosem.losses.objective import TERMS
 from monosem.methods.method import Method, paired
 from monosem.methods.parts import KINDS, edited, pairing_of_text
 from monosem.methods.recipes import METHODS, Recipe
@@ -129,9 +145,7 @@ def method(text: str, **overrides: Any) -> Method:
         "relu + l1(weight=0.5, norm='decoder', on='code')"
     """
     if text.endswith(".toml"):
-        from monosem.methods.toml import read_toml
-
-        head, edits = read_toml(Path(text))
+        head, edits = _read_toml(Path(text))
     else:
         head, edits = read(text)
     return _composed(replace(head, named=head.named | overrides), edits)
@@ -227,3 +241,43 @@ def _head_of(chosen: Method) -> Call:
             required = [key for key, default in arguments(kind).items() if default is REQUIRED]
             return Call(name, named={key: getattr(chosen.activation, key) for key in required})
     raise ArgumentError(f"{kind.__name__} is no registered activation; register it to name it in text")
+
+
+_TABLES = ("method", "terms", "parts", "pairing")
+
+
+def _read_toml(path: Path) -> tuple[Call, tuple[Edit, ...]]:
+    """The head and the edits that a file says. Raises: ArgumentError for a file that says no method."""
+    try:
+        plain = tomllib.loads(read_text(path))
+    except (CheckpointError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ArgumentError(f"{path} cannot be read as TOML: {error}") from None
+    unknown = sorted(set(plain) - {*_TABLES, "without"})
+    check(not unknown, f"{path} holds {', '.join(unknown)}; a method has {', '.join(_TABLES)} and 'without'")
+    heads = _calls(plain, "method", path)
+    check(len(heads) == 1, f"{path} names {len(heads)} methods; one table [method.NAME] belongs there")
+    away = [Call(str(name)) for name in plain.get("without", ())]
+    edits = [Edit("terms" if call.name in TERMS else "parts", call, remove=True) for call in away]
+    for section in ("terms", "parts", "pairing"):
+        edits += [Edit(section, call) for call in _calls(plain, section, path)]
+    return heads[0], tuple(edits)
+
+
+def _calls(plain: dict[str, Any], section: str, path: Path) -> list[Call]:
+    tables = plain.get(section, {})
+    good = isinstance(tables, dict) and all(isinstance(table, dict) for table in tables.values())
+    check(good, f"{path}: [{section}] holds tables, one a name, as [{section}.NAME]")
+    return [Call(name, named={key: _value(value) for key, value in table.items()}) for name, table in tables.items()]
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, dict):
+        check(
+            len(value) == 1, f"{value} stands where a value belongs; a schedule is one name, as {{ ramp = {{ ... }} }}"
+        )
+        ((name, inside),) = value.items()
+        check(
+            isinstance(inside, dict), f"{name} stands where a value belongs; give its arguments, as {{ {name} = {{}} }}"
+        )
+        return Call(name, named={key: _value(item) for key, item in inside.items()})
+    return tuple(map(_value, value)) if isinstance(value, list) else value

@@ -1,7 +1,8 @@
 """The page: one HTML file that needs nothing else, from a folder of records."""
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -14,12 +15,73 @@ from monosem.base.literature import TANG_2025
 from monosem.base.sealed import sealed
 from monosem.bench.records import outdated, read_records
 from monosem.methods import recipe_of
-from monosem.report.curves import Chart, tau_charts, training_charts
 from monosem.report.figures import l0_fvu_figure, recovery_figure, similarity_figure
 from monosem.report.interval import Interval
-from monosem.report.style import on_any_page, to_svg
-from monosem.report.summary import HEADLINE, Record, Section, sections
+from monosem.report.style import GREY, INK, on_any_page, styles, to_svg
+from monosem.report.summary import HEADLINE, Arm, Line, Record, Section, sections
 from monosem.report.tables import environment_table, meaning, run_table, score_table, worse_than_the_mean
+
+SIMILARITY_NAMES = {
+    "decoder_cosine": "decoder columns, |cos| (headline)",
+    "decoder_signed": "decoder columns, cos",
+    "encoder_raw": "encoder rows, inner product (the paper's)",
+    "encoder_cosine": "encoder rows, |cos|",
+}
+"""Kinds of similarity that every record holds a curve of."""
+SERIES = {"fvu": "FVU", "loss": "total loss", "l0": "L0", "dead": "share of dead latents"}
+"""Series over training that every record holds. The total loss of anchored runs holds the anchoring term."""
+
+Chart = dict[str, Any]
+"""title, x (a label), log, perhaps range (of y), at (places); lines: label, colour, dash or points, values or None."""
+
+
+def _tau_charts(section: Section) -> list[Chart]:
+    """M_GT against tau by similarity: the mean over seeds, chance, and the anchors alone at the stored thresholds."""
+    charts = []
+    for kind, title in SIMILARITY_NAMES.items():
+        tau = section.records[0]["curves"]["tau"]
+        lines = [_line(line, arm, colour, arm.curve("curves", kind)) for line, arm, colour in _arms(section)]
+        for pairing in section.pairings:
+            for which, name, colour in (("chance", "random directions", GREY), ("anchors_alone", "anchors alone", INK)):
+                values = _stored(section, pairing, which, kind, tau)
+                if any(value is not None for value in values):
+                    lines.append({"label": f"{name}, {pairing}", "colour": colour, "points": True, "values": values})
+        charts.append({"title": title, "x": "τ", "log": False, "range": [0, 1.02], "at": list(tau), "lines": lines})
+    return charts
+
+
+def _training_charts(section: Section) -> list[Chart]:
+    """Every logged series over training, the mean over seeds."""
+    charts = []
+    for series, title in SERIES.items():
+        arms = list(_arms(section))
+        steps = sorted({step for _, arm, _ in arms for step in arm.records[0]["training"]["step"]})
+        lines = []
+        for line, arm, colour in arms:
+            by_step = dict(zip(arm.records[0]["training"]["step"], arm.curve("training", series), strict=False))
+            lines.append(_line(line, arm, colour, (by_step.get(step) for step in steps)))
+        values = [value for line in lines for value in line["values"] if value is not None]
+        positive = bool(values) and min(values) > 0
+        charts.append({"title": title, "x": "step", "log": positive, "at": steps, "lines": lines})
+    return charts
+
+
+def _arms(section: Section) -> Iterable[tuple[Line, Arm, str]]:
+    for line, style in zip(section.lines, styles(len(section.lines)), strict=True):
+        for arm in line.arms:
+            yield line, arm, style.colour
+
+
+def _line(line: Line, arm: Arm, colour: str, values: Iterable[float | None]) -> dict[str, Any]:
+    """Plain dashed, anchored solid."""
+    rounded = [None if value is None or math.isnan(value) else float(f"{value:.4g}") for value in values]
+    return {"label": f"{line.label} {arm.name}", "colour": colour, "dash": not arm.anchored, "values": rounded}
+
+
+def _stored(section: Section, pairing: str, which: str, kind: str, tau: Sequence[float]) -> list[float | None]:
+    """The references of M_GT, at every tau that has a score."""
+    stored = (section.reference(pairing, f"{kind}.M_GT@{at}", which) for at in tau)
+    return [None if value is None else float(f"{value.mean:.4g}") for value in stored]
 
 
 def write_report(records: str | Path, path: str | Path) -> Path:
@@ -60,9 +122,9 @@ def _lead(records: Sequence[Record], parts: Sequence[Section]) -> str:
 
 def _section(number: int, section: Section) -> str:
     figures = [
-        ("M_GT against τ", _curves(tau_charts(section))),
+        ("M_GT against τ", _curves(_tau_charts(section))),
         ("L0 and FVU", _figure(l0_fvu_figure(section), "L0 against FVU")),
-        ("Training", _curves(training_charts(section))),
+        ("Training", _curves(_training_charts(section))),
     ]
     maps = similarity_figure(section.lines)
     if maps is not None:

@@ -135,14 +135,13 @@ def _resample(
 @dataclass(frozen=True)
 class Basin:
     """With k anchors: the share of runs that recover every feature not anchored (with its 95 % interval), the mean
-    share of such features recovered, the median loss, and the share of runs of loss below 1e-6."""
+    share of such features recovered, and the share of runs of loss below 1e-6."""
 
     anchors: int
     full: float
     low: float
     high: float
     features: float
-    median_loss: float
     zero_loss: float
 
 
@@ -178,6 +177,6 @@ def basins(
         hit = matched(problem, ended)[:, k:]
         full = int(hit.all(1).sum())
         low, high = wilson(full, runs)
-        median, zero = float(ended.loss.median()), float((ended.loss < 1e-6).double().mean())
-        out.append(Basin(k, full / runs, low, high, float(hit.double().mean()), median, zero))
+        zero = float((ended.loss < 1e-6).double().mean())
+        out.append(Basin(k, full / runs, low, high, float(hit.double().mean()), zero))
     return out
