@@ -4,10 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from monosem.cli.check import register
+from monosem.cli.app import app as monosem
 from monosem.theory.checks.registry import CHECKS, SUITE
 from monosem.theory.minima import trichotomy
 from monosem.theory.search.atlas import partitions, pattern_key
@@ -15,17 +14,9 @@ from studies.theory.claims import FIGURES, draw_all
 from tests.cli.calls import call
 
 
-@pytest.fixture
-def app() -> typer.Typer:
-    made = typer.Typer()
-    made.callback()(lambda: None)
-    register(made)
-    return made
-
-
-def test_json_holds_every_verdict(app: typer.Typer) -> None:
+def test_json_holds_every_verdict() -> None:
     names = ["example_3_5", "construction"]
-    answer = CliRunner().invoke(app, ["check", *names, "--json", "--trials", "5"])
+    answer = CliRunner().invoke(monosem, ["check", *names, "--json", "--trials", "5"])
     assert answer.exit_code == 0, answer.output
     record = json.loads(answer.output)
     assert record["as_documented"]
@@ -34,18 +25,18 @@ def test_json_holds_every_verdict(app: typer.Typer) -> None:
     assert set(record["problems"]) == set(SUITE)
 
 
-def test_a_claim_is_told_in_words(app: typer.Typer) -> None:
-    answer = CliRunner().invoke(app, ["check", "zero_loss", "--trials", "5"])
+def test_a_claim_is_told_in_words() -> None:
+    answer = CliRunner().invoke(monosem, ["check", "zero_loss", "--trials", "5"])
     assert answer.exit_code == 0, answer.output
     assert "theorem 3.4 zero_loss: holds" in " ".join(answer.stdout.split())
     assert "all is as documented: 1 check in" in answer.stdout
 
 
-def test_a_problem_of_ones_own_is_answered(app: typer.Typer, tmp_path: Path) -> None:
+def test_a_problem_of_ones_own_is_answered(tmp_path: Path) -> None:
     """Example 3.5: three features, two latents; every pattern with its verdict, and the least loss."""
     problem = SUITE["example 3.5"]
     problem.save(tmp_path / "mine.json")
-    answer = CliRunner().invoke(app, ["check", "zero_loss", "--problem", str(tmp_path / "mine.json"), "--json"])
+    answer = CliRunner().invoke(monosem, ["check", "zero_loss", "--problem", str(tmp_path / "mine.json"), "--json"])
     assert answer.exit_code == 0, answer.output
     record = json.loads(answer.stdout)
     verdicts = {one["pattern"]: one["verdict"] for one in record["patterns"] if one["verdict"]}
@@ -94,13 +85,13 @@ def test_a_wrong_problem_is_said_before_anything_is_computed(text: str | None, s
     assert answer.stderr.count("\n") == 1
 
 
-def test_exit_status_tells_when_a_claim_fails(app: typer.Typer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exit_status_tells_when_a_claim_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     from dataclasses import replace
 
     check = CHECKS["dead_latents"]
     broken = replace(check, holds_on=next(iter(check.fails_on.values())))
     monkeypatch.setitem(CHECKS._items, "dead_latents", broken)
-    answer = CliRunner().invoke(app, ["check", "dead_latents", "--trials", "3"])
+    answer = CliRunner().invoke(monosem, ["check", "dead_latents", "--trials", "3"])
     assert answer.exit_code == 1
     assert "FAILS" in answer.output
 

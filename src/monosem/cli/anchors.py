@@ -292,9 +292,6 @@ def _summary(discovery: "Discovery", kept: int, out_file: Path) -> "Sheet":
     return sheet
 
 
-def register(app: typer.Typer) -> None:
-    """Add the group of commands."""
-    add(anchors_app, "from-classes", _from_classes)
-    add(anchors_app, "score-classes", _score_classes)
-    add(anchors_app, "discover", _from_rows)
-    app.add_typer(anchors_app, name="anchors")
+add(anchors_app, "from-classes", _from_classes)
+add(anchors_app, "score-classes", _score_classes)
+add(anchors_app, "discover", _from_rows)

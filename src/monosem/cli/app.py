@@ -45,9 +45,14 @@ class _Everything(Commands):
 
 @cache
 def command(name: str) -> Any:
-    """A command by its name, imported."""
-    part = typer.Typer(callback=lambda: None)
-    import_module(f"monosem.cli.{COMMANDS[name][0]}").register(part)
+    """A command by its name, imported: the function of that name (`list_` for list), or `anchors_app`."""
+    from monosem.cli.options import add
+
+    part, module = typer.Typer(callback=lambda: None), import_module(f"monosem.cli.{COMMANDS[name][0]}")
+    if name == "anchors":
+        part.add_typer(module.anchors_app, name=name)
+    else:
+        add(part, name, getattr(module, name, None) or getattr(module, f"{name}_"))
     return typer.main.get_command(part).commands[name]  # type: ignore[attr-defined]
 
 

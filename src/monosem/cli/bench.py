@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from monosem.cli.console import err, fail, say
-from monosem.cli.options import Answer, add, command_of, opt
+from monosem.cli.options import Answer, command_of, opt
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -217,9 +217,3 @@ def _tables(records: list[dict[str, Any]]) -> "RenderableType":
     from monosem.report.summary import sections
 
     return Group(*(section_table(section) for section in sections(records))) if records else ""
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    add(app, "bench", bench)
-    add(app, "report", report)

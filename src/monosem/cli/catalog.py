@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from monosem.cli.console import fail
-from monosem.cli.options import Answer, add, catalogue, command_of, listed
+from monosem.cli.options import Answer, catalogue, command_of, listed
 
 LISTS = {
     "methods": "Methods",
@@ -77,7 +77,7 @@ class _ListOptions:
 
 
 @command_of(_ListOptions)
-def catalog(o: _ListOptions) -> Answer:
+def list_(o: _ListOptions) -> Answer:
     """List methods with their arguments and citations, pairings, activations, loss terms, tasks and parts of worlds."""
     from monosem.base import plugins
 
@@ -204,9 +204,3 @@ def _arguments(defaults: dict[str, Any]) -> str:
         return f"({', '.join(map(text, value))})" if isinstance(value, tuple) else str(value)
 
     return ", ".join(f"{name}={text(value)}" for name, value in defaults.items())
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    add(app, "list", catalog)
-    add(app, "cite", cite)

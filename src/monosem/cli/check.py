@@ -13,7 +13,7 @@ from rich.status import Status
 from rich.text import Text
 
 from monosem.cli.console import err, fail
-from monosem.cli.options import Answer, add, command_of, opt
+from monosem.cli.options import Answer, command_of, opt
 
 if TYPE_CHECKING:
     from monosem.theory.checks.base import Check, Report, Verdict
@@ -163,8 +163,3 @@ def _problem_lines(label: str, rows: _Rows) -> Iterator[Text]:
         yield Text(f"  fails: {', '.join(kinds['fails'])}", "bold red")
     if kinds["outside"]:
         yield Text(f"  does not apply: {'; '.join(kinds['outside'])}")
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    add(app, "check", check)

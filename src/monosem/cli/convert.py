@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from monosem.cli.console import fail, say
-from monosem.cli.options import Answer, add, command_of, opt
+from monosem.cli.options import Answer, command_of, opt
 from monosem.cli.shared import Dictionary, quoted
 
 _Scale = Annotated[
@@ -63,9 +63,3 @@ def describe(o: _DescribeOptions) -> Answer:
 
     rows = dict(description(o.dictionary, o.input_scale, weights=o.weights).rows)
     return Answer(rows, values_table(rows))
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    add(app, "convert", convert)
-    add(app, "describe", describe)

@@ -6,11 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
 from rich.console import Group, RenderableType
 
 from monosem.cli.console import err, fail, say, set_threads
-from monosem.cli.options import Answer, add, command_of, opt
+from monosem.cli.options import Answer, command_of, opt
 from monosem.cli.shared import Dictionary, NetworkOptions, TextOptions, Threads, need
 
 if TYPE_CHECKING:
@@ -193,8 +192,3 @@ def _network_table(scores: "NetworkScores", title: str) -> RenderableType:
 
 def _share(share: float | None) -> str:
     return "-" if share is None else f"{share:.2%}"
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    add(app, "evaluate", evaluate)

@@ -4,11 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from monosem.cli.console import err, fail, rate_bar, set_threads
 from monosem.cli.inspect import InspectRows, training_rows
-from monosem.cli.options import Answer, add, command_of, opt
+from monosem.cli.options import Answer, command_of, opt
 from monosem.cli.shared import Dictionary, Threads
 
 if TYPE_CHECKING:
@@ -103,8 +101,3 @@ def _table(done: "list[Explained]", waiting: int, prompts: Path | None) -> str:
     if waiting:
         lines.append(f"{waiting} prompts wait for an answer" + (f" in {prompts}" if prompts else "; --prompts FILE"))
     return "\n".join(lines)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    add(app, "explain", explain)

@@ -7,10 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from monosem.cli.console import fail, rate_bar, sample_bar, say, set_threads
-from monosem.cli.options import Answer, add, command_of, opt
+from monosem.cli.options import Answer, command_of, opt
 from monosem.cli.shared import DeviceOptions, RowsOptions, TextOptions, Threads, check_length, train_command
 
 if TYPE_CHECKING:
@@ -202,9 +200,3 @@ def _named(given: list[str]) -> list[tuple[str, str]]:
     if len(dict(pairs)) < len(pairs):
         fail(f"two networks are called {pairs[0][0]!r}; give each a name of its own")
     return pairs
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    add(app, "harvest", harvest)
-    add(app, "sample", sample)

@@ -5,10 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from monosem.cli.console import err, fail, rate_bar, say, set_threads
-from monosem.cli.options import Answer, Group, add, command_of, opt
+from monosem.cli.options import Answer, Group, command_of, opt
 from monosem.cli.shared import Dictionary, NetworkOptions, RowsOptions, Threads, need
 from monosem.inspect.options import Options
 
@@ -208,8 +206,3 @@ def _effect(model: "SDL", place: NetworkOptions, seen: "Rows") -> "tuple[LogitEf
     words = pieces(tokenizer)
     decode = seen.decode or (lambda tokens: [words[t] if t < len(words) else f"<{t}>" for t in tokens])
     return effect, seen if seen.token is not None else replace(seen, decode=decode)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    add(app, "inspect", inspect)

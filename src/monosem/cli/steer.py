@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
 from rich.text import Text
 
 from monosem.cli.console import fail, set_threads
 from monosem.cli.evaluate import PlaceOptions
-from monosem.cli.options import Answer, add, command_of, opt
+from monosem.cli.options import Answer, command_of, opt
 from monosem.cli.shared import Dictionary, Threads
 
 if TYPE_CHECKING:
@@ -98,8 +97,3 @@ def _continued(language: Any, tokenizer: Any, o: _SteerOptions) -> str:
         **sampling,
     )
     return str(tokenizer.decode(output[0], skip_special_tokens=True))
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    add(app, "steer", steer)

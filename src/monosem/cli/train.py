@@ -11,7 +11,7 @@ import typer
 
 from monosem.base.errors import MonosemError
 from monosem.cli.console import check_device, err, fail, quietly, say, split_names
-from monosem.cli.options import Answer, Group, add, command_of, opt
+from monosem.cli.options import Answer, Group, command_of, opt
 from monosem.cli.shared import RowsOptions, need, quoted
 from monosem.cli.stream import Fed, StreamOptions, open_stream
 from monosem.train.config import FitConfig
@@ -333,8 +333,3 @@ def _answer(result: "Result", fed: Fed, folder: Path, waited: float | None) -> A
         say(f"FVU {scores['fvu']:.3g}: the mean of the rows is nearer; lower --lr, or train longer", "yellow")
     rows = "rows that it never saw" if fed.held_out else "rows that it was trained on"
     return Answer(facts, values_table(shown, f"trained; scores on {count:,} {rows}"), fed.follow)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    add(app, "train", train)

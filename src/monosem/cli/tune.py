@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from monosem.cli.console import check_device, err, fail
-from monosem.cli.options import Answer, Group, add, command_of, opt
+from monosem.cli.options import Answer, Group, command_of, opt
 from monosem.cli.shared import RowsOptions, quoted
 from monosem.cli.train import TRAINING
 from monosem.train.config import FitConfig
@@ -101,8 +99,3 @@ def _table(tuned: "Tuned", criteria: Sequence[str], by: str) -> "Sheet":
         cells = [str(trial.settings[name]) for name in names] + [f"{trial.scores[name]:.4g}" for name in criteria]
         sheet.add(*cells, style="bold" if trial is tuned.best(by) else "")
     return sheet
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    add(app, "tune", tune)
