@@ -8,7 +8,7 @@ dictionary is damaged, and while a model is written with other lengths of its en
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
@@ -257,6 +257,38 @@ def _correlation(rank: Callable[..., Any], a: np.ndarray, b: np.ndarray, least: 
     return float(rank(a[there], b[there]).statistic) if varied else float("nan")
 
 
+def anchors_by_loss(runs: Iterable[Mapping[str, Any]]) -> dict[str, list[int]]:
+    """By task, of anchored runs beside the plain one of the same seeds: [same sign, loss alone gains, features alone].
+
+    Does a lower FVU say that anchors brought features? Pairs of equal M_GT(.95) are left out.
+    """
+    plain: dict[str, Any] = {}
+    anchored: list[tuple[str, str, Any]] = []
+    for run in runs:
+        config = {name: value for name, value in run["config"].items() if name != "seed"}
+        key = canonical([_where(run), run["method"]["spec"], config, run["seed"]])
+        if run["anchors"] is None:
+            plain[key] = run["metrics"]
+        else:
+            anchored.append((key, run["task"]["name"], run["metrics"]))
+    counts: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
+    for key, name, metrics in anchored:
+        if key in plain:
+            more = metrics[HEADLINE]["value"] - plain[key][HEADLINE]["value"]
+            better = metrics["fvu"]["value"] < plain[key]["fvu"]["value"]
+            if more:
+                counts[name][0 if (more > 0) == better else 1 if better else 2] += 1
+    return dict(counts)
+
+
+def _by_loss() -> str:
+    counts = anchors_by_loss(_runs())
+    head = ("task", "pairs", "agree", "lower FVU, fewer features", "higher FVU, more features")
+    rows = [(name, sum(three), *three) for name, three in sorted(counts.items())]
+    total = [sum(three[i] for three in counts.values()) for i in range(3)]
+    return table([head, *rows, ("all", sum(total), *total)], numbers=True)
+
+
 def _ladder_of(record: Mapping[str, Any], name: str, metric: str) -> np.ndarray:
     """How good a metric calls each level of damage: mean over worlds, the truth first."""
     runs = [record["runs"][f"{name}/{seed}"] for seed in SEEDS]
@@ -268,14 +300,14 @@ def page() -> None:
     """The table of every metric under every lens, and what follows."""
     record = stored("lenses")
     if record is None:
-        fill(PAGE, {"lenses": "Not run yet."})
+        fill(PAGE, {"lenses": "Not run yet.", "loss": _by_loss()})
         return
     lenses = _Lenses.of(record)
     rows: list[Sequence[str]] = [("metric", "verdict", *LENSES, *DAMAGE)]
     rows += [lenses.row(i, name) for i, name in enumerate(METRICS)]
     pairs = f"{lenses.count} pairs of arms, {lenses.code_count} where codes were scored; {lenses.lengths} of lengths"
     made = f"{len(_runs())} runs; {pairs}. Ladders: {provenance([record])}; runs: {provenance(_runs())}."
-    fill(PAGE, {"lenses": f"{table(rows, numbers=True)}\n\n{made}"})
+    fill(PAGE, {"lenses": f"{table(rows, numbers=True)}\n\n{made}", "loss": _by_loss()})
 
 
 LENSES = ("varies", "told apart", "headline there", "longer is better", "follows features")

@@ -6,7 +6,7 @@ import torch
 
 from monosem import task
 from monosem.bench import TaskSource
-from studies.lenses import DAMAGE, METRICS, _damaged, _scores, follows, longer, noise, told_apart
+from studies.lenses import DAMAGE, METRICS, _damaged, _scores, anchors_by_loss, follows, longer, noise, told_apart
 
 SOURCE = TaskSource(task("lrb/nano", seed=1))
 WIDTH = len(METRICS)
@@ -51,3 +51,14 @@ def test_longer_runs_and_ranks_are_read_with_the_sign_of_the_metric() -> None:
     followed = follows({"task": arms})
     assert followed[place["codes.f1"]] == pytest.approx(1.0)
     assert followed[place["fvu"]] == pytest.approx(-1.0)
+
+
+def test_loss_and_features_are_counted_pair_by_pair() -> None:
+    def run(anchors: str | None, held: float, fvu: float, seed: int = 0) -> dict[str, object]:
+        metrics = {"decoder_cosine.M_GT@0.95": {"value": held}, "fvu": {"value": fvu}}
+        one = {"name": "lrb/nano", "version": 1, "pairing": "sae"}
+        head = {"task": one, "method": {"spec": "topk(k=2)"}, "config": {"steps": 5}}
+        return head | {"anchors": anchors, "seed": {"world": seed, "train": seed}, "metrics": metrics}
+
+    runs = [run(None, 0.5, 0.2), run("a", 0.6, 0.1), run("b", 0.4, 0.1), run("c", 0.6, 0.3), run("d", 0.5, 0.1)]
+    assert anchors_by_loss([*runs, run("a", 0.9, 0.1, seed=1)]) == {"lrb/nano": [1, 1, 1]}
