@@ -83,7 +83,7 @@ LINES: tuple[Line, ...] = (
     Line("KronSAE", "2505.22255", "kron(k=4)"),
     Line("Switch SAE, TopK over all experts", "2410.08201", "switch(k=4)"),
     Line("Scale SAE, RouteSAE", "2511.05745", reason=_LATER + "the router alone is there, `routed`"),
-    Line("MLP encoder", "O'Neill et al. 2024", "topk(k=4) | mlp"),
+    Line("MLP encoder", "O'Neill et al. 2025", "topk(k=4) | mlp"),
     Line("GLU encoder", "llamascopium", "topk(k=4) | glu"),
     Line("archetypal (RA-SAE)", "2502.12892", "archetypal(k=4)"),
     Line(

@@ -17,9 +17,9 @@ def test_it_is_complete() -> None:
     assert names["methods"] == set(METHODS)
     assert names["activations"] == set(ACTIVATIONS)
     assert names["terms"] == set(TERMS)
-    assert set().union(*(names[k] for k in ("constraints", "encoders", "dictionaries", "settings"))) == set(
-        part_names()
-    )
+    assert set().union(
+        *(names[k] for k in ("constraints", "encoders", "dictionaries", "optimisers", "settings"))
+    ) == set(part_names())
     assert all(entry.summary and entry.text for _, entry in ENTRIES)
 
 

@@ -48,7 +48,7 @@ ROWS = {
     "dense_branch": "deng2026",
     "kron": "kurochkin2025",
     "switch": "mudide2024",
-    "aen": "aen2026",
+    "aen": "chaudhry2026",
 }
 OWN = {"delta_crosscoder": Crosscoder(), "dfc": Crosscoder(0.05), "dense_branch": SAE(skip=True)}
 """Rows with a pairing of their own."""

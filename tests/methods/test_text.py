@@ -23,6 +23,7 @@ from monosem.losses.resample import Resample
 from monosem.losses.revival import AuxK
 from monosem.losses.sparsity import L0, L1
 from monosem.methods import METHODS, Method, brief, method, name_of, text_of
+from monosem.methods.optimisers import OPTIMISERS, Muon
 from tests.refused import all_activations, all_terms
 
 
@@ -41,6 +42,9 @@ def made_in_python() -> Iterator[Method]:
         yield Method(TopK(2), encoder=kind())
     for kind in DICTIONARIES.values():
         yield Method(TopK(2), dictionary=kind())
+    for kind in OPTIMISERS.values():
+        yield Method(TopK(2), optimiser=kind())
+    yield Method(TopK(2), optimiser=Muon(Cosine(1.0, 0.0), 0.9, 0.5))
     for name, pairing in PAIRINGS.items():
         yield replace(method(f"topk_{name}" if name != "sae" else "topk"), spec="")
         yield Method(ReLU(), (Reconstruction(), L1(0.3, "sources")), pairing)
@@ -229,7 +233,7 @@ def test_a_wrong_table_is_one_clear_error(text: str, message: str, tmp_path: Pat
 
 def test_names_of_parts_are_names_of_one_kind_only() -> None:
     """Behind | a name tells its kind; a head ends in no pairing of another name."""
-    names = [*CONSTRAINTS, *ENCODERS, *DICTIONARIES, "init", "pre_bias", "resample", "anchoring"]
+    names = [*CONSTRAINTS, *ENCODERS, *DICTIONARIES, *OPTIMISERS, "init", "pre_bias", "resample", "anchoring"]
     assert len(set(names)) == len(names)
     assert not set(names) & set(TERMS)
     with pytest.raises(UnknownNameError):

@@ -205,6 +205,7 @@ KUROCHKIN_2025 = Citation(
     "Train sparse autoencoders efficiently by utilizing features correlation",
     2025,
     "2505.22255",
+    people="Kurochkin, Vadim and Aksenov, Yaroslav and Laptev, Daniil and Gavrilov, Daniil and Balagansky, Nikita",
 )
 MUDIDE_2024 = Citation(
     "mudide2024",
@@ -212,8 +213,16 @@ MUDIDE_2024 = Citation(
     "Efficient dictionary learning with switch sparse autoencoders",
     2024,
     "2410.08201",
+    people="Mudide, Anish and Engels, Joshua and Michaud, Eric J. and Tegmark, Max and Schroeder de Witt, Christian",
 )
-AEN_2026 = Citation("aen2026", "AEN-SAE", "AEN-SAE", 2026, "2605.05341")
+CHAUDHRY_2026 = Citation(
+    "chaudhry2026",
+    "Chaudhry et al.",
+    "Feature starvation as geometric instability in sparse autoencoders",
+    2026,
+    "2605.05341",
+    people="Chaudhry, Faris and Yano, Keisuke and Monod, Anthea",
+)
 CHANIN_2026 = Citation("chanin2026", "Chanin et al.", "SynthSAEBench", 2026, "2602.14687")
 DENG_2026 = Citation(
     "deng2026",

@@ -59,8 +59,9 @@ class Cosine(_Between):
         return self.start + (self.stop - self.start) * (1 - math.cos(math.pi * _share(self, step, steps))) / 2
 
 
+@SCHEDULES.register("warmup_decay")
 @dataclass(frozen=True)
-class WarmupDecay:
+class WarmupDecay(Course):
     """Linear from 0 to 1 over the first `warmup` of the run, linear to `floor` over its last `decay`.
 
     Equation: min(1, (t+1) / (warmup T)) * (1 - (1 - floor) * clip((t/T - (1 - decay)) / decay, 0, 1)).
@@ -71,7 +72,7 @@ class WarmupDecay:
     floor: float = 0.0
 
     def at(self, step: int, steps: int) -> float:
-        """The factor at `step` of `steps`."""
+        """The value at `step` of `steps`."""
         up = min(1.0, (step + 1) / max(self.warmup * steps, 1.0))
         if self.decay == 0:
             return up

@@ -23,6 +23,7 @@ LISTS = {
     "constraints": "Constraints",
     "encoders": "Encoders",
     "dictionaries": "Dictionaries",
+    "optimisers": "Optimisers",
     "settings": "Settings",
     "schedules": "Schedules",
     "tasks": "Tasks, each for an SAE, a transcoder and a crosscoder",
@@ -59,7 +60,8 @@ def cite(o: _CiteOptions) -> Answer:
 
 
 _GRAMMAR = """A method is a row or an activation and its edits: "topk(32) + ortho(0.25) - auxk | aligned @ crosscoder".
-+ and - before a term; after |, parts: constraints, encoders, dictionaries, settings; after @, or as suffix, a pairing.
++ and - before a term; after |, parts: constraints, encoders, dictionaries,
+optimisers, settings; after @, or as suffix, a pairing.
 A weight may be a schedule: "relu_l1(l1=to_l0(20))". Your own terms: monosem --load mine.py list."""
 
 

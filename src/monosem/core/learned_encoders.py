@@ -37,7 +37,8 @@ class Mlp(_Whole, Affine):
 
     Equation: z = W_E (x - b_in) + b_E + second relu(first (x - b_in) + bias), first [hidden, n_p] and
         second [n_q, hidden], which starts at 0.
-    Source: multilayer encoders of sparse coding, as in O'Neill et al. 2024. Difference: beside the map, not instead.
+    Source: multilayer encoders of sparse coding, as in O'Neill et al. 2025 (arXiv 2411.13117). Difference: beside the
+        map, not instead.
     """
 
     hidden: int = 64

@@ -174,7 +174,8 @@ class ElasticNet(Term):
 
     Equation: mean over the batch of sum_j (c_j a_qj + ridge a_qj^2), a_qj = |x_q,j| n_j with n_j as in L1;
         c_j = C / (m_j + eps)^power, a constant, m_j the running mean of a_qj (rate `rate`), C such that c has mean 1.
-    Source: adaptive elastic net (Zou and Zhang 2009), as for sparse autoencoders in 2026 (AEN-SAE). Difference: m_j in
+    Source: adaptive elastic net (Zou and Zhang 2009, Annals of Statistics 37:4), as for sparse autoencoders in
+        Chaudhry et al. 2026 (arXiv 2605.05341). Difference: m_j in
         place of a first fit; the ridge grows with the weight.
     """
 

@@ -14,6 +14,7 @@ from monosem.core.dictionaries import DICTIONARIES
 from monosem.core.encoders import ENCODERS
 from monosem.core.pairs import PAIRINGS
 from monosem.losses.objective import TERMS
+from monosem.methods.optimisers import OPTIMISERS
 from monosem.methods.parts import SETTINGS
 from monosem.methods.recipes import METHODS
 
@@ -64,6 +65,7 @@ def catalogue() -> dict[str, tuple[Entry, ...]]:
         "constraints": _kind(CONSTRAINTS, "after |"),
         "encoders": _kind(ENCODERS, "after |"),
         "dictionaries": _kind(DICTIONARIES, "after |"),
+        "optimisers": _kind(OPTIMISERS, "after |"),
         "settings": tuple(_entry(name, make, "after |") for name, make in SETTINGS.items()),
         "pairings": pairs,
         "schedules": _kind(SCHEDULES, "in place of a weight"),

@@ -20,6 +20,9 @@ from monosem.losses.fidelity import Reconstruction
 from monosem.losses.objective import Objective, Term
 from monosem.losses.resample import Resample
 from monosem.losses.sparsity import L1, Lp
+from monosem.methods.optimisers import Adam, Optimiser
+
+ADAM = Adam()
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Method:
     """(activation, terms, pairing, init, constraints): one point of the product that is all of SDL.
 
     `encoder`: how x becomes z, one affine map by default. `dictionary`: what W_D is made of, parameters of its own by
-    default.
+    default. `optimiser`: how gradients become steps.
 
     Example:
         >>> m = Method(TopK(4))
@@ -47,6 +50,7 @@ class Method:
     spec: str = ""
     encoder: Encoder = field(default=AFFINE, metadata=TACIT)
     dictionary: Dictionary = field(default=FREE, metadata=TACIT)
+    optimiser: Optimiser = field(default=ADAM, metadata=TACIT)
 
     @guarded
     def build(

@@ -1,4 +1,4 @@
-"""What an edit of a method's text does: a term, a constraint, an encoder, a dictionary or a setting, put in or out."""
+"""What an edit of a method's text does: a term or a part, put in or out."""
 
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -18,8 +18,9 @@ from monosem.core.pairs import PAIRINGS, Crosscoder, Pairing, WeaklyCausal
 from monosem.losses.objective import TERMS
 from monosem.losses.resample import Resample
 from monosem.methods.method import Method
+from monosem.methods.optimisers import OPTIMISERS
 
-KINDS: dict[str, Registry[Any]] = {"encoder": ENCODERS, "dictionary": DICTIONARIES}
+KINDS: dict[str, Registry[Any]] = {"encoder": ENCODERS, "dictionary": DICTIONARIES, "optimiser": OPTIMISERS}
 """Parts of which a method has exactly one, by the field of Method that holds it."""
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from monosem.base.errors import check
 from monosem.base.literature import (
-    AEN_2026,
     ANTHROPIC_2025,
     AYONRINDE_2024,
     BALAGANSKY_2025,
@@ -16,6 +15,7 @@ from monosem.base.literature import (
     BUSSMANN_2024,
     BUSSMANN_2025,
     CHANIN_2026,
+    CHAUDHRY_2026,
     COSTA_2025,
     DENG_2026,
     FEL_2025,
@@ -281,6 +281,6 @@ def _switch(k: int = 32, experts: int = 4, active: int = 1, aux: float = 1 / 32)
     return Method(TopK(k), (Reconstruction(), *_revived(aux)), encoder=Routed(experts, active))
 
 
-@_row("ReLU with an adaptive elastic net: absolute values weighed by how small a latent is, and squares", AEN_2026)
+@_row("ReLU with an adaptive elastic net: absolute values weighed by how small a latent is, and squares", CHAUDHRY_2026)
 def _aen(weight: Weight = 0.8, ridge: float = 0.1, power: float = 0.5) -> Method:
     return Method(ReLU(), (Reconstruction(), ElasticNet(weight, ridge, power)))

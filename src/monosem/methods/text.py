@@ -4,8 +4,8 @@
 
 The head is a row of the literature's table or an activation; what follows edits it. `+` adds a term or a part, in place
 of one of the same kind; `-` takes one away. A part is what makes, starts or holds the weights: a constraint, an
-encoder, a dictionary, `init`, `pre_bias`, `resample`, `anchoring`. An argument is a literal or a schedule; without a
-name it takes its place in the order that `monosem list` prints.
+encoder, a dictionary, an optimiser, `init`, `pre_bias`, `resample`, `anchoring`. An argument is a literal or a
+schedule; without a name it takes its place in the order that `monosem list` prints.
 
 As TOML every call is a table, its arguments are the table's entries:
 
@@ -100,7 +100,7 @@ def _bare(kind: type[Activation]) -> Recipe:
     return Recipe(make, (kind.__doc__ or kind.__name__).partition(".")[0], TANG_2025)
 
 
-NUMERICS: dict[str, int] = {"batch_topk": 2, "matryoshka": 2}
+NUMERICS: dict[str, int] = {"batch_topk": 2, "matryoshka": 2, "lista": 2}
 """The version of a method's numerics, by its row of METHODS; 1 where it is not named.
 
 Raise it when a change of code gives other bits for the same run on the same machine: records carry the version that

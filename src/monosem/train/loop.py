@@ -29,12 +29,13 @@ from monosem.losses.objective import Loss, State, Step
 from monosem.losses.resample import Resample
 from monosem.methods import Method
 from monosem.methods import method as read_method
+from monosem.methods.optimisers import Adam
 from monosem.train.config import FitConfig
 from monosem.train.folder import RunFolder
 from monosem.train.progress import progress_bar
 from monosem.train.result import Result, about_run
 from monosem.train.state import Run
-from monosem.train.update import Update
+from monosem.train.update import Update, rate
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -126,7 +127,7 @@ def _log_entry(run: Run, config: FitConfig, step: Step, loss: Loss) -> dict[str,
         "fvu": fvu,
         "l0": _over_all(run, step.code.count()) / step.code.batch,
         "dead": float(run.model.group.gather(run.tracker.dead).float().mean()),
-        "lr": config.lr * config.schedule.at(run.step - 1, config.steps),
+        "lr": rate(run, config, run.step - 1),
         **({"fell_back": run.model.fell_back} if run.model.selection == "bf16" else {}),
     }
 
@@ -226,9 +227,13 @@ def start_run(
     if group.size > 1:
         from monosem.train.mesh import share
 
+        shared = type(method.optimiser) is Adam and method.optimiser.ema == 0
+        why = "a checkpoint in pieces holds Adam's moments alone, and muon needs whole matrices"
+        check(shared, f"{method.optimiser} cannot go with a mesh: {why}; take adam without ema", RefusedError)
         objective, terms = share(model, objective, group, _device(config, group))
     model.to(_device(config, group)).train()
-    return Run.start(model, objective, config.lr, config.betas, config.eps, config.window, terms=terms)
+    rule = method.optimiser
+    return Run.start(model, objective, config.lr, config.betas, config.eps, config.window, terms=terms, rule=rule)
 
 
 def _constraints(method: Method, run: Run, source: Source, n_q: int, anchors: Anchors | None) -> tuple[Constraint, ...]:
@@ -334,13 +339,13 @@ def fit(
                 resample(run, method.resample, constraints, config, source)
                 if run.step % config.log_every == 0 or run.step in (1, config.steps):
                     entry = _log_entry(run, config, step, loss)
-                    run.model.eval()
-                    for callback in callbacks:
-                        callback(run, entry)
-                    run.model.train()
+                    with run.finished(constraints):
+                        for callback in callbacks:
+                            callback(run, entry)
                     folder.log(entry)
                     advance(run.step, entry, config.batch_size)
                 folder.save(run, config)
+            run.finish(constraints)
             calibrate(run, config, source)
             model = _finished(run.model, source)
             about = about_run(method, source, n_q, config, anchors, run.identity)

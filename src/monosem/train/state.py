@@ -1,7 +1,8 @@
 """The state of a run: model, optimiser, term states, dead tracker, step; saved whole in one file."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from monosem.base.files import write_atomic
 from monosem.base.machine import gpu, machine
 from monosem.base.sparse import Code, SparseCode
 from monosem.base.tensors import tensor_writer
+from monosem.core.constraints import Constraint
 from monosem.core.io import live_tensors, model_tensors, set_model_tensors
 from monosem.core.model import SDL
 from monosem.core.shards import whole_name
 from monosem.kernels.ops import build_name, used
 from monosem.losses.objective import Objective, State
+from monosem.methods.optimisers import Adam, Optimiser
 from monosem.train.pieces import FORMAT, own_rows, read_pieces
 
 
@@ -45,18 +48,25 @@ class DeadTracker:
         return self.since > self.window
 
 
+ADAM = Adam()
+
+
 @dataclass(eq=False)
 class Run:
-    """Everything that changes while training; `parts`: what its identity is the digest of."""
+    """Everything that changes while training.
+
+    `parts`: what its identity is the digest of. `rule`: how steps are made.
+    """
 
     model: SDL
     objective: Objective
-    optimiser: torch.optim.Adam
+    optimiser: torch.optim.Optimizer
     terms: dict[str, State]
     tracker: DeadTracker
     identity: str
     step: int = 0
     parts: dict[str, Any] = field(default_factory=dict)
+    rule: Optimiser = ADAM
 
     @staticmethod
     def start(
@@ -68,16 +78,20 @@ class Run:
         window: int,
         identity: str = "",
         terms: dict[str, State] | None = None,
+        rule: Optimiser = ADAM,
     ) -> "Run":
         """A run at step 0; `terms`: their states, where they are not to be made of the model."""
         parameters = [p for p in model.parameters() if p.requires_grad]
-        optimiser = torch.optim.Adam(parameters, lr=lr, betas=betas, eps=eps, fused=True)
+        optimiser = rule.over(parameters, lr, betas, eps)
         since = torch.zeros(model.n_q, dtype=torch.int64, device=model.b_E.device)
         terms = objective.init_state(model) if terms is None else terms
-        return Run(model, objective, optimiser, terms, DeadTracker(since, window), identity)
+        return Run(model, objective, optimiser, terms, DeadTracker(since, window), identity, rule=rule)
 
     def forget(self, latents: Bool[Tensor, " n_q"]) -> None:
-        """Reset the optimiser's moments of some latents' entries, in every parameter that has a row per latent."""
+        """Reset the optimiser's state of some latents' entries, in every parameter that has a row per latent.
+
+        Moments become 0, and what is a mean of weights, or a point beside them, becomes the weights.
+        """
         rows = {
             id(w): block
             for side in (self.model.encoder, self.model.decoder)
@@ -89,8 +103,63 @@ class Run:
             if block is None and id(parameter) not in per_latent:
                 continue
             chosen = latents if block is None else latents[block.latents]
-            for name in ("exp_avg", "exp_avg_sq"):
+            for name in state.keys() & {"exp_avg", "exp_avg_sq"}:
                 state[name][chosen] = 0.0
+            for name in state.keys() & {"average", *self.rule.points}:
+                state[name][chosen] = parameter.detach()[chosen]
+
+    @torch.no_grad()
+    def average(self) -> None:
+        """Take this step's weights into their running mean, where the optimiser has one."""
+        ema = self.rule.ema
+        if ema == 0:
+            return
+        for parameter, state in self.optimiser.state.items():
+            if "average" not in state:
+                state["average"] = parameter.detach().clone()
+            state["average"].lerp_(parameter, (1 - ema) / (1 - ema ** (self.step + 1)))
+
+    @torch.no_grad()
+    def hold(self, constraints: Sequence[Constraint]) -> None:
+        """Bring the weights back to the constraints, and the points beside them that the optimiser has."""
+        for constraint in constraints:
+            constraint.after_step(self.model)
+        for point in self.rule.points:
+            before = self._go_to(self._at(point))
+            for constraint in constraints:
+                constraint.after_step(self.model)
+            for parameter, value in self._at(point):
+                value.copy_(parameter)
+            self._go_to(before)
+
+    @torch.no_grad()
+    def finish(self, constraints: Sequence[Constraint]) -> list[tuple[Tensor, Tensor]]:
+        """Bring the model to the mean of its weights, where the optimiser keeps one; returns where it was."""
+        before = self._go_to(self._at("average"))
+        for constraint in constraints if before else ():
+            constraint.after_step(self.model)
+        return before
+
+    @contextmanager
+    def finished(self, constraints: Sequence[Constraint]) -> Iterator[None]:
+        """The model as it would be if the run ended here, in evaluation mode; afterwards as it was."""
+        before = self.finish(constraints)
+        self.model.eval()
+        yield
+        self.model.train()
+        self._go_to(before)
+
+    def _at(self, point: str) -> list[tuple[Tensor, Tensor]]:
+        """[(parameter, its value at another point of the optimiser's state)]."""
+        return [(p, state[point]) for p, state in self.optimiser.state.items() if point in state]
+
+    @torch.no_grad()
+    def _go_to(self, values: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+        """Write values into parameters; returns what was there."""
+        before = [(p, p.detach().clone()) for p, _ in values]
+        for p, value in values:
+            p.copy_(value)
+        return before
 
 
 def _trained(run: Run) -> list[tuple[str, Tensor]]:

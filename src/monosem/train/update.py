@@ -1,7 +1,8 @@
 """From gradients to new weights: project, clip, optimise, renormalise; in one pass over W where that is possible.
 
-Equation: g <- projected g; g <- g min(1, clip / (||g|| + 1e-6)), the norm over all parameters; Adam; rows to unit
-    norm. The fused way computes the same from cells (kernels.ledger), row by row, without a gradient in memory.
+Equation: g <- projected g; g <- g min(1, clip / (||g|| + 1e-6)), the norm over all parameters; Adam, or the
+    optimiser of the method (methods.optimisers); rows to unit norm. The fused way computes Adam's step from cells
+    (kernels.ledger), row by row, without a gradient in memory.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,15 +14,21 @@ from torch import Tensor
 from monosem.base.errors import check
 from monosem.core.constraints import Constraint
 from monosem.kernels.ops import Ledger, RowStep, dense_products, huge_pages, open_ledger, step_rows, takes_rows
+from monosem.methods.optimisers import Adam
 from monosem.train.config import FitConfig
 from monosem.train.state import Run
+
+
+def rate(run: Run, config: FitConfig, step: int) -> float:
+    """The learning rate of a step."""
+    return config.lr * (run.rule.schedule or config.schedule).at(step, config.steps)
 
 
 class Update:
     """The second half of a training step, for one run.
 
-    The fused way is taken for float32 weights where compiled kernels serve them and every constraint works row by
-    row of one weight; else the plain one. `path="reference"` on the model forces the plain way.
+    The fused way is taken by Adam, for float32 weights where compiled kernels serve them and every constraint works
+    row by row of one weight; else the plain one. `path="reference"` on the model forces the plain way.
     """
 
     def __init__(self, run: Run, constraints: Sequence[Constraint], config: FitConfig) -> None:
@@ -36,7 +43,8 @@ class Update:
         model = self.run.model
         both = [*model.encoder.weights, *model.decoder.weights]
         weights = {id(w): w for w in both if w.is_leaf and w.requires_grad}
-        if model.path == "reference" or not takes_rows(*weights.values()):
+        adam = isinstance(self.run.rule, Adam)
+        if model.path == "reference" or not adam or not takes_rows(*weights.values()):
             return []
         for constraint in self.constraints:
             pieces = constraint.row_pieces(model)
@@ -58,14 +66,14 @@ class Update:
 
     def apply(self, ledger: Ledger | None) -> None:
         """Change the weights by the gradients of this step."""
-        optimiser, config = self.run.optimiser, self.config
-        lr = config.lr * config.schedule.at(self.run.step, config.steps)
-        for group in optimiser.param_groups:
+        lr = rate(self.run, self.config, self.run.step)
+        for group in self.run.optimiser.param_groups:
             group["lr"] = lr
         if ledger is None:
             self._plain()
         else:
             self._fused(ledger, lr)
+        self.run.average()
 
     @torch.no_grad()
     def _fused(self, ledger: Ledger, lr: float) -> None:
@@ -128,6 +136,4 @@ class Update:
         elif self.config.clip is not None:
             torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], self.config.clip)
         run.optimiser.step()
-        with torch.no_grad():
-            for constraint in self.constraints:
-                constraint.after_step(model)
+        run.hold(self.constraints)

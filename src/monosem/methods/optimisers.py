@@ -1,0 +1,154 @@
+"""How gradients become steps: Adam, or a value of a method's text in its place, as in `topk(k=32) | muon`.
+
+Every optimiser takes `schedule`, a factor of the learning rate over the run in place of the configuration's, and `ema`:
+the finished model then has the running mean of the weights in place of the last ones.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from monosem.base.errors import check
+from monosem.base.registry import Registry
+from monosem.base.schedule import Course, WarmupDecay
+
+Betas = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Optimiser(ABC):
+    """What every optimiser shares.
+
+    Equation: with ema = r > 0, a_t = a_t-1 + (1 - r) / (1 - r^t) (w_t - a_t-1) beside the weights w_t, the mean of
+        w_1 to w_t with shares that fall by r a step; evaluation and the finished model use a_t, held by the
+        method's constraints, and training goes on at w_t.
+    """
+
+    schedule: Course | None = None
+    ema: float = 0.0
+    points: ClassVar[tuple[str, ...]] = ()
+    """Parts of its state that are weights too: constraints hold them, and a latent drawn anew starts there anew."""
+
+    def __post_init__(self) -> None:
+        check(0 <= self.ema < 1, f"ema={self.ema}; a running mean needs 0 <= ema < 1, 0 being none")
+        twice = "schedule_free_sign averages its weights already; leave ema at 0"
+        check(not (self.ema and "average" in self.points), twice)
+
+    @abstractmethod
+    def over(self, parameters: Sequence[Tensor], lr: float, betas: Betas, eps: float) -> torch.optim.Optimizer:
+        """The optimiser of these parameters. What its state calls `average` is what the finished model has."""
+
+
+OPTIMISERS: Registry[type[Optimiser]] = Registry("optimiser")
+
+
+@OPTIMISERS.register("adam")
+@dataclass(frozen=True)
+class Adam(Optimiser):
+    """Adam, with the configuration's betas and eps; the one that the fused step and several processes know."""
+
+    def over(self, parameters: Sequence[Tensor], lr: float, betas: Betas, eps: float) -> torch.optim.Optimizer:
+        """Torch's own."""
+        return torch.optim.Adam(parameters, lr=lr, betas=betas, eps=eps, fused=True)
+
+
+@OPTIMISERS.register("muon")
+@dataclass(frozen=True)
+class Muon(Optimiser):
+    """Momentum made orthogonal for every matrix, Adam for the rest.
+
+    Equation: m <- momentum m + g; W <- W - lr 0.2 sqrt(max(rows, columns)) O, O near U V^T of g + momentum m = U S V^T,
+        by five Newton-Schulz steps X <- a X + (b X X^T + c (X X^T)^2) X from X = u / ||u||. The factor gives O
+        the root mean square of a step of Adam, so that a rate for Adam serves.
+    Source: Jordan et al. 2024, Muon: an optimizer for hidden layers; the factor: Liu et al. 2025, arXiv 2502.16982.
+        Difference: all in float32.
+    """
+
+    momentum: float = 0.95
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(0 <= self.momentum < 1, f"momentum={self.momentum}; it is at least 0 and below 1")
+
+    def over(self, parameters: Sequence[Tensor], lr: float, betas: Betas, eps: float) -> torch.optim.Optimizer:
+        """One optimiser for both kinds of parameters."""
+        return _Muon(parameters, lr, betas, eps, self.momentum)
+
+
+@OPTIMISERS.register("schedule_free_sign")
+@dataclass(frozen=True)
+class ScheduleFreeSign(Optimiser):
+    """Steps by the gradient's sign, at a mean of the weights in place of a falling rate.
+
+    Equation: z <- z - lr sign(g(w)); a <- (1 - c) a + c z, c = lr^2 / (sum of lr^2 so far); w = (1 - beta) z + beta a.
+        The gradient is taken at w, the finished model is a.
+    Source: Defazio et al. 2024, The road less scheduled, arXiv 2405.15682; with the sign as in sparsify.
+    """
+
+    schedule: Course | None = WarmupDecay(0.05, 0.0)  # noqa: RUF009 (frozen)
+    beta: float = 0.95
+    points: ClassVar[tuple[str, ...]] = ("z", "average")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(0 <= self.beta < 1, f"beta={self.beta}; it is at least 0 and below 1")
+
+    def over(self, parameters: Sequence[Tensor], lr: float, betas: Betas, eps: float) -> torch.optim.Optimizer:
+        """It has no moments."""
+        return _ScheduleFreeSign(parameters, lr, self.beta)
+
+
+class _Muon(torch.optim.Adam):
+    def __init__(self, parameters: Sequence[Tensor], lr: float, betas: Betas, eps: float, momentum: float) -> None:
+        super().__init__(parameters, lr=lr, betas=betas, eps=eps, fused=True)
+        self.momentum = momentum
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.ndim != 2 or p.grad is None:
+                    continue
+                m = self.state[p].setdefault("exp_avg", torch.zeros_like(p))
+                m.mul_(self.momentum).add_(p.grad)
+                move = orthogonal(p.grad + self.momentum * m)
+                p.sub_(move, alpha=group["lr"] * 0.2 * max(p.shape) ** 0.5)
+                p.grad = None
+        super().step()
+
+
+class _ScheduleFreeSign(torch.optim.Optimizer):
+    def __init__(self, parameters: Sequence[Tensor], lr: float, beta: float) -> None:
+        super().__init__(parameters, {"lr": lr})
+        self.beta = beta
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if not state:
+                    state |= {"z": p.clone(), "average": p.clone(), "total": torch.zeros((), dtype=torch.float64)}
+                state["total"] += group["lr"] ** 2
+                share = group["lr"] ** 2 / float(state["total"]) if group["lr"] else 0.0
+                state["z"].sub_(p.grad.sign(), alpha=group["lr"])
+                state["average"].lerp_(state["z"], share)
+                p.copy_(torch.lerp(state["z"], state["average"], self.beta))
+
+
+def orthogonal(u: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
+    """Near U V^T of u = U S V^T; rows that are 0 stay 0. Equation: as in `Muon`."""
+    wide = u.shape[0] <= u.shape[1]
+    x = (u if wide else u.T) / (u.norm() + 1e-7)
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    made: Tensor = x if wide else x.T
+    return made
