@@ -1,7 +1,7 @@
 """Does a run without a store keep its memory as tokens pass? A dictionary of SmolLM2-135M, killed and resumed.
 
     python -m studies fetch smollm2 complaints
-    python -m studies live                       # a million tokens, no store
+    python -m studies live                       # a million tokens, no store; --minutes 30 ends earlier
 
 The command line trains in a process of its own; this one prints its resident memory every few seconds, kills it in
 the middle (`kill -9`), and calls it again, which must go on.
@@ -34,6 +34,7 @@ def main(words: Sequence[str] = ()) -> None:
     """Train, kill, train on, record."""
     parser = Options(NAME, layer=15, n_q=16384, k=32, batch=1024, lr=1e-3)
     parser.number("--tokens", 1_000_000, "rows of training")
+    parser.number("--minutes", 0, "the second call is ended after so many; 0: it runs to its end")
     parser.path("--out", "runs/live", "where the dictionary goes; it must be new")
     options = parser.parse_args(words)
     check(not options.out.exists(), f"{options.out} is there; remove it, or name another --out")
@@ -46,32 +47,34 @@ def main(words: Sequence[str] = ()) -> None:
                "--out", str(options.out / "sae"), "--json", "--quiet"]  # fmt: skip
     command += [word for name, value in sizes.items() for word in (f"--{name}", str(value))]
     killed = _run(command, options.out / "sae", steps // 2)
-    whole = _run(command, options.out / "sae", None)
+    resumed = _run(command, options.out / "sae", None, 60 * options.minutes or None)
     facts = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
     about = {"command": f"python -m studies {NAME}", "options": facts, "env": environment()}
-    store(NAME, about | {"killed": killed, "resumed": whole, "result": whole.pop("said")})
+    store(NAME, about | {"killed": killed, "resumed": resumed})
 
 
-def _run(command: list[str], folder: Path, kill_at: int | None) -> dict[str, Any]:
-    """One call: [step, MB] as it ran, seconds, and what it said; killed once it has taken so many steps."""
+def _run(command: list[str], folder: Path, kill_at: int | None, seconds: float | None = None) -> dict[str, Any]:
+    """One call: (step, MB) as it ran, seconds, and what it said; killed at a step, or after so many seconds."""
     began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True)
     samples: list[tuple[int, float]] = []
-    while process.poll() is None:
+    killed = False
+    while process.poll() is None and not killed:
         time.sleep(POLL)
         step, memory = _step(folder / "log.jsonl"), _resident(process.pid)
         if memory is not None:
             samples.append((step, memory))
             print(f"\rstep {step}: {memory:,.0f} MB", end="", flush=True)
-        if kill_at is not None and step >= kill_at:
+        late = seconds is not None and time.perf_counter() - began > seconds
+        if late or (kill_at is not None and step >= kill_at):
+            killed = True
             os.kill(process.pid, signal.SIGKILL)
-            break
     output = process.communicate()[0]
-    check(process.returncode == (0 if kill_at is None else -signal.SIGKILL), f"it ended with {process.returncode}")
+    check(process.returncode == (-signal.SIGKILL if killed else 0), f"it ended with {process.returncode}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     facts = {"seconds": time.perf_counter() - began, "cpu": cpu, "samples": samples}
-    return facts if kill_at is not None else facts | {"said": json.loads(output)}
+    return facts | {"said": None if killed else json.loads(output)}
 
 
 def _step(log: Path) -> int:
@@ -98,14 +101,15 @@ def page() -> None:
 
 
 def _table(record: dict[str, Any]) -> str:
-    """The largest resident memory in each tenth of the run, and of which call it was."""
+    """The largest resident memory in each tenth of the run that was taken, by call."""
     batch = record["options"]["batch"]
     steps = -(-record["options"]["tokens"] // batch)
-    rows: list[tuple[str, ...]] = [("tokens", "resident memory, MB", "call")]
+    rows: list[tuple[str, ...]] = [("rows", "resident memory, MB", "call")]
     for tenth in range(10):
         low, high = tenth * steps // 10, (tenth + 1) * steps // 10
         for call in ("killed", "resumed"):
-            within = [memory for step, memory in record[call]["samples"] if low < step <= high]
+            within = [(step, memory) for step, memory in record[call]["samples"] if low < step <= high]
             if within:
-                rows.append((f"{low * batch:,} to {high * batch:,}", f"{max(within):,.0f}", call))
+                last, most = max(step for step, _ in within), max(memory for _, memory in within)
+                rows.append((f"{low * batch:,} to {last * batch:,}", f"{most:,.0f}", call))
     return table(rows)
