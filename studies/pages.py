@@ -34,6 +34,11 @@ from studies import (
 from studies.paper import anchoring_page, docs
 from studies.theory import claims, search, walls
 
+_BOTH = (
+    absorption, board, classical, discovery, field, finetuned, lenses, live, network, real_absorption, recovery,
+    revival, search, synthsae, target_l0, tuning,
+)  # fmt: skip
+_BY_NAME = {module.__name__.rpartition(".")[2]: module for module in _BOTH}
 PAGES: Mapping[str, Callable[[], None]] = {
     "catalog": write_catalog,
     "commands": commands.page,
@@ -42,48 +47,18 @@ PAGES: Mapping[str, Callable[[], None]] = {
     "defaults": results.defaults_page,
     "paper": docs.main,
     "anchoring": anchoring_page.main,
-    "discovery": discovery.page,
-    "classical": classical.page,
-    "field": field.page,
     "real": real_pages.page,
-    "real_absorption": real_absorption.page,
-    "absorption": absorption.page,
-    "search": search.page,
     "traps": walls.part,
-    "network": network.page,
-    "lenses": lenses.page,
-    "recovery": recovery.page,
-    "revival": revival.page,
     "stories": network.stories_page,
-    "finetuned": finetuned.page,
-    "live": live.page,
-    "synthsae": synthsae.page,
-    "target_l0": target_l0.page,
-    "tuning": tuning.page,
-    "board": board.page,
+    **{name: module.page for name, module in _BY_NAME.items()},
 }
 RUNS: Mapping[str, Callable[[Sequence[str]], None]] = {
-    "absorption": absorption.main,
     "claims": claims.main,
-    "classical": classical.main,
-    "discovery": discovery.main,
-    "field": field.main,
-    "network": network.main,
-    "real_absorption": real_absorption.main,
-    "lenses": lenses.main,
-    "recovery": recovery.main,
-    "revival": revival.main,
     "steering": steering.main,
     "stories": network.stories,
-    "finetuned": finetuned.main,
-    "live": live.main,
-    "search": search.main,
     "traps": walls.main,
-    "synthsae": synthsae.main,
-    "target_l0": target_l0.main,
-    "tuning": tuning.main,
-    "board": board.main,
     "world3d": world3d.main,
+    **{name: module.main for name, module in _BY_NAME.items()},
 }
 """What each takes is in the first lines of its module."""
 
