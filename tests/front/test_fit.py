@@ -117,6 +117,7 @@ def test_anchors_come_as_directions_and_as_a_file(tmp_path: Path) -> None:
         (lambda: ms.fit("topk(k=3)", torch.full((9, 8), torch.nan), 16), "row 0, column 0 .* holds NaN; remove"),
         (lambda: ms.fit("topk(k=3)", X.long(), 16), r"x_p is a int64 tensor \[4, 16, 8\], not real numbers"),
         (lambda: ms.fit("topk(k=3)", "nothing.npy", 16), "nothing.npy does not exist; check the path"),
+        (lambda: ms.discover(X, n_q=16), "argument 'n_q'; it takes rows, target, seed, most"),  # type: ignore[call-arg]
         (lambda: ms.fit("topk(k=3)", X, 16, lr=float("nan")), "lr=nan; it must be positive and finite"),
     ],
 )

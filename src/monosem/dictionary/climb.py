@@ -1,6 +1,5 @@
 """Climbing: a search for features that fire seldom and in independence, by fixed points where rows stand out."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from monosem.base.seeds import philox
+from monosem.dictionary.atoms import Progress
 from monosem.dictionary.coded import CodedRows
 
 
@@ -95,9 +95,6 @@ def unexplained(D: Float[Tensor, "d m"], most: float, near: float = 0.8) -> Bool
             leave[j] = not bool((leave & close[j]).any())
         keep[keep.clone()] = ~leave
     return keep
-
-
-Progress = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from monosem.anchors.directions import Anchors, AnchorWarning
 from monosem.base.errors import DataError, ShapeError, check
 from monosem.base.seeds import philox
 from monosem.base.sparse import Positions, SparseCode
-from monosem.dictionary.climb import Progress, Settings, climbed
+from monosem.dictionary.atoms import Progress
+from monosem.dictionary.climb import Settings, climbed
 from monosem.dictionary.coded import CodedRows, fit
 from monosem.dictionary.model_search import Plan, Rows, State, fitted, polished
 from monosem.dictionary.sparse_model import SparseModel, described, fit_background, gain, typical_length

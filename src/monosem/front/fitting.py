@@ -16,6 +16,8 @@ from monosem.bench.tasks import Task, TaskSource
 from monosem.bench.world import World, WorldSpec
 from monosem.core.pairs import SAE, Crosscoder, CrossLayer, Pairing, Source, Transcoder
 from monosem.data.source import FileSource, as_source, open_rows
+from monosem.dictionary.atoms import Progress
+from monosem.dictionary.climb import Settings
 from monosem.dictionary.discover import Discovery
 from monosem.dictionary.discover import discover as discover_directions
 from monosem.methods import Method
@@ -83,17 +85,25 @@ def fit(
     )
 
 
-def discover(rows: Any, target: Any = None, *, seed: int = 0, most: int = 200_000, **options: Any) -> Discovery:
+def discover(
+    rows: Any,
+    target: Any = None,
+    *,
+    seed: int = 0,
+    most: int = 200_000,
+    progress: Progress | None = None,
+    settings: Settings | None = None,
+) -> Discovery:
     """Directions of which the rows are sparse sums, found without labels: anchors for `fit`.
 
-    `rows`, `target`: as for `fit`. `most`: rows that are used, spread evenly. More options:
-    `monosem.dictionary.discover`.
+    The number of features is not asked for. `rows`, `target`: as for `fit`. `most`: rows that are used, spread evenly.
+    `progress`, `settings`: as for `monosem.dictionary.discover`.
     Raises: DataError when nothing stands out in the rows.
     """
     source = rows_for(None, rows) if target is None else rows_for(None, rows, target=target)
     check(most >= 2, f"most={most}; give at least two rows")
     x_p, x_r = sample_of(source, most)
-    return discover_directions(x_p, None if x_r is x_p else x_r, seed=seed, **options)
+    return discover_directions(x_p, None if x_r is x_p else x_r, seed=seed, progress=progress, settings=settings)
 
 
 def rows_for(pairing: Pairing | None, rows: Any, **options: Any) -> Source:
