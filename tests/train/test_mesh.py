@@ -25,10 +25,11 @@ from tests.group import together
 from tests.train.scenes import SCENES, Scene, anchors, scene_source
 from tests.train.several import Seen, in_processes, watched
 
-STEPS, BATCH, WIDTH = 20, 16, 10
-EPS = 1e-4
+STEPS, BATCH, WIDTH = 20, 15, 10
+"""15 divides the 75 rows: one that is twice in a batch, at the end of an epoch, has scores that differ by rounding."""
+EPS = 1e-3
 """A gradient that vanishes is rounding, which Adam would bring to the size of a step: with a tied start, that of a
-latent which is alone in its rows."""
+latent which is alone in its rows. At 1e-4, weights changed by 1e-7 end 5e-4 apart where latents are resampled."""
 CONFIG = FitConfig(STEPS, BATCH, 1e-2, eps=EPS, log_every=1, dead_window=40, clip=1.0, threads=1)
 WHOLE = {"group_max", "mp", "lista", "archetypal", "min_fire", "feature_choice", "kron", "switch"}
 """Methods that need all latents in one process."""
