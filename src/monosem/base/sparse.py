@@ -81,7 +81,8 @@ class Positions:
     @cached_property
     def row(self) -> Int[Tensor, " nnz"]:
         """The row of every cell."""
-        return torch.repeat_interleave(torch.arange(self.batch, device=self.col.device), self.crow.diff())
+        rows = torch.arange(self.batch, device=self.col.device)
+        return torch.repeat_interleave(rows, self.crow.diff(), output_size=self.nnz)
 
     @cached_property
     def latent_major(self) -> tuple[Int[Tensor, " nnz"], Int[Tensor, " n_q_and_1"]]:
@@ -89,14 +90,13 @@ class Positions:
 
         On the CPU numpy sorts: torch's parallel radix sort meets many barriers and stalls on a busy machine.
         """
-        counts = torch.bincount(self.col, minlength=self.n_q)
-        offsets = torch.zeros(self.n_q + 1, dtype=torch.int64, device=self.col.device)
-        torch.cumsum(counts, 0, out=offsets[1:])
         if self.col.is_cuda:
-            return torch.argsort(self.col, stable=True), offsets
-        small = np.uint16 if self.n_q <= 2**16 else np.int64  # 16 bits sort by radix, in linear time
-        order = np.argsort(self.col.numpy().astype(small, copy=False), kind="stable")
-        return torch.from_numpy(order), offsets
+            order = torch.argsort(self.col, stable=True)
+        else:
+            small = np.uint16 if self.n_q <= 2**16 else np.int64  # 16 bits sort by radix, in linear time
+            order = torch.from_numpy(np.argsort(self.col.numpy().astype(small, copy=False), kind="stable"))
+        latents = torch.arange(self.n_q + 1, device=order.device)
+        return order, torch.searchsorted(self.col[order], latents)  # bincount waits for a GPU
 
     def mask(self) -> Bool[Tensor, "batch n_q"]:
         """The same cells as a dense mask."""
@@ -134,12 +134,13 @@ class Positions:
         batch, n_q = mask.shape
         if mask.is_cuda:
             row, col = mask.nonzero(as_tuple=True)
+            counts = mask.sum(1)
         else:
             flat = torch.from_numpy(np.flatnonzero(mask.numpy()))
             row = torch.div(flat, max(n_q, 1), rounding_mode="floor")
-            col = flat - row * n_q
+            col, counts = flat - row * n_q, torch.bincount(row, minlength=batch)
         crow = torch.zeros(batch + 1, dtype=torch.int64, device=mask.device)
-        torch.cumsum(torch.bincount(row, minlength=batch), 0, out=crow[1:])
+        torch.cumsum(counts, 0, out=crow[1:])
         return Positions(crow, col, n_q)
 
     @staticmethod

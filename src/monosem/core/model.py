@@ -86,7 +86,7 @@ class SDL(nn.Module):
         self.layout, self.activation, self.pre_bias, self.path = layout, activation, pre_bias, "auto"
         self.encoder_kind, self.dictionary = fitting(encoder, layout), dictionary
         self.selection: Selection = "fp32"
-        self.fell_back = 0.0
+        self.fell_back: float | Tensor = 0.0
         self.group, self.whole, self.first = ALONE, layout, 0
         self.encoder = BlockMap(layout.encoder, n_q, layout.n_p)
         self.decoder = dictionary.decoder(layout, self.encoder)

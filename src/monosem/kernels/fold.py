@@ -245,7 +245,7 @@ def positions_of(cells: tuple[Tensor, ...], n_q: int) -> Positions:
     """Of (columns, z), as many in each row, or of (cells per row, columns, z)."""
     if len(cells) == 2:
         return Positions.from_rows(cells[0], n_q)
-    crow = torch.zeros(cells[0].numel() + 1, dtype=torch.int64)
+    crow = torch.zeros(cells[0].numel() + 1, dtype=torch.int64, device=cells[0].device)
     torch.cumsum(cells[0], 0, out=crow[1:])
     return Positions(crow, cells[1], n_q)
 

@@ -104,9 +104,13 @@ def write(
     return reference.write(code.values, width, blocks, weights)
 
 
-def takes_rows(*weights: Tensor) -> bool:
-    """Whether `step_rows` takes these weights: their rows must lie one after another."""
-    return all(weight.is_contiguous() for weight in weights) and (usable(*weights) or serves(*weights))
+def takes_rows(*weights: Tensor, widest: int = 0) -> bool:
+    """Whether `step_rows` takes these weights: their rows must lie one after another.
+
+    `widest`: columns of the widest piece of a row that is projected on; a GPU's program holds one at most.
+    """
+    served = serves(*weights) and widest <= gpu.WIDEST
+    return all(weight.is_contiguous() for weight in weights) and (usable(*weights) or served)
 
 
 def step_rows(

@@ -7,7 +7,7 @@ compiled kernels select, since W then goes through the product once; else rows.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from jaxtyping import Float
@@ -35,7 +35,7 @@ from monosem.kernels.fold import (
     strided,
 )
 from monosem.kernels.gpu.launch import serves
-from monosem.kernels.gpu.select import encode_tops
+from monosem.kernels.gpu.select import Scan, encode_tops
 from monosem.kernels.native.calls import usable
 from monosem.kernels.native.certified import Halved, has_bfloat16
 from monosem.kernels.precision import in_bfloat16, product
@@ -125,7 +125,7 @@ class Selection:
     code: SparseCode | Mask | None
     extra: tuple[SparseCode | Mask, ...]
     z: Float[Tensor, "batch n_q"] | None = None
-    fell_back: float = 0.0
+    fell_back: float | Tensor = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +137,7 @@ class _Job:
     requests: tuple[TopK, ...]
     score: Score | None
     implicit: bool
+    available: tuple[int, ...]
 
     @property
     def on_z(self) -> bool:
@@ -187,7 +188,7 @@ def select(
         rule = replace(rule, k=min(rule.k, z.n_q))
     if isinstance(rule, Custom) or goes_dense(rule, requests, counts):
         return Selection(None, (), z.every()) if implicit and not requests else rank(z.every(), rule, tops, score)
-    job = _Job(z, rule, tops, score, implicit)
+    job = _Job(z, rule, tops, score, implicit, counts.available)
     for way in _ways(job, low):
         try:
             return way(job)
@@ -206,7 +207,7 @@ def _ways(job: _Job, low: bool) -> list[Callable[[_Job], Selection]]:
     if not (z.whole and job.on_z):
         return []
     if serves(z.x, *z.weights):
-        return [_on_gpu_in_bfloat16 if low else _on_gpu] if isinstance(job.rule, TopK) else []
+        return [partial(_on_gpu, low=low) if isinstance(job.rule, TopK) else partial(_scanned, low=low)]
     if not (z.rows and usable(z.x, z.bias, *z.weights)):
         return []
     return [_certified, _by_latents] if low and has_bfloat16() else [_by_latents]
@@ -216,25 +217,30 @@ def _on_gpu(job: _Job, low: bool = False) -> Selection:
     """The k largest of every row and every request from one product that is never stored whole."""
     z, n_q = job.z, job.z.n_q
     asked = []
-    for rule in (job.rule, *job.requests):
+    for rule, available in zip((job.rule, *job.requests), (n_q, *job.available), strict=True):
         assert isinstance(rule, TopK)
         among = None if rule.among is None else torch.as_tensor(rule.among)
         bias = z.bias if among is None else z.bias.masked_fill(~among, -torch.inf)
-        asked.append((bias, min(rule.k, _available(rule, n_q))))
-    code, *extra = (
-        SparseCode(Positions.from_rows(top.index, n_q), top.value.reshape(-1))
-        for top in encode_tops(z.x, z.weights[0], asked, low=low)
-    )
-    return Selection(code, tuple(extra))
+        asked.append((bias, min(rule.k, available)))
+    tops = encode_tops(z.x, z.weights[0], asked, low=low)
+    code, *extra = (SparseCode(Positions.from_rows(top.index, n_q), top.value.reshape(-1)) for top in tops)
+    redone = torch.stack([top.redone for top in tops]).sum() if low else 0.0
+    return Selection(code, tuple(extra), None, redone / (max(z.rows, 1) * len(tops)))
 
 
-def _on_gpu_in_bfloat16(job: _Job) -> Selection:
-    return _on_gpu(job, low=True)
+def _scanned(job: _Job, low: bool) -> Selection:
+    """On a GPU, what lies above a floor."""
+    return _proposed(job, Scan(job.z.weights[0], job.z.bias, low))
 
 
 def _certified(job: _Job) -> Selection:
-    """bfloat16 products propose and exact values decide. Raises: Undecided where cells are crowded, or NaN."""
-    z, floor, halved = job.z, job.floor(), Halved(job.z.weights[0], job.z.bias)
+    """bfloat16 products propose and exact values decide."""
+    return _proposed(job, Halved(job.z.weights[0], job.z.bias))
+
+
+def _proposed(job: _Job, halved: Halved | Scan) -> Selection:
+    """What a pass over the encoder brings. Raises: Undecided where cells are crowded, or NaN."""
+    z, floor = job.z, job.floor()
     if floor is not None:
         floor.look(halved.sample(z.x, SAMPLE), z.rows, z.rows * z.n_q)
 

@@ -128,7 +128,7 @@ def _log_entry(run: Run, config: FitConfig, step: Step, loss: Loss) -> dict[str,
         "l0": _over_all(run, step.code.count()) / step.code.batch,
         "dead": float(run.model.group.gather(run.tracker.dead).float().mean()),
         "lr": rate(run, config, run.step - 1),
-        **({"fell_back": run.model.fell_back} if run.model.selection == "bf16" else {}),
+        **({"fell_back": float(run.model.fell_back)} if run.model.selection == "bf16" else {}),
     }
 
 

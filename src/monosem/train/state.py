@@ -37,10 +37,13 @@ class DeadTracker:
         """Count one batch: every latent ages by its rows, those that fired start at 0."""
         self.since += code.batch
         if isinstance(code, SparseCode):
-            self.since[code.at.col[code.values.detach() != 0]] = 0
+            fired = torch.zeros(code.n_q + 1, dtype=torch.bool, device=self.since.device)
+            fired[torch.where(code.values.detach() != 0, code.at.col, code.n_q)] = True  # no mask: a GPU waits for one
+            fired = fired[:-1]
         else:
             sums = code.sums  # of numbers that are not negative
-            self.since[used(code.values.detach()) if sums is None else sums.detach() != 0] = 0
+            fired = used(code.values.detach()) if sums is None else sums.detach() != 0
+        self.since.masked_fill_(fired, 0)
 
     @property
     def dead(self) -> Bool[Tensor, " n_q"]:

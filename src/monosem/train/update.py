@@ -7,6 +7,7 @@ Equation: g <- projected g; g <- g min(1, clip / (||g|| + 1e-6)), the norm over 
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -43,15 +44,15 @@ class Update:
         model = self.run.model
         both = [*model.encoder.weights, *model.decoder.weights]
         weights = {id(w): w for w in both if w.is_leaf and w.requires_grad}
-        adam = isinstance(self.run.rule, Adam)
-        if model.path == "reference" or not adam or not takes_rows(*weights.values()):
+        if model.path == "reference" or not isinstance(self.run.rule, Adam):
             return []
         for constraint in self.constraints:
             pieces = constraint.row_pieces(model)
             if pieces is None:
                 return []
             self.pieces |= pieces
-        return list(weights.values())
+        widest = max((b - a for bounds in self.pieces.values() for a, b in pairwise(bounds)), default=0)
+        return list(weights.values()) if takes_rows(*weights.values(), widest=widest) else []
 
     @contextmanager
     def collecting(self) -> Iterator[Ledger | None]:
@@ -99,18 +100,18 @@ class Update:
         bounds, unit = pieces or (0, weight.shape[1]), pieces is not None
         return step_rows(weight, None if base is None else base.contiguous(), sets, bounds, unit, unit)
 
-    def _clip(self, steps: Sequence[RowStep], most: float) -> float:
-        """The factor that brings the norm over all parameters down to `most`; gradients in memory have it already."""
+    def _clip(self, steps: Sequence[RowStep], most: float) -> Tensor:
+        """The factor that brings the norm over all parameters down to `most`; gradients in memory have it already.
+
+        It stays on the device: nobody waits for it.
+        """
         model = self.run.model
         others = [p.grad for p in model.parameters() if p.grad is not None]
         everyones = {id(p.grad) for p in (model.b_D, model._b_in, model.W_skip) if p is not None}
         counted = [g for g in others if model.group.rank == 0 or id(g) not in everyones]
-        squares = sum((float(g.double().pow(2).sum()) for g in counted), 0.0) + sum(
-            float(step.squared_norm()) for step in steps
-        )
-        if model.group.size > 1:
-            squares = float(model.group.total(torch.tensor(squares, dtype=torch.float64, device=model.b_E.device)))
-        scale: float = min(1.0, most / (squares**0.5 + 1e-6))
+        nothing = torch.zeros((), dtype=torch.float64, device=model.b_E.device)
+        squares = sum((g.double().pow(2).sum() for g in counted), nothing) + sum(step.squared_norm() for step in steps)
+        scale = (most / (model.group.total(squares).sqrt() + 1e-6)).clamp(max=1.0)
         for g in others:
             g.mul_(scale)
         return scale

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -9,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from monosem.base.errors import DataError, ShapeError
+from monosem.base.errors import ArgumentError, DataError, ShapeError
 from monosem.base.sparse import Positions
+from monosem.kernels import ops
+from monosem.kernels.gpu import rows as gpu_rows
 from monosem.kernels.gpu.rows import RowStep, narrowed
 from monosem.kernels.native.calls import Ordered
 from monosem.kernels.native.rows import CellSet
@@ -68,9 +71,12 @@ def test_a_step_is_the_formula(data: st.DataObject, sets: int, dense: bool, unit
         parts = [_cells(at, torch.randn(batch, 5).to(DEVICE), first) for at in ats]
         base = torch.randn(rows, 5).to(DEVICE) if dense else None
         ours = RowStep(weight, base, parts, bounds, unit, unit)
+        keep = data.draw(st.booleans())
         g = _dense(parts, ats, rows, base)
         g = _by_piece(bounds, _project, g, w) if unit else g
-        torch.testing.assert_close(ours.squared_norm().double().cpu(), g.square().sum(), rtol=1e-4, atol=1e-5)
+        with patch.object(gpu_rows, "KEEP_ABOVE", -1 if keep else 99):
+            torch.testing.assert_close(ours.squared_norm().double().cpu(), g.square().sum(), rtol=1e-4, atol=1e-5)
+        assert (ours._kept is not None) == keep
         ours.adam(m, v, moved, step, LR, BETAS, EPS, torch.tensor(0.5, device=DEVICE), copy)
         g *= 0.5
         had |= torch.tensor([dense or any(bool((at.col == first + j).any()) for at in ats) for j in range(rows)])
@@ -113,16 +119,33 @@ def test_a_latent_that_fires_on_every_row() -> None:
 
 
 def test_narrowed_rows_come_with_their_norms() -> None:
-    """In one pass, more rows and columns than one block; a bf16 table is not copied."""
-    table = torch.randn(300, 17).to(DEVICE).T
-    low, size, off = narrowed(table)
-    assert low.equal(rounded(table.contiguous()))
-    torch.testing.assert_close(size, table.norm(dim=1))
-    torch.testing.assert_close(off, (table - low.float()).norm(dim=1))
-    again, size, off = narrowed(low)
-    assert again.data_ptr() == low.data_ptr()
-    torch.testing.assert_close(size, low.float().norm(dim=1))
-    assert off.abs().sum() == 0
+    """More rows and columns than one block, a power of two brings them into range; of bf16 nothing is lost."""
+    table = 1e6 * torch.randn(300, 17).to(DEVICE).T
+    for some in (table, table.bfloat16()):
+        made = narrowed(some)
+        meant = made.scale * some.float().contiguous()
+        assert torch.frexp(made.scale).mantissa == 0.5
+        assert 16 < meant.norm(dim=1).max() <= 128
+        assert made.low.equal(meant.half())
+        torch.testing.assert_close(made.size, meant.norm(dim=1))
+        torch.testing.assert_close(made.off, (meant - made.low.float()).norm(dim=1))
+    assert made.off.abs().sum() == 0
+    assert narrowed(torch.zeros(2, 3)).size.abs().sum() == 0
+
+
+def test_a_row_wider_than_a_program_is_cut_where_nothing_is_projected() -> None:
+    weight, base = torch.randn(2, 9).to(DEVICE), torch.randn(2, 9).to(DEVICE)
+    new, zero = weight - LR * base.sign(), torch.zeros(2, 9, device=DEVICE)
+    with patch.object(gpu_rows, "WIDEST", 4):
+        step = RowStep(weight, base, (), (0, 9), False, False)
+        torch.testing.assert_close(step.squared_norm(), base.square().sum())
+        step.adam(zero, zero.clone(), None, 1, LR, BETAS, 1e-12, 1.0)
+        torch.testing.assert_close(weight, new)
+        with pytest.raises(ArgumentError, match="9 columns"):
+            RowStep(weight, base, (), (0, 9), True, True)
+        with patch.object(ops, "serves", lambda *tensors: True), patch.object(ops, "usable", lambda *tensors: False):
+            assert ops.takes_rows(weight, widest=4)
+            assert not ops.takes_rows(weight, widest=9)
 
 
 @pytest.mark.usefixtures("as_in_production")

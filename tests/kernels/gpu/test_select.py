@@ -105,7 +105,7 @@ def test_the_whole_product_never_exists() -> None:
 
 
 def test_near_ties_are_settled_in_float32() -> None:
-    """Latents that bf16 cannot tell apart: the certificate lets all of them be computed again."""
+    """Latents that fp16 cannot tell apart: the certificate lets all of them be computed again."""
     x = torch.ones(1, 4, device=DEVICE)
     weight = 0.01 * torch.randn(40, 4).to(DEVICE)
     weight[7:13] = 1 + torch.arange(6, device=DEVICE)[:, None] * 2e-6
@@ -113,7 +113,7 @@ def test_near_ties_are_settled_in_float32() -> None:
     found = encode_tops(x, weight, [(bias, 2)], low=True, plan=Plan(2, 3, 16))[0]
     assert int(found.redone) == 0
     assert sorted(found.index[0].tolist()) == [11, 12]
-    assert len(set((x.bfloat16() @ weight.bfloat16().T)[0, 7:13].tolist())) == 1
+    assert len(set((x.half() @ weight.half().T)[0, 7:13].tolist())) == 1
 
 
 def test_more_near_ties_than_there_is_room_for_are_ranked_whole() -> None:
@@ -125,15 +125,67 @@ def test_more_near_ties_than_there_is_room_for_are_ranked_whole() -> None:
     assert found.value.sort(1, descending=True).values.equal(_in_order(x, weight, bias).topk(2).values)
 
 
-def test_the_bound_holds_where_bf16_is_worst() -> None:
-    """Numbers half way between two bf16, all errors of one sign: the truth lies within the reach."""
-    x = torch.full((1, 64), 1 + 2.0**-8 - 2.0**-20, device=DEVICE)
-    weight = x.repeat(3, 1) * torch.tensor([[1.0], [-1.0], [2.0]], device=DEVICE)
-    a, w, reach = select._narrowed(x, weight, fused=False)
-    said, bias = (a @ w.T).float(), torch.zeros(3, device=DEVICE)
-    off = (said.double() - x.double() @ weight.double().T).abs()
-    assert (off <= reach.of(said, bias, slice(None)).double()).all()
-    assert (off > 0.3 * reach.of(said, bias, slice(None)).double()).all()
+@pytest.mark.parametrize("size", [1.0, 1e-15, 1e15])
+def test_the_bound_holds_where_fp16_is_worst(size: float) -> None:
+    """Numbers half way between two fp16, all errors of one sign, of any size: the truth lies within the reach."""
+    x = torch.full((1, 64), 1 + 2.0**-11 - 2.0**-22, device=DEVICE)
+    weight = size * x.repeat(3, 1) * torch.tensor([[1.0], [-1.0], [2.0]], device=DEVICE)
+    made = select._made(x, weight, low=True)
+    said, bias = (made.a @ made.w.T).float(), torch.zeros(3, device=DEVICE)
+    off = (said.double() - made.scale.double() * (x.double() @ weight.double().T)).abs()
+    assert made.reach is not None
+    reach = made.reach.of(said, bias, slice(None)).double()
+    assert (off <= reach).all()
+    assert (off > 0.3 * reach).all()
+
+
+def test_no_row_is_done_twice_at_the_width_of_large_networks() -> None:
+    """At n_p = 4096 the error of a product in bf16 filled every list; in fp16 they have room."""
+    x, weight, bias = _numbers(2, 4096, "plain"), _numbers(2048, 4096, "plain"), torch.zeros(2048, device=DEVICE)
+    found = encode_top(x, weight, bias, 1, low=True)
+    assert Plan.of(2048, 1, select._deviations(4096, low=True)) is not None
+    assert int(found.redone) == 0
+    exact = x.double() @ weight.double().T
+    assert found.index.equal(exact.topk(1).indices)
+
+
+@given(
+    st.integers(1, 5), st.integers(1, 40), st.integers(1, 6), st.booleans(), st.booleans(),
+    st.sampled_from(["plain", "strided", "ties", "zeros"]),
+)  # fmt: skip
+@few(12)
+def test_what_lies_above_floors(batch: int, n_q: int, n_p: int, low: bool, one: bool, how: str) -> None:
+    """One floor, or one of each latent: the cells in the order of rows and latents, from one pass over W or two."""
+    x, weight, bias = _numbers(batch, n_p, how), _numbers(n_q, n_p, how), _numbers(1, n_q, how)[0]
+    floors = 0.5 if one else _numbers(1, n_q, how)[0]
+    with patch.object(select, "_TILE", 32):
+        scan = select.Scan(weight, bias, low)
+        cells = scan.above(x, floors, batch * n_q)
+        assert scan.above(x, -torch.inf, batch * n_q - 1) is None
+    z = _in_order(x, weight, bias) if low else x @ weight.T + bias
+    assert cells is not None
+    counts, column, value = cells
+    row = torch.repeat_interleave(torch.arange(batch, device=DEVICE), counts)
+    torch.testing.assert_close(value, z[row, column], rtol=0 if low else 1e-5, atol=0 if low else 1e-5)
+    chosen = torch.zeros_like(z, dtype=torch.bool).index_put_((row, column), torch.tensor(True, device=DEVICE))
+    wrong = chosen != (z > floors)
+    assert not (wrong & ((z - floors).abs() > (0 if low else 1e-5))).any()
+    assert (row * n_q + column).diff().gt(0).all()
+
+
+def test_a_list_that_overflows_is_made_anew() -> None:
+    """The sample takes every 16th latent: here the others lie above the floor."""
+    x, weight = torch.ones(1, 2, device=DEVICE), torch.ones(200, 2, device=DEVICE)
+    weight[::16] = -1
+    cells = select.Scan(weight, torch.zeros(200, device=DEVICE), low=True).above(x, 0.0, 200)
+    assert cells is not None
+    assert cells[1].equal((weight[:, 0] > 0).nonzero().squeeze(1))
+
+
+def test_nan_is_left_to_a_plainer_way() -> None:
+    x, weight, bias = _numbers(2, 3, "plain"), _numbers(20, 3, "plain"), torch.zeros(20, device=DEVICE)
+    bias[7] = torch.nan
+    assert select.Scan(weight, bias, low=True).above(x, 0.0, 40) is None
 
 
 def test_bf16_weights_are_taken_as_they_are() -> None:
@@ -171,11 +223,18 @@ def test_nan_is_not_lost() -> None:
     assert index[0].sort().values.equal(score[0].topk(2).indices.sort().values)
 
 
-def test_settings_of_the_user_come_back() -> None:
+@pytest.mark.parametrize("newer", [False, True])
+def test_settings_of_the_user_come_back(newer: bool) -> None:
+    """By whichever of torch's two switches they were made; torch raises where one is read and the other was used."""
+    matmul = torch.backends.cuda.matmul
     torch.set_float32_matmul_precision("medium")
+    matmul.fp32_precision = "tf32"
+    matmul.fp32_precision = "ieee" if newer else "tf32"
     try:
         encode_top(_numbers(1, 2, "plain"), _numbers(3, 2, "plain"), torch.zeros(3, device=DEVICE), 1)
+        assert matmul.fp32_precision == ("ieee" if newer else "tf32")
         assert torch.get_float32_matmul_precision() == "medium"
+        assert matmul.allow_fp16_reduced_precision_reduction
     finally:
         torch.set_float32_matmul_precision("highest")
 
@@ -211,3 +270,26 @@ def test_the_door_goes_this_way_for_the_k_largest(low: bool) -> None:
         assert isinstance(wanted, Positions)
         assert torch.equal(part.at.mask(), wanted.mask())
         torch.testing.assert_close(part.values, (x @ weight.T + bias)[part.at.row, part.at.col])
+
+
+@pytest.mark.parametrize("low", [False, True])
+@pytest.mark.parametrize("rule", [selection.Above(0.4), selection.Above(0.0, 7), selection.Above(torch.ones(20) * 0.4)])
+def test_the_door_goes_this_way_for_what_lies_above_a_floor(rule: selection.Above, low: bool) -> None:
+    """Rules of JumpReLU, ReLU and BatchTopK, with requests beside; the product of all cells does not exist."""
+    x, weight, bias = _numbers(6, 4, "plain"), _numbers(20, 4, "plain") * 0.2, _numbers(1, 20, "plain")[0] * 0.2
+    weight[3::5] *= 8  # few cells lie above the floor
+    among = torch.arange(20, device=DEVICE) % 3 == 0
+    z = ops.Product(x, bias - 0.5, (Block(0, 20, 0, 4),), [weight])
+    rules = (rule, selection.TopK(1), selection.TopK(1, among))
+    every = x @ weight.T + bias - 0.5
+    with (
+        patch("monosem.kernels.select.serves", lambda *tensors: True),
+        patch("monosem.kernels.density.DENSE_ABOVE", 0.5),
+    ):
+        chosen = ops.select(z, rules[0], rules[1:], low=low)
+    assert chosen.z is None
+    for part, each in zip((chosen.code, *chosen.extra), rules, strict=True):
+        wanted = ops.pick(each, every)
+        assert isinstance(part, SparseCode)
+        assert torch.equal(part.at.mask(), wanted if isinstance(wanted, Tensor) else wanted.mask())
+        torch.testing.assert_close(part.values, every[part.at.row, part.at.col])

@@ -7,6 +7,7 @@ misleading sample costs time and never a wrong result.
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -26,7 +27,8 @@ class Plan:
     """The sample is every `stride`-th column, the floor its `rank`-th largest entry; a row has room for `capacity`.
 
     Equation: rank r with r stride - 4 stride sqrt(r) >= k: four deviations of the count of entries above the
-        floor, were the columns in random order; capacity: six deviations above its mean.
+        floor, were the columns in random order; capacity: six deviations above its mean, as many times more as normal
+        entries above a floor that lies 2 `reach` deviations lower.
     """
 
     stride: int
@@ -34,11 +36,15 @@ class Plan:
     capacity: int
 
     @staticmethod
-    def of(n: int, k: int) -> "Plan | None":
-        """The plan for the k largest of n; None where a floor would save nothing."""
-        rank = math.ceil((2 + math.sqrt(4 + k / _STRIDE)) ** 2)
-        capacity = 1 << math.ceil(math.log2(_STRIDE * (rank + 6 * math.sqrt(rank))))
-        return Plan(_STRIDE, rank, capacity) if 2 * capacity <= n and k > 0 else None
+    def of(n: int, k: int, reach: float = 0.0) -> "Plan | None":
+        """The plan for the k largest of n, known to within `reach` deviations; None where a floor saves nothing."""
+        rank, normal = math.ceil((2 + math.sqrt(4 + k / _STRIDE)) ** 2), NormalDist()
+        mean = _STRIDE * rank
+        if k == 0 or 2 * mean > n:
+            return None
+        more = n / mean * normal.cdf(normal.inv_cdf(mean / n) + 2 * reach)
+        capacity = 128 * math.ceil(more * (mean + 6 * _STRIDE * math.sqrt(rank)) / 128)
+        return Plan(_STRIDE, rank, capacity) if 2 * capacity <= n else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,9 +103,9 @@ class Kept:
         )  # fmt: skip
 
     def take_product(self, x: Tensor, weight: Tensor, bias: Tensor, reach: Reach | None = None) -> None:
-        """Look through x W^T + bias of all columns, tile by tile, without storing it (float32 or bf16)."""
+        """Look through x W^T + bias of all columns, tile by tile, without storing it (float32 or fp16)."""
         (batch, width), n_q = x.shape, weight.shape[0]
-        low = x.dtype == torch.bfloat16
+        low = x.dtype == torch.float16
         rows, depth = (128, 64) if low else (64, 32)
         none = self.floor
         tiles = -(-n_q // (COLUMNS * self.count.shape[1]))

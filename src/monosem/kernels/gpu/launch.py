@@ -48,5 +48,5 @@ def launch(name: str, grid: tuple[int, ...], *arguments: Any, warps: int = 4, **
 
 
 def interpreted() -> bool:
-    """Whether programs run in Triton's interpreter (TRITON_INTERPRET=1), which knows no bf16 products."""
+    """Whether programs run in Triton's interpreter (TRITON_INTERPRET=1), whose products of fp16 are numpy's."""
     return type(program("bag")).__name__ == "InterpretedFunction"

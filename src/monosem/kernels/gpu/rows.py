@@ -1,6 +1,8 @@
-"""Passes over the rows of a weight: a bf16 copy with norms, and an optimiser step from cells or a dense gradient."""
+"""Passes over the rows of a weight: an fp16 copy with norms, and an optimiser step from cells or a dense gradient."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -12,10 +14,20 @@ from monosem.base.errors import DataError, ShapeError, check
 from monosem.kernels.gpu.cells import CHUNK, partial_sums, power_of_two, rows_in_order
 from monosem.kernels.gpu.launch import launch
 from monosem.kernels.native.calls import Ordered
-from monosem.kernels.native.rows import CellSet
+from monosem.kernels.native.rows import KEEP_ABOVE, CellSet
 
 WIDEST = 2**14
 """Columns of a piece of a row that one program can hold."""
+
+
+@dataclass(frozen=True, eq=False)
+class Narrowed:
+    """scale * table in fp16, with |scale row| and |scale row - low row| of each row."""
+
+    low: Float[Tensor, "rows width"]
+    scale: Float[Tensor, ""]
+    size: Float[Tensor, " rows"]
+    off: Float[Tensor, " rows"]
 
 
 class RowStep:
@@ -23,7 +35,7 @@ class RowStep:
 
     The gradient is `base` (dense, or None) plus a sum over the cells of every set, which is never written out.
     `bounds`: columns where pieces of a row begin and end; each piece is projected on (its part along the weight is
-    taken out of the gradient) with `project` and brought to unit norm with `unit`.
+    taken out of the gradient) with `project` and brought to unit norm with `unit`; with neither, rows are cut anywhere.
 
     Raises: ShapeError, DataError.
     """
@@ -37,12 +49,15 @@ class RowStep:
         project: bool,
         unit: bool,
     ) -> None:
+        if not (project or unit):
+            bounds = sorted({*bounds, *range(0, weight.shape[1], WIDEST)})
         _check(weight, base, bounds)
         self.weight, self.base, self.project, self.unit = weight, base, project, unit
         self._widest = max(b - a for a, b in pairwise(bounds))
         self.bounds = torch.tensor(bounds, dtype=torch.int32, device=weight.device)
         self._sets = sets if len(sets) <= 2 else [sets[0], _merged(sets[1:], weight.shape[0])]
         self._parts = [_arguments(part) for part in self._sets]
+        self._kept: Tensor | None = None
 
     def _launch(self, name: str, *arguments: Any, **constants: Any) -> None:
         weight, pieces = self.weight, self.bounds.numel() - 1
@@ -57,10 +72,16 @@ class RowStep:
         )  # fmt: skip
 
     def squared_norm(self) -> Float[Tensor, ""]:
-        """||projected gradient||^2, summed over all rows; a tensor on the device, so that nobody waits for it."""
+        """||projected gradient||^2, summed over all rows; a tensor on the device, so that nobody waits for it.
+
+        Where many rows are gathered for each row of the weight, their sums are kept for `adam`.
+        """
         squares = torch.zeros(self.weight.shape[0], self.bounds.numel() - 1, device=self.weight.device)
         if squares.numel():
-            self._launch("row_norm", squares, self.weight.shape[1])
+            keep = sum(part.cells.cell.numel() for part in self._sets) > KEEP_ABOVE * self.weight.shape[0]
+            self._kept = torch.empty_like(self.weight) if keep else None
+            kept = self.weight if self._kept is None else self._kept
+            self._launch("row_norm", squares, kept, self.weight.shape[1], KEEP=keep)
         return squares.sum(dtype=torch.float64).float()
 
     def adam(
@@ -94,23 +115,33 @@ class RowStep:
         scale = torch.as_tensor(scale, dtype=torch.float32).to(weight.device)
         self._launch(
             "row_step", weight if low is None else low, m, v, weight if moved is None else moved, scale,
-            weight.shape[1], lr / (1 - betas[0] ** step), betas[0], 1 - betas[0], betas[1], 1 - betas[1],
+            weight if self._kept is None else self._kept, weight.shape[1],
+            lr / (1 - betas[0] ** step), betas[0], 1 - betas[0], betas[1], 1 - betas[1],
             (1 - betas[1] ** step) ** 0.5, eps, UNIT=self.unit, MOVED=moved is not None, LOW=low is not None,
+            KEPT=self._kept is not None,
         )  # fmt: skip
 
 
-def narrowed(table: Float[Tensor, "rows width"]) -> tuple[Tensor, Float[Tensor, " rows"], Float[Tensor, " rows"]]:
-    """(table in bf16, |row|, |row - row in bf16|) in one pass; a bf16 table is its own copy and loses nothing."""
-    table, copy = rows_in_order(table), table.dtype != torch.bfloat16
+def narrowed(table: Float[Tensor, "rows width"]) -> Narrowed:
+    """A float32 or bf16 table in fp16, times the power of two that brings every row to a norm of at most 128.
+
+    An inner product of two such rows is at most 2^14, and numbers of 2^-20 of the largest are still normal in fp16.
+    """
+    table = rows_in_order(table)
     rows, width = table.shape
-    low = torch.empty(rows, width, dtype=torch.bfloat16, device=table.device) if copy else table
+    low = torch.empty(rows, width, dtype=torch.float16, device=table.device)
     size, off = (torch.zeros(rows, dtype=torch.float32, device=table.device) for _ in range(2))
+    scale = torch.ones((), device=table.device)
     if rows and width:
+        largest = torch.linalg.vector_norm(table, torch.inf).float()
+        exponent = torch.frexp(torch.where(largest.isfinite(), largest, scale)).exponent
+        half_width = math.ceil(math.log2(width) / 2)  # |row| <= 2^half_width |row|_inf
+        scale = torch.ldexp(scale, (7 - half_width - exponent).clamp(-60, 60))
         launch(
-            "narrow", (-(-rows // 16),), table, table.stride(0), low, size, off, rows, width,
-            ROWS=16, WIDTH=power_of_two(width, 256), COPY=copy,
+            "narrow", (-(-rows // 16),), table, table.stride(0), scale, low, size, off, rows, width,
+            ROWS=16, WIDTH=power_of_two(width, 256),
         )  # fmt: skip
-    return low, size, off
+    return Narrowed(low, scale, size, off)
 
 
 def _merged(sets: Sequence[CellSet], rows: int) -> CellSet:

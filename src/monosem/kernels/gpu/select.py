@@ -1,5 +1,6 @@
 """The k largest of each row on a GPU: of given scores, or of an encoder product that is never whole in memory."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,10 +13,12 @@ from monosem.base.errors import DataError, ShapeError, check
 from monosem.base.sparse import Positions
 from monosem.kernels.gpu.cells import inner_full, rows_in_order
 from monosem.kernels.gpu.kept import COLUMNS, Kept, Plan, Reach
-from monosem.kernels.gpu.rows import narrowed
+from monosem.kernels.gpu.rows import Narrowed, narrowed
 
 _TILE = 2**26
 """Cells of the encoder product that exist at once."""
+
+_SAMPLE_ROWS = 64
 
 _PROGRAMS = 2**15
 """Rows times splits of a fused product: tiles of 128 rows then make some 256 programs, two per processor."""
@@ -81,68 +84,98 @@ def encode_tops(
     A bias of -inf takes a latent out of a request. [batch, n_q] never exists: column tiles of the library's product
     are looked through one by one, or, `fused`, tiles that no memory ever holds. Nothing here has a gradient.
 
-    Without `low`, the product is in the dtype of x and W, without tf32. With `low` it is in bf16, and every cell that
+    Without `low`, the product is in the dtype of x and W, without tf32. With `low` it is in fp16, and every cell that
     a bound on its error leaves able to be among the k is computed again by `inner_full` in float32 from x and W (which
     may itself be bf16: then W is what the bf16 says); the result is the top k of those values, proven, not assumed.
     A row whose sample misled (in many ties, say) is ranked over all its cells: slow, the same result, counted.
 
-    Equation: with x~, w~ in bf16, |<x, w> - s~| <= |x - x~| |w| + |x~| |w - w~| + g |x| |w| + 2^-8 |s~|,
-        g = 2^-21 (n_p + 8): both sums' roundings, truncating adders included.
+    Equation: with x~, w~ in fp16, |<x, w> - s~| <= |x - x~| |w| + |x~| |w - w~| + g |x| |w| + 2^-11 |s~|,
+        g = 2^-22 (n_p + 8): a product of two fp16 is exact in float32, an adder that truncates loses 2^-23 of a term,
+        and `inner_full` 2^-24 (n_p / 256 + 9) in all.
     Source: Cauchy-Schwarz, and the usual bound of a floating-point inner product (Higham 2002, 3.1).
     Raises: ShapeError, DataError.
     """
     _check(x, weight, requests, low, fused)
-    x, weight, n_q = rows_in_order(x.detach()), rows_in_order(weight.detach()), weight.shape[0]
-    asked = [(bias.detach().contiguous(), k, plan or Plan.of(n_q, k)) for bias, k in requests]
-    a, w, reach = _narrowed(x, weight, fused) if low else (x, weight, None)
+    x, weight = rows_in_order(x.detach()), rows_in_order(weight.detach())
+    made = _made(x, weight, low, fused)
+    return _tops(x, weight, made, requests, low, fused, plan)
+
+
+@dataclass(frozen=True, eq=False)
+class _Made:
+    """The operands of a product of rows and latents that is `scale` times the one meant, to within `reach`."""
+
+    a: Tensor
+    w: Tensor
+    scale: Float[Tensor, ""]
+    reach: Reach | None
+
+
+def _made(x: Tensor, weight: Tensor | Narrowed, low: bool, fused: bool = False) -> _Made:
+    """As they are, or, with `low`, in fp16; each norm of the bound of encode_tops rounded up by more than its error."""
+    if not low:
+        assert isinstance(weight, Tensor)
+        return _Made(x, weight, x.new_ones(()), None)
+    rows, latents = narrowed(x), weight if isinstance(weight, Narrowed) else narrowed(weight)
+    up, g = 1 + (x.shape[1] + 8) * 2.0**-22, (x.shape[1] + 8) * 2.0**-22
+    (size_x, off_x), (size_w, off_w) = ((side.size * up, side.off * up) for side in (rows, latents))
+    in_x = torch.stack([size_x + off_x + 2.0**-4, off_x], 1)  # 2^-4 2^-21: the smallest fp16 on the way out
+    in_w = torch.stack([off_w + g * (size_w + off_w) + 2.0**-21, size_w], 1)
+    reach = Reach(in_x, in_w, 2.0**-20 if fused else 1.05 * 2.0**-11)
+    return _Made(rows.low, latents.low, rows.scale * latents.scale, reach)
+
+
+def _deviations(n_p: int, low: bool) -> float:
+    """How many standard deviations a score of normal rows may be off, about: that of <x, w> is |x| |w| / sqrt(n_p)."""
+    return math.sqrt(n_p) * (2.0**-11 + (n_p + 8) * 2.0**-22) if low else 0.0
+
+
+def _tops(
+    x: Tensor, weight: Tensor, made: _Made, requests: Sequence[tuple[Tensor, int]], low: bool,
+    fused: bool = False, plan: Plan | None = None,
+) -> list[TopCells]:  # fmt: skip
+    wide = _deviations(x.shape[1], low)
+    asked = [(bias.detach(), k, plan or Plan.of(weight.shape[0], k, wide)) for bias, k in requests]
     with _full_precision():
-        lists = [_started(a, w, bias, k, how, reach, fused) for bias, k, how in asked]
-        pairs = [(kept, bias) for kept, (bias, _, _) in zip(lists, asked, strict=True) if kept is not None]
+        lists = [_started(made, bias * made.scale, k, how, fused) for bias, k, how in asked]
+        pairs = [(kept, b * made.scale) for kept, (b, _, _) in zip(lists, asked, strict=True) if kept is not None]
         for kept, bias in pairs if fused else ():
-            kept.take_product(a, w, bias, reach)
+            kept.take_product(made.a, made.w, bias, made.reach)
         if pairs and not fused:
-            _take_tiles(a, w, pairs, reach)
-        return [_answer(kept, x, weight, bias, k, reach, low) for kept, (bias, k, _) in zip(lists, asked, strict=True)]
+            _take_tiles(made, pairs)
+        return [_answer(kept, x, weight, bias, k, made, low) for kept, (bias, k, _) in zip(lists, asked, strict=True)]
 
 
-def _started(
-    a: Tensor, w: Tensor, bias: Tensor, k: int, plan: Plan | None, reach: Reach | None, fused: bool
-) -> Kept | None:
+def _started(made: _Made, bias: Tensor, k: int, plan: Plan | None, fused: bool) -> Kept | None:
     """An empty list of what may be among the k largest; None where all cells are to be ranked."""
-    rows, n_q = a.shape[0], w.shape[0]
+    rows, n_q = made.a.shape[0], made.w.shape[0]
     if plan is None or rows == 0:
         return None
     splits = max(1, min(-(-n_q // COLUMNS), _PROGRAMS // rows, 32)) if fused else 1
-    return Kept.start(_floor(a, w, bias, plan, reach), max(k, plan.capacity * min(4, splits) // splits), splits)
+    return Kept.start(_floor(made, bias, plan), max(k, plan.capacity * min(4, splits) // splits), splits)
 
 
-def _take_tiles(a: Tensor, w: Tensor, pairs: Sequence[tuple[Kept, Tensor]], reach: Reach | None) -> None:
+def _take_tiles(made: _Made, pairs: Sequence[tuple[Kept, Tensor]]) -> None:
     """Column tiles of one product, looked through for every list."""
-    rows, n_q = a.shape[0], w.shape[0]
+    rows, n_q = made.a.shape[0], made.w.shape[0]
     columns = min(n_q, max(16, _TILE // rows))
-    room = a.new_empty(rows, columns)
+    room = made.a.new_empty(rows, columns)
     for first in range(0, n_q, columns):
         part = room[:, : min(columns, n_q - first)]
-        torch.mm(a, w[first : first + columns].T, out=part)
+        torch.mm(made.a, made.w[first : first + columns].T, out=part)
         for kept, bias in pairs:
-            kept.take(part, first, bias, reach)
+            kept.take(part, first, bias, made.reach)
 
 
-def _answer(
-    kept: Kept | None, x: Tensor, weight: Tensor, bias: Tensor, k: int, reach: Reach | None, low: bool
-) -> TopCells:
+def _answer(kept: Kept | None, x: Tensor, weight: Tensor, bias: Tensor, k: int, made: _Made, low: bool) -> TopCells:
     if kept is None:
         index, value = _every_cell(x, weight, bias, k, low)
-        return TopCells(index, value, torch.tensor(x.shape[0] if k else 0, device=x.device))
+        return TopCells(index, value, torch.tensor(0 if low else x.shape[0] * bool(k), device=x.device))
     good, table = kept.enough(k), kept.value.masked_fill(~kept.held, -torch.inf)
-    if reach is not None:
-        wide = reach.of(kept.value, bias[kept.column], kept.column)
-        bar = (kept.value - wide).masked_fill(~kept.held, -torch.inf).topk(k, dim=1, sorted=False).values.amin(1)
+    if made.reach is not None:
+        wide = made.reach.of(kept.value, (bias * made.scale)[kept.column], kept.column)
+        bar, table = _exact(table, wide, kept.column.long(), good[:, None] & kept.held, x, weight, bias, k)
         good &= bar >= kept.floor
-        may = Positions.from_mask(kept.held & ~(kept.value + wide < bar[:, None]) & good[:, None])
-        column = kept.column[may.row, may.col].long()
-        exact = inner_full(Positions(may.crow, column, bias.numel()), x, weight) + bias[column]
-        table = torch.full_like(table, -torch.inf).index_put_((may.row, may.col), exact)
     top = table.topk(k, dim=1, sorted=False)
     index, value = kept.column.gather(1, top.indices).long(), top.values
     again = (~good).nonzero().squeeze(1)
@@ -151,55 +184,123 @@ def _answer(
     return TopCells(index, value, torch.tensor(again.numel(), device=x.device))
 
 
+def _exact(
+    near: Tensor, wide: Tensor, column: Tensor, there: Tensor, x: Tensor, weight: Tensor, bias: Tensor, k: int
+) -> tuple[Float[Tensor, " rows"], Float[Tensor, "rows m"]]:
+    """(what the k-th largest of a row reaches at least, the values of `inner_full` where they may be among the k).
+
+    `near`: the values to within `wide`, at the columns `column`; only those that are `there` are computed.
+    """
+    bar = (near - wide).masked_fill(near == -torch.inf, -torch.inf).topk(k, dim=1, sorted=False).values.amin(1)
+    may = Positions.from_mask(there & ~(near + wide < bar[:, None]))
+    at = Positions(may.crow, column[may.row, may.col], bias.numel())
+    exact = inner_full(at, x, weight) + bias[at.col]
+    table = torch.full(near.shape, -torch.inf, dtype=exact.dtype, device=near.device)
+    return bar, table.index_put_((may.row, may.col), exact)
+
+
 def _every_cell(x: Tensor, weight: Tensor, bias: Tensor, k: int, low: bool) -> tuple[Tensor, Tensor]:
-    """The k largest by ranking all cells, some rows at a time; with `low`, of the values of `inner_full`."""
+    """The k largest by ranking a product of all cells, some rows at a time; with `low`, of the values of `inner_full`.
+
+    A float32 product proposes there: it differs from `inner_full` by 2^-22 (n_p + 8) |x| |w| at most.
+    """
     batch, n_q = x.shape[0] if k else 0, weight.shape[0]
     index = torch.empty(x.shape[0], k, dtype=torch.int64, device=x.device)
     value = torch.empty(x.shape[0], k, dtype=x.dtype, device=x.device)
-    rows = max(1, _TILE // max(1, n_q))
+    rows, all_of_them = max(1, _TILE // max(1, n_q)), torch.arange(n_q, device=x.device)
+    norms = weight.float().norm(dim=1) * ((x.shape[1] + 8) * 2.0**-22 * 1.01) if low else None
     for first in range(0, batch, rows):
         part = slice(first, first + rows)
-        if low:
-            every = torch.arange(n_q, device=x.device).expand(x[part].shape[0], -1)
-            z = inner_full(Positions.from_rows(every, n_q), x[part], weight).view(-1, n_q) + bias
-        else:
-            z = x[part] @ weight.T + bias
+        z = x[part] @ weight.T.to(x.dtype) + bias
+        if norms is not None:
+            wide = x[part].norm(dim=1, keepdim=True) * norms + 2.0**-20 * (z.abs() + bias.abs()) + 2.0**-100
+            column = all_of_them.expand(z.shape[0], -1)
+            _, z = _exact(z, wide, column, (bias != -torch.inf).expand(z.shape), x[part], weight, bias, k)
         top = z.topk(k, dim=1, sorted=False)
         index[part], value[part] = top.indices, top.values
     return index, value
 
 
-def _floor(a: Tensor, w: Tensor, bias: Tensor, plan: Plan, reach: Reach | None) -> Tensor:
+def _floor(made: _Made, bias: Tensor, plan: Plan) -> Tensor:
     every = slice(None, None, plan.stride)
-    sample = (a @ w[every].T).to(bias.dtype) + bias[every]
-    if reach is not None:
-        sample -= reach.of(sample, bias[every], every)
+    sample = (made.a @ made.w[every].T).to(bias.dtype) + bias[every]
+    if made.reach is not None:
+        sample -= made.reach.of(sample, bias[every], every)
     return sample.topk(plan.rank, dim=1, sorted=False).values.amin(1)
 
 
-def _narrowed(x: Tensor, weight: Tensor, fused: bool) -> tuple[Tensor, Tensor, Reach]:
-    """(x in bf16, W in bf16, the bound of encode_tops), each norm rounded up by more than its own error."""
-    n_p = x.shape[1]
-    up, g, tiny = 1 + (n_p + 8) * 2.0**-22, (n_p + 8) * 2.0**-21, 2.0**-100  # tiny: products below normal numbers
-    (a, size_x, off_x), (w, size_w, off_w) = narrowed(x), narrowed(weight)
-    size_x, off_x, size_w, off_w = size_x * up, off_x * up, size_w * up, off_w * up
-    in_x = torch.stack([size_x + off_x + tiny, off_x], 1)
-    in_w = torch.stack([off_w + g * (size_w + off_w) + tiny, size_w + tiny], 1)
-    return a, w, Reach(in_x, in_w, 2.0**-20 if fused else 1.05 * 2.0**-8)
+class Scan:
+    """An encoder for the passes over a batch; with `low`, fp16 proposes and the values of `inner_full` decide.
+
+    `fell_back` of `rows` were ranked over all their cells.
+    """
+
+    def __init__(self, weight: Float[Tensor, "n_q n_p"], bias: Float[Tensor, " n_q"], low: bool) -> None:
+        self.weight, self.bias, self.low = rows_in_order(weight.detach()), bias.detach(), low
+        self._made = narrowed(self.weight) if low else self.weight
+        self.fell_back: Tensor | int = 0
+        self.rows = 0
+
+    def sample(self, x: Float[Tensor, "rows n_p"], size: int) -> Float[Tensor, " some"]:
+        """The values of about `size` cells of evenly spaced rows and latents."""
+        some = x[:: max(1, x.shape[0] // _SAMPLE_ROWS)]
+        step = max(1, some.shape[0] * self.bias.numel() // size)
+        with _full_precision():
+            return torch.addmm(self.bias[::step], some, self.weight[::step].T).reshape(-1)
+
+    def top(self, x: Float[Tensor, "rows n_p"], k: int) -> tuple[Tensor, Tensor]:
+        """(columns, z) of the k largest z of each row."""
+        [top] = _tops(x, self.weight, _made(x, self._made, self.low), [(self.bias, k)], self.low)
+        self.fell_back, self.rows = self.fell_back + top.redone, self.rows + x.shape[0]
+        return top.index, top.value
+
+    def above(self, x: Float[Tensor, "rows n_p"], floors: Tensor | float, room: int) -> tuple[Tensor, ...] | None:
+        """(cells per row, columns, z) of every z above its column's floor; None if they exceed `room`, or on NaN.
+
+        A list has room for half more than a sample says that a row has; where one overflows, all are made anew.
+        """
+        x, made = rows_in_order(x), _made(x, self._made, self.low)
+        low_bias, bar = (self.bias - floors, 0.0) if isinstance(floors, Tensor) else (self.bias, floors)
+        scaled, floor = low_bias * made.scale, made.scale * x.new_full((x.shape[0],), bar)
+        some, step = x[:: max(1, x.shape[0] // _SAMPLE_ROWS)], 16
+        with _full_precision():
+            sample = torch.addmm(low_bias[::step], some, self.weight[::step].T) > bar
+            kept, most = None, step * int(1.5 * int(sample.sum(1).max())) + 64
+            while kept is None or most > kept.capacity:
+                kept = Kept.start(floor, min(-(-most // 64) * 64, self.bias.numel()))
+                _take_tiles(made, [(kept, scaled)])
+                total, most = torch.stack([kept.count.sum(), kept.count.max()]).tolist()
+                if total > room:
+                    return None
+        may = Positions.from_mask(kept.held)
+        column = kept.column[may.row, may.col].long()
+        if self.low:
+            z = inner_full(Positions(may.crow, column, self.bias.numel()), x, self.weight) + self.bias[column]
+        else:
+            z = kept.value[may.row, may.col] + (floors[column] if isinstance(floors, Tensor) else 0.0)
+        if bool(z.isnan().any()):
+            return None
+        chosen = z > (floors[column] if isinstance(floors, Tensor) else floors)
+        counts = torch.bincount(may.row[chosen], minlength=x.shape[0])
+        return counts, column[chosen], z[chosen]
 
 
 @contextmanager
 def _full_precision() -> Iterator[None]:
-    """float32 products without tf32, bf16 products summed in float32, whatever the user has set."""
+    """float32 products without tf32, fp16 products summed in float32, whatever the user has set.
+
+    By the newer of torch's two switches: the older one raises where the newer was used.
+    """
     matmul = torch.backends.cuda.matmul
-    before = torch.get_float32_matmul_precision(), matmul.allow_bf16_reduced_precision_reduction
-    torch.set_float32_matmul_precision("highest")
-    matmul.allow_bf16_reduced_precision_reduction = False
+    names = ("fp32_precision", "allow_fp16_reduced_precision_reduction", "allow_fp16_accumulation")
+    before = [getattr(matmul, name) for name in names]
+    for name, value in zip(names, ("ieee", False, False), strict=True):
+        setattr(matmul, name, value)
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before[0])
-        matmul.allow_bf16_reduced_precision_reduction = before[1]
+        for name, value in zip(names, before, strict=True):
+            setattr(matmul, name, value)
 
 
 def _check(x: Tensor, weight: Tensor, requests: Sequence[tuple[Tensor, int]], low: bool, fused: bool) -> None:

@@ -141,11 +141,11 @@ class RowStep:
 
     def adam(
         self, m: Tensor, v: Tensor, moved: Tensor, step: int, lr: float, betas: tuple[float, float], eps: float,
-        scale: float,
+        scale: Tensor | float,
     ) -> None:  # fmt: skip
         """Step number `step` (from 1) of Adam with the projected gradient times `scale`, then the row norms."""
         rows = self._rows
-        rows.m, rows.v, rows.scale, rows.eps = address(m), address(v), scale, eps
+        rows.m, rows.v, rows.scale, rows.eps = address(m), address(v), float(scale), eps
         rows.beta1, rows.beta2 = betas
         rows.step, rows.root = lr / (1 - betas[0] ** step), (1 - betas[1] ** step) ** 0.5
         self._over_rows("rows_step", address(moved))

@@ -1,4 +1,4 @@
-"""One pass over the rows of a weight: its bf16 copy with norms, the norm of its gradient, a step of Adam."""
+"""One pass over the rows of a weight: its fp16 copy with norms, the norm of its gradient, a step of Adam."""
 
 from typing import no_type_check
 
@@ -48,11 +48,11 @@ def any_cells(starts, first, starts2, first2, row, BASE: tl.constexpr, SETS: tl.
 @no_type_check
 def row_norm(
     weight, base, starts, first, index, values, x, x_row, partial, starts2, first2, index2, values2, x2, x2_row,
-    partial2, bounds, out, width,
-    BASE: tl.constexpr, SETS: tl.constexpr, PROJECT: tl.constexpr,
+    partial2, bounds, out, kept, width,
+    BASE: tl.constexpr, SETS: tl.constexpr, PROJECT: tl.constexpr, KEEP: tl.constexpr,
     CELLS: tl.constexpr, WIDTH: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """out[row, piece] = |projected gradient|^2 where there is any; else it is left alone."""
+    """out[row, piece] = |projected gradient|^2 where there is any, with KEEP the gradient itself; else nothing."""
     row, piece = tl.program_id(0).to(tl.int64), tl.program_id(1)
     column = tl.load(bounds + piece) + tl.arange(0, WIDTH)
     inside = column < tl.load(bounds + piece + 1)
@@ -65,14 +65,16 @@ def row_norm(
             w = tl.load(weight + row * width + column, mask=inside, other=0)
             g -= w * (tl.sum(g * w, 0) / tl.maximum(tl.sum(w * w, 0), 1e-30))
         tl.store(out + row * tl.num_programs(1) + piece, tl.sum(g * g, 0))
+        if KEEP:
+            tl.store(kept + row * width + column, g, mask=inside)
 
 
 @no_type_check
 def row_step(
     weight, base, starts, first, index, values, x, x_row, partial, starts2, first2, index2, values2, x2, x2_row,
-    partial2, bounds, low, mean, square, moved, scale, width, rate, beta1, left1, beta2, left2, root, eps,
+    partial2, bounds, low, mean, square, moved, scale, kept, width, rate, beta1, left1, beta2, left2, root, eps,
     BASE: tl.constexpr, SETS: tl.constexpr, PROJECT: tl.constexpr, UNIT: tl.constexpr, MOVED: tl.constexpr,
-    LOW: tl.constexpr, CELLS: tl.constexpr, WIDTH: tl.constexpr, CHUNK: tl.constexpr,
+    LOW: tl.constexpr, KEPT: tl.constexpr, CELLS: tl.constexpr, WIDTH: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     """Adam on one piece of a row, read once and written once: project, clip, moments, step, unit norm, bf16 copy."""
     row, piece = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -83,14 +85,17 @@ def row_step(
     if MOVED:  # a row that never had a gradient has zero moments: it stays where it is
         alive = busy | (tl.load(moved + row) != 0)
     if alive:
-        g = gradient(
-            base, starts, first, index, values, x, x_row, partial, starts2, first2, index2, values2, x2, x2_row,
-            partial2, row, column, inside, width, BASE, SETS, CELLS, WIDTH, CHUNK,
-        )  # fmt: skip
         at = row * width + column
+        if KEPT:  # a row without cells has none: its place holds whatever was there
+            g = tl.load(kept + at, mask=inside & busy, other=0)
+        else:
+            g = gradient(
+                base, starts, first, index, values, x, x_row, partial, starts2, first2, index2, values2, x2, x2_row,
+                partial2, row, column, inside, width, BASE, SETS, CELLS, WIDTH, CHUNK,
+            )  # fmt: skip
         w = tl.load(weight + at, mask=inside, other=0)
         m, v = tl.load(mean + at, mask=inside, other=0), tl.load(square + at, mask=inside, other=0)
-        if PROJECT:
+        if PROJECT and not KEPT:
             g -= w * (tl.sum(g * w, 0) / tl.maximum(tl.sum(w * w, 0), 1e-30))
         g *= tl.load(scale)
         m = beta1 * m + left1 * g
@@ -109,10 +114,9 @@ def row_step(
 
 @no_type_check
 def narrow(
-    weight, weight_row, low, size, off, rows, width,
-    ROWS: tl.constexpr, WIDTH: tl.constexpr, COPY: tl.constexpr,
+    weight, weight_row, scale, low, size, off, rows, width, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """The norms of ROWS rows and, with COPY, the rows in bf16 and the norms of what that loses; all in float32."""
+    """ROWS rows times a power of two in fp16, their norms and the norms of what fp16 loses; all in float32."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     there = row < rows
     whole, lost = tl.zeros([ROWS, WIDTH], dtype=tl.float32), tl.zeros([ROWS, WIDTH], dtype=tl.float32)
@@ -120,11 +124,11 @@ def narrow(
         column = start + tl.arange(0, WIDTH)
         mask = there[:, None] & (column < width)[None, :]
         w = tl.load(weight + row[:, None] * weight_row + column[None, :], mask=mask, other=0).to(tl.float32)
+        w *= tl.load(scale)
         whole += w * w
-        if COPY:
-            rough = w.to(tl.bfloat16)
-            loss = w - rough.to(tl.float32)
-            lost += loss * loss
-            tl.store(low + row[:, None] * width + column[None, :], rough, mask=mask)
+        rough = w.to(tl.float16)
+        loss = w - rough.to(tl.float32)
+        lost += loss * loss
+        tl.store(low + row[:, None] * width + column[None, :], rough, mask=mask)
     tl.store(size + row, tl.sqrt(tl.sum(whole, 1)), mask=there)
     tl.store(off + row, tl.sqrt(tl.sum(lost, 1)), mask=there)
