@@ -13,10 +13,10 @@ from monosem.core.io import save_model
 from monosem.core.model import SDL
 from monosem.data.batches import TokenFilter
 from monosem.data.texts import text_batches
-from monosem.inspect.page import unpack
 from monosem.networks.models import open_network
 from monosem.networks.network import network_scores
 from tests.cli.calls import call
+from tests.inspect.samples import unpack
 from tests.networks.llamas import trained
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed (the extra `real`)")

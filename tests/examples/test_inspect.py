@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from monosem.inspect.page import unpack
+from tests.inspect.samples import unpack
 from tests.real import need
 
 ROOT = Path(__file__).parents[2]

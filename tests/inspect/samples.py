@@ -1,11 +1,17 @@
 """A small model, rows of tokens and hostile text for the tests of the page of latents."""
 
+import base64
+import json
+import zlib
+from typing import Any
+
 import numpy as np
 import torch
 
 from monosem import TensorSource, method
 from monosem.core.model import SDL
 from monosem.data.table import Labels
+from monosem.inspect.page import _TYPES
 from monosem.inspect.rows import Rows
 
 N_Q = 24
@@ -30,3 +36,15 @@ def token_rows(word: str = " evil", count: int = 1200) -> Rows:
     labels = Labels(torch.from_numpy(document % 3), ("red", EVIL, "blue"))
     source = TensorSource(torch.from_numpy(x.astype(np.float32)))
     return Rows(source, labels, token, document, position, lambda ids: [words[i] for i in ids], title="samples")
+
+
+def unpack(text: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What the page's script makes of what `pack` made: the header, and arrays up to their shapes."""
+    whole = zlib.decompress(base64.b64decode(text))
+    first = 4 + int.from_bytes(whole[:4], "little")
+    header, arrays = json.loads(whole[4:first]), {}
+    for name, (kind, size, at) in header.pop("arrays").items():
+        dtype = np.dtype(_TYPES[kind])
+        planes = np.frombuffer(whole, np.uint8, size * dtype.itemsize, first + at).reshape(dtype.itemsize, size)
+        arrays[name] = np.ascontiguousarray(planes.T).view(dtype).reshape(size)
+    return header, arrays

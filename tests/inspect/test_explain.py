@@ -12,9 +12,10 @@ from monosem.base.errors import ArgumentError, CheckpointError, DataError
 from monosem.core.model import SDL
 from monosem.core.pairs import TensorSource
 from monosem.inspect.explain import Answers, Passage, command_judge, explain, load_labels, save_labels
-from monosem.inspect.page import inspect_page, unpack
+from monosem.inspect.page import inspect_page
 from monosem.inspect.rows import Rows
 from monosem.methods import method
+from tests.inspect.samples import unpack
 
 WORDS = [" cat", " dog", " the", " ran", " sat", " a", " to", " of"]
 

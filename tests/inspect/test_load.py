@@ -13,11 +13,11 @@ from monosem import Anchors, load_model, method, save_model
 from monosem.base.errors import ArgumentError, CheckpointError, DataError
 from monosem.base.files import write_json
 from monosem.data.trained import anchors_of
-from monosem.inspect.page import unpack
 from monosem.inspect.rows import read_images, read_texts, rows_from
 from monosem.networks import models
 from monosem.networks.harvest import harvest
 from tests.cli.calls import call
+from tests.inspect.samples import unpack
 
 WORDS = (" a", " b", "<i>c</i>", "\n")
 

@@ -12,10 +12,10 @@ from monosem.base.errors import ArgumentError, ShapeError
 from monosem.inspect import page as inspect_data
 from monosem.inspect.collect import Inspection, collect
 from monosem.inspect.options import Options
-from monosem.inspect.page import anchored, inspect_page, pack, page_data, quantised, small, unpack, write_inspect_page
+from monosem.inspect.page import anchored, inspect_page, pack, page_data, quantised, small, write_inspect_page
 from monosem.inspect.rows import Rows
 from monosem.networks.logits import logit_effect
-from tests.inspect.samples import EVIL, N_Q, model, token_rows
+from tests.inspect.samples import EVIL, N_Q, model, token_rows, unpack
 
 
 def test_packing_keeps_every_bit() -> None:

@@ -50,18 +50,6 @@ def pack(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
     return base64.b64encode(zlib.compress(b"".join([len(text).to_bytes(4, "little"), text, *parts]), 6)).decode()
 
 
-def unpack(text: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The inverse of `pack`, up to the arrays' shapes; what the page's script does, for tests."""
-    whole = zlib.decompress(base64.b64decode(text))
-    first = 4 + int.from_bytes(whole[:4], "little")
-    header, arrays = json.loads(whole[4:first]), {}
-    for name, (kind, size, at) in header.pop("arrays").items():
-        dtype = np.dtype(_TYPES[kind])
-        planes = np.frombuffer(whole, np.uint8, size * dtype.itemsize, first + at).reshape(dtype.itemsize, size)
-        arrays[name] = np.ascontiguousarray(planes.T).view(dtype).reshape(size)
-    return header, arrays
-
-
 def small(values: np.ndarray) -> np.ndarray:
     """Whole numbers >= 0 in the smallest type that holds them."""
     largest = int(values.max(initial=0))
