@@ -64,7 +64,7 @@ LINES: tuple[Line, ...] = (
     Line("AbsTopK", "SAELens", "abs_topk(k=4)"),
     Line("mutual choice, its allocation alone", "2411.02124", "batch_topk(k=2)"),
     Line("feature choice", "2411.02124", "feature_choice(k=8)"),
-    Line("AdaptiveK", "2025", reason=_LATER + "k of a row from a second model"),
+    Line("AdaptiveK", "2508.17320", reason=_LATER + "k of a row from a probe that is trained on labels of complexity"),
     Line("MinFire gate", "released runs", "min_fire(k=2)"),
     Line("OrtSAE", "2509.22033", "ortsae(k=2)"),
     Line("aligned training", "2605.18629", "aligned(k=4)"),
@@ -82,7 +82,8 @@ LINES: tuple[Line, ...] = (
     Line("LISTA, ISTA encoder", "Gregor and LeCun 2010", "lista", rate=0.1),
     Line("KronSAE", "2505.22255", "kron(k=4)"),
     Line("Switch SAE, TopK over all experts", "2410.08201", "switch(k=4)"),
-    Line("Scale SAE, RouteSAE", "2511.05745", reason=_LATER + "the router alone is there, `routed`"),
+    Line("Scale SAE", "2511.05745", "scale(k=4, experts=8, active=2)"),
+    Line("RouteSAE", "2025", reason=_LATER + "its router chooses a source for each row; `routed` chooses latents"),
     Line("MLP encoder", "O'Neill et al. 2025", "topk(k=4) | mlp"),
     Line("GLU encoder", "llamascopium", "topk(k=4) | glu"),
     Line("archetypal (RA-SAE)", "2502.12892", "archetypal(k=4)"),
@@ -107,11 +108,10 @@ LINES: tuple[Line, ...] = (
     Line("cross-layer, low-rank decoders", "clt-training", "topk_cross_layer(k=4) | low_rank(rank=64)"),
     Line("Lorsa, MOLT, CRM", "2504.20938", reason="sparse attention and mixtures of maps: " + _BLOCK),
     Line("Jacobian SAE, parameter decomposition, NLA", "2025", reason=_BLOCK),
-    Line(
-        "Muon, schedule-free, 8-bit Adam, EMA",
-        "sparsify",
-        reason=_LATER + "Adam alone, its rate with warm-up and a linear tail",
-    ),
+    Line("Muon", "Jordan et al. 2024", "topk(k=4) | muon"),
+    Line("schedule-free signs", "2405.15682", "topk(k=4) | schedule_free_sign"),
+    Line("mean of the weights (EMA)", "2406.04093", "topk(k=4) | adam(ema=0.99)"),
+    Line("8-bit Adam", "sparsify", reason=_LATER + "it saves memory of a GPU alone"),
 )
 
 

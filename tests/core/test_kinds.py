@@ -39,6 +39,7 @@ KINDS: list[tuple[Encoder, Dictionary]] = [
     (Glu(), Tied()),
     (Kronecker(2, 3), Free()),
     (Routed(3, 2), Free()),
+    (Routed(3, 2, scaled=True), Free()),
 ]
 
 
@@ -143,6 +144,10 @@ def learned(model: SDL, x: Tensor, z: Tensor) -> Tensor:
         p, size = odds / odds.sum(1, keepdim=True), N_Q // kind.experts
         least = p.sort(1, descending=True).values[:, kind.active - 1]
         gates = [p[:, j // size] * (p[:, j // size] >= least) for j in range(N_Q)]
+        if kind.scaled:
+            mean = torch.stack([model.W_E[j // size * size : (j // size + 1) * size].mean(0) for j in range(N_Q)])
+            factor = torch.stack([1 + own["scale"][j // size] for j in range(N_Q)])
+            z = x @ (mean + factor[:, None] * (model.W_E - mean)).T + model.b_E
         return z * torch.stack(gates, 1)
     return z
 
@@ -162,7 +167,7 @@ def test_forward_and_every_gradient_are_the_equation(
     code, x_r_hat = oracle(model, x)
     torch.testing.assert_close(out.code.to_dense(), code)
     torch.testing.assert_close(out.x_r_hat, x_r_hat)
-    if not isinstance(encoder, Kronecker):  # whose z is 0 itself in many cells
+    if not isinstance(encoder, Kronecker | Routed):  # whose z is 0 itself in many cells
         assert int((out.extra[selection.TopK(2)].to_dense() != 0).sum()) == 2 * len(x)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     total = (out.x_r_hat * pull).pow(2).sum() + out.code.to_dense().sum()

@@ -48,6 +48,7 @@ ROWS = {
     "dense_branch": "deng2026",
     "kron": "kurochkin2025",
     "switch": "mudide2024",
+    "scale": "xu2025",
     "aen": "chaudhry2026",
 }
 OWN = {"delta_crosscoder": Crosscoder(), "dfc": Crosscoder(0.05), "dense_branch": SAE(skip=True)}
@@ -72,7 +73,7 @@ REFUSED = {
     ("mp", "_weakly_causal"): "a tied dictionary needs",
     **{
         (name, form): "may read its block alone"
-        for name in ("kron", "switch")
+        for name in ("kron", "switch", "scale")
         for form in ("_cross_layer", "_weakly_causal")
     },
     **{
@@ -192,7 +193,9 @@ def test_biases_that_need_data_are_zero_without_a_sample() -> None:
 # Encoders and dictionaries ---------------------------------------------------------------------------------
 
 
-AFFINE = [name for name in METHODS if name not in ("aligned", "mp", "lista", "archetypal", "kron", "switch", *OWN)]
+AFFINE = [
+    name for name in METHODS if name not in ("aligned", "mp", "lista", "archetypal", "kron", "switch", "scale", *OWN)
+]
 
 
 @pytest.mark.parametrize("form", ["", "_crosscoder"])

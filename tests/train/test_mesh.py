@@ -31,7 +31,7 @@ EPS = 1e-3
 """A gradient that vanishes is rounding, which Adam would bring to the size of a step: with a tied start, that of a
 latent which is alone in its rows. At 1e-4, weights changed by 1e-7 end 5e-4 apart where latents are resampled."""
 CONFIG = FitConfig(STEPS, BATCH, 1e-2, eps=EPS, log_every=1, dead_window=40, clip=1.0, threads=1)
-WHOLE = {"group_max", "mp", "lista", "archetypal", "min_fire", "feature_choice", "kron", "switch"}
+WHOLE = {"group_max", "mp", "lista", "archetypal", "min_fire", "feature_choice", "kron", "switch", "scale"}
 """Methods that need all latents in one process."""
 SIZES = {"even": 32, "uneven": 29, "fewer than k": 12}
 SETTINGS = {"multi_topk": "k=2", "ortsae": "k=3, chunk=7", "gemma_scope_2": "l0=3"}

@@ -223,6 +223,14 @@ CHAUDHRY_2026 = Citation(
     "2605.05341",
     people="Chaudhry, Faris and Yano, Keisuke and Monod, Anthea",
 )
+XU_2025 = Citation(
+    "xu2025",
+    "Xu et al.",
+    "Beyond redundancy: diverse and specialized multi-expert sparse autoencoder",
+    2025,
+    "2511.05745",
+    people="Xu, Zhen and Tan, Zhen and Wang, Song and Xu, Kaidi and Chen, Tianlong",
+)
 CHANIN_2026 = Citation("chanin2026", "Chanin et al.", "SynthSAEBench", 2026, "2602.14687")
 DENG_2026 = Citation(
     "deng2026",

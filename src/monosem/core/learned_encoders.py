@@ -1,6 +1,6 @@
 """Encoders with weights of their own: hidden units, a gate, heads that multiply, and a router."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from monosem.base.errors import check
 from monosem.base.seeds import philox
+from monosem.base.spec import TACIT
 from monosem.core.encoders import ENCODERS, Affine, Encoder, View
 from monosem.core.pairs import Layout
 
@@ -134,13 +135,16 @@ class Routed(_Whole, Affine):
     """Latents in equal runs, the experts; a router opens some of them for a row, and the activation ranks over all.
 
     Equation: p = softmax(router (x - b_in)); z_j = p_e(j) (W_E (x - b_in) + b_E)_j where j's expert e(j) is among the
-        `active` of largest p, and 0 elsewhere. Which experts are open is a constant.
-    Source: Mudide et al. 2024 (Switch SAE). Differences: several experts may be open; no term balances them; all of z
-        is made.
+        `active` of largest p, and 0 elsewhere. Which experts are open is a constant. With `scaled`, a row of W_E is
+        m_e + (1 + s_e) (w_j - m_e) in the product: what parts it from m_e, the mean of its expert's rows, is scaled
+        by a number s_e that is learned and starts at 0.
+    Source: Mudide et al. 2024 (Switch SAE); Xu et al. 2025 (Scale SAE): several experts, ranked together, `scaled`.
+        Differences: no term balances the experts; all of z is made.
     """
 
     experts: int = 4
     active: int = 1
+    scaled: bool = field(default=False, metadata=TACIT)
     affine: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -154,8 +158,9 @@ class Routed(_Whole, Affine):
         return super().refuse(layout)
 
     def parameters(self, layout: Layout) -> dict[str, Tensor]:
-        """The router."""
-        return {"router": torch.zeros(self.experts, layout.n_p)}
+        """The router, and what an expert's rows are scaled by."""
+        scale = {"scale": torch.zeros(self.experts)} if self.scaled else {}
+        return {"router": torch.zeros(self.experts, layout.n_p)} | scale
 
     def start(self, own: dict[str, Tensor], seed: int) -> None:
         """Draw the router: equal experts would never part."""
@@ -166,4 +171,8 @@ class Routed(_Whole, Affine):
         p = ((x - view.b_in) @ view.own["router"].T).softmax(1)
         chosen = torch.zeros_like(p).scatter(1, p.detach().topk(self.active, dim=1).indices, 1.0)
         z = super().pre_activations(x, view)
+        if self.scaled:
+            product = (z - view.b_E).view(len(x), self.experts, -1)
+            apart = product - product.mean(2, keepdim=True)
+            z = z + (view.own["scale"][:, None] * apart).flatten(1)
         return z * (p * chosen).repeat_interleave(z.shape[1] // self.experts, dim=1)

@@ -34,6 +34,7 @@ from monosem.base.literature import (
     SPARSIFY_2024,
     TANG_2025,
     WANG_2025,
+    XU_2025,
     Citation,
 )
 from monosem.base.registry import Registry
@@ -279,6 +280,11 @@ def _kron(k: int = 32, heads: int = 4, left: int = 2, aux: float = 1 / 32) -> Me
 @_row("TopK over the latents of experts that a router opens", MUDIDE_2024)
 def _switch(k: int = 32, experts: int = 4, active: int = 1, aux: float = 1 / 32) -> Method:
     return Method(TopK(k), (Reconstruction(), *_revived(aux)), encoder=Routed(experts, active))
+
+
+@_row("TopK over the latents of the experts that a router opens, their rows pushed apart", XU_2025)
+def _scale(k: int = 32, experts: int = 8, active: int = 2, aux: float = 1 / 32) -> Method:
+    return Method(TopK(k), (Reconstruction(), *_revived(aux)), encoder=Routed(experts, active, scaled=True))
 
 
 @_row("ReLU with an adaptive elastic net: absolute values weighed by how small a latent is, and squares", CHAUDHRY_2026)
