@@ -9,22 +9,12 @@ import torch
 
 from monosem import interop
 from monosem.base.errors import MonosemError, RefusedError
-from monosem.cli import convert
-from monosem.cli.console import Commands
 from monosem.core.activations import BatchTopK, Gated, ReLU, TopK
 from monosem.core.rownorm import RowNorm
 from monosem.interop.build import kind_of
 from monosem.interop.circuit_tracer import read_yaml, write_yaml
+from tests.cli.calls import call
 from tests.interop.models import ACROSS, CROSS, SAE_LAYOUT, D, F, inputs, ours, random_model, values
-
-typer = pytest.importorskip("typer", reason="the command line needs typer")
-typer_testing = pytest.importorskip("typer.testing")
-
-
-def _run(*arguments: str) -> Any:
-    app = typer.Typer(cls=Commands)
-    convert.register(app)
-    return typer_testing.CliRunner().invoke(app, list(arguments), terminal_width=200)
 
 
 def test_describe_says_what_it_is(tmp_path: Path) -> None:
@@ -55,7 +45,7 @@ def test_describe_several_layers_and_row_norms(tmp_path: Path) -> None:
 def test_convert_keeps_the_function_and_the_names(tmp_path: Path) -> None:
     model, metadata = ours("saelens")["topk"]
     interop.save(model, tmp_path / "in", "saelens", metadata)
-    done = _run("convert", str(tmp_path / "in"), str(tmp_path / "out"), "--format", "dictionary_learning")
+    done = call("convert", str(tmp_path / "in"), str(tmp_path / "out"), "--format", "dictionary_learning")
     assert done.exit_code == 0, done.output
     loaded = interop.read(tmp_path / "out")
     assert loaded.format == "dictionary_learning"
@@ -63,22 +53,22 @@ def test_convert_keeps_the_function_and_the_names(tmp_path: Path) -> None:
     x = inputs(D)
     for found, expected in zip(values(loaded.model, x), values(model, x), strict=True):
         torch.testing.assert_close(found, expected)
-    described = _run("describe", str(tmp_path / "out"))
+    described = call("describe", str(tmp_path / "out"))
     assert described.exit_code == 0
     assert "topk(k=5" in described.output
 
 
 def test_convert_refuses_in_one_line(tmp_path: Path) -> None:
     interop.save(random_model(ReLU(), CROSS), tmp_path / "in")
-    done = _run("convert", str(tmp_path / "in"), str(tmp_path / "out"), "--format", "saelens")
+    done = call("convert", str(tmp_path / "in"), str(tmp_path / "out"), "--format", "saelens")
     assert done.exit_code == 2
     assert "cannot express this model (cross_layer)" in done.output
     assert "Traceback" not in done.output
-    assert _run("convert", str(tmp_path / "in"), str(tmp_path / "in")).exit_code == 2
+    assert call("convert", str(tmp_path / "in"), str(tmp_path / "in")).exit_code == 2
     assert (
-        "did you mean 'sparsify'" in _run("convert", str(tmp_path / "in"), str(tmp_path / "o"), "-f", "sparsfy").output
+        "did you mean 'sparsify'" in call("convert", str(tmp_path / "in"), str(tmp_path / "o"), "-f", "sparsfy").output
     )
-    missing = _run("describe", str(tmp_path / "nowhere"))
+    missing = call("describe", str(tmp_path / "nowhere"))
     assert missing.exit_code == 2
     assert "does not exist" in missing.output
 
