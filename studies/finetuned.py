@@ -39,7 +39,7 @@ TITLES = {"plain": "rows alone", "kl": "KL, weight 1", "kl10": "KL, weight .1", 
 
 def main(words: Sequence[str] = ()) -> None:
     """Train and score what the record lacks."""
-    parser = Options(NAME, layer=3, n_q=4096, k=32, batch=1024, lr=3e-3, share=0.05, seeds=1, threads=1)
+    parser = Options(NAME, layer=3, n_q=4096, k=32, batch=1024, lr=3e-3, beta2=0.999, share=0.05, seeds=1, threads=1)
     parser.number("--stories", 1088, "how many the network draws")
     parser.number("--scored", 40, "stories kept from training")
     parser.path("--text", None, "stories that the network has drawn, .jsonl")
@@ -84,7 +84,8 @@ def _run(
         more: dict[str, Any] = {"to": write, "units": source.units, "begin": 1 - options.share, "seed": seed}
         term = in_network(network, str(read), training, against=against, weight=weight, **more)  # type: ignore[arg-type]
         chosen = replace(chosen, terms=(*chosen.terms, term))
-    config = FitConfig(steps=STEPS[name], batch_size=options.batch, lr=options.lr, seed=seed)
+    betas = (0.9, options.beta2)
+    config = FitConfig(steps=STEPS[name], batch_size=options.batch, lr=options.lr, betas=betas, seed=seed)
     result = fit(chosen, source, options.n_q, config)
     seconds, scores = time.process_time() - began, network_scores(network, result.model, str(read), scored, write)
     whole = scores.effects[-1]
