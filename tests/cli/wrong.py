@@ -52,6 +52,8 @@ NAMES = {
     "zero": "3=1",
     "latents": "3-x",
     "judge": "no-such-program",
+    "by": "no-such-criterion",
+    "vary": "no-such-setting=1",
     "key": "no-such-tensor",
     "target_key": "no-such-tensor",
     "labels_key": "no-such-tensor",
@@ -112,6 +114,7 @@ def stage(folder: Path) -> dict[str, tuple[str, ...]]:
     short = ("--steps", "1", "--seeds", "1", "--workers", "1", "--methods", "topk(k=2)", "--plain", "--no-report")
     return {
         "train": ("train", *rows, *size, "--out", "{x}/new/run"),
+        "tune": ("tune", *rows, *size, "--vary", "k=1,2"),
         "inspect": ("inspect", "{x}/sae", *rows, "--network", "none", "--out", "{x}/new/page.html"),
         "evaluate": ("evaluate", "{x}/sae", *place, "--text", "{x}/t.jsonl"),
         "steer": ("steer", "{x}/sae", *place, "--zero", "3", "--tokens", "2", "--prompt", "a"),
