@@ -20,10 +20,10 @@ from monosem.dictionary.sparse_model import SparseModel, described, fit_backgrou
 
 CONFIDENCE: tuple[tuple[float, float, str], ...] = (
     (0.98, 0.99, "reliable"),
-    (0.95, 0.96, "probable"),
+    (0.95, 0.95, "probable"),
     (0.90, 0.76, "doubtful"),
-    (0.80, 0.63, "doubtful"),
-    (-1.0, 0.41, "unlikely"),
+    (0.80, 0.59, "doubtful"),
+    (-1.0, 0.42, "unlikely"),
 )
 """(agreement from, share of atoms that were right in 54 small worlds of development, what it is called)."""
 OPPOSITE, LEAST = 0.8, 0.7
