@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from monosem.cli import guarded
-from monosem.cli.console import Commands, err, fail, out, say
+from monosem.cli.console import Commands, err, every_nth, fail, out, say
 from studies.fetch import fetch
 from studies.pack import pack
 
@@ -48,6 +48,9 @@ def study(
     figures: Annotated[
         Path | None, typer.Option(help="Also draw each study's figure into this folder.", show_default=False)
     ] = None,
+    index: Annotated[
+        str | None, typer.Option(help="Every N-th run from the I-th on, I/N: one task of an array.", show_default=False)
+    ] = None,
     show: Annotated[bool, typer.Option("--show", help="Run nothing; show what the records hold.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Leave the committed records out: run theirs too.")] = False,
 ) -> None:
@@ -65,8 +68,9 @@ def study(
     chosen = [STUDIES[name] for name in dict.fromkeys(names)]
     entries = _wanted([entry for one in chosen for entry in one.entries(size, seeds, device)], arm)
     places = [folder, *(() if fresh else dict.fromkeys(one.committed(size) for one in chosen))]
-    failed = 0 if show else _run(entries, places, workers, scale)
-    _show([Results.of(one, size, Records(*places), seeds) for one in chosen], figures)
+    failed = 0 if show else _run(entries, places, workers, scale, index)
+    if index is None:
+        _show([Results.of(one, size, Records(*places), seeds) for one in chosen], figures)
     if failed:
         fail(f"{failed} of {len(entries)} runs failed; call the same command again to try them again", code=1)
 
@@ -96,16 +100,17 @@ def _list() -> None:
     say(f"with words of their own, see the first lines of their files: {', '.join(RUNS)}", "dim")
 
 
-def _run(entries: "Sequence[Entry]", places: Sequence[Path], workers: int | None, scale: str) -> int:
+def _run(entries: "Sequence[Entry]", places: Sequence[Path], workers: int | None, scale: str, index: str | None) -> int:
     """Run what has no record yet, with bars; returns how many runs failed."""
     from monosem.cli.live import LiveRuns
     from studies.engine.queue import run_missing
 
+    part = None if index is None else every_nth(index)
     say(f"{len(entries)} runs at scale {scale}; records go to {places[0]}", "dim")
     runs = [entry.run for entry in entries]
     live = LiveRuns(runs, err(), "seed")
     with live:
-        there = run_missing(runs, places[0], workers, live.callbacks, lambda line: say(line, "dim"), places[1:])
+        there = run_missing(runs, places[0], workers, live.callbacks, lambda line: say(line, "dim"), places[1:], part)
     if there:
         say(f"{there} of {len(runs)} runs were there already, or stand in several rows", "dim")
     for number, why in live.failed.items():

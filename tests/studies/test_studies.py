@@ -69,6 +69,16 @@ def test_a_study_is_completed_after_an_interrupt_and_then_runs_nothing(tmp_path:
     assert run_missing(runs, tmp_path, 1, JobCallbacks(started.append)) == 4
 
 
+def test_tasks_of_an_array_make_all_runs_of_a_study(tmp_path: Path) -> None:
+    """A run that stands in two places is one task's."""
+    runs, started = _runs(), list[int]()
+    assert run_missing(runs, tmp_path, 1, JobCallbacks(started.append), part=slice(0, None, 2)) == 0
+    assert started == [0, 2]
+    assert run_missing(runs, tmp_path, 1, JobCallbacks(started.append), part=slice(1, None, 2)) == 0
+    assert started == [0, 2, 1]
+    assert run_missing(runs, tmp_path, 1, JobCallbacks(started.append)) == 4
+
+
 def _results(study: Study, folder: Path) -> Results:
     return Results.of(study, NANO, Records(folder), 1)
 
@@ -124,10 +134,11 @@ class _Needy(Computed):
     needs: _Absent = _Absent()  # type: ignore[assignment]
 
 
-def test_what_cannot_be_made_fails_its_runs_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", [None, slice(None)])
+def test_what_cannot_be_made_fails_its_runs_alone(tmp_path: Path, part: slice | None) -> None:
     runs, lines, failed, done = [_Needy("needy", _numbers), Computed("easy", _numbers)], [], {}, {}
     callbacks = JobCallbacks(done=done.__setitem__, error=failed.__setitem__)
-    assert run_missing(runs, tmp_path, 1, callbacks, lines.append) == 0
+    assert run_missing(runs, tmp_path, 1, callbacks, lines.append, part=part) == 0
     assert failed == {0: "the rows are gone"}
     assert done == {1: tmp_path / "drawn" / "easy.json"}
     assert Computed("easy", _numbers).find(Records(tmp_path)) is not None

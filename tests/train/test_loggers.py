@@ -124,3 +124,18 @@ def test_a_tracker_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ArgumentError, match="wandb is not installed"):
         _fit(made)
+
+
+def test_of_several_processes_the_first_alone_logs() -> None:
+    calls = []
+    logger = SimpleNamespace(
+        begin=lambda settings: calls.append("begin"),
+        log=lambda *entry: calls.append("log"),
+        end=lambda: calls.append("end"),
+    )
+    for rank in (1, 0):
+        run = SimpleNamespace(step=1, model=SimpleNamespace(group=SimpleNamespace(rank=rank)))
+        with logged(logger) as callback:
+            callback(run, {"loss": 1.0})  # type: ignore[arg-type]
+            callback(run, {"loss": 1.0})  # type: ignore[arg-type]
+        assert calls == ([] if rank else ["begin", "log", "log", "end"])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from monosem.cli.console import err, fail, say
+from monosem.cli.console import err, every_nth, fail, say
 from monosem.cli.options import Answer, command_of, opt
 
 if TYPE_CHECKING:
@@ -112,13 +112,7 @@ class _BenchOptions:
     @property
     def part(self) -> slice | None:
         """The runs that --index asks for."""
-        if self.index is None:
-            return None
-        first, _, every = self.index.partition("/")
-        fits = first.isdecimal() and every.isdecimal() and int(first) < int(every)
-        if not fits:
-            fail(f'--index {self.index!r}; write I/N with I from 0 to N - 1, as "0/8"')
-        return slice(int(first), None, int(every))
+        return None if self.index is None else every_nth(self.index)
 
     @property
     def arms(self) -> tuple[bool, bool]:

@@ -109,6 +109,14 @@ def fail(message: str, code: int = 2) -> NoReturn:
     raise typer.Exit(code)
 
 
+def every_nth(index: str) -> slice:
+    """What --index I/N asks for: every N-th run from the I-th on, one task of an array."""
+    first, _, every = index.partition("/")
+    if not (first.isdecimal() and every.isdecimal() and int(first) < int(every)):
+        fail(f'--index {index!r}; write I/N with I from 0 to N - 1, as "0/8"')
+    return slice(int(first), None, int(every))
+
+
 @contextmanager
 def rate_bar(total: int | None) -> Iterator[Callable[[int, int], None]]:
     """A bar of (rows, tokens) of this call so far: rows of the total, tokens a second, time left."""

@@ -32,6 +32,8 @@ class Logger(Protocol):
 class logged:
     """`fit(..., callbacks=[tracker])` with `logged(logger, settings) as tracker`: all log entries go to the logger.
 
+    It begins at the first of them; of several processes that share a run the first one alone logs.
+
     Example:
         >>> from monosem import FitConfig, TensorSource, fit
         >>> import tempfile, torch
@@ -44,16 +46,21 @@ class logged:
     """
 
     def __init__(self, logger: Logger, settings: Mapping[str, Any] | None = None) -> None:
-        self.logger, self.settings = logger, dict(settings or {})
+        self.logger, self.settings, self._begun = logger, dict(settings or {}), False
 
     def __enter__(self) -> Callable[[Run, dict[str, float]], None]:
-        self.logger.begin(self.settings)
         return self._log
 
     def __exit__(self, *_: object) -> None:
-        self.logger.end()
+        if self._begun:
+            self.logger.end()
 
     def _log(self, run: Run, entry: dict[str, float]) -> None:
+        if run.model.group.rank > 0:
+            return
+        if not self._begun:
+            self.logger.begin(self.settings)
+            self._begun = True
         self.logger.log(run.step, {name: float(value) for name, value in entry.items() if name != "step"})
 
 
