@@ -116,5 +116,6 @@ def _shortened(call: Call) -> Call:
     registries: list[Registry[Any]] = [TERMS, CONSTRAINTS, *KINDS.values()]
     for registry in registries:
         if call.name in registry:
-            return spoken(call, arguments(registry[call.name]))
+            usual = {name: plain(value, SCHEDULES) for name, value in arguments(registry[call.name]).items()}
+            return spoken(call, usual)
     return spoken(call, arguments(SETTINGS[call.name])) if call.name in SETTINGS else call
