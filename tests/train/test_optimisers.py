@@ -1,6 +1,7 @@
 """Optimisers other than Adam: their steps against float64, resuming, constraints, what the finished model is."""
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from monosem.base.errors import ArgumentError, RefusedError
 from monosem.base.group import ALONE
 from monosem.methods import Method, method
-from monosem.methods.optimisers import Muon, Optimiser, ScheduleFreeSign
+from monosem.methods.optimisers import OPTIMISERS, Muon, Optimiser, ScheduleFreeSign
 from monosem.train.config import FitConfig
 from monosem.train.loop import Callback, fit, start_run
 from monosem.train.state import Run
@@ -157,3 +158,23 @@ def test_several_processes_take_adam_alone() -> None:
     for text in TEXTS[:3]:
         with pytest.raises(RefusedError, match="cannot go with a mesh"):
             start_run(method(f"topk(k=2) | {text}"), scene_source(), 32, CONFIG, group=two)
+
+
+def test_an_optimiser_of_ones_own_stands_in_a_text() -> None:
+    @dataclass(frozen=True)
+    class Descent(Optimiser):
+        """w <- w - lr g."""
+
+        def over(
+            self, parameters: Sequence[torch.Tensor], lr: float, betas: tuple[float, float], eps: float
+        ) -> torch.optim.Optimizer:
+            return torch.optim.SGD(parameters, lr=lr)
+
+    OPTIMISERS.add("descent", Descent)
+    try:
+        made = method("relu_l1(l1=0.1) | descent(ema=0.5)")
+        assert method(made.spec) == made
+        result = fit(made, scene_source(), 32, CONFIG)
+        torch.testing.assert_close(result.model.W_D.norm(dim=0), torch.ones(32))
+    finally:
+        del OPTIMISERS._items["descent"]

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from monosem.methods import transcoding as transcoding
     from monosem.methods import with_anchoring as with_anchoring
     from monosem.methods import with_resampling as with_resampling
+    from monosem.methods.optimisers import OPTIMISERS as OPTIMISERS
+    from monosem.methods.optimisers import Optimiser as Optimiser
     from monosem.train.config import FitConfig as FitConfig
     from monosem.train.loggers import Logger as Logger
     from monosem.train.loggers import logged as logged
