@@ -213,7 +213,7 @@ def _claims(cells: Cells) -> str:
         pairs = [
             a - b
             for name in tasks
-            if name in cells
+            if {less, more} <= set(cells.get(name, ()))
             for a, b in zip(_values(cells, name, less, metric), _values(cells, name, more, metric), strict=True)
         ]
         if pairs:
