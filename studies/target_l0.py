@@ -86,7 +86,8 @@ def _mini() -> Data:
 
 DATA = {"lrb/mini": _mini, "pictures": _pictures, "digits": _digits}
 _WORDS = {
-    "lrb/mini": "the bench's world, seed 100: 100,000 rows of 96 numbers, 2,000 latents",
+    "lrb/mini": "the bench's world, seed 100: 100,000 rows of 96 numbers, 2,000 latents. LISTA ran at 8 alone, where "
+    "all of its latents die at this learning rate ([field.md](field.md)): it counts among the runs, and has no row",
     "pictures": "60,000 patches of 8 x 8 from two photographs of scikit-learn, 256 latents",
     "digits": "1,437 handwritten digits of 8 x 8, 256 latents",
 }
