@@ -28,8 +28,8 @@ Death = tuple[str, int]
 """At which stage, and at its which occurrence."""
 STAGES = ("part", "half", "rename", "renamed", "line", "logged")
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["torch._dynamo", "tests.train.victims"])  # Adam imports _dynamo: once, not per fork
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["torch._dynamo", "tests.train.victims"])  # Adam imports _dynamo: once, not per fork
 
 JOB = Job(
     "lrb/nano",
@@ -119,8 +119,8 @@ def _start(
     work: Callable[[str, Path], None], what: str, folder: Path, death: Death | None
 ) -> tuple[ForkServerProcess, float]:
     """A process that is about to work, and the moment at which it was."""
-    ours, theirs = _CONTEXT.Pipe(duplex=False)
-    process = _CONTEXT.Process(target=_victim, args=(work, what, folder, death, theirs))
+    ours, theirs = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(target=_victim, args=(work, what, folder, death, theirs))
     process.start()
     theirs.close()
     ours.recv()
