@@ -139,7 +139,8 @@ class Routed(_Whole, Affine):
         m_e + (1 + s_e) (w_j - m_e) in the product: what parts it from m_e, the mean of its expert's rows, is scaled
         by a number s_e that is learned and starts at 0.
     Source: Mudide et al. 2024 (Switch SAE); Xu et al. 2025 (Scale SAE): several experts, ranked together, `scaled`.
-        Differences: no term balances the experts; all of z is made.
+        Differences: no term balances the experts; all of z is made; `scaled` follows summaries of its paper, whose own
+        equation was not read.
     """
 
     experts: int = 4
