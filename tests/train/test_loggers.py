@@ -126,6 +126,7 @@ def test_a_tracker_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
         _fit(made)
 
 
+@pytest.mark.usefixtures("as_in_production")
 def test_of_several_processes_the_first_alone_logs() -> None:
     calls = []
     logger = SimpleNamespace(

@@ -1,10 +1,11 @@
 """The progress bar: in a cell, by rich, plainly without it, or not at all; it changes no bit."""
 
 import builtins
+import importlib.util
 import re
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import monosem as ms
 from monosem.core.pairs import TensorSource
 from monosem.train.config import FitConfig
 from monosem.train.loop import fit
+from monosem.train.progress import in_notebook
 from monosem.train.result import Result
 from tests.train.scenes import rows
 
@@ -100,7 +102,8 @@ def test_a_notebook_needs_no_package_for_its_bar(
         cells.append(_Cell(page))
         return cells[-1]
 
-    for name, parts in {"ipykernel": {}, "IPython": {}, "IPython.display": {"HTML": _Html, "display": display}}.items():
+    shell = {"get_ipython": lambda: SimpleNamespace(kernel=None)}
+    for name, parts in {"IPython": shell, "IPython.display": {"HTML": _Html, "display": display}}.items():
         module = ModuleType(name)
         module.__dict__.update(parts)
         monkeypatch.setitem(sys.modules, name, module)
@@ -111,6 +114,13 @@ def test_a_notebook_needs_no_package_for_its_bar(
     assert [int(bar[1]) for bar in bars if bar] == [0, 1, 5, 10, 15, 20]
     assert f"FVU {shown.log[-1]['fvu']:.3f}" in cells[0].shown[-1]
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("shell", [None, SimpleNamespace()])
+def test_a_process_that_only_imported_a_kernel_is_no_notebook(shell: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ipykernel", ModuleType("ipykernel"))
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    assert not in_notebook()
 
 
 NOTEBOOK = """
@@ -126,7 +136,8 @@ ms.fit("topkk", torch.eye(8), n_q=16)
 
 def test_a_real_kernel_shows_bar_card_page_and_error() -> None:
     client, written = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
-    pytest.importorskip("ipykernel")
+    if importlib.util.find_spec("ipykernel") is None:
+        pytest.skip("ipykernel is not installed")
     notebook = written.v4.new_notebook(cells=[written.v4.new_code_cell(part) for part in NOTEBOOK.split("---\n")])
     client.NotebookClient(notebook, timeout=120, kernel_name="python3", allow_errors=True).execute()
     trained, page, refused = ([dict(output) for output in cell["outputs"]] for cell in notebook["cells"])

@@ -16,8 +16,9 @@ def _figures(entry: dict[str, float], rate: float) -> str:
 
 
 def in_notebook() -> bool:
-    """Whether a Jupyter kernel runs this process."""
-    return "ipykernel" in sys.modules
+    """Whether a Jupyter kernel runs this process; to have imported one, or a shell in a terminal, is not enough."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(shell, "kernel")
 
 
 def _in_a_cell(title: str, steps: int, rate: Callable[[int, int], float]) -> Advance:
