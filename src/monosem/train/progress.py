@@ -1,5 +1,6 @@
 """A progress bar with loss, FVU, L0, dead share and tokens per second: in a notebook's cell, by rich, or plain."""
 
+import importlib
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -23,12 +24,14 @@ def in_notebook() -> bool:
 
 def _in_a_cell(title: str, steps: int, rate: Callable[[int, int], float]) -> Advance:
     """A bar of the browser's own below the cell, renewed in its place; needs nothing that a kernel does not bring."""
-    from IPython.display import HTML, display  # type: ignore[import-not-found,unused-ignore]
+    shown: Any = importlib.import_module("IPython.display")
 
     def bar(step: int, figures: str) -> Any:
-        return HTML(f'{escape(title)}  <progress value="{step}" max="{steps}"></progress>  {step}/{steps}  {figures}')
+        return shown.HTML(
+            f'{escape(title)}  <progress value="{step}" max="{steps}"></progress>  {step}/{steps}  {figures}'
+        )
 
-    cell = display(bar(0, ""), display_id=True)
+    cell = shown.display(bar(0, ""), display_id=True)
 
     def advance(step: int, entry: dict[str, float], batch_size: int) -> None:
         cell.update(bar(step, escape(_figures(entry, rate(step, batch_size)))))
