@@ -28,8 +28,9 @@ hypothesis.settings.load_profile("monosem")
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
-    """A test that forgets to seed still sees the same numbers every time."""
+    """A test that forgets to seed still sees the same numbers every time, and the same calls are checked."""
     torch.manual_seed(0)
+    tests.typecheck.next_test()
 
 
 @pytest.fixture

@@ -59,7 +59,7 @@ class _Marked:
 
     def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
         self.marks.append(self.waits.count)
-        x = self.x[: index.numel()]
+        x = self.x[index % len(self.x)]
         return x, x
 
 

@@ -87,7 +87,7 @@ def row_step(
     if alive:
         at = row * width + column
         if KEPT:  # a row without cells has none: its place holds whatever was there
-            g = tl.load(kept + at, mask=inside & busy, other=0)
+            g = tl.load(kept + at, mask=tl.where(busy, inside, False), other=0)
         else:
             g = gradient(
                 base, starts, first, index, values, x, x_row, partial, starts2, first2, index2, values2, x2, x2_row,
