@@ -318,7 +318,7 @@ def atlas_figure(runs: int = 64, anchors: int = 1) -> Figure:
         bottom,
         "share of random starts that end there",
         "",
-        f"Most of {runs} starts end in few patterns ({anchors} anchored)",
+        f"{runs} starts, {anchors} anchored: few patterns",
     )
     top.invert_yaxis()
     bottom.invert_yaxis()
