@@ -141,6 +141,35 @@ def pairs(
 
 
 @app.command()
+def quality(
+    data: Annotated[Path, typer.Argument(metavar="ROWS", help="A store of `monosem harvest`, or a file of rows.")],
+    cases: Annotated[str, typer.Option(help="Among topk, batch_topk, jumprelu, separated by commas.")] = (
+        "topk,batch_topk,jumprelu"
+    ),
+    peers: Annotated[
+        Path | None,
+        typer.Option(help="Folder of side environments (python -m benchmarks.peers --speed); none: monosem alone."),
+    ] = None,
+    tokens: Annotated[int, typer.Option(help="Rows that each trainer sees.")] = 300_000,
+    n_q: Annotated[int, typer.Option(help="Latents.")] = 4096,
+    k: Annotated[int, typer.Option(help="Active latents asked for.")] = 32,
+    batch: Annotated[int, typer.Option(help="Rows of a step.")] = 512,
+    record: Record = Path("runs/quality.json"),
+) -> None:
+    """Score each library's own trainer on the same rows as it trains; a record that is there is completed."""
+    from benchmarks.libraries import environments
+    from benchmarks.quality import METHODS, Options, measure
+
+    _positive(tokens=tokens, n_q=n_q, k=k, batch=batch)
+    there = environments(peers) if peers else {}
+    if peers and not there:
+        fail(f"--peers {peers} holds no side environment; make them with `python -m benchmarks.peers --speed`")
+    options = Options(_among("--cases", cases, METHODS), there, tokens, n_q, k, batch)
+    measure(data, options, record, _dim, _command())
+    say(f"record   {record}")
+
+
+@app.command()
 def phases(
     cases: Annotated[str | None, typer.Option(help="Cases, separated by commas.", show_default=False)] = None,
     record: Record = RECORDS / "phases.json",
@@ -263,7 +292,7 @@ def gpu_day(context: typer.Context) -> None:
 
 @app.command()
 def pages() -> None:
-    """Write BENCHMARKS.md's speed part, its figure and docs/speed_phases.md anew, from records alone."""
+    """Write BENCHMARKS.md's speed part, docs/quality.md, docs/speed_phases.md and figures anew, from records alone."""
     from benchmarks.report import write_pages
 
     write_pages(RECORDS, HERE.parent)

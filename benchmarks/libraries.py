@@ -6,10 +6,13 @@ decoder norm, initialisation, book-keeping) is the library's own default, and it
 
 import os
 import sys
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from importlib import import_module
 from importlib.metadata import version
+from inspect import signature
 from itertools import cycle
 from pathlib import Path
 from types import ModuleType
@@ -23,17 +26,36 @@ from benchmarks.sizes import Size, speed_task
 from monosem.bench import TaskSource
 
 _FOREVER = 10**6
+Reads = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""x -> (x_hat, code) of a library's model, as its user reads it after training."""
 _ALL = ("topk", "topk_auxk", "batch_topk", "matryoshka", "jumprelu", "relu")
 
 
 class Rows:
-    """An iterable of batches with a beat before each: a library's loop asks it for what the next step sees."""
+    """An iterable of batches with a beat before each: a library's loop asks it for what the next step sees.
 
-    def __init__(self, size: Size, beat: Beat) -> None:
-        source = TaskSource(speed_task(size))
-        ring = [source.take(torch.arange(size.batch) + i * size.batch)[0] for i in range(4)]
-        self.n_q, self.beat, self.ring = size.n_q, beat, cycle(ring)
+    `steps` is how many batches there are, `factor` what a library's own learning rate is multiplied by.
+    """
+
+    def __init__(
+        self,
+        size: Size,
+        beat: Callable[[], object],
+        batches: Iterator[Tensor] | None = None,
+        steps: int = _FOREVER,
+        factor: float = 1.0,
+    ) -> None:
+        self.n_q, self.beat, self.steps, self.factor = size.n_q, beat, steps, factor
+        self.batches = _ring(size) if batches is None else batches
         self.before: Callable[[], object] = lambda: None
+        self.reads: Reads | None = None
+        self.norm = 1.0
+        """The root mean square of the rows' norms, for a library that divides by it."""
+
+    @property
+    def warmup(self) -> int:
+        """Steps of warm-up of a library that has 1,000 by default: a tenth of the run at most."""
+        return min(1000, self.steps // 10)
 
     def half_dead(self, counts: Callable[[], Tensor], past: int) -> None:
         """From now on, half of the latents have not fired for `past` rows or steps, whenever a step begins."""
@@ -46,7 +68,13 @@ class Rows:
     def __next__(self) -> Tensor:
         self.beat()
         self.before()
-        return next(self.ring)
+        return next(self.batches)
+
+
+def _ring(size: Size) -> Iterator[Tensor]:
+    """Four batches of a world, round and round."""
+    source = TaskSource(speed_task(size))
+    return cycle([source.take(torch.arange(size.batch) + i * size.batch)[0] for i in range(4)])
 
 
 class Peer(ABC):
@@ -87,11 +115,21 @@ class _SAELens(Peer):
         if case == "matryoshka":
             own["matryoshka_widths"] = [int(size.n_q * share) for share in (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)]
         sae = getattr(lens, name)(getattr(lens, f"{name}Config")(d_in=size.n_p, d_sae=size.n_q, **own))
-        batches = config.SAETrainerConfig(_FOREVER * size.batch, size.batch, lr_end=3e-4)
+        lr = 3e-4 * rows.factor
+        batches = config.SAETrainerConfig(rows.steps * size.batch, size.batch, lr=lr, lr_end=lr)
         trainer = training.SAETrainer(batches, sae, rows)
+        rows.reads = partial(self._read, sae)
         if case == "topk_auxk":
             rows.half_dead(lambda: trainer.n_forward_passes_since_fired, trainer.cfg.dead_feature_window + 1)
         trainer.fit()
+
+    def _read(self, sae: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        """As it is saved for inference: a BatchTopK becomes a JumpReLU at its running threshold."""
+        with tempfile.TemporaryDirectory() as folder:
+            sae.save_inference_model(folder)
+            saved = self.imported[0].SAE.load_from_disk(folder)
+        code = saved.encode(x)
+        return saved.decode(code), code
 
 
 class _DictionaryLearning(Peer):
@@ -110,12 +148,25 @@ class _DictionaryLearning(Peer):
         if case == "matryoshka":
             own["group_fractions"] = [1 / 16, 1 / 16, 1 / 8, 1 / 4, 1 / 2]
         kind = getattr(import_module(f"dictionary_learning.trainers.{module}"), f"{name}Trainer")
-        shapes = {"steps": _FOREVER, "activation_dim": size.n_p, "dict_size": size.n_q, "layer": 0, "lm_name": "none"}
-        trainer = kind(**shapes, device="cpu", **own)
+        if case == "jumprelu" and rows.steps < _FOREVER:
+            own |= {"target_l0": float(size.k), "sparsity_warmup_steps": 2 * rows.warmup}
+        elif rows.steps < _FOREVER and case != "relu":
+            own |= {"threshold_start_step": rows.warmup}
+        shapes: dict[str, Any] = {"steps": rows.steps, "warmup_steps": rows.warmup}
+        shapes |= {"activation_dim": size.n_p, "dict_size": size.n_q, "layer": 0, "lm_name": "none"}
+        lr = signature(kind).parameters["lr"].default or 2e-4 / (size.n_q / 2**14) ** 0.5
+        trainer = kind(**shapes, device="cpu", lr=lr * rows.factor, **own)
+        rows.reads = partial(self._read, trainer.ae, rows.norm)
         if case == "topk_auxk":
             rows.half_dead(lambda: trainer.num_tokens_since_fired, trainer.dead_feature_threshold + 1)
         for step, x in enumerate(rows):
-            trainer.update(step, x)
+            trainer.update(step, x if rows.norm == 1 else x / rows.norm)
+
+    @staticmethod
+    def _read(ae: Any, norm: float, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Trained on rows of mean squared norm 1, as its guide says."""
+        code = ae.encode(x / norm)
+        return ae.decode(code) * norm, code
 
 
 class _Sparsify(Peer):
@@ -135,21 +186,36 @@ class _Sparsify(Peer):
         coder = config.SparseCoderConfig(num_latents=size.n_q, k=size.k)
         auxk = 1 / 32 if case == "topk_auxk" else 0.0
         quiet = {"save_every": _FOREVER, "log_to_wandb": False}
-        settings = config.TrainConfig(coder, batch_size=1, auxk_alpha=auxk, hookpoints=["point"], **quiet)
-        trainer = library.Trainer(settings, _Tokens(size.batch), _Layer(size, rows))
+        lr = 5e-3 / (size.n_q / 2**14) ** 0.5 * rows.factor
+        settings = config.TrainConfig(coder, batch_size=1, auxk_alpha=auxk, hookpoints=["point"], lr=lr, **quiet)
+        trainer = library.Trainer(settings, _Tokens(size.batch, rows.steps), _Layer(size, rows))
+        rows.reads = partial(self._read, trainer)
         if case == "topk_auxk":
             rows.half_dead(lambda: trainer.num_tokens_since_fired["point"], settings.dead_feature_threshold + 1)
-        trainer.fit()
+        with tempfile.TemporaryDirectory() as folder:
+            settings.save_dir = folder
+            trainer.fit()
+
+    @staticmethod
+    def _read(trainer: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        """With the means of the weights that its schedule-free optimiser gives for evaluation."""
+        coder = trainer.saes["point"]
+        trainer.optimizers[0].eval()
+        top = coder.encode(x)
+        code = torch.zeros(len(x), coder.num_latents).scatter_(1, top.top_indices, top.top_acts)
+        x_hat = coder.decode(top.top_acts, top.top_indices)
+        trainer.optimizers[0].train()
+        return x_hat, code
 
 
 class _Tokens:
-    """An endless data set of one sequence of as many tokens as a batch has rows."""
+    """A data set of `steps` sequences, each of as many tokens as a batch has rows."""
 
-    def __init__(self, length: int) -> None:
-        self.row = {"input_ids": torch.zeros(length, dtype=torch.int64)}
+    def __init__(self, length: int, steps: int) -> None:
+        self.row, self.steps = {"input_ids": torch.zeros(length, dtype=torch.int64)}, steps
 
     def __len__(self) -> int:
-        return _FOREVER
+        return self.steps
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return self.row
@@ -203,7 +269,17 @@ class _Overcomplete(Peer):
             "relu": (sae.SAE, {}, losses.mse_l1),
         }[case]
         model = kind(size.n_p, size.n_q, **more)
-        sae.train_sae(model, rows, criterion, torch.optim.Adam(model.parameters(), lr=1e-3), nb_epochs=1)
+        rows.reads = partial(self._read, model)
+        sae.train_sae(model, rows, criterion, torch.optim.Adam(model.parameters(), lr=5e-4 * rows.factor), nb_epochs=1)
+
+    @staticmethod
+    def _read(model: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        """In evaluation mode, where a running threshold stands for the batch."""
+        training = model.training
+        model.eval()
+        _, code, x_hat = model(x)
+        model.train(training)
+        return x_hat, code
 
 
 def _squared_error(x: Tensor, x_hat: Tensor, *_: Tensor) -> Tensor:

@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from monosem.bench.records import results_digest as results_digest
     from monosem.bench.records import validate as validate
     from monosem.bench.records import write_record as write_record
+    from monosem.bench.robust import RobustFVU as RobustFVU
     from monosem.bench.run import Job as Job
     from monosem.bench.run import job_head as job_head
     from monosem.bench.run import pairing_of as pairing_of
