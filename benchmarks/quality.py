@@ -85,11 +85,11 @@ def rows_of(data: Path, tokens: int) -> dict[str, torch.Tensor]:
     order = torch.randperm(source.rows, generator=generator)[:tokens].sort().values
     train = torch.cat([source.take(part)[0] for part in torch.split(order, 4096)])
     pairs = source.batches(source.held_out)
-    held = torch.cat([x if source.units is None else source.units.both(x, x)[0] for x, _ in pairs])
+    aside_rows = torch.cat([x if source.units is None else source.units.both(x, x)[0] for x, _ in pairs])
     return {
         "train": train,
-        "validation": held[: aside // 2],
-        "test": held[aside // 2 :],
+        "validation": aside_rows[: aside // 2],
+        "test": aside_rows[aside // 2 :],
         "left_out": torch.tensor(left_out),
     }
 
