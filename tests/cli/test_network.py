@@ -1,5 +1,6 @@
 """`monosem evaluate` on a network and `monosem steer`, on a random Llama in a folder; and what a user may get wrong."""
 
+import importlib
 import json
 import re
 import sys
@@ -169,6 +170,37 @@ def test_a_page_takes_labels_and_a_text_of_ones_own(made: Path, tmp_path: Path) 
     ran = call("inspect", made / "sae", "--try", "a b", "--network", "none", "--out", page)
     assert ran.exit_code == 2
     assert "--try needs the language model and its site" in ran.stderr
+
+
+def test_the_page_and_its_network_are_made_where_and_as_asked(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the network of the store too, which is not named."""
+    from monosem.inspect import page as pages
+    from monosem.networks import logits
+
+    seen: list[Any] = []
+    monkeypatch.setattr(pages, "inspect_page", lambda model, *_, **__: seen.append(model.b_E.device.type) or "page")
+    monkeypatch.setattr(logits, "logit_effect", lambda _, network: seen.append(network.dtype))
+    assert call("inspect", made / "sae", "--dtype", "bfloat16").exit_code == 0
+    assert call("inspect", made / "sae", "--network", "none", "--device", "meta").exit_code == 0
+    assert seen == [torch.bfloat16, "cpu", "meta"]
+
+
+def test_latents_are_explained_where_and_as_asked(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    module = importlib.import_module("monosem.inspect.explain")  # the package's attribute is the function
+    monkeypatch.setattr(module, "explain", lambda model, *_, **__: seen.append(model.b_E) or [])
+    for options in (("--dtype", "bfloat16"), ("--device", "meta")):
+        assert call("explain", made / "sae", "--judge", "true", *options).exit_code == 0
+    assert (seen[0].dtype, seen[1].device.type) == (torch.bfloat16, "meta")
+    ran = call("explain", made / "sae", "--judge", "true", "--dtype", "int4")
+    assert (ran.exit_code, "--dtype int4 is no type of weights; choose auto, float64" in ran.stderr) == (2, True)
+
+
+def test_a_dictionary_in_bfloat16_explains(made: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    ran = call("explain", made / "sae", "--prompts", prompts, "--dtype", "bfloat16", "--json")
+    assert ran.exit_code == 0, ran.stderr
+    assert json.loads(ran.stdout)["waiting"] == len(prompts.read_text().splitlines()) > 0
 
 
 def test_prompts_wait_for_answers_in_a_file(made: Path, tmp_path: Path) -> None:

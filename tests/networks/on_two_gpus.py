@@ -11,20 +11,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from monosem.anchors.directions import Anchors
 from monosem.bench.folds import FVU
 from monosem.core.model import SDL
 from monosem.core.pairs import TensorSource
 from monosem.data.batches import TokenFilter
 from monosem.inspect.collect import collect
+from monosem.inspect.explain import explain
+from monosem.inspect.own import own_texts
+from monosem.inspect.page import inspect_page
 from monosem.inspect.rows import Rows
 from monosem.networks.devices import input_device
 from monosem.networks.edits import add, clamp
 from monosem.networks.harvest import fingerprint, harvest
 from monosem.networks.live import LiveSource
+from monosem.networks.logits import logit_effect
 from monosem.networks.network import network_scores
 from monosem.networks.splice import splice
 from monosem.networks.steer import steer
 from tests.devices import begin, placed
+from tests.inspect.samples import token_rows
 from tests.networks.llamas import trained
 from tests.networks.networks import Tiny, masked_batches
 
@@ -148,10 +154,66 @@ def looked_at() -> None:
     near(one.fvu, other.fvu)
 
 
+class Headed(nn.Module):
+    """A final norm and an unembedding, as a language model has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm, self.head = nn.LayerNorm(6), nn.Linear(6, 11)
+        nn.init.normal_(self.norm.weight)
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The head."""
+        return self.head
+
+
+class Words:
+    """A tokenizer of the numbers that it is given."""
+
+    all_special_ids, all_special_tokens = (0,), ("w0",)
+
+    def __call__(self, text: str, **_: Any) -> dict[str, Tensor]:
+        return {"input_ids": torch.tensor([[0, *map(int, text.split())]])}
+
+    def __len__(self) -> int:
+        return 40
+
+    def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
+        """One each."""
+        return [f"w{i}" for i in ids]
+
+
+def shown() -> None:
+    """The whole page: anchors from the CPU, a head on another device than its norm, a text of one's own."""
+    headed, pages = (Headed(), Headed()), []
+    placed(headed[1].norm, "gpu:0")
+    placed(headed[1].head, "gpu:1")
+    for model, head, network in zip(dictionary("relu_l1"), headed, (Tiny(), split()), strict=True):
+        own = own_texts(model, network, Words(), ["5 9 5"], "layers.1:out")
+        parts = {
+            "effect": logit_effect(model, head, top=3),
+            "anchors": Anchors(torch.eye(6)[:, :2], torch.eye(6)[:, :2]),
+        }
+        pages.append((inspect_page(model, token_rows(count=300), own=own, **parts), own[0].latents))
+    assert pages[0] == pages[1]
+
+
+def explained() -> None:
+    """Passages and scores of a model on a GPU."""
+    asked: list[list[str]] = [[], []]
+    scores = [
+        explain(model, token_rows(count=300), lambda prompt, kept=kept: kept.append(prompt) or "1", [0, 3])  # type: ignore[func-returns-value,misc]
+        for model, kept in zip(dictionary("relu_l1"), asked, strict=True)
+    ]
+    assert scores[0] == scores[1]
+    assert asked[0] == asked[1] != []
+
+
 def main() -> None:
     """All of them."""
     begin()
-    for check in (captured, streamed, scored, spliced, steered, looked_at):
+    for check in (captured, streamed, scored, spliced, steered, looked_at, shown, explained):
         check()
         print(f"{check.__name__} ok", flush=True)
 

@@ -20,7 +20,7 @@ from monosem.networks.models import open_network
 from tests.networks.llamas import llama
 from tests.networks.networks import Tiny
 
-CHECKS = ("captured", "streamed", "scored", "spliced", "steered", "looked_at")
+CHECKS = ("captured", "streamed", "scored", "spliced", "steered", "looked_at", "shown", "explained")
 
 
 def test_two_gpus_give_what_the_cpu_gives() -> None:

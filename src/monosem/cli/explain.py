@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from monosem.cli.console import err, fail, rate_bar, set_threads
 from monosem.cli.inspect import InspectRows, training_rows
 from monosem.cli.options import Answer, command_of, opt
-from monosem.cli.shared import Dictionary, Threads
+from monosem.cli.shared import DictionaryOptions, Threads
 
 if TYPE_CHECKING:
     from monosem.inspect.explain import Explained, Judge
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class _ExplainOptions:
     """The options of `monosem explain`."""
 
-    dictionary: Dictionary
+    of: DictionaryOptions
     data: InspectRows
     latents: Annotated[str | None, opt("Numbers of latents, as 3,17,40 or 0-19. [default: the first 20]")] = None
     judge: Annotated[
@@ -44,15 +44,15 @@ def explain(o: _ExplainOptions) -> Answer:
     from monosem.inspect.explain import Answers, command_judge, save_labels
     from monosem.inspect.explain import explain as run
     from monosem.inspect.rows import rows_from
-    from monosem.interop import read as read_model
 
     set_threads(o.threads)
     if (o.judge is None) == (o.answers is None and o.prompts is None):
         fail("say who answers: --judge PROGRAM, or --prompts FILE to write and --answers FILE to read")
-    if not o.dictionary.is_dir():
-        fail(f"{o.dictionary} is a file; labels are kept in a dictionary's folder")
-    loaded = read_model(o.dictionary)
-    data, sites = training_rows(o.dictionary, o.data.data, (o.data.read, o.data.write))
+    folder = o.of.dictionary
+    if not folder.is_dir():
+        fail(f"{folder} is a file; labels are kept in a dictionary's folder")
+    loaded = o.of.read()
+    data, sites = training_rows(folder, o.data.data, (o.data.read, o.data.write))
     same = {name: getattr(o.data, name) for name in ("target", "key", "target_key", "rows")}
     with err().status(f"reading {data}"):
         rows = rows_from(data, loaded.model, read=sites[0], write=sites[1], **same)
@@ -71,7 +71,7 @@ def explain(o: _ExplainOptions) -> Answer:
             seed=o.seed,
             progress=lambda count: progress(count, count),
         )
-    path = save_labels(o.dictionary, done, o.judge or str(o.answers)) if done else None
+    path = save_labels(folder, done, o.judge or str(o.answers)) if done else None
     waiting = answers.write(o.prompts) if o.prompts is not None else len(answers.open)
     facts = {"labels": str(path) if path else None, "explained": len(done), "waiting": waiting}
     return Answer(facts, _table(done, waiting, o.prompts))

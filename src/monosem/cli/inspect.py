@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from monosem.cli.console import err, fail, rate_bar, say, set_threads
 from monosem.cli.options import Answer, Group, command_of, opt
-from monosem.cli.shared import Dictionary, NetworkOptions, RowsOptions, Threads, need
+from monosem.cli.shared import Dictionary, NetworkOptions, RowsOptions, Threads, need, read_dictionary
 from monosem.inspect.options import Options
 
 if TYPE_CHECKING:
@@ -107,9 +107,8 @@ def _page(o: _InspectOptions) -> tuple[str, int]:
     from monosem.inspect.explain import keep_exported, load_labels
     from monosem.inspect.page import inspect_page
     from monosem.inspect.rows import rows_from
-    from monosem.interop import read as read_model
 
-    loaded = read_model(o.dictionary)
+    loaded = read_dictionary(o.dictionary, o.place.device)
     if o.exported is not None:
         if not o.dictionary.is_dir():
             fail(f"{o.dictionary} is a file; labels are kept in a dictionary's folder")
@@ -121,7 +120,7 @@ def _page(o: _InspectOptions) -> tuple[str, int]:
         rows = rows_from(data, loaded.model, read=sites[0], write=sites[1], **same, **seen)
         holding, names = anchors_of(o.dictionary) if o.anchors is None else (load_anchors(o.anchors), ())
     if o.place.network is None:
-        effect = _usual_effect(loaded.model, data, rows)
+        effect = _usual_effect(loaded.model, o.place, data, rows)
     else:
         effect, rows = (None, rows) if o.place.network == "none" else _effect(loaded.model, o.place, rows)
     own = _own(o, loaded.model, data, sites) if o.text else []
@@ -174,7 +173,7 @@ def training_rows(
     return data, sites
 
 
-def _usual_effect(model: "SDL", data: Path, seen: "Rows") -> "LogitEffect | None":
+def _usual_effect(model: "SDL", place: NetworkOptions, data: Path, seen: "Rows") -> "LogitEffect | None":
     """By the network that the store was harvested from, where the site writes into its residual stream."""
     from monosem.base.errors import MonosemError
     from monosem.data.store import is_store, open_store
@@ -190,7 +189,7 @@ def _usual_effect(model: "SDL", data: Path, seen: "Rows") -> "LogitEffect | None
         say("no promoted tokens: the site does not write into the residual stream", "dim")
         return None
     try:
-        return _effect(model, NetworkOptions(network=networks[0]), seen)[0]
+        return _effect(model, replace(place, network=networks[0]), seen)[0]
     except MonosemError as error:
         say(f"no promoted tokens: {error}; {hint}", "yellow")
         return None

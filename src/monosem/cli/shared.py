@@ -14,6 +14,7 @@ from monosem.cli.options import opt
 if TYPE_CHECKING:
     from monosem.core.pairs import Pairing
     from monosem.data.source import FileSource
+    from monosem.interop import Loaded
 
 _data = partial(opt, panel="Data")
 _network = partial(opt, panel="Network")
@@ -60,9 +61,9 @@ class RowsOptions:
 
 @dataclass(frozen=True)
 class DeviceOptions:
-    """Where a network runs, and in which type."""
+    """Where a network and its dictionary run, and in which type the network does."""
 
-    device: Annotated[str, _network('Device that runs the network, such as "cuda".', more=True)] = "cpu"
+    device: Annotated[str, _network('Device that runs network and dictionary, such as "cuda".', more=True)] = "cpu"
     dtype: Annotated[
         str, _network("Type of the network's weights: auto (its file's), float32, bfloat16 or float16.", more=True)
     ] = "auto"
@@ -97,6 +98,40 @@ class NetworkOptions(DeviceOptions):
     def open(self, name: str | None = None) -> tuple[Any, Any]:
         """(the network in evaluation mode, its tokenizer); `name` where it is not the option's."""
         return self.read(name or self.network or "")
+
+
+@dataclass(frozen=True)
+class DictionaryOptions:
+    """A dictionary without its network: where it computes, and in which type."""
+
+    dictionary: Dictionary
+    device: Annotated[str, opt('Device that the dictionary computes on, such as "cuda".', more=True)] = "cpu"
+    dtype: Annotated[
+        str, opt("Type of its weights: auto (its file's), float64, float32, bfloat16 or float16.", more=True)
+    ] = "auto"
+
+    def __post_init__(self) -> None:
+        check_device(self.device)
+        if self.dtype not in (known := ("auto", "float64", "float32", "bfloat16", "float16")):
+            fail(f"--dtype {self.dtype} is no type of weights; choose {', '.join(known)}")
+
+    def read(self) -> "Loaded":
+        """The dictionary there, and what its file says beside it."""
+        return read_dictionary(self.dictionary, self.device, self.dtype)
+
+
+def read_dictionary(path: Path, device: str, dtype: str = "auto") -> "Loaded":
+    """A dictionary on a device, and what its file says beside it. Raises: ArgumentError for a device that is not there,
+    before anything is read."""
+    import torch
+
+    from monosem.base.machine import find_device
+    from monosem.interop import read
+
+    place = find_device(device)
+    loaded = read(path, dtype=None if dtype == "auto" else getattr(torch, dtype))
+    loaded.model.to(place)
+    return loaded
 
 
 @dataclass(frozen=True)

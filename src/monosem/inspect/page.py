@@ -92,7 +92,8 @@ def anchored(model: SDL, anchors: Anchors, names: tuple[str, ...] = ()) -> _Anch
     )
     check(not names or len(names) == anchors.k, f"{len(names)} names for {anchors.k} anchors; give one each")
     columns = torch.nn.functional.normalize(model.W_D.detach().float()[:, : anchors.k], dim=0)
-    return _Anchored(names or tuple(f"anchor {i}" for i in range(anchors.k)), (columns * anchors.r).sum(0).numpy())
+    cosine = (columns * anchors.r.to(columns)).sum(0).cpu().numpy()
+    return _Anchored(names or tuple(f"anchor {i}" for i in range(anchors.k)), cosine)
 
 
 def page_data(

@@ -132,11 +132,12 @@ def _columns(sdl: SDL, site: int | None) -> Tensor:
 
 def _gain(norm: nn.Module, like: Tensor) -> tuple[Tensor, bool]:
     """A norm's gain per column and whether it subtracts the mean, found by asking the norm itself."""
-    probe = torch.ones(like.shape[1], dtype=torch.float32, device=like.device)
+    weight = next(norm.parameters(), like)  # it may lie on another device than the head
+    probe = torch.ones(like.shape[1], dtype=torch.float32, device=weight.device)
     probe[1::2] = -1
     with torch.no_grad():
         up, down, moved = (norm(x.to(like.dtype)).float() for x in (probe, -probe, probe + 3))
         odd = (up - down) / 2
         centred = bool(torch.allclose(moved, up, rtol=0.02, atol=1e-3 * float(up.abs().max())))
         x = probe - probe.mean() if centred else probe
-        return odd * x.square().mean().sqrt() / x, centred
+        return (odd * x.square().mean().sqrt() / x).to(like.device), centred
