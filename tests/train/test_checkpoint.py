@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -19,8 +20,9 @@ from monosem.base.spec import digest
 from monosem.base.tensors import UncheckedWarning
 from monosem.core.io import load_model
 from monosem.core.pairs import TensorSource
+from monosem.kernels.ops import give_back, kept_memory
 from monosem.methods import method, with_anchoring
-from monosem.train import state
+from monosem.train import folder, state
 from monosem.train.config import FitConfig
 from monosem.train.loop import fit, parts_of
 from monosem.train.result import Result
@@ -229,3 +231,23 @@ def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     fit("topk(k=2)", TensorSource(rows(75, 10)), 24, CONFIG)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's heaps")
+def test_a_checkpoint_gives_back_what_its_copies_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Free memory of a heap goes back to the system, which training keeps otherwise; once a checkpoint."""
+
+    def anonymous() -> float:
+        lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        return int(lines["RssAnon"].split()[0]) / 1024
+
+    with kept_memory():
+        blocks = [torch.ones(2**18) for _ in range(64)]
+        del blocks
+        kept = anonymous()
+        give_back()
+        assert anonymous() < kept - 32
+    calls: list[int] = []
+    monkeypatch.setattr(folder, "give_back", lambda: calls.append(1))
+    call(tmp_path)
+    assert len(calls) == 2

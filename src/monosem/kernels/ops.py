@@ -28,7 +28,7 @@ from monosem.kernels.ranking import top_index
 from monosem.kernels.select import Product, Selection, carried, rank, select
 from monosem.kernels.sparse import row_norms, rows_of
 from monosem.kernels.straight_through import heaviside, heaviside_sum, jump, jump_and_sums
-from monosem.kernels.workspace import huge_pages, kept_memory, recycled
+from monosem.kernels.workspace import give_back, huge_pages, kept_memory, recycled
 
 __all__ = [
     "Ledger",
@@ -41,6 +41,7 @@ __all__ = [
     "carried",
     "count",
     "dense_products",
+    "give_back",
     "heaviside",
     "heaviside_sum",
     "huge_pages",

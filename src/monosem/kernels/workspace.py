@@ -133,6 +133,16 @@ def kept_memory() -> Iterator[None]:
                 libc.malloc_trim(0)
 
 
+def give_back() -> None:
+    """Hand what is free in the heaps of all threads back to the system, where `kept_memory` would keep it.
+
+    For after what is large and rare, as the copies of a checkpoint: their holes fill with what stays, and others grow.
+    """
+    libc = _libc()
+    if _Keepers.number and libc is not None:
+        libc.malloc_trim(0)
+
+
 def _set_thresholds(libc: ctypes.CDLL, mapped: int, trimmed: int) -> None:
     libc.mallopt(-3, mapped)  # M_MMAP_THRESHOLD
     libc.mallopt(-1, trimmed)  # M_TRIM_THRESHOLD

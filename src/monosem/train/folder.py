@@ -13,6 +13,7 @@ from monosem.base.files import claim, write_atomic, writing
 from monosem.base.group import in_step
 from monosem.core.io import save_model
 from monosem.core.model import SDL
+from monosem.kernels.ops import give_back
 from monosem.train.config import FitConfig
 from monosem.train.pieces import ONE, drop_pieces, newest, save_pieces, save_whole
 from monosem.train.state import Run, about_checkpoint, load_run, run_tensors, save_run
@@ -94,9 +95,10 @@ class RunFolder:
         if self._group.size > 1:
             about = about_checkpoint(run, digest)
             save_pieces(run.model, run.step, run_tensors(run), about, self.path)
-            return
-        save_run(run, self.path / ONE, digest)
-        drop_pieces(self.path)
+        else:
+            save_run(run, self.path / ONE, digest)
+            drop_pieces(self.path)
+        give_back()
 
     def finish(self, model: SDL, about: dict[str, Any]) -> None:
         """Write the finished model."""
