@@ -20,11 +20,13 @@ from studies import (
     lenses,
     live,
     network,
+    probing,
     real_absorption,
     real_pages,
     recovery,
     results,
     revival,
+    sample_law,
     steering,
     synthsae,
     target_l0,
@@ -35,8 +37,8 @@ from studies.paper import anchoring_page, docs
 from studies.theory import claims, search, walls
 
 _BOTH = (
-    absorption, board, classical, discovery, field, finetuned, lenses, live, network, real_absorption, recovery,
-    revival, search, synthsae, target_l0, tuning,
+    absorption, board, classical, discovery, field, finetuned, lenses, live, network, probing, real_absorption,
+    recovery, revival, sample_law, search, synthsae, target_l0, tuning,
 )  # fmt: skip
 _BY_NAME = {module.__name__.rpartition(".")[2]: module for module in _BOTH}
 PAGES: Mapping[str, Callable[[], None]] = {

@@ -54,6 +54,20 @@ def test_a_methods_name_says_its_pairing(name: str) -> None:
         assert pairing_of(f"{name}_{form}") == pairing
 
 
+def test_a_twin_says_how_stable_a_training_is_and_changes_nothing_else(tmp_path: Path) -> None:
+    job = replace(JOBS[0], config=replace(CONFIG, steps=10))
+    alone, twinned = (json.loads(run_job(one, tmp_path).read_text()) for one in (job, replace(job, twin=True)))
+    stable = twinned["metrics"].pop("stability")
+    assert alone["metrics"] == twinned["metrics"]
+    assert 0.2 < stable["value"] < 0.999
+    assert "twin" not in alone["config"]
+    config = replace(job.config, seed=1_000_000)
+    models = [fit(method(job.method), TaskSource(job.task_value), 48, c).model for c in (job.config, config)]
+    columns = [torch.nn.functional.normalize(model.W_D.detach(), dim=0) for model in models]
+    nearest = (columns[0].T @ columns[1]).abs().amax(1).mean()  # the best one-to-one matching has no more
+    assert stable["value"] < nearest + 0.1
+
+
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.title)
 def test_a_record_says_what_ran(job: Job, tmp_path: Path) -> None:
     path = run_job(job, tmp_path)

@@ -11,6 +11,9 @@ from monosem.base.errors import ArgumentError
 TACIT = {"tacit": True}
 """Metadata of a dataclass's field that a specification leaves out at its default: one added later changes no digest."""
 
+ELSEWHERE = {"elsewhere": True}
+"""Metadata of a field that says where something lies and not what it is: no specification names it."""
+
 
 def to_plain(value: Any) -> Any:
     """Dataclasses, tuples and mappings as plain JSON values; a dataclass carries its class name as `type`."""
@@ -28,7 +31,8 @@ def to_plain(value: Any) -> Any:
 def spoken(value: Any) -> dict[str, Any]:
     """The fields of a dataclass that a specification names: all but those that are tacit and at their default."""
     given = {f: getattr(value, f.name) for f in dataclasses.fields(value)}
-    return {f.name: v for f, v in given.items() if not (f.metadata.get("tacit") and v == f.default)}
+    named = {f: v for f, v in given.items() if not f.metadata.get("elsewhere")}
+    return {f.name: v for f, v in named.items() if not (f.metadata.get("tacit") and v == f.default)}
 
 
 def canonical(value: Any) -> str:

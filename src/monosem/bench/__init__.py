@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from monosem.bench.defaults import fit_config as fit_config
     from monosem.bench.defaults import recipe as recipe
     from monosem.bench.defaults import recipes as recipes
+    from monosem.bench.fitted import fit_world as fit_world
+    from monosem.bench.fitted import resemblance as resemblance
     from monosem.bench.folds import CODE_METRICS as CODE_METRICS
     from monosem.bench.folds import Coded as Coded
     from monosem.bench.folds import Fold as Fold

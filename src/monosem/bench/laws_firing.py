@@ -111,27 +111,43 @@ class Copula(_Rated):
 
     def fires(self, rng: np.random.Generator, rows: int, n: int) -> Cells:
         """One field of shared causes a row; a feature's own part is drawn in single precision."""
-        field = (rng.standard_normal((rows, self.rank)) @ self._loadings(n).T).astype(np.float32)
-        own = rng.standard_normal((rows, n), dtype=np.float32)
-        own *= np.float32((1.0 - self.strength) ** 0.5)
-        own += field
-        return np.flatnonzero(own > _thresholds(self.rates(n)).astype(np.float32))
+        return copula_cells(rng, rows, self.rates(n), self._loadings(n), np.float32((1.0 - self.strength) ** 0.5))
 
     def together(self, n: int) -> Float[np.ndarray, "n n"]:
         """By Gauss-Legendre quadrature with 48 nodes."""
-        p, t = self.rates(n), _thresholds(self.rates(n))
-        rho = self._loadings(n) @ self._loadings(n).T
-        nodes, weights = np.polynomial.legendre.leggauss(48)
-        both = np.outer(p, p)
-        for node, weight in zip(nodes, weights, strict=True):
-            r = rho * (node + 1) / 2
-            q = np.add.outer(t**2, t**2) - 2 * r * np.outer(t, t)
-            both = both + weight * rho / 2 * np.exp(-q / (2 * (1 - r**2))) / np.sqrt(1 - r**2) / (2 * pi)
-        np.fill_diagonal(both, p)
-        return both
+        return copula_together(self.rates(n), self._loadings(n) @ self._loadings(n).T)
 
     def _loadings(self, n: int) -> Float[np.ndarray, "n rank"]:
         return np.asarray(_unit_rows(self.seed, n, self.rank) * self.strength**0.5)
+
+
+def copula_cells(
+    rng: np.random.Generator,
+    rows: int,
+    rates: Float[np.ndarray, " n"],
+    loadings: Float[np.ndarray, "n rank"],
+    own_part: np.float32 | Float[np.ndarray, " n"],
+) -> Cells:
+    """Active cells where Gaussians that share causes, and have a part of their own, exceed their quantiles."""
+    field = (rng.standard_normal((rows, loadings.shape[1])) @ loadings.T).astype(np.float32)
+    own = rng.standard_normal((rows, rates.size), dtype=np.float32)
+    own *= own_part
+    own += field
+    return np.flatnonzero(own > _thresholds(rates).astype(np.float32))
+
+
+def copula_together(
+    p: Float[np.ndarray, " n"], rho: Float[np.ndarray, "n n"], nodes: int = 48
+) -> Float[np.ndarray, "n n"]:
+    """Pr(both are active) for the correlations rho of the Gaussians, by quadrature; the rates on the diagonal."""
+    t = _thresholds(p)
+    both, squares, products = np.outer(p, p), np.add.outer(t**2, t**2), np.outer(t, t)
+    for node, weight in zip(*np.polynomial.legendre.leggauss(nodes), strict=True):
+        r = rho * (node + 1) / 2
+        q = squares - 2 * r * products
+        both = both + weight * rho / 2 * np.exp(-q / (2 * (1 - r**2))) / np.sqrt(1 - r**2) / (2 * pi)
+    np.fill_diagonal(both, p)
+    return both
 
 
 @lru_cache(maxsize=8)

@@ -23,6 +23,7 @@ from monosem.bench.pool import NO_CALLBACKS, Event, JobCallbacks, run_all
 from monosem.bench.records import SCHEMA, SUFFIX, finished, metrics_table, record_name, write_record
 from monosem.bench.task_scores import anchors_alone, chance, evaluate_model, oracle, similarity_map
 from monosem.bench.tasks import Task, TaskSource, named_task, task
+from monosem.bench.tune import Evidence, disagreement
 from monosem.core.pairs import SAE, Transcoder
 from monosem.methods import Method, method, name_of, numerics, with_anchoring
 from monosem.train.config import FitConfig
@@ -47,7 +48,8 @@ class Job:
 
     Features after the first `held_out` are scored. A hierarchy can anchor "parents" or "children" only. `given` says
     where the anchors come from (anchor_sets). `task` is a registered name, or a task of its own, whose world takes the
-    job's seed. `watch`: score the recovery at every logged step of training too, not at the end only.
+    job's seed. `watch`: score the recovery at every logged step of training too, not at the end only. `twin`: train
+    again in the same world from another start, and score how far the two dictionaries agree.
     """
 
     task: str | Task
@@ -62,6 +64,7 @@ class Job:
     study: str = "bench"
     given: str = "true"
     watch: bool = False
+    twin: bool = False
 
     @property
     def built(self) -> Method:
@@ -127,7 +130,7 @@ def job_head(job: Job, source: TaskSource | None) -> dict[str, Any]:
         "numerics": numerics(job.method),
         "anchors": anchors if job.anchored else None,
         "seed": {"world": job.seed, "train": job.config.seed},
-        "config": to_plain(job.config) | {"held_out": job.held_out},
+        "config": to_plain(job.config) | {"held_out": job.held_out} | ({"twin": True} if job.twin else {}),
     }
 
 
@@ -145,6 +148,10 @@ def _source(value: Task) -> TaskSource:
 def _baselines(value: Task, held_out: int) -> dict[str, dict[str, Any]]:
     source = _source(value)
     return {"chance": chance(source, features=value.scored(held_out)), "oracle": oracle(source, rows=1024)}
+
+
+_ANOTHER, _ALIVE = 1_000_000, 4096
+"""What a twin adds to the seed of training; held-out rows on which latents that are compared fire."""
 
 
 def _watch(true: Tensor, run: Run, entry: dict[str, float]) -> None:
@@ -173,6 +180,11 @@ def run_job(job: Job, folder: str | Path, progress: bool = False, on_step: Calla
     work = folder / "runs" / name.removesuffix(SUFFIX) if job.config.checkpoint_every else None
     result = fit(job.built, source, value.n_q, job.config, anchors, out=work, progress=progress, callbacks=callbacks)
     scores = evaluate_model(result.model, source, features)
+    if job.twin:
+        again = replace(job.config, seed=job.config.seed + _ANOTHER, checkpoint_every=None)
+        other = fit(job.built, source, value.n_q, again, anchors)
+        x_p, x_r = source.pair(source.held_out(_ALIVE))
+        scores["stability"] = 1.0 - disagreement(Evidence(result.model, other.model, x_p, x_r, source.rows or 0))
     numbers, baselines = scores, _baselines(value, job.held_out)
     if anchors is not None:
         numbers = scores | {"anchors": anchors_against_truth(anchors, source)}
@@ -202,13 +214,14 @@ def plan(
     checkpoint_every: int | None = None,
     anchoring: Anchoring | None = None,
     among: Sequence[str] = ("all",),
+    twins: bool = False,
 ) -> list[Job]:
     """Jobs in the order in which they start: world by world, each with every method, plain and anchored.
 
     `methods` are names or texts (none: the seven of the paper's table 1), `anchors` the number of anchored features
     (None: the task's), which no run is scored on, plain ones neither; `steps` and
     `checkpoint_every` override the task's, `anchoring` the usual form. Each of `among` is an anchored run of its own
-    that takes only those features: a hierarchy has "parents" and "children".
+    that takes only those features: a hierarchy has "parents" and "children". `twins`: see `Job.twin`.
     """
     base = named_task(task)
     count = base.anchors if anchors is None else anchors
@@ -224,7 +237,7 @@ def plan(
         config = fit_config(task, seed, steps)
         config = config if checkpoint_every is None else replace(config, checkpoint_every=checkpoint_every)
         for spec in specs:
-            bare = Job(task, spec, seed, config, held_out=count, anchoring=anchoring or Anchoring())
+            bare = Job(task, spec, seed, config, held_out=count, anchoring=anchoring or Anchoring(), twin=twins)
             jobs += [bare] * plain
             jobs += [replace(bare, anchors=count, among=group) for group in among] * anchored
     return jobs

@@ -13,6 +13,7 @@ from monosem.base.errors import ArgumentError, check
 from monosem.base.registry import Registry
 from monosem.base.seeds import philox
 from monosem.base.spec import digest, parse_call
+from monosem.bench.fitted import fitted_world
 from monosem.bench.laws import Hierarchy
 from monosem.bench.world import Independent, Truth, World, WorldSpec
 from monosem.bench.worlds import grid_text, world_spec
@@ -191,21 +192,22 @@ for _name, _text in WORLDS.items():
 
 
 def named_task(name: str) -> Task:
-    """A registered task; a cell of the factor grid, "lrb/grid(coherence=0.6, db=20)"; or a world as text.
+    """A registered task; a cell of the factor grid, "lrb/grid(coherence=0.6, db=20)"; a world as text; a fitted one.
 
-    Cells and worlds as text have four latents a feature and anchor a fifth of the features.
+    "fitted:PATH" names a file of `fit_world`. All but registered ones have four latents a feature and anchor a fifth.
 
     Example:
         >>> named_task("lrb/grid(given=0.4, rows=2000)").world.rows, named_task("world(n=40) + cone()").n_q
         (2000, 160)
     """
     if name.startswith("lrb/grid"):
-        text = grid_text(**parse_call(name.removeprefix("lrb/"))[1])
+        spec = world_spec(grid_text(**parse_call(name.removeprefix("lrb/"))[1]))
     elif name.startswith("world"):
-        text = name
+        spec = world_spec(name)
+    elif name.startswith("fitted:"):
+        spec = fitted_world(name.removeprefix("fitted:"))
     else:
         return TASKS[name]
-    spec = world_spec(text)
     return Task(name, 1, spec, n_q=4 * spec.n, anchors=spec.n // 5)
 
 

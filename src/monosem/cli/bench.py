@@ -67,7 +67,8 @@ class _BenchOptions:
     action: Annotated[
         str,
         typer.Argument(
-            metavar="ACTION", help='What to do in place of runs: "export" writes the rows of --task for other trainers.'
+            metavar="ACTION",
+            help='In place of runs: "export" writes the rows of --task for other trainers, "fit" a task like --data.',
         ),
     ] = ""
     task: Annotated[str, opt("Task; `monosem list tasks` names them.", complete="tasks")] = "lrb/mini-hard"
@@ -98,11 +99,19 @@ class _BenchOptions:
         opt("In a hierarchy: anchor only parents, or only children; repeated, one anchored run of each. "
             "[default: all]", panel="Anchors", more=True),
     ] = None  # fmt: skip
+    twins: Annotated[
+        bool, opt("Train each run twice in its world, and score how far the two dictionaries agree.", "--twins")
+    ] = False
     checkpoint_every: Annotated[
         int | None,
         opt("Steps between checkpoints, kept with the dictionary below OUT/runs. [default: none is kept]", more=True),
     ] = None
-
+    data: Annotated[
+        Path | None, opt("fit: rows that the task is to resemble, as `monosem train` takes them.", panel="Fit")
+    ] = None
+    dictionary: Annotated[
+        Path | None, opt("fit: dictionary that codes them, of any known format, or anchors.", panel="Fit")
+    ] = None
     index: Annotated[
         str | None,
         opt("Only every N-th run, from the I-th on, written I/N with I from 0: one task of a scheduler's array. Tasks "
@@ -128,7 +137,7 @@ def bench(o: _BenchOptions) -> Answer:
     from monosem.bench.run import plan
 
     if o.action:
-        return _export(o)
+        return _fit(o) if o.action == "fit" else _export(o)
     plain, anchored = o.arms
     jobs = plan(
         o.task,
@@ -141,6 +150,7 @@ def bench(o: _BenchOptions) -> Answer:
         checkpoint_every=o.checkpoint_every,
         anchoring=PRINTED if o.printed else None,
         among=o.among or ("all",),
+        twins=o.twins,
     )
     jobs = jobs if o.part is None else jobs[o.part]
     if not jobs:
@@ -157,6 +167,32 @@ def bench(o: _BenchOptions) -> Answer:
     return Answer(facts | {"records": list(map(_scored, records))}, _tables(records), code=1 if failed else 0)
 
 
+def _fit(o: _BenchOptions) -> Answer:
+    """Fit a task to rows and say how well it resembles them."""
+    from monosem.anchors.directions import load_anchors
+    from monosem.bench.fitted import fit_world, resemblance
+    from monosem.data.source import open_rows
+    from monosem.dictionary.discover import ordinary_rows
+    from monosem.interop import load
+
+    if o.data is None or o.dictionary is None:
+        fail("a task is fitted to rows as a dictionary codes them; give --data ROWS and --dictionary MODEL")
+    x, path = open_rows(o.data).sample(20_000)[0], o.out_folder / "task.safetensors"
+    x = x[ordinary_rows(x)]
+    anchors = o.dictionary.suffix == ".safetensors"
+    D = load_anchors(o.dictionary).r if anchors else load(o.dictionary).W_D.detach()
+    with err().status(f"fitting {path}"):
+        spec = fit_world(x, D, path)
+        far = resemblance(spec, x)
+    say(f"run it: monosem bench --task fitted:{path} --methods topk --plain", "dim")
+    shown = (
+        f"{path}  {spec.n} features in {spec.widths[0]} dimensions, {spec.rows:,} rows\n"
+        f"nearest row is of its own sample: drawn ones {far['fitted']:.3f}, Gaussian ones {far['gaussian']:.3f}, "
+        f"other real ones {far['itself']:.3f}; .5 is alike, 1 apart"
+    )
+    return Answer({"task": f"fitted:{path}", "n": spec.n, "nearest_own": far}, shown)
+
+
 def _export(o: _BenchOptions) -> Answer:
     """Write rows; a method's name says of which pairing."""
     from monosem.bench.foreign import export_rows
@@ -165,7 +201,9 @@ def _export(o: _BenchOptions) -> Answer:
     from monosem.bench.tasks import task as find_task
 
     if o.action != "export":
-        fail(f'there is nothing called {o.action!r}; "monosem bench export" writes rows, "monosem bench" alone runs')
+        fail(
+            f'there is nothing called {o.action!r}; "bench export" writes rows, "bench fit" a task, "bench" alone runs'
+        )
     methods = split_methods(o.methods or [])
     with err().status(f"drawing {o.task}"):
         source = TaskSource(find_task(o.task, pairing_of(methods[0]) if methods else "sae"))

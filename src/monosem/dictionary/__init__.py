@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from monosem.dictionary.discover import Discovery as Discovery
     from monosem.dictionary.discover import discover as discover
     from monosem.dictionary.discover import ordinary_rows as ordinary_rows
+    from monosem.dictionary.identified import Identified as Identified
+    from monosem.dictionary.identified import identified as identified
     from monosem.dictionary.priced import priced_pursuit as priced_pursuit
     from monosem.dictionary.sparse_model import SparseModel as SparseModel
     from monosem.dictionary.sparse_model import described as described

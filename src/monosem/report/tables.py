@@ -12,6 +12,7 @@ _SCORES = (
     ("signed M_IP", "decoder_signed.M_IP", 3),
     ("matched MCC", "matched_mcc.all", 3),
     ("F1 of codes", "codes.f1", 3),
+    ("stability", "stability", 3),
     ("L0", "l0", 2),
     ("FVU", "fvu", 3),
     ("encoder cos M_IP", "encoder_cosine.M_IP", 3),
@@ -30,6 +31,8 @@ MEANING = {
     "it, which grows with the rows' length. encoder cos divides by it.",
     "matched MCC": "mean |cos| of the best one-to-one matching of decoder columns and features.",
     "F1 of codes": "codes against the features that made the rows, mean over features; without a latent 0.",
+    "stability": "mean |cos| of the latents that fire with those of a second training in the same world, matched "
+    "one to one; of runs with --twins. What is stable need not be right.",
     "*": "describes a dictionary, and ranks none: it failed a test of metrics (docs/lenses.md).",
     "copies": "latents beyond the first that stand for the same feature (|cos| > 0.95), per feature.",
     "L0, true L0": "active latents, and present features, per held-out row.",
