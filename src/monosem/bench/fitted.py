@@ -28,7 +28,12 @@ EVENTS = 5.0
 
 
 def fit_world(
-    x: Float[Tensor, "rows d"], D: Float[Tensor, "d n"], path: str | Path, *, rank: int = 16, rows: int | None = None
+    x: Float[Tensor, "rows width"],
+    D: Float[Tensor, "d n"],
+    path: str | Path,
+    *,
+    rank: int = 16,
+    rows: int | None = None,
 ) -> WorldSpec:
     """A world that resembles rows, as a dictionary codes them, written to a file.
 

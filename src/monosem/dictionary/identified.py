@@ -39,13 +39,13 @@ class Identified:
 
     @property
     def by(self) -> list[str]:
-        """For each atom: "solo" (theorem A), else "flats" (theorem B), else "open"."""
+        """For each atom: "solo" (theorem A), else "flats" (theorem B; one may be chance, two count), else "open"."""
         parts = zip(self.chance.tolist(), self.flats.tolist(), self.free.tolist(), strict=True)
-        return [("open", "flats")[f > 0 and c >= FREE] if p > SURE else "solo" for p, f, c in parts]
+        return [("open", "flats")[f > 1 and c >= FREE] if p > SURE else "solo" for p, f, c in parts]
 
 
 def identified(
-    D: Float[Tensor, "d m"], x: Float[Tensor, "rows d"], *, offset: Tensor | None = None, angle: float = 0.03
+    D: Float[Tensor, "d m"], x: Float[Tensor, "rows width"], *, offset: Tensor | None = None, angle: float = 0.03
 ) -> Identified:
     """Tests whether rows x = b + D z determine the atoms of D, by their solo rows or by flats of few atoms.
 
