@@ -15,8 +15,8 @@ from monosem.core.activations import (
     ReLU,
     TopK,
 )
+from monosem.core.folding import encoder_bias, fold_decoder_norm, fold_input_scale, thresholds
 from monosem.core.rownorm import RowNorm
-from monosem.interop.folding import encoder_bias, fold_decoder_norm, fold_input_scale, thresholds
 from tests.interop.models import ACROSS, CROSS, SAE_LAYOUT, F, inputs, random_model, values
 
 RANKED = [TopK(5, rank_by_norm=True), AbsTopK(5, rank_by_norm=True), BatchTopK(5, rank_by_norm=True)]

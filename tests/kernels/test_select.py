@@ -11,11 +11,13 @@ from torch import Tensor
 from monosem.base.blocks import Block
 from monosem.base.selection import Above, Custom, Every, TopK
 from monosem.base.sparse import Positions, SparseCode
+from monosem.kernels import density
 from monosem.kernels import select as ways
-from monosem.kernels.density import Counts, goes_dense
+from monosem.kernels.density import Counts, crowded, goes_dense, room
 from monosem.kernels.fold import Fold, Mergeable, merge, pick, positions
 from monosem.kernels.native.build import library, why_absent
 from monosem.kernels.native.select import AboveFloor, Tops
+from monosem.kernels.precision import dense_products
 from monosem.kernels.select import Product, select
 from monosem.train.config import FitConfig
 from monosem.train.loop import fit
@@ -81,7 +83,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor) -> Product:
 def test_requests_of_one_product(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ways, "ROWS", 5)
     monkeypatch.setattr(ways, "COLUMNS", 16)
-    monkeypatch.setattr("monosem.kernels.density.DENSE_ABOVE", 1.0)
+    monkeypatch.setitem(density.DENSE_ABOVE, "cpu", 1.0)
     x, weight, bias = numbers(0, 12, 8), numbers(1, 90, 8), numbers(2, 90)
     dead = numbers(3, 90) > 0.5
     z = x @ weight.T + bias  # sixteenths: exact in any order
@@ -196,6 +198,29 @@ def test_whether_a_step_goes_dense_is_one_decision() -> None:
     assert not goes_dense(Above(0.0, most=80), [], Counts(8, 160))
     assert goes_dense(Above(0.0), [], Counts(8, 160, (), selected=3, sampled=32))
     assert not goes_dense(Above(0.0), [], Counts(8, 160, (), selected=2, sampled=32))
+
+
+def test_a_gpu_goes_dense_earlier_and_earlier_still_in_bfloat16() -> None:
+    """Where a gathered row of 4 n bytes takes as long as so many cells of 2 n flop, by the numbers of an H200."""
+    cells, memory = 2**20, 4.8e12
+    for low, flop in ((False, 67e12), (True, 0.7e15)):
+        with dense_products(low):
+            equal = round(cells * memory / (2 * flop))
+            assert crowded(round(1.01 * equal), cells, "cuda")
+            assert not crowded(round(0.99 * equal), cells, "cuda")
+            assert room(cells, "cuda") == pytest.approx(equal, rel=0.01)
+            assert room(cells, "cpu") == room(cells, "mps") == cells // 16 + 1  # measured on a CPU alone
+            for number, dense in ((round(1.01 * equal), True), (round(0.99 * equal), False)):
+                counts = [Counts(1, cells, (cells,), device="cuda"), Counts(1, cells, (), number, cells, "cuda")]
+                assert goes_dense(TopK(4), [TopK(number)], counts[0]) is dense
+                assert goes_dense(Above(0.0), [], counts[1]) is dense
+
+
+def test_the_rule_of_the_device_is_the_one_that_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    z = product(numbers(0, 12, 8), numbers(1, 90, 8), numbers(2, 90))
+    assert isinstance(select(z, TopK(4), [TopK(5)]).extra[0], SparseCode)
+    monkeypatch.setitem(density.DENSE_ABOVE, "cpu", 1 / 28)
+    assert not isinstance(select(z, TopK(4), [TopK(5)]).extra[0], SparseCode)
 
 
 @pytest.mark.parametrize("name", ["topk(k=4, aux=0.1)", "batch_topk(k=4)", "matryoshka(k=4)", "jumprelu", "gated"])

@@ -1,18 +1,22 @@
 """Several processes train what one does: the same cells as sets, gradients, dead counts; and send what they must."""
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from monosem.anchors.term import Anchoring
 from monosem.base import selection
 from monosem.base.errors import ArgumentError, RefusedError
-from monosem.base.group import ALONE, Group
+from monosem.base.group import ALONE, Group, said
 from monosem.core.activations import AbsTopK, Activation, BatchTopK, Context, ReLU, TopK
 from monosem.core.shards import cut, edges
 from monosem.losses.resample import Resample
@@ -22,6 +26,7 @@ from monosem.train.config import FitConfig
 from monosem.train.loop import fit, start_run
 from monosem.train.mesh import Processes
 from tests.group import together
+from tests.networks.shared import bytes_of, rows_of, stored, stream
 from tests.train.scenes import SCENES, Scene, anchors, scene_source
 from tests.train.several import Seen, in_processes, watched
 
@@ -66,7 +71,15 @@ def _anchored() -> Scene:
     return replace(made, method=plan, source=scene_source(WIDTH), config=CONFIG, anchors=anchors(20, WIDTH, WIDTH))
 
 
+def _live() -> Scene:
+    """A transcoder of a network that runs as it trains, each process a share of the batches."""
+    group = Processes() if dist.is_initialized() else ALONE
+    live = stream(group, [], normalise=True)
+    return Scene(method("topk_transcoder(k=3)"), live, 29, replace(CONFIG, sample_rows=30))
+
+
 CASES = _cases() | {
+    "a network": _live,
     "anchors in two shards": _anchored,
     "resampled in both shards": lambda: replace(
         _scene("batch_topk", 29), method=replace(method("batch_topk(k=1)"), resample=Resample(every=4, rows=30))
@@ -105,10 +118,26 @@ def _bytes_scene() -> Scene:
     return Scene(replace(method("topk(k=3, aux=0)"), pre_bias="tied"), scene_source(WIDTH), 32, quiet)
 
 
-def _all_cases(rank: int, size: int) -> tuple[dict[str, Seen], dict[tuple[str, str], list[Tensor]], list[float]]:
+class _Of(NamedTuple):
+    """What one process of several has to show."""
+
+    seen: dict[str, Seen]
+    cells: dict[tuple[str, str], list[Tensor]]
+    sent: list[float]
+    store: dict[str, bytes]
+    rows: Tensor
+
+
+ROWS = [(0, 25), (25, 50), (120, 170), (10, 20)]
+
+
+def _all_cases(rank: int, size: int) -> _Of:
     seen = {name: watched(make(), size) for name, make in CASES.items()}
     cells = {(rule, dead): _selected(rule, dead, Processes()) for rule in RULES for dead in DEAD}
-    return seen, cells, watched(_bytes_scene(), size).sent
+    folder = Path(said(Processes(), tempfile.mkdtemp())[0])
+    stored(Processes(), folder)
+    rows = rows_of(stream(Processes(), [], dtype=torch.bfloat16), ROWS)
+    return _Of(seen, cells, watched(_bytes_scene(), size).sent, bytes_of(folder), rows)
 
 
 @cache
@@ -147,13 +176,13 @@ def _same(one: Seen, several: list[Seen]) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes_train_what_one_does(name: str) -> None:
-    _same(_one(name), [seen[name] for seen, _, _ in _several(2)])
+    _same(_one(name), [one.seen[name] for one in _several(2)])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_four_processes_train_what_one_does(name: str) -> None:
-    _same(_one(name), [seen[name] for seen, _, _ in _several(4)])
+    _same(_one(name), [one.seen[name] for one in _several(4)])
 
 
 @pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
@@ -163,7 +192,7 @@ def test_ties_go_to_the_lower_latent_wherever_it_lies(rule: str, dead: str, size
     """One shard without dead latents, one of which most are selected, cells of equal score in all of them."""
     whole = _selected(rule, dead, ALONE)
     for number, wanted in enumerate(whole):
-        cells = torch.cat([cells[rule, dead][number] for _, cells, _ in _several(size)])
+        cells = torch.cat([one.cells[rule, dead][number] for one in _several(size)])
         assert torch.equal(cells.sort().values, wanted.sort().values), number
 
 
@@ -173,9 +202,19 @@ def test_a_step_sends_what_the_page_says(size: int) -> None:
     k, summed = 3, 2 * (size - 1) / size
     decode, candidates = summed * BATCH * WIDTH * 4, (size - 1) * (BATCH * k * 4 + 8)
     wanted = decode + candidates + summed * (WIDTH * 4 + 8)
-    for _, _, sent in _several(size):
-        steps = [b - a for a, b in pairwise(sent)][1:-1]
+    for one in _several(size):
+        steps = [b - a for a, b in pairwise(one.sent)][1:-1]
         assert steps == pytest.approx([wanted] * len(steps))
+
+
+@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_a_network_runs_once_for_all_and_gives_the_rows_of_one_process(size: int, tmp_path: Path) -> None:
+    """Forward, far ahead and back again; and a store to the byte."""
+    wanted = rows_of(stream(ALONE, [], dtype=torch.bfloat16), ROWS)
+    for one in _several(size):
+        assert torch.equal(one.rows, wanted)
+    stored(ALONE, tmp_path)
+    assert _several(size)[-1].store == bytes_of(tmp_path)
 
 
 @pytest.mark.parametrize(("mesh", "why"), [("latents=2", "torchrun"), ("rows=2", "latents=P"), ("latents", "P")])

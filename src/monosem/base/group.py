@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from monosem.base import errors
-from monosem.base.errors import MonosemError
+from monosem.base.errors import DataError, MonosemError, check
 
 
 class Group(ABC):
@@ -76,13 +76,24 @@ def in_step(group: Group) -> Iterator[None]:
         yield
     except MonosemError as raised:
         error = raised
-    text = b"" if error is None else f"{type(error).__name__} {error}".encode()
-    for rank, part in enumerate(group.parts(torch.tensor(list(text), dtype=torch.uint8))):
-        if error is None and part.numel():
-            name, _, why = bytes(part.tolist()).decode().partition(" ")
+    for rank, text in enumerate(said(group, "" if error is None else f"{type(error).__name__} {error}")):
+        if error is None and text:
+            name, _, why = text.partition(" ")
             error = getattr(errors, name, MonosemError)(f"process {rank}: {why}")
     if error is not None:
         raise error
+
+
+def said(group: Group, text: str) -> list[str]:
+    """A text of every process, in the order of their ranks."""
+    return [bytes(part.tolist()).decode() for part in group.parts(torch.tensor(list(text.encode()), dtype=torch.uint8))]
+
+
+def agreed(group: Group, text: str, why: str) -> None:
+    """Raises: DataError, in all processes, when some say another text than the first."""
+    texts = said(group, text)
+    other = [rank for rank, one in enumerate(texts) if one != texts[0]]
+    check(not other, f"processes {other} of {group.size} differ from process 0: {why}", DataError)
 
 
 class _Sum(torch.autograd.Function):

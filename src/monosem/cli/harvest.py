@@ -1,17 +1,21 @@
 """`monosem harvest` and `monosem sample`: activations of a network, and texts drawn from it, to disk."""
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from monosem.cli.console import fail, rate_bar, sample_bar, say, set_threads
+import typer
+
+from monosem.cli.console import fail, quietly, rate_bar, sample_bar, say, set_threads
 from monosem.cli.options import Answer, command_of, opt
-from monosem.cli.shared import DeviceOptions, RowsOptions, TextOptions, Threads, check_length, train_command
+from monosem.cli.shared import DeviceOptions, RowsOptions, TextOptions, Threads, check_length, shared, train_command
 
 if TYPE_CHECKING:
+    from monosem.base.group import Group
     from monosem.data.batches import Batch
     from monosem.data.store import Store
 
@@ -108,6 +112,10 @@ class _HarvestOptions:
     )
     shard_rows: Annotated[int, _stored("Number of rows of one shard.", more=True)] = 65536
     batch_tokens: Annotated[int, _stored("Tokens of one forward pass.", more=True)] = 4096
+    mesh: Annotated[
+        str | None,
+        opt("Share the rows among the processes of torchrun, as rows=4.", panel="Several processes", more=True),
+    ] = None
     threads: Threads = None
 
 
@@ -116,13 +124,18 @@ def harvest(o: _HarvestOptions) -> Answer:
     """Store a network's activations at some sites; called again after an interruption, it ends with the same bytes."""
     from monosem.base.files import check_output
 
-    check_output(o.out_folder)
+    first = o.mesh is None or os.environ.get("RANK", "0") == "0"
+    if first:
+        check_output(o.out_folder)
     set_threads(o.threads)
-    models, tokenizer = _models(o.network, o.on)
-    for one in models.values():
-        check_length(one, o.texts.length)
-    with rate_bar(o.rows) as progress:
-        store = _stored_rows(o, models, tokenizer, progress)
+    with quietly(not first), shared(o.mesh, o.on.device, "rows") as group:
+        models, tokenizer = _models(o.network, o.on)
+        for one in models.values():
+            check_length(one, o.texts.length)
+        with rate_bar(o.rows) as progress:
+            store = _stored_rows(o, models, tokenizer, progress, group)
+    if not first:
+        raise typer.Exit
     sites = ", ".join(f"{site} ({width})" for site, width in zip(store.sites, store.widths, strict=True))
     shards = len(store.manifest["shards"])
     facts = {
@@ -138,7 +151,7 @@ def harvest(o: _HarvestOptions) -> Answer:
     return Answer(facts, shown, follow)
 
 
-def _stored_rows(o: _HarvestOptions, models: dict[str, Any], tokenizer: Any, progress: Any) -> "Store":
+def _stored_rows(o: _HarvestOptions, models: dict[str, Any], tokenizer: Any, progress: Any, group: "Group") -> "Store":
     """The store of what the texts give at the sites."""
     from monosem.data.texts import pieces
     from monosem.networks.harvest import harvest as run
@@ -160,6 +173,7 @@ def _stored_rows(o: _HarvestOptions, models: dict[str, Any], tokenizer: Any, pro
         vocabulary=pieces(tokenizer),
         about=about | {"batch": o.batch_tokens, "drop": list(drop), "first": o.first},
         progress=progress,
+        group=group,
     )
 
 

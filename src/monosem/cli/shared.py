@@ -1,6 +1,8 @@
 """Options that several commands share: rows, labels, a network, its texts; and how each is opened."""
 
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -12,6 +14,7 @@ from monosem.cli.console import check_device, err, fail
 from monosem.cli.options import opt
 
 if TYPE_CHECKING:
+    from monosem.base.group import Group
     from monosem.core.pairs import Pairing
     from monosem.data.source import FileSource
     from monosem.interop import Loaded
@@ -141,6 +144,20 @@ class TextOptions:
     each: Annotated[str, _text("What one document of a .txt file is: line, paragraph or file.", more=True)] = "line"
     text_key: Annotated[str, _text("Field of .jsonl, or column of .parquet, that holds the text.", more=True)] = "text"
     length: Annotated[int, _text("Most tokens of one window.", more=True)] = 256
+
+
+@contextmanager
+def shared(mesh: str | None, device: str, what: str = "latents") -> "Iterator[Group]":
+    """The processes of torchrun that share a run's latents, or a harvest's rows; this one alone without a mesh."""
+    from monosem.base.group import ALONE
+
+    if mesh is None:
+        yield ALONE
+        return
+    from monosem.train.mesh import open_mesh
+
+    with open_mesh(mesh, device, what) as group:
+        yield group
 
 
 def check_length(network: Any, length: int) -> None:

@@ -72,12 +72,11 @@ def open_stream(
     *,
     device: str,
     held_out: int,
-    normalise: bool,
-    norm_limit: float | None,
     anchors: Path | None,
     folder: Path,
+    **options: Any,
 ) -> Fed:
-    """The rows of a network's sites, and documents held back to score on.
+    """The rows of a network's sites, and documents held back to score on; `options` are LiveSource's.
 
     Rows of a step are a function of the seed and the step; a run that was killed goes on from the cursor in its folder.
     """
@@ -106,10 +105,9 @@ def open_stream(
             lambda: text_batches(tokenizer, _documents(o, aside), **sizes),
             keep=keep,
             buffer=o.buffer,
-            normalise=normalise,
             device=device,
             cursor=folder / "cursor.json",
-            norm_limit=norm_limit,
+            **options,
             about={"texts": texts, "held out": sorted(aside), **sizes, "keep": list(keep.drop)},
         )
 

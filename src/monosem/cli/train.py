@@ -12,13 +12,14 @@ import typer
 from monosem.base.errors import MonosemError
 from monosem.cli.console import check_device, err, fail, quietly, say, split_names
 from monosem.cli.options import Answer, Group, command_of, opt
-from monosem.cli.shared import RowsOptions, need, quoted
+from monosem.cli.shared import RowsOptions, need, quoted, shared
 from monosem.cli.stream import Fed, StreamOptions, open_stream
 from monosem.train.config import FitConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from monosem.base.group import Group as Processes
     from monosem.core.pairs import Pairing
     from monosem.data.source import FileSource
     from monosem.methods import Method
@@ -76,6 +77,10 @@ class _TrainOptions:
     n_q: Annotated[int, opt("Number of latents.", "--n-q")]
     out_folder: Annotated[Path, opt("Folder for the dictionary, its log and its checkpoint.", "--out")]
     config: Annotated[FitConfig, TRAINING]
+    start: Annotated[
+        Path | None,
+        opt("Dictionary to go on from, of any known format: same sizes, pairing and activation.", "--from", more=True),
+    ] = None
     widths: Annotated[
         str | None, _data('Widths of several sources that lie side by side in --data, as "384,384".', more=True)
     ] = None
@@ -138,18 +143,22 @@ def train(o: _TrainOptions) -> Answer:
 
     check_device(o.config.device)
     first = o.mesh is None or os.environ.get("RANK", "0") == "0"
-    with claim(o.out_folder) if first else quietly(True):
-        return _train(o, first)
+    with claim(o.out_folder) if first else quietly(True), shared(o.mesh, o.config.device) as group:
+        answer = _train(o, first, group)
+    if answer is None:
+        raise typer.Exit
+    return answer
 
 
-def _train(o: _TrainOptions, first: bool) -> Answer:
-    """Train; of several processes the first alone speaks and writes what is not shared."""
+def _train(o: _TrainOptions, first: bool, group: "Processes") -> Answer | None:
+    """Train; of several processes the first alone speaks, scores and writes what is not shared."""
     from monosem.data.stream import StreamSource
+    from monosem.front.given import as_start
     from monosem.train.loop import fit
 
     need("--labels-key", o.labels_key, "--labels", o.labels)
     chosen, folder = _chosen(o), o.out_folder
-    fed = _stored(o, chosen) if o.live.network is None else _streamed(o, chosen)
+    fed = _stored(o, chosen) if o.live.network is None else _streamed(o, chosen, group)
     source, anchors = fed.source, fed.notes.anchors
     rows = "rows of a network" if source.rows is None else f"{source.rows:,} rows"
     with_anchors = f", {anchors.k} anchors ({anchors.kind})" if anchors else ""
@@ -158,15 +167,17 @@ def _train(o: _TrainOptions, first: bool) -> Answer:
         say(f"{folder} holds a checkpoint of an earlier call; resuming from there", "dim")
     chosen = _centred(chosen) if o.centre else chosen
     result = fit(
-        chosen, source, o.n_q, o.config, anchors,
-        out=folder, mesh=o.mesh, allow_other_machine=o.other_machine, progress=not err().quiet,
+        chosen, source, o.n_q, o.config, anchors, out=folder, mesh=o.mesh, progress=not err().quiet,
+        allow_other_machine=o.other_machine, start=None if o.start is None else as_start(o.start),
     )  # fmt: skip
     waited = None
     if isinstance(source, StreamSource):
         waited = source.waited
         source.close()
         _say_left_out(*source.left_out, o.norm_limit)
-    result = _whole(result, folder, first)
+    if not first:
+        return None
+    result = _whole(result, folder)
     fed.notes.keep(folder)
     try:
         return _answer(result, fed, folder, waited)
@@ -219,7 +230,7 @@ def _parts(source: "FileSource") -> "Iterable[tuple[Tensor, Tensor]]":
     return zip(*(torch.split(x, 1024) for x in source.sample(8192)), strict=True)
 
 
-def _streamed(o: _TrainOptions, chosen: "Method") -> Fed:
+def _streamed(o: _TrainOptions, chosen: "Method", group: "Processes") -> Fed:
     """The rows of a network that runs ahead of training."""
     from monosem.front.fitting import check_source
 
@@ -227,22 +238,20 @@ def _streamed(o: _TrainOptions, chosen: "Method") -> Fed:
         need(option, value, "--data", None)
     need("--target-widths", o.target_widths, "--data", None)
     place: dict[str, Any] = {"device": o.config.device, "held_out": o.held_out, "folder": o.out_folder}
-    place |= {"normalise": o.normalise, "norm_limit": o.norm_limit or None}
+    place |= {"normalise": o.normalise, "norm_limit": o.norm_limit or None, "group": group}
     fed = open_stream(o.live, o.rows, chosen.pairing, **place, anchors=o.anchors_file)
     check_source(chosen, fed.source)
     return fed
 
 
-def _whole(result: "Result", folder: Path, first: bool) -> "Result":
-    """The result with the model of all latents, in the first process; any other ends here."""
+def _whole(result: "Result", folder: Path) -> "Result":
+    """The result with the model of all latents."""
     from dataclasses import replace
 
     from monosem.core.io import load_model
 
-    if not first:
-        raise typer.Exit
-    shared = result.model.group.size > 1
-    return replace(result, model=load_model(folder, device=result.model.b_E.device)) if shared else result
+    several = result.model.group.size > 1
+    return replace(result, model=load_model(folder, device=result.model.b_E.device)) if several else result
 
 
 def _chosen(o: _TrainOptions) -> "Method":

@@ -62,6 +62,12 @@ class Units:
         """sha256 over all numbers."""
         return digest([values.tolist() for values in (self.p_mean, self.p_scale, self.r_mean, self.r_scale)])
 
+    @property
+    def inverse(self) -> "Units":
+        """The units of raw rows, seen from rows in these: what brings x' back to x."""
+        sides = ((self.p_mean, self.p_scale), (self.r_mean, self.r_scale))
+        return Units(*(v for mean, scale in sides for v in (-mean * scale, 1 / scale)))
+
     def read(self, x_p: Float[Tensor, "batch n_p"]) -> Float[Tensor, "batch n_p"]:
         """x_p in these units."""
         return (x_p - self.p_mean) * self.p_scale

@@ -1,10 +1,11 @@
 """A ring of rows that a producer fills in a thread of its own while training reads them, shuffled."""
 
+import json
 import math
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -15,7 +16,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from monosem.base.errors import DataError, check
-from monosem.base.files import read_json, write_json
+from monosem.base.files import parse_json, read_json, write_json
+from monosem.base.group import ALONE, Group, in_step, said
 from monosem.base.seeds import torch_generator
 
 _KEPT = 256
@@ -80,17 +82,22 @@ class _Cursor:
 
 
 class Cursors:
-    """The newest cursors and some notes of a stream; in a file, if there is one, for a run that is killed."""
+    """The newest cursors and some notes of a stream; in a file, if there is one, for a run that is killed.
 
-    def __init__(self, path: Path | None, digest: str) -> None:
-        self.path, self.digest = path, digest
+    Of several processes the first reads and writes the file, and the others know what it read.
+    """
+
+    def __init__(self, path: Path | None, digest: str, group: Group = ALONE) -> None:
+        self.path, self.digest = path if group.rank == 0 else None, digest
         self.all: dict[int, _Cursor] = {}
         self.notes: dict[str, Any] = {}
-        if path is not None and path.is_file():
-            known = read_json(path)
-            if known.get("digest") == digest:
-                self.all = {row: _Cursor(row, state, drop) for row, state, drop in known["cursors"]}
-                self.notes = known["notes"]
+        with in_step(group):
+            known = read_json(self.path) if self.path is not None and self.path.is_file() else {}
+        if group.size > 1:
+            known = parse_json(said(group, json.dumps(known))[0])
+        if known.get("digest") == digest:
+            self.all = {row: _Cursor(row, state, drop) for row, state, drop in known["cursors"]}
+            self.notes = known["notes"]
 
     def before(self, row: int) -> _Cursor:
         """The newest cursor at or before a row; the start of the stream if there is none."""
@@ -156,7 +163,8 @@ class Ring:
     Row n of the producer belongs to block n // size, which is read in a keyed permutation once it is complete. A row's
     place is free again when every reader is past it, and is filled at once: with room for some batches more than a
     block, the producer need never stop, nor training wait for it. Row r of the stream is therefore a function of r and
-    the seed, whoever reads it and when.
+    the seed, whoever reads it and when. In a group every process has the same rows and takes in the next ones as it
+    reads, in step with the others: a producer that exchanges rows may do so there, and nowhere else.
     Shapes: rows [size + room, width] per site, on `device` in `dtype`.
     """
 
@@ -170,8 +178,9 @@ class Ring:
         dtype: torch.dtype,
         cursors: Cursors,
         norm_limit: float | None = None,
+        group: Group = ALONE,
     ) -> None:
-        self.producer, self.size, self.seed, self.cursors = producer, size, seed, cursors
+        self.producer, self.size, self.seed, self.cursors, self.group = producer, size, seed, cursors, group
         self.limit = None if norm_limit is None else NormLimit(norm_limit, cursors.notes)
         self.slots = size + room
         self.rows = [torch.empty(self.slots, width, dtype=dtype, device=device) for width in producer.widths]
@@ -181,6 +190,7 @@ class Ring:
         self.live: set[int] = set()  # readers that may still come
         self.waited = 0.0
         self._orders: dict[tuple[int, int], Tensor] = {}
+        self._filling: Generator[None] | None = None
         self._thread: threading.Thread | None = None
         self._fresh(0)
 
@@ -222,12 +232,13 @@ class Ring:
             oldest = min(row for row, _ in self.readers.values())
             behind = oldest < self.freed
             ahead = oldest // self.size * self.size > self.arrived
-        if self._thread is None or behind or ahead:
+        if self._filling is None or behind or ahead:
             self._restart(oldest // self.size * self.size)
-        began = time.perf_counter()
+        began, complete = time.perf_counter(), (block + 1) * self.size
+        if self.group.size > 1:
+            self._fill_up_to(oldest, complete)
         with self.changed:
             self._release(oldest)
-            complete = (block + 1) * self.size
             self.changed.wait_for(lambda: self.arrived >= complete or self.end is not None or self.error is not None)
             if self.error is not None:
                 raise self.error
@@ -271,50 +282,74 @@ class Ring:
             pieces = self.producer.pieces(cursor.state, cursor.drop + skip)
         else:
             pieces = self.limit.pieces(self.producer.pieces(cursor.state, cursor.drop), skip)
-        self._thread = threading.Thread(target=self._fill, args=(pieces,), daemon=True)
-        self._thread.start()
+        self._filling = self._taken_in(pieces)
+        if self.group.size == 1:
+            self._thread = threading.Thread(target=self._fill, args=(self._room,), daemon=True)
+            self._thread.start()
 
     def stop(self) -> None:
-        """End the producer's thread; reading goes on from a new one."""
+        """End the producer; reading goes on from a new one."""
         with self.changed:
             self.stopped = True
             self.changed.notify_all()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
-        self._thread = None
+        if self._thread is not threading.current_thread():
+            if self._thread is not None:
+                self._thread.join()
+            if self._filling is not None:
+                self._filling.close()
+        self._filling = self._thread = None
 
-    def _put(self, piece: Piece) -> bool:
-        """Take in a piece, waiting for room; False when the ring was stopped."""
-        rows, done = piece.xs[0].shape[0], 0
-        ahead = -self.arrived % self.size  # rows until a block begins
-        if ahead < rows:
-            self.cursors.add(_Cursor(self.arrived + ahead, piece.state, piece.before(ahead)))
-        while done < rows:
-            with self.changed:
-                self.changed.wait_for(lambda: self._free or self.stopped)
-                if self.stopped:
-                    return False
-                slot = torch.tensor([self._free.popleft() for _ in range(min(rows - done, len(self._free)))])
-            part = slice(done, done + slot.numel())
-            for kept, x in zip(self.rows, piece.xs, strict=True):
-                kept.index_copy_(0, slot.to(kept.device), x[part].to(kept))
-            if piece.columns is not None:
-                self.columns[slot] = piece.columns[part]
-            with self.changed:
-                numbers = torch.arange(self.arrived, self.arrived + slot.numel())
-                self._slot[numbers % self._slot.numel()] = slot
-                self.arrived += slot.numel()
-                self.changed.notify_all()
-            done = part.stop
-        return True
+    def _taken_in(self, pieces: Iterator[Piece]) -> Generator[None]:
+        """Take in one piece after the other; it stops before each place where it needs room."""
+        for piece in pieces:
+            rows, done = piece.xs[0].shape[0], 0
+            ahead = -self.arrived % self.size  # rows until a block begins
+            if ahead < rows:
+                self.cursors.add(_Cursor(self.arrived + ahead, piece.state, piece.before(ahead)))
+            while done < rows:
+                yield
+                done = self._put(piece, done)
 
-    def _fill(self, pieces: Iterator[Piece]) -> None:
-        """The producer's thread: until the rows end, or somebody stops it."""
+    def _put(self, piece: Piece, done: int) -> int:
+        """Take in what there is room for, of a piece whose first `done` rows have arrived; how many have then."""
+        with self.changed:
+            number = min(piece.xs[0].shape[0] - done, len(self._free))
+            slot = torch.tensor([self._free.popleft() for _ in range(number)])
+        part = slice(done, done + number)
+        for kept, x in zip(self.rows, piece.xs, strict=True):
+            kept.index_copy_(0, slot.to(kept.device), x[part].to(kept))
+        if piece.columns is not None:
+            self.columns[slot] = piece.columns[part]
+        with self.changed:
+            numbers = torch.arange(self.arrived, self.arrived + number)
+            self._slot[numbers % self._slot.numel()] = slot
+            self.arrived += number
+            self.changed.notify_all()
+        return part.stop
+
+    def _room(self) -> bool:
+        """Wait for room; False when the ring was stopped."""
+        with self.changed:
+            self.changed.wait_for(lambda: self._free or self.stopped)
+            return not self.stopped
+
+    def _fill_up_to(self, oldest: int, complete: int) -> None:
+        """Take in the rest of a block, which leaves room, and then what makes a block more than was read."""
+        for row in (complete, oldest + self.size):
+            with self.changed:
+                self._release(oldest)
+            if self.arrived < row and self.end is None:
+                self._fill(lambda row=row: self.arrived < row)  # type: ignore[misc]
+
+    def _fill(self, more: Callable[[], bool]) -> None:
+        """Take in rows for as long as there is room, until they end or more are not wanted."""
         error: BaseException | None = None
+        assert self._filling is not None
         try:
             with torch.inference_mode():
-                if not all(self._put(piece) for piece in pieces):
-                    return
+                for _ in self._filling:
+                    if not more():
+                        return
         except BaseException as raised:
             error = raised
         with self.changed:

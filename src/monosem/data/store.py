@@ -65,7 +65,9 @@ class _Site:
 
 
 @dataclass(frozen=True)
-class _Shard:
+class Shard:
+    """What a manifest says of a shard."""
+
     rows: Size
     sha256: dict[str, Sha256]
 
@@ -85,7 +87,7 @@ class _Manifest:
     about: dict[str, Any]
     machine: dict[str, str]
     vocabulary: Sha256 | None
-    shards: list[_Shard]
+    shards: list[Shard]
     complete: bool
     sha256: Sha256 | None = None
 

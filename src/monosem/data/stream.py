@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from monosem.base.errors import ArgumentError, check
+from monosem.base.errors import ArgumentError, RefusedError, check
+from monosem.base.group import ALONE, Group
 from monosem.base.spec import digest
 from monosem.core.pairs import Rows
 from monosem.core.units import Units
@@ -33,6 +34,7 @@ class StreamSource:
     are measured on the first block. With `norm_limit`, rows that are far longer than most are left out (NormLimit);
     `left_out` says how many. `view` gives other sites of the same rows: several dictionaries train from one
     pass, each in a loop and a thread of its own; the fastest waits for the slowest.
+    `group`: processes that all take these rows, in step.
     """
 
     rows: int | None = None
@@ -50,13 +52,14 @@ class StreamSource:
         normalise: bool = True,
         cursor: str | Path | None = None,
         norm_limit: float | None = None,
+        group: Group = ALONE,
     ) -> None:
         check(buffer >= 1, f"buffer={buffer}; it holds at least one row")
         about = {"rows": producer.digest, "buffer": buffer, "seed": seed, "dtype": str(dtype)}
         self._about = digest(about if norm_limit is None else about | {"norm limit": norm_limit})
-        cursors = Cursors(None if cursor is None else Path(cursor), self._about)
+        cursors = Cursors(None if cursor is None else Path(cursor), self._about, group)
         place = torch.device(device)
-        self._ring = Ring(producer, buffer, max(1, buffer // 4), seed, place, dtype, cursors, norm_limit)
+        self._ring = Ring(producer, buffer, max(1, buffer // 4), seed, place, dtype, cursors, norm_limit, group)
         self._numbers = count()
         self._settle(read, write, normalise)
 
@@ -75,6 +78,7 @@ class StreamSource:
 
     def view(self, read: Sequence[int], write: Sequence[int] | None = None, normalise: bool = True) -> "StreamSource":
         """The same rows at other sites, for another dictionary; made before training begins."""
+        check(self._ring.group.size == 1, "several dictionaries read one stream in one process only", RefusedError)
         other = object.__new__(type(self))
         other.__dict__ |= {"_about": self._about, "_ring": self._ring, "_numbers": self._numbers}
         other._settle(read, write, normalise)

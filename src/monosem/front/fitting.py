@@ -20,6 +20,7 @@ from monosem.dictionary.atoms import Progress
 from monosem.dictionary.climb import Settings
 from monosem.dictionary.discover import Discovery
 from monosem.dictionary.discover import discover as discover_directions
+from monosem.front.given import as_start
 from monosem.methods import Method
 from monosem.methods import method as read_method
 from monosem.train.config import FitConfig
@@ -45,6 +46,7 @@ def fit(
     progress: bool | None = None,
     allow_other_machine: bool = False,
     mesh: Any = None,
+    start: Any = None,
     **settings: Any,
 ) -> Result:
     """Train a dictionary on rows, whatever they come in.
@@ -57,7 +59,8 @@ def fit(
     model takes raw rows; None does so for all rows but those of a source, which is taken as it is. With `out`, a
     folder, a killed run goes on where it stopped. `progress` None: a bar in a notebook. `mesh`: "latents=P" shares
     the latents among P processes of torchrun, which select the cells that one would; or a DeviceMesh with that
-    dimension.
+    dimension. `start`: a trained model, a result of `fit`, or a file of any known format, with whose function the run
+    begins.
 
     Raises: ArgumentError, DataError or RefusedError, one line with the remedy, for what cannot be trained.
     Example:
@@ -82,6 +85,7 @@ def fit(
         progress=in_notebook() if progress is None else progress,
         allow_other_machine=allow_other_machine,
         mesh=mesh,
+        start=None if start is None else as_start(start),
     )
 
 

@@ -14,6 +14,7 @@ from monosem.data.texts import pieces, read_documents, text_batches
 from monosem.interop.api import load
 from monosem.networks.models import open_network
 from monosem.train.result import Result
+from monosem.train.start import Start
 
 Network = nn.Module | Mapping[str, nn.Module] | str | Path
 """A network in evaluation mode, several by name, or a transformers folder, or a name in the cache."""
@@ -60,3 +61,8 @@ def as_model(given: Any) -> SDL:
         return given.model
     check(isinstance(given, str | Path), f"model={shown(given)}; give a model, what fit returned, or a path")
     return load(given)
+
+
+def as_start(given: Any) -> Start:
+    """A model to go on from, and its file where it is one."""
+    return Start(as_model(given), str(given) if isinstance(given, str | Path) else "")

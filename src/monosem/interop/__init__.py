@@ -1,5 +1,6 @@
 """Exchange weights with other libraries: read and write their formats so that the function stays the same."""
 
+from monosem.core.folding import fold_decoder_norm, fold_input_scale
 from monosem.interop.api import (
     Description,
     describe,
@@ -12,7 +13,6 @@ from monosem.interop.api import (
     save_pretrained,
 )
 from monosem.interop.files import FORMATS, Format, Loaded
-from monosem.interop.folding import fold_decoder_norm, fold_input_scale
 from monosem.interop.saebench import SAEBenchModel
 
 __all__ = [

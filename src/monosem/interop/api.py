@@ -12,6 +12,7 @@ from torch import Tensor
 
 from monosem.base.errors import CheckpointError, MonosemError, RefusedError, shortened
 from monosem.base.machine import find_device
+from monosem.core.folding import fold_input_scale
 from monosem.core.io import activation_to_text, load_config, load_model, load_outline, save_model
 from monosem.core.model import SDL
 from monosem.core.rownorm import RowNormSDL
@@ -26,7 +27,6 @@ from monosem.interop import (  # each file adds its formats to FORMATS
 )
 from monosem.interop.build import NAMED, kind_of, refuse
 from monosem.interop.files import FORMATS, Candidate, Dtype, Format, Loaded
-from monosem.interop.folding import fold_input_scale
 
 _ = (circuit_tracer, dictionary_learning, gemma_scope, llamascopium, openai, saelens, sparsify)
 

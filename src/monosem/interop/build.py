@@ -13,11 +13,11 @@ from monosem.base.errors import RefusedError
 from monosem.core.activations import Activation
 from monosem.core.dictionaries import Dictionary
 from monosem.core.encoders import Encoder
+from monosem.core.folding import encoder_bias
 from monosem.core.io import place_tensors
 from monosem.core.model import AFFINE, FREE, SDL, PreBias
 from monosem.core.pairs import SAE, CrossLayer, Layout, Transcoder
 from monosem.core.rownorm import RowNorm, RowNormSDL
-from monosem.interop.folding import encoder_bias
 
 
 def assemble(

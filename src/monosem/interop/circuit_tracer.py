@@ -14,6 +14,7 @@ from torch import Tensor
 from monosem.base.errors import CheckpointError, RefusedError, check
 from monosem.base.files import plain_file, write_atomic
 from monosem.core.activations import Activation, BatchTopK, JumpReLU, ReLU
+from monosem.core.folding import encoder_bias, thresholds
 from monosem.core.model import SDL
 from monosem.core.pairs import CrossLayer
 from monosem.core.rownorm import RowNormSDL
@@ -29,7 +30,6 @@ from monosem.interop.build import (
     source_config,
 )
 from monosem.interop.files import FORMATS, LARGEST_CONFIG, Candidate, Format, Loaded, TensorFiles, write_tensors
-from monosem.interop.folding import encoder_bias, thresholds
 
 _NAME, _UNKNOWN = "circuit_tracer", "unknown"
 _LARGEST_SKIP = 2**28

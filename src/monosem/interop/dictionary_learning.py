@@ -11,11 +11,11 @@ from torch import Tensor
 from monosem.base.errors import CheckpointError, RefusedError, shortened
 from monosem.base.files import write_atomic, write_json
 from monosem.core.activations import AbsTopK, Activation, BatchTopK, Gated, JumpReLU, ReLU, TopK
+from monosem.core.folding import thresholds
 from monosem.core.model import SDL, PreBias
 from monosem.core.pairs import Crosscoder
 from monosem.interop.build import Plain, assemble, generic_metadata, named, refuse, sae, source_config
 from monosem.interop.files import FORMATS, Candidate, Entry, Format, Loaded, Tensors
-from monosem.interop.folding import thresholds
 
 _NAME = "dictionary_learning"
 _LINEAR = {"encoder.weight", "encoder.bias", "decoder.weight"}

@@ -9,12 +9,12 @@ from torch import Tensor
 from monosem.base.blocks import Block
 from monosem.base.errors import CheckpointError, RefusedError
 from monosem.core.activations import Activation, JumpReLU, ReLU, TopK
+from monosem.core.folding import fold_input_scale
 from monosem.core.pairs import Crosscoder, CrossLayer, Layout
 from monosem.core.rownorm import RowNorm
 from monosem.core.units import ROWS
 from monosem.interop.build import assemble, sae, transcoder
 from monosem.interop.files import FORMATS, Candidate, Format, Loaded, Tensors
-from monosem.interop.folding import fold_input_scale
 
 _NORM = "dataset_average_activation_norm."
 _THRESHOLD = "activation_function.log_jumprelu_threshold"

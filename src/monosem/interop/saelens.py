@@ -11,6 +11,7 @@ from monosem.base.files import write_json
 from monosem.core.activations import AbsTopK, Activation, BatchTopK, Gated, JumpReLU, ReLU, TopK
 from monosem.core.dictionaries import Tied
 from monosem.core.encoders import Affine
+from monosem.core.folding import fold_decoder_norm, fold_input_scale, thresholds
 from monosem.core.model import SDL
 from monosem.core.pursuit import MatchingPursuit
 from monosem.core.rownorm import RowNorm
@@ -26,7 +27,6 @@ from monosem.interop.build import (
     transcoder,
 )
 from monosem.interop.files import FORMATS, Candidate, Format, Loaded, Tensors, write_tensors
-from monosem.interop.folding import fold_decoder_norm, fold_input_scale, thresholds
 
 _VERIFIED = "6.37.7"
 """The oldest version that has read every kind of file that `write` makes; what came from SAELens keeps its own."""

@@ -146,7 +146,7 @@ def _top(score: Tensor, rule: TopK) -> Positions:
 
 def _above(score: Tensor, rule: Above, all_of_them: bool = False) -> Positions | Mask:
     if usable(score) and score.shape[0]:
-        cells = above(score, floors_of(rule), None if all_of_them else room(score.numel()))
+        cells = above(score, floors_of(rule), None if all_of_them else room(score.numel(), score.device.type))
         if cells is not None:
             return positions_of(cells, score.shape[1])
     mask = score > rule.floor

@@ -183,7 +183,7 @@ def select(
     `implicit`: what the rule leaves out is zero by itself, so that a dense code needs no mask.
     """
     tops = tuple(request for request in requests if isinstance(request, TopK))
-    counts = Counts(z.rows, z.n_q, tuple(_available(request, z.n_q) for request in tops))
+    counts = Counts(z.rows, z.n_q, tuple(_available(request, z.n_q) for request in tops), device=z.x.device.type)
     if isinstance(rule, TopK):
         rule = replace(rule, k=min(rule.k, z.n_q))
     if isinstance(rule, Custom) or goes_dense(rule, requests, counts):
@@ -246,7 +246,7 @@ def _proposed(job: _Job, halved: Halved | Scan) -> Selection:
 
     def cells(rule: Mergeable) -> SparseCode:
         if isinstance(rule, Above):
-            return _decided(halved.above(z.x, floors_of(rule), room(z.rows * z.n_q) + 7), z.n_q)
+            return _decided(halved.above(z.x, floors_of(rule), room(z.rows * z.n_q, z.x.device.type) + 7), z.n_q)
         if rule.among is None:
             return _decided(halved.top(z.x, min(rule.k, z.n_q)), z.n_q)
         return _of_some(z, rule)
@@ -280,7 +280,8 @@ def _by_latents(job: _Job) -> Selection:
     elif isinstance(job.rule, Above):
         sample, floors = z.sample(), floors_of(job.rule)
         floors = floors[:: z.sample_step] if isinstance(floors, Tensor) else floors
-        counts = Counts(z.rows, z.n_q, (), int(torch.count_nonzero(sample > floors)), sample.numel())
+        some = int(torch.count_nonzero(sample > floors))
+        counts = Counts(z.rows, z.n_q, (), some, sample.numel(), sample.device.type)
         if goes_dense(job.rule, (), counts):
             return job.dense()
 
@@ -311,7 +312,8 @@ def _by_rows(job: _Job) -> Selection:
         floor.look(strided(score), score.shape[0], score.numel())
     if isinstance(job.rule, Above):
         bar = job.rule.floor if floor is None else floor.floor
-        counts = Counts(z.rows, z.n_q, (), int(torch.count_nonzero(torch.gt(score, bar))), score.numel())
+        some = int(torch.count_nonzero(torch.gt(score, bar)))
+        counts = Counts(z.rows, z.n_q, (), some, score.numel(), score.device.type)
         if goes_dense(job.rule, (), counts):
             return job.dense(head)
     first: Tensor | None = head
@@ -344,6 +346,6 @@ def rank(
 def carried(chosen: Positions | Mask, z: Tensor) -> SparseCode | Mask:
     """Cells one by one where they are few, else as a mask."""
     if isinstance(chosen, Positions):
-        return chosen.mask() if crowded(chosen.nnz, z.numel()) else cells_of(chosen, z)
-    few = not crowded(int(torch.count_nonzero(chosen)), z.numel())
+        return chosen.mask() if crowded(chosen.nnz, z.numel(), z.device.type) else cells_of(chosen, z)
+    few = not crowded(int(torch.count_nonzero(chosen)), z.numel(), z.device.type)
     return cells_of(Positions.from_mask(chosen), z) if few else chosen

@@ -4,7 +4,7 @@ import hashlib
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, repeat
+from itertools import chain, product, repeat
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from jaxtyping import Float, Int8
 from torch import Tensor, nn
 
 from monosem.base.errors import CheckpointError, DataError, ShapeError, check
+from monosem.base.group import ALONE, Group
 from monosem.data.batches import Batch, Pool, TokenFilter, number_documents
 from monosem.data.store import Store, open_store
 from monosem.data.writer import STORED, Writer
@@ -121,6 +122,7 @@ def harvest(
     stop: bool = True,
     progress: Progress | None = None,
     allow_other_machine: bool = False,
+    group: Group = ALONE,
 ) -> Store:
     """Run a module over batches and store the rows of its sites.
 
@@ -131,6 +133,8 @@ def harvest(
     `rows`: stop after so many. `labels` names the classes that batches carry as numbers. `stop` ends each
     forward pass at the last site. `about` is written to the manifest as it is.
     Called again after a kill, it skips what is stored (comparing tokens and places) and ends with the same bytes.
+    `group`: the processes that harvest, each with the network and the same batches. Each runs the batches of every P-th
+    shard; the store has the bytes of one process's.
 
     Raises: ArgumentError for a site that is not there; DataError for numbers that are not finite in `dtype`;
         CheckpointError when `out` holds another harvest, or the batches are not those it was begun with.
@@ -149,8 +153,7 @@ def harvest(
     first = next(stream, None)
     if first is None:
         raise DataError("no batches to harvest; give at least one")
-    probe = runner.raw(first)
-    time, widths = runner.shape(probe, first)
+    time, widths = runner.shape(probe := runner.raw(first), first)
     header = {
         "sites": [
             {"name": str(s), "model": s.model, "module": s.module, "side": s.side, "width": w}
@@ -164,14 +167,14 @@ def harvest(
         "labels": None if labels is None else list(labels),
         "about": dict(about or {}),
     }
-    writer = Writer(Path(out), header, vocabulary, allow_other_machine)
+    writer = Writer(Path(out), header, vocabulary, allow_other_machine, group)
     try:
         work = chain([(first, probe)], zip(stream, repeat(None), strict=False))
-        _fill(runner, writer, work, time, sys.maxsize if rows is None else rows, progress)
+        total = _fill(runner, writer, work, time, rows or sys.maxsize, progress)
     except BaseException:
         writer.stop()
         raise
-    writer.close()
+    writer.close(total)
     return open_store(out)
 
 
@@ -182,64 +185,72 @@ def _fill(
     time: int,
     wanted: int,
     progress: Progress | None,
-) -> None:
-    """Skip the batches whose rows are all stored, then harvest; the first rows of the one between are dropped."""
+) -> int:
+    """Skip the batches whose rows are all stored, or another process's, then harvest; of one between, some rows.
+
+    Returns how many rows the store has.
+    """
     safe, done, new, tokens = writer.rows, 0, 0, 0
-    stored = open_store(writer.folder, partial=True) if safe else None
     for batch, outputs in batches:
         if done >= wanted:
             break
         check((batch.label is not None) == (writer.manifest["labels"] is not None), _LABELS, DataError)
         count = batch.count(time, runner.pool)
-        if stored is not None and done < safe:
+        stored, missing = writer.parts(done, min(count, wanted - done))
+        if stored:
             times = time if batch.keep is None else batch.keep.shape[1]
-            _same_batch(batch.columns(times, runner.pool)[1], stored, done)
-        if done + count > safe and not writer.complete:
-            part = slice(max(0, safe - done), min(count, wanted - done))
-            _append(runner, writer, batch, outputs, count, part)
-            new, tokens = new + part.stop - part.start, tokens + batch.tokens
+            _same_rows(batch.columns(times, runner.pool)[1], writer, done, stored)
+        if missing:
+            _append(runner, writer, batch, outputs, count, missing)
+            new, tokens = new + sum(part.stop - part.start for _, part in missing), tokens + batch.tokens
             if progress is not None:
                 progress(new, tokens)
         done += count
     if min(done, wanted) < safe:
         raise CheckpointError(f"{writer.folder} holds {safe} rows, the batches give {done}; {_OTHER}")
     check(done > 0, "the batches hold no row that is kept; loosen the token filter", DataError)
+    return min(done, wanted)
 
 
 def _append(
-    runner: Runner, writer: Writer, batch: Batch, outputs: Mapping[Site, Tensor] | None, count: int, part: slice
+    runner: Runner,
+    writer: Writer,
+    batch: Batch,
+    outputs: Mapping[Site, Tensor] | None,
+    count: int,
+    parts: Sequence[tuple[int, slice]],
 ) -> None:
-    """Write some of a batch's rows, in the files' type."""
+    """Write some of a batch's rows into their shards, in the files' type."""
     dtype = writer.manifest["dtype"]
     xs, columns = runner.rows(batch, outputs)
     if len(columns["token"]) != count:
         raise ShapeError("a site has other places per document than at first; pad the batches")
-    extra = {name: values[part].numpy() for name, values in columns.items()}
+    extra = {name: values.numpy() for name, values in columns.items()}
     kept = []
     for number, (x, site) in enumerate(zip(xs, runner.sites, strict=True)):
         if dtype == "int8":
             x, scales = _quantised(x)
-            extra[f"scale{number}"] = _converted(scales, torch.float32, site)[part]
-        kept.append(_converted(x, getattr(torch, dtype), site)[part])
-    writer.append(kept, extra)
+            extra[f"scale{number}"] = _converted(scales, torch.float32, site)
+        kept.append(_converted(x, getattr(torch, dtype), site))
+    for shard, part in parts:
+        writer.append(shard, [x[part] for x in kept], {name: values[part] for name, values in extra.items()})
 
 
 _OTHER = "give the batches that the harvest was begun with, or another folder"
 _LABELS = "labels name classes and batches carry them as numbers: give both or neither"
 
 
-def _same_batch(columns: Mapping[str, Tensor], stored: Store, first: int) -> None:
-    """The rows that are skipped are those that are stored."""
-    stored_columns = {"token": stored.tokens, "document": stored.documents, "position": stored.positions}
-    last = min(first + len(columns["token"]), stored.rows)
-    for name, values in stored_columns.items():
-        differ = np.flatnonzero(values[first:last] != columns[name][: last - first].numpy())
+def _same_rows(columns: Mapping[str, Tensor], writer: Writer, first: int, parts: Sequence[tuple[int, slice]]) -> None:
+    """The rows of a batch that are skipped are those that shards have; `first` is the number of the batch's first."""
+    for (number, part), name in product(parts, ("token", "document", "position")):
+        start = first + part.start
+        stored = writer.column(number, name)[start - number * writer.each : first + part.stop - number * writer.each]
+        given = columns[name][part][: len(stored)].numpy()
+        differ = np.flatnonzero(stored != given)
         if differ.size:
-            row = first + int(differ[0])
-            raise CheckpointError(
-                f"row {row} of {stored.folder} has {name} {int(values[row])}, the batches give "
-                f"{int(columns[name][row - first])}; {_OTHER}"
-            )
+            at = int(differ[0])
+            row = f"row {start + at} of {writer.folder} has {name} {int(stored[at])}"
+            raise CheckpointError(f"{row}, the batches give {int(given[at])}; {_OTHER}")
 
 
 def _as_rows(x: Tensor, batch: Batch) -> Tensor:

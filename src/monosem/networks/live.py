@@ -1,15 +1,18 @@
 """Training rows straight from a network, which runs ahead of training in a thread of its own; nothing is stored."""
 
 import copy
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from monosem.base.errors import DataError, check
+from monosem.base.group import ALONE, Group, agreed, in_step
 from monosem.base.seeds import torch_generator
 from monosem.base.spec import digest
 from monosem.data.batches import Batch, Pool, TokenFilter, number_documents
@@ -17,6 +20,7 @@ from monosem.data.ring import Piece
 from monosem.data.stream import BUFFER_ROWS, StreamSource
 from monosem.networks.harvest import Runner, fingerprint
 
+T = TypeVar("T")
 Batches = Iterable[Any] | Callable[[], Iterable[Any]]
 """What `harvest` takes; a function makes it anew, for an iterator that can be read once."""
 
@@ -31,6 +35,8 @@ class LiveSource(StreamSource):
     rows. Batches with `state_dict` and `load_state_dict` (torchdata's, `datasets`', TextStream) are resumed there with
     a `cursor` file; others are read again up to that place, without running the network.
     `about` describes the batches, for the run's identity; the first batch is part of it in any case.
+    `group`: the processes that train on the stream, each with the network and the same batches. Each runs every P-th
+    batch and sends its rows to the others, so that no batch runs twice and all see the rows that one process would.
     `module`, `keep`, `pool`, `stop`: as for `harvest`. Others: as for StreamSource.
     """
 
@@ -52,12 +58,15 @@ class LiveSource(StreamSource):
         cursor: str | Path | None = None,
         norm_limit: float | None = None,
         about: Any = None,
+        group: Group = ALONE,
     ) -> None:
         runner = Runner.of(module, read if write is None else f"{read}; {write}", pool, stop)
         runner.check_evaluating()
         self.producer = _Network(runner, batches, keep, seed, about)
+        agreed(group, self.producer.digest, "give every process the same network and the same batches")
         if self.producer.rows is not None:
             buffer = min(buffer, self.producer.rows)
+        self.producer.share(group, dtype, buffer // 4)
         options: dict[str, Any] = {
             "buffer": buffer,
             "seed": seed,
@@ -65,7 +74,7 @@ class LiveSource(StreamSource):
             "dtype": dtype,
             "normalise": normalise,
         }
-        options |= {"norm_limit": norm_limit, "cursor": cursor}
+        options |= {"norm_limit": norm_limit, "cursor": cursor, "group": group}
         sides = self.sites_of(read), None if write is None else self.sites_of(write)
         super().__init__(self.producer, *sides, **options)
 
@@ -78,8 +87,16 @@ class LiveSource(StreamSource):
         return tuple(runner.sites.index(site) for site in sites)
 
 
+class _Pass(NamedTuple):
+    """A batch that is run, the state before it, and how many of its rows are left out."""
+
+    batch: Batch
+    state: Any
+    drop: int
+
+
 class _Network:
-    """Rows of a network, batch after batch."""
+    """Rows of a network, batch after batch; of several processes each runs every P-th of them."""
 
     def __init__(self, runner: Runner, batches: Batches, keep: TokenFilter | None, seed: int, about: Any) -> None:
         self.runner, self.keep, self.seed = runner, keep, seed
@@ -94,6 +111,7 @@ class _Network:
             self._batches = chain([first], batches)  # type: ignore[arg-type]
         batch = next(number_documents([first], keep))
         self.time, self.widths = runner.shape(runner.raw(batch), batch)
+        self._first = batch.count(self.time, runner.pool)
         self.rows = self._counted(batches) if isinstance(batches, Sequence) else None
         self.digest = digest(
             {
@@ -122,12 +140,27 @@ class _Network:
         order = torch.randperm(len(batches), generator=torch_generator(self.seed, "live/batches", epoch))
         return (batches[number] for number in order.tolist())
 
+    def share(self, group: Group, dtype: torch.dtype, room: int) -> None:
+        """Run a share of the batches, at most `room` rows ahead over all processes; rows are sent in `dtype`."""
+        self.group, self._dtype = group, dtype
+        self._ahead = max(1, room // max(1, group.size * self._first))
+
     def pieces(self, state: Any, drop: int) -> Iterator[Piece]:
         """Epoch after epoch; batches that are left out whole are not run."""
         if self._once:
             again = "an iterator cannot be read again from its start; give a function that makes it, or a larger buffer"
             check(not self._begun, again, DataError)
             self._begun = True
+        passes = self._passes(state, drop)
+        alone = self.group.size == 1
+        for one, xs in ((one, self.runner.rows(one.batch)[0]) for one in passes) if alone else self._shared(passes):
+            time = self.time if one.batch.keep is None else one.batch.keep.shape[1]
+            columns = one.batch.columns(time, self.runner.pool)[1]
+            where = torch.stack([columns[name] for name in ("token", "document", "position")], 1)
+            yield Piece([x[one.drop :] for x in xs], where[one.drop :], one.state, one.drop)
+
+    def _passes(self, state: Any, drop: int) -> Iterator[_Pass]:
+        """The batches to run, but those whose rows are all left out."""
         epoch, place = (0, None) if state is None else (state["epoch"], state)
         while True:
             ran = 0
@@ -137,14 +170,36 @@ class _Network:
                 if drop >= count:
                     drop -= count
                     continue
-                xs, columns = self.runner.rows(batch)
-                where = torch.stack([columns[name] for name in ("token", "document", "position")], 1)
-                yield Piece([x[drop:] for x in xs], where[drop:], before, drop)
+                yield _Pass(batch, before, drop)
                 drop = 0
             if self._once:
                 return
             check(ran > 0 or place is not None, "the batches hold no row that is kept; loosen the filter", DataError)
             epoch, place = epoch + 1, None
+
+    def _shared(self, passes: Iterator[_Pass]) -> Iterator[tuple[_Pass, Sequence[Tensor]]]:
+        """Round by round, a batch for each process, which has run its own by then; all get the rows of all."""
+        rounds = _ahead(self._own(passes), self._ahead)
+        while True:
+            with in_step(self.group):
+                batches, rows = next(rounds, ((), None))
+            if rows is None:
+                return
+            parts = self.group.parts(rows.view(torch.uint8))
+            for rank, (one, part) in enumerate(zip(batches, parts, strict=False)):
+                wanted = one.batch.count(self.time, self.runner.pool)
+                same = f"process {rank} gave {part.shape[0]} rows for a batch of {wanted}; give all the same batches"
+                check(part.shape[0] == wanted, same, DataError)
+                yield one, torch.split(part.view(self._dtype), list(self.widths), 1)
+
+    def _own(self, passes: Iterator[_Pass]) -> Iterator[tuple[list[_Pass], Tensor]]:
+        """(the batches of a round, the rows of this process's own, all sites side by side)."""
+        while batches := list(islice(passes, self.group.size)):
+            if self.group.rank < len(batches):
+                xs = self.runner.rows(batches[self.group.rank].batch)[0]
+                yield batches, torch.cat([x.to(xs[0].device, self._dtype) for x in xs], 1)
+            else:
+                yield batches, torch.empty(0, sum(self.widths), dtype=self._dtype)
 
     def _from(self, epoch: int, place: Any) -> Iterator[tuple[Any, Batch]]:
         """(the state before it, batch) from a place in an epoch on."""
@@ -160,6 +215,18 @@ class _Network:
             yield {"epoch": epoch, "batch": number, "document": first, "source": inner}, batch
             number, first = number + 1, max(first, int(batch.document.max()) + 1)
             inner = items.state_dict() if saves else None
+
+
+def _ahead(items: Iterator[T], number: int) -> Iterator[T]:
+    """The same items, a number of which are made ahead, in a thread of its own."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = deque(pool.submit(next, items, None) for _ in range(number))
+        try:
+            while (item := coming.popleft().result()) is not None:
+                coming.append(pool.submit(next, items, None))
+                yield item
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _saves(items: Any) -> bool:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from monosem.train.loggers import tracker as tracker
     from monosem.train.loop import Callback as Callback
     from monosem.train.loop import fit as fit
+    from monosem.train.mesh import open_mesh as open_mesh
     from monosem.train.result import Result as Result
     from monosem.train.state import Run as Run
 

@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,7 @@ from monosem.train.config import FitConfig
 from monosem.train.folder import RunFolder
 from monosem.train.progress import progress_bar
 from monosem.train.result import Result, about_run
+from monosem.train.start import Start
 from monosem.train.state import Run
 from monosem.train.update import Update, rate
 
@@ -84,12 +85,21 @@ L0_ROWS = 131072
 """At most how many rows active latents are counted on: a mean over so many is known to half a per cent."""
 
 
-def parts_of(method: Method, source: Source, n_q: int, config: FitConfig, anchors: Anchors | None) -> dict[str, Any]:
-    """What makes a run the same: method, data, sizes, anchors, and the configuration but for its length and logging."""
+def parts_of(
+    method: Method,
+    source: Source,
+    n_q: int,
+    config: FitConfig,
+    anchors: Anchors | None,
+    start: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """What makes a run the same: method, data, sizes, anchors, and the configuration but for its length and logging;
+    and the numbers that it starts from, where they are given."""
     plain = {k: v for k, v in to_plain(config).items() if k not in ("steps", "log_every", "checkpoint_every")}
     directions = None if anchors is None else [anchors.kind, digest(anchors.p.tolist()), digest(anchors.r.tolist())]
     data = [source.digest, source.p_widths, source.r_widths]
     parts = {"method": method, "data": data, "n_q": n_q, "config": plain, "anchors": directions}
+    parts |= {} if start is None else {"start": start["sha256"]}
     return {name: to_plain(part) for name, part in parts.items()}
 
 
@@ -210,6 +220,7 @@ def start_run(
     config: FitConfig,
     anchors: Anchors | None = None,
     group: Group = ALONE,
+    start: Start | None = None,
 ) -> Run:
     """A run at step 0, on its device: the model as it starts, its objective and its optimiser. Raises: as `fit`.
 
@@ -222,6 +233,9 @@ def start_run(
     fixed = [name for name in ("encoder", "decoder") if not all(p.requires_grad for p in getattr(model, name).weights)]
     resampled = method.resample is not None
     check(not (resampled and fixed), f"resampling draws {fixed} anew, but they are fixed; drop one", RefusedError)
+    if start is not None:
+        constraints = method.constraints_of(model.layout, anchors)
+        start.put_into(model, constraints, getattr(source, "units", None))
     model.selection = config.selection
     terms: dict[str, State] | None = None
     if group.size > 1:
@@ -294,6 +308,7 @@ def fit(
     progress: bool = False,
     allow_other_machine: bool = False,
     mesh: "str | DeviceMesh | None" = None,
+    start: SDL | Start | None = None,
 ) -> Result:
     """Train a method on the rows of a source.
 
@@ -304,6 +319,8 @@ def fit(
     then in evaluation mode.
     Where the source gives rows in `units` of its own, these are folded into the finished model, which takes and gives
     raw rows then; the log, callbacks and checkpoint stay in the units of training.
+    `start`: a trained model, whose function on raw rows the run begins with in place of `method.init`; sizes, pairing
+    and kind of activation are the method's. A run that is called again takes the same one.
     `mesh`: "latents=P" shares the latents among P processes that torchrun started, or a DeviceMesh with that
     dimension does; the cells selected are those of one process. Every process calls `fit` alike and sees all rows and
     all callbacks; its result's model has its own latents (`model.group`), and what that decodes is of all.
@@ -317,11 +334,12 @@ def fit(
         torch.Size([8, 16])
     """
     method, config = read_method(method) if isinstance(method, str) else method, config or FitConfig()
-    started = time.perf_counter()
+    start = Start(start) if isinstance(start, SDL) else start
+    started, warm = time.perf_counter(), None if start is None else start.about()
     with _threads(config.threads), kept_memory(), _group(mesh, config.device) as group:
-        run = start_run(method, source, n_q, config, anchors, group)
+        run = start_run(method, source, n_q, config, anchors, group, start)
         if out is not None:
-            run.parts = parts_of(method, source, n_q, config, anchors)
+            run.parts = parts_of(method, source, n_q, config, anchors, warm)
             run.identity = digest(run.parts)
         constraints = _constraints(method, run, source, n_q, anchors)
         update = Update(run, constraints, config)
@@ -348,6 +366,6 @@ def fit(
             run.finish(constraints)
             calibrate(run, config, source)
             model = _finished(run.model, source)
-            about = about_run(method, source, n_q, config, anchors, run.identity)
+            about = about_run(method, source, n_q, config, anchors, run.identity, warm)
             folder.finish(model, about)
     return Result(model, folder.entries, time.perf_counter() - started, run.identity, about)

@@ -67,11 +67,11 @@ class Processes(Group):
         return [part.to(x.device) for part in everyone]
 
 
-def _latents(mesh: str) -> int:
+def _size(mesh: str, shares: str) -> int:
     """P of "latents=P"."""
     name, _, number = mesh.partition("=")
-    right = name.strip() == "latents" and number.strip().isdigit() and int(number) > 0
-    check(right, f"mesh={mesh!r}; write latents=P, P the number of processes that share the latents")
+    right = name.strip() == shares and number.strip().isdigit() and int(number) > 0
+    check(right, f"mesh={mesh!r}; write {shares}=P, P the number of processes that share the {shares}")
     return int(number)
 
 
@@ -90,21 +90,22 @@ def share(
 
 
 @contextmanager
-def open_mesh(mesh: str | DeviceMesh, device: str) -> Iterator[Group]:
+def open_mesh(mesh: str | DeviceMesh, device: str = "cpu", shares: str = "latents") -> Iterator[Group]:
     """The group over which a run's latents lie: "latents=P" under torchrun, or the dimension `latents` of a DeviceMesh.
 
+    `shares`: what the processes share, `latents` or `rows`. With NCCL, "cuda" then means this process's own GPU.
     Raises: ArgumentError where there are not P processes; RefusedError for a mesh with other dimensions.
     """
     if isinstance(mesh, str):
-        with _launched(_latents(mesh), device) as group:
+        with _launched(_size(mesh, shares), mesh, device) as group:
             yield group
         return
     check(isinstance(mesh, DeviceMesh), f"mesh={shown(mesh)}; write latents=P, or give a DeviceMesh")
     names = mesh.mesh_dim_names or ()
-    other = [name for name, size in zip(names, mesh.shape, strict=False) if name != "latents" and size > 1]
-    fits = "latents" in names and not other
-    check(fits, f"mesh has the dimensions {names or mesh.shape}; only `latents` is shared so far", RefusedError)
-    yield Processes(mesh.get_group("latents"))
+    other = [name for name, size in zip(names, mesh.shape, strict=False) if name != shares and size > 1]
+    fits = shares in names and not other
+    check(fits, f"mesh has the dimensions {names or mesh.shape}; only `{shares}` is shared here", RefusedError)
+    yield Processes(mesh.get_group(shares))
 
 
 def _anew(store: Store) -> Store:
@@ -117,7 +118,7 @@ def _anew(store: Store) -> Store:
 
 
 @contextmanager
-def _launched(size: int, device: str) -> Iterator[Group]:
+def _launched(size: int, mesh: str, device: str) -> Iterator[Group]:
     """The processes that torchrun started; a process group that is there already is used, and stays."""
     if size == 1:
         yield ALONE
@@ -125,12 +126,14 @@ def _launched(size: int, device: str) -> Iterator[Group]:
     already = dist.is_initialized()
     have = dist.get_world_size() if already else int(os.environ.get("WORLD_SIZE", "1"))
     start = f"torchrun --standalone --nproc-per-node {size}"
-    check(have == size, f"mesh='latents={size}', but there are {have} processes; start them by `{start} ...`")
+    check(have == size, f"{mesh=}, but there are {have} processes; start them by `{start} ...`")
     if already:
         yield Processes()
         return
     store, rank, _ = next(rendezvous("env://", timeout=PATIENCE))
     backend = "nccl" if device.startswith("cuda") else "gloo"
+    if backend == "nccl":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group(backend, timeout=PATIENCE, store=_anew(store), rank=rank, world_size=size)
     try:
         yield Processes()

@@ -27,7 +27,13 @@ CURVES = ("fvu", "l0", "dead")
 
 
 def about_run(
-    method: Method, source: Source, n_q: int, config: FitConfig, anchors: Anchors | None, identity: str
+    method: Method,
+    source: Source,
+    n_q: int,
+    config: FitConfig,
+    anchors: Anchors | None,
+    identity: str,
+    start: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Everything that makes a run what it is, as plain values."""
     return {
@@ -47,6 +53,7 @@ def about_run(
         "anchoring": to_plain(method.anchoring),
         "versions": machine(),
         "identity": identity,
+        **({} if start is None else {"start": dict(start)}),
     }
 
 

@@ -82,11 +82,19 @@ def fold_decoder_norm(model: SDL) -> SDL:
         f"{type(activation).__name__} has no latents that scale with their pre-activation",
         RefusedError,
     )
-    model = copy.deepcopy(model)
+    model = scale_latents(model, model.decoder.squared_norms().double().sqrt())
     if isinstance(activation, TopK | AbsTopK | BatchTopK):
         model.activation = replace(activation, rank_by_norm=False)
+    return model
+
+
+def scale_latents(model: SDL, norms: Tensor) -> SDL:
+    """A copy whose latents are multiplied by factors [n_q] that their decoder columns are divided by.
+
+    Equation: W_D[:, j] / n_j, W_E[j] n_j, b_E n_j, theta_j n_j, and the mean factor where there is one threshold.
+    """
+    model = copy.deepcopy(model)
     with torch.no_grad():
-        norms = model.decoder.squared_norms().double().sqrt()
         model.decoder.scale_rows((1 / norms.clamp(min=1e-30)).to(model.b_E.dtype))
         factors = norms.to(model.b_E.dtype)
         model.encoder.scale_rows(factors)
@@ -96,4 +104,7 @@ def fold_decoder_norm(model: SDL) -> SDL:
                 parameter.add_(factors.log())
             elif name != "r_mag":
                 parameter.mul_(factors)
+        if isinstance(model.activation, BatchTopK) and not model.activation.rank_by_norm:
+            threshold = model.activation_state()["threshold"]
+            threshold.copy_(torch.where(threshold > 0, threshold * norms.mean(), threshold))
     return model
