@@ -37,6 +37,12 @@ def _said(answers: io.StringIO) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(autouse=True)
+def _no_collection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole collection before each run takes longer than the run, where thousands of tests have left their modules."""
+    monkeypatch.setattr(contender.gc, "collect", lambda: 0)
+
+
+@pytest.fixture(autouse=True)
 def _threads() -> Any:
     before = torch.get_num_threads()
     yield

@@ -42,7 +42,7 @@ def test_a_bench_leaves_records_a_table_and_a_page(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_an_interrupted_bench_goes_on(how: signal.Signals, tmp_path: Path) -> None:
-    options = (*NANO, "--steps", 600, "--out", tmp_path, "--no-report", "--workers", 1)
+    options = (*NANO, "--steps", 200, "--out", tmp_path, "--no-report", "--workers", 1)
     process = spawn(*options)
     deadline = time.monotonic() + 100
     while not list(tmp_path.glob("*.record.json")) and time.monotonic() < deadline:

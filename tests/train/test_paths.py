@@ -12,6 +12,7 @@ from monosem.train.loop import fit
 from monosem.train.update import Update
 
 METHODS = ("topk", "batch_topk", "jumprelu")
+STEPS = 150
 
 
 def _score(name: str, path: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> tuple[float, float]:
@@ -24,7 +25,8 @@ def _score(name: str, path: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> 
         start(self, *arguments, **named)  # type: ignore[arg-type]
         self.path = "reference" if path == "reference" else "auto"
 
-    config = replace(fit_config("lrb/nano", seed), selection="bf16" if path == "bf16" else "fp32")
+    config = fit_config("lrb/nano", seed, STEPS)
+    config = replace(config, selection="bf16" if path == "bf16" else "fp32")
     with monkeypatch.context() as patch:
         patch.setattr(SDL, "__init__", on_path)
         patch.setattr("monosem.kernels.select.has_bfloat16", lambda: True)
