@@ -38,7 +38,7 @@ def _said(answers: io.StringIO) -> list[dict[str, Any]]:
 
 @pytest.fixture(autouse=True)
 def _no_collection(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A whole collection before each run takes longer than the run, where thousands of tests have left their modules."""
+    """A whole collection before each run takes longer than the run, after thousands of tests."""
     monkeypatch.setattr(contender.gc, "collect", lambda: 0)
 
 
