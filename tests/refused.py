@@ -13,6 +13,7 @@ from monosem.core.activations import (
     ACTIVATIONS,
     AbsTopK,
     Activation,
+    AdaptiveK,
     BatchTopK,
     Binary,
     FeatureChoice,
@@ -25,14 +26,15 @@ from monosem.core.activations import (
 )
 from monosem.core.constraints import Tied
 from monosem.core.pairs import PAIRINGS, Crosscoder, Pairing
+from monosem.losses.contrast import Contrast
 from monosem.losses.control import ToL0
-from monosem.losses.decoder import Ortho
+from monosem.losses.decoder import Meta, Ortho
 from monosem.losses.every_k import EveryK
 from monosem.losses.fidelity import Delta, GatedAux, Matryoshka, MultiK, Reconstruction
 from monosem.losses.frequency import Frequency
 from monosem.losses.objective import TERMS, Term
 from monosem.losses.revival import AUXK_PUBLISHED, AuxK, GhostGrads, PreActivation
-from monosem.losses.sparsity import L0, L1, ElasticNet, Lp, Tanh
+from monosem.losses.sparsity import L0, L1, Complexity, ElasticNet, Lp, Tanh
 from monosem.methods import Method
 from monosem.report.markdown import table
 
@@ -49,6 +51,7 @@ REGISTERED_ACTIVATIONS: dict[str, Activation] = {
     "binary": Binary(),
     "min_fire": MinFire(2.5),
     "feature_choice": FeatureChoice(2.5),
+    "adaptive_k": AdaptiveK(1, 6),
 }
 VARIANTS: dict[str, Activation | Term] = {
     "jumprelu: log threshold": JumpReLU(theta=0.3, bandwidth=0.5, log_threshold=True),
@@ -95,6 +98,9 @@ REGISTERED_TERMS: dict[str, Term] = {
     "every_k": EveryK(),
     "delta": Delta(0.5),
     "elastic_net": ElasticNet(0.3),
+    "contrast": Contrast(0.5, share=0.4),
+    "meta": Meta(0.5, active=2),
+    "complexity": Complexity(0.5),
 }
 PAIRS: dict[str, tuple[Pairing, tuple[int, ...], tuple[int, ...]]] = {
     "sae": (PAIRINGS["sae"], (6,), (6,)),

@@ -11,17 +11,18 @@ from monosem.core.constraints import CONSTRAINTS, Fixed, SkipRank, Tied, UnitNor
 from monosem.core.dictionaries import DICTIONARIES
 from monosem.core.encoders import ENCODERS
 from monosem.core.init import Init
-from monosem.core.learned_encoders import Glu, Kronecker, Mlp, Routed
+from monosem.core.learned_encoders import Glu, Kronecker, Mlp, Route, Routed
 from monosem.core.pairs import PAIRINGS, SAE, Crosscoder, CrossLayer, Transcoder, WeaklyCausal
 from monosem.core.pursuit import Lista, MatchingPursuit
+from monosem.losses.contrast import Contrast
 from monosem.losses.control import ToL0
-from monosem.losses.decoder import Ortho
+from monosem.losses.decoder import Meta, Ortho
 from monosem.losses.every_k import EveryK
 from monosem.losses.fidelity import Delta, GatedAux, Matryoshka, MultiK, Reconstruction
 from monosem.losses.frequency import Frequency
 from monosem.losses.objective import TERMS, Loss, Objective, Step, Term
 from monosem.losses.revival import AUXK_PUBLISHED, AuxK, GhostGrads, PreActivation
-from monosem.losses.sparsity import L0, L1, ElasticNet, Lp, Tanh
+from monosem.losses.sparsity import L0, L1, Complexity, ElasticNet, Lp, Tanh
 
 __all__ = [
     "AUXK_PUBLISHED",
@@ -37,6 +38,8 @@ __all__ = [
     "AnchorPenalty",
     "Archetypal",
     "AuxK",
+    "Complexity",
+    "Contrast",
     "CrossLayer",
     "Crosscoder",
     "Delta",
@@ -55,12 +58,14 @@ __all__ = [
     "Lp",
     "MatchingPursuit",
     "Matryoshka",
+    "Meta",
     "Mlp",
     "MultiK",
     "Objective",
     "Ortho",
     "PreActivation",
     "Reconstruction",
+    "Route",
     "Routed",
     "SkipRank",
     "Step",

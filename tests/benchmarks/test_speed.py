@@ -19,7 +19,7 @@ from benchmarks.libraries import PEERS, environments
 from benchmarks.sizes import CASES, QUICK, SIZES, Size
 from benchmarks.summary import CPU, WALL, exponent, over_ours, ratios, scaling, spread
 from monosem.base.errors import MonosemError
-from monosem.core.activations import FeatureChoice, GroupMax, MinFire
+from monosem.core.activations import AdaptiveK, FeatureChoice, GroupMax, MinFire
 from monosem.methods import METHODS, method
 
 TINY = Size("tiny", n_p=32, n_q=256, k=4, batch=64, features=400, turn=2)
@@ -127,6 +127,7 @@ def test_every_activation_is_a_case() -> None:
         GroupMax,
         MinFire,
         FeatureChoice,
+        AdaptiveK,
     }  # TopK of others
     assert set(QUICK) <= set(CASES)
 

@@ -17,9 +17,9 @@ from monosem.core.dictionaries import DICTIONARIES, Dictionary, Free, Tied
 from monosem.core.encoders import ENCODERS, Affine, Encoder, Refined
 from monosem.core.init import Init
 from monosem.core.io import load_model, save_model
-from monosem.core.learned_encoders import Glu, Kronecker, Mlp, Routed
+from monosem.core.learned_encoders import Glu, Kronecker, Mlp, Route, Routed
 from monosem.core.model import SDL
-from monosem.core.pairs import SAE, Crosscoder, CrossLayer, Transcoder
+from monosem.core.pairs import SAE, Crosscoder, CrossLayer, Layout, Transcoder
 from monosem.core.pursuit import Lista, MatchingPursuit
 from monosem.core.units import Units
 
@@ -115,8 +115,10 @@ def oracle(model: SDL, x: Tensor) -> tuple[Tensor, Tensor]:
         z = torch.stack([pursuit(row - model.b_D, W_D, model.encoder_kind.steps) for row in x])
     z = learned(model, x - model.b_in, z)
     if isinstance(model.encoder_kind, Lista):
-        for _ in range(model.encoder_kind.steps):
-            z = sigma(z) + (x - model.b_in - sigma(z) @ W_D.T) @ W_E.T + model.b_E
+        rates = model.enc["log_rate"].exp()
+        z = rates[0] * z
+        for rate in rates[1:]:
+            z = sigma(z) + rate * ((x - model.b_in - sigma(z) @ W_D.T) @ W_E.T + model.b_E)
     if isinstance(model.encoder_kind, Refined):
         for rate in model.enc["rate"]:
             z = z + rate * (x - model.b_D - sigma(z) @ W_D.T) @ W_D
@@ -177,6 +179,40 @@ def test_forward_and_every_gradient_are_the_equation(
     for name, a, b in zip(parameters, gradients, wanted, strict=True):
         torch.testing.assert_close(a, b, msg=lambda m, name=name: f"{name}: {m}")
     assert ("enc.rate" in parameters) == isinstance(encoder, Refined)
+
+
+def test_a_router_reads_one_source_of_each_row() -> None:
+    layout = Crosscoder().layout(N_Q, (3, 3, 3), (3, 3, 3))
+    model = SDL(layout, TopK(3), "free", Route()).double()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+    x = torch.randn(9, 9, generator=generator, dtype=torch.float64)
+    parts = torch.split(x, 3, dim=1)
+    W = sum(torch.split(model.W_E, 3, dim=1))
+    z, chosen = [], set()
+    for i in range(len(x)):
+        odds = [float((model.enc["router"][s] @ sum(part[i] for part in parts)).detach()) for s in range(3)]
+        s = max(range(3), key=odds.__getitem__)
+        p = (model.enc["router"] @ sum(part[i] for part in parts)).softmax(0)[s]
+        z.append(p * W @ (parts[s][i] - model.b_in[3 * s : 3 * s + 3]) + model.b_E)
+        chosen.add(s)
+    assert len(chosen) > 1
+    z = torch.stack(z)
+    code = z * (z >= z.sort(1, descending=True).values[:, 2:3]) * (z > 0)
+    wanted = code @ model.W_D.T + model.b_D
+    torch.testing.assert_close(model(x).x_r_hat, wanted)
+    parameters = dict(model.named_parameters())
+    found, exact = (torch.autograd.grad(y.pow(2).sum(), [*parameters.values()]) for y in (model(x).x_r_hat, wanted))
+    for name, a, b in zip(parameters, found, exact, strict=True):
+        torch.testing.assert_close(a, b, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.parametrize("layout", [SAE().layout(N_Q, (6,), (6,)), Crosscoder().layout(N_Q, (4, 3), (4, 3))])
+def test_a_router_needs_sources_of_one_width(layout: Layout) -> None:
+    with pytest.raises(RefusedError, match="chooses among sources of one width"):
+        SDL(layout, ReLU(), encoder=Route())
 
 
 def test_weights_of_an_encoder_are_drawn_by_the_seed() -> None:

@@ -9,14 +9,16 @@ from torch import Tensor
 
 from monosem.base.errors import ArgumentError
 from monosem.base.seeds import torch_generator
-from monosem.core.activations import AbsTopK, Activation, Context, JumpReLU, TopK
-from monosem.losses.decoder import Ortho
+from monosem.core.activations import AbsTopK, Activation, AdaptiveK, Context, JumpReLU, TopK
+from monosem.core.pairs import Rows
+from monosem.losses.contrast import Contrast, neighbours
+from monosem.losses.decoder import Meta, Ortho
 from monosem.losses.every_k import EveryK
-from monosem.losses.fidelity import Delta
+from monosem.losses.fidelity import Delta, Reconstruction
 from monosem.losses.frequency import Frequency
-from monosem.losses.objective import Term
+from monosem.losses.objective import Step, Term
 from tests.losses.plain import Plain, ranked
-from tests.losses.trials import batch, gradients, trial
+from tests.losses.trials import batch, gradients, loss_of, trial
 
 CONTEXT = Context(True, 3, 10)
 
@@ -64,6 +66,19 @@ def delta(p: Plain) -> Tensor:
     return (((b - a) - (b_hat - a_hat)) ** 2).sum() / len(a)
 
 
+def meta(p: Plain) -> Tensor:
+    """Column by column, from the atoms that a run starts with."""
+    atoms = torch.nn.functional.normalize(torch.randn(16, p.W_D.shape[0], generator=torch_generator(0, "meta", 16)))
+    atoms = torch.stack([row for row, used in zip(atoms.double(), p.prefixes((0.25,))[0], strict=True) if used])
+    total = torch.zeros(())
+    for w in p.W_D.T:
+        cosines = [float(w.detach() @ a / w.detach().norm()) for a in atoms]
+        best = sorted(range(len(atoms)), key=lambda i: -cosines[i])[:2]
+        made = sum(max(cosines[i], 0.0) * atoms[i] for i in best)
+        total = total + (_cosine(w, made) ** 2 if float(made.norm()) > 0 else 0.0) / 16
+    return total
+
+
 def top(k: int) -> Callable[[Tensor], Tensor]:
     return lambda z: ranked(z, k).clamp(min=0)
 
@@ -79,6 +94,8 @@ CASES: dict[str, tuple[Term, Activation, Callable[[Tensor], Tensor], str, Callab
     "every k over layers": (EveryK(), TopK(3), top(3), "weakly_causal", every_k(False)),
     "every k, signed": (EveryK(), AbsTopK(3), top_abs, "sae", every_k(True)),
     "delta": (Delta(), TopK(3), top(3), "crosscoder", delta),
+    "meta": (Meta(active=2), TopK(3), top(3), "sae", meta),
+    "meta over layers": (Meta(active=2), TopK(3), top(3), "cross_layer", meta),
 }
 
 
@@ -125,8 +142,47 @@ def test_frequency_pulls_on_latents_above_the_limit_alone(to_input: bool) -> Non
         (lambda: Ortho(chunk=1), "chunk=1"),
         (lambda: Frequency(limit=0.0), "limit=0.0"),
         (lambda: Frequency(limit=1.0), "limit"),
+        (lambda: Contrast(share=0.0), "share=0.0"),
+        (lambda: Meta(share=1.0), "share=1.0"),
+        (lambda: Meta(active=0), "active=0"),
+        (lambda: Meta(rate=0.0), "rate=0.0"),
+        (lambda: AdaptiveK(4, 4), "least=4, most=4"),
     ],
 )
-def test_a_value_out_of_range_is_one_clear_error(make: Callable[[], Term], message: str) -> None:
+def test_a_value_out_of_range_is_one_clear_error(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         make()
+
+
+def test_the_second_dictionary_learns_to_make_the_columns() -> None:
+    """Columns that are sums of two of four directions are made of two atoms each."""
+    run = trial(TopK(3), (Meta(active=2, rate=0.5, share=0.5),), "sae")
+    parts = torch.linalg.qr(torch.randn(6, 4, generator=run.generator))[0]
+    pairs = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)] * 3
+    with torch.no_grad():
+        run.model.decoder.weights[0].copy_(torch.stack([parts[:, a] + parts[:, b] for a, b in pairs[:16]]))
+    x = batch("sae", run.generator)
+    values = [float(loss_of(run, x, None, Context(True, step, 30)).total.detach()) for step in range(30)]
+    assert values[0] < 0.6
+    assert values[-1] > 0.99
+    before = {name: value.clone() for name, value in run.state["meta"].items()}
+    loss_of(run, x, None, Context(False))
+    assert all(torch.equal(before[name], value) for name, value in run.state["meta"].items())
+
+
+@pytest.mark.parametrize(
+    ("rows", "pairs"),
+    [
+        (Rows(torch.tensor([4, 5, 7, 8, 9, 0, 1, 2])), [0, 3, 5]),
+        (Rows(torch.arange(6), None, torch.tensor([1, 1, 1, 2, 2, 2]), torch.tensor([0, 1, 2, 0, 1, 2])), [0, 4]),
+        (Rows(torch.arange(4), None, torch.full((4,), 3), torch.tensor([0, 1, 5, 7])), [0]),
+        (Rows(torch.arange(4), None, torch.full((4,), -1), torch.full((4,), -1)), []),
+    ],
+)
+def test_neighbours_are_tokens_of_one_document_side_by_side(rows: Rows, pairs: list[int]) -> None:
+    run = trial(TopK(3), (Reconstruction(),), "sae")
+    x = batch("sae", run.generator, len(rows.index))
+    step = Step(run.model, *x, run.model(x[0]), None, CONTEXT, rows)
+    assert neighbours(step).tolist() == pairs
+    if not pairs:
+        assert float(Contrast().apply(step, Contrast().init_state(run.model))) == 0.0

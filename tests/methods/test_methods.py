@@ -50,8 +50,12 @@ ROWS = {
     "switch": "mudide2024",
     "scale": "xu2025",
     "aen": "chaudhry2026",
+    "t_sae": "bhalla2025",
+    "meta_sae": "levinson2026",
+    "adaptive_k": "yao2025",
+    "route": "shi2025",
 }
-OWN = {"delta_crosscoder": Crosscoder(), "dfc": Crosscoder(0.05), "dense_branch": SAE(skip=True)}
+OWN = {"delta_crosscoder": Crosscoder(), "dfc": Crosscoder(0.05), "dense_branch": SAE(skip=True), "route": Crosscoder()}
 """Rows with a pairing of their own."""
 FORMS = {
     "": ((6,), (6,), SAE(), ""),
@@ -70,6 +74,8 @@ REFUSED = {
     **{("lista", form): "what is left of x_p" for form in _OTHER_SPACE},
     **{("delta_crosscoder", form): "no difference to reconstruct" for form in ("_transcoder", "_skip_transcoder")},
     ("delta_crosscoder", "_cross_layer"): "cannot be subtracted",
+    **{("route", form): "among sources of one width" for form in _OTHER_SPACE},
+    ("route", "_weakly_causal"): "may read its block alone",
     ("mp", "_weakly_causal"): "a tied dictionary needs",
     **{
         (name, form): "may read its block alone"

@@ -90,7 +90,7 @@ def test_every_method_has_a_text_and_a_table_that_read_back(made: Method, tmp_pa
     assert method(str(path)) == again
 
 
-OWN = {"delta_crosscoder", "dfc", "dense_branch"}
+OWN = {"delta_crosscoder", "dfc", "dense_branch", "route"}
 """Rows with a pairing of their own."""
 
 

@@ -31,7 +31,7 @@ def widths_for(pairing: str, width: int, other: int) -> tuple[tuple[int, ...], t
 
 def arrays_of(model: SDL, dtype: torch.dtype = torch.float64) -> tuple[Arrays, Arrays, list[tuple[int, int]]]:
     """(arrays, where W_E and W_D have entries, runs of latents that share a decoder block)."""
-    arrays = {"W_E": model.W_E, "W_D": model.W_D, "b_E": model.b_E, "b_D": model.b_D, **dict(model.act.items())}
+    arrays = {"W_E": model.W_E, "W_D": model.W_D, "b_E": model.b_E, "b_D": model.b_D, **_own(model)}
     if model.pre_bias == "free":
         arrays["b_in"] = model.b_in
     if model.W_skip is not None:
@@ -48,6 +48,11 @@ def arrays_of(model: SDL, dtype: torch.dtype = torch.float64) -> tuple[Arrays, A
         support["W_D"][block.left : block.right, block.first : block.last] = 1
     runs = list(dict.fromkeys((block.first, block.last) for block in model.layout.decoder))
     return plain, support, runs
+
+
+def _own(model: SDL) -> Arrays:
+    """What the activation and the encoder learn."""
+    return dict(model.act.items()) | dict(model.enc.items())
 
 
 def build(text: str, sizes: Sizes, pre_bias: str, generator: torch.Generator) -> tuple[SDL, Objective]:
@@ -75,7 +80,7 @@ def library_gradients(
     loss = objective(Step(twin, x_p, x_r, out, batch.dead, context), objective.init_state(twin)).total
     loss.backward()  # type: ignore[no-untyped-call]
     gradients = {"W_E": _whole(twin, "encoder"), "W_D": _whole(twin, "decoder").T}
-    named = {"b_E": twin.b_E, "b_D": twin.b_D, "b_in": twin._b_in, "W_skip": twin.W_skip, **dict(twin.act.items())}
+    named = {"b_E": twin.b_E, "b_D": twin.b_D, "b_in": twin._b_in, "W_skip": twin.W_skip, **_own(twin)}
     for name, parameter in named.items():
         if parameter is not None:
             gradients[name] = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
@@ -95,7 +100,7 @@ def moments_of(run: Run, name: str) -> Arrays:
         side: _matrix(model, side, [of(w) for w in getattr(model, side).weights]) for side in ("encoder", "decoder")
     }
     moments = {"W_E": whole["encoder"], "W_D": whole["decoder"].T}
-    named = {"b_E": model.b_E, "b_D": model.b_D, "b_in": model._b_in, "W_skip": model.W_skip, **dict(model.act.items())}
+    named = {"b_E": model.b_E, "b_D": model.b_D, "b_in": model._b_in, "W_skip": model.W_skip, **_own(model)}
     moments |= {n: of(p) for n, p in named.items() if p is not None}
     return {n: value.double().clone() for n, value in moments.items()}
 

@@ -47,6 +47,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "feature_choice": {"k": 32, "aux": 0.0},
     "dense_branch": {"k": 32, "rank": 24, "aux": 1 / 32},
     "aen": {"weight": 0.8, "ridge": 0.1, "power": 0.5},
+    "t_sae": {"k": 32, "contrast": 0.1, "share": 0.2, "aux": 1 / 32},
+    "adaptive_k": {"least": 16, "most": 64, "complexity": 1.0, "aux": 1 / 32},
 }
 PAIRINGS = ("skip_transcoder", "transcoder", "crosscoder", "cross_layer", "weakly_causal")
 OWN = {"delta_crosscoder": "crosscoder", "dfc": "crosscoder", "dense_branch": "sae"}
@@ -72,7 +74,7 @@ class Spec:
         if name in OWN:
             return Spec(name, OWN[name], DEFAULTS[name] | given)
         pairing = next((p for p in PAIRINGS if name.endswith(f"_{p}")), "sae")
-        row = name.removesuffix(f"_{pairing}")
+        row = name if pairing == "sae" else name.removesuffix(f"_{pairing}")
         return Spec(row, pairing, DEFAULTS[row] | given)
 
     def __getitem__(self, name: str) -> Any:
@@ -185,11 +187,13 @@ class Oracle:
         a, x_p = self.arrays, self.at.x_p
         b_in = a["b_D"] if "tied" in a else a.get("b_in", torch.zeros(x_p.shape[1], dtype=x_p.dtype))
         self.z = (x_p - b_in) @ a["W_E"].T + a["b_E"]
-        if self.spec.row == "lista":  # the coupled form: the second matrix is -W_E W_D
-            for _ in range(self.spec["steps"]):
+        if self.spec.row == "lista":  # the coupled form: the second matrix is -r W_E W_D
+            r = a["log_rate"].exp()
+            self.z = r[0] * self.z
+            for t in range(self.spec["steps"]):
                 self._keep_away_from_zero(self.z)
                 f = self.z.clamp(min=0)
-                self.z = f + (x_p - b_in - f @ a["W_D"].T) @ a["W_E"].T + a["b_E"]
+                self.z = f + r[t + 1] * ((x_p - b_in - f @ a["W_D"].T) @ a["W_E"].T + a["b_E"])
         self._keep_away_from_zero(self.z)
         self.norms = a["W_D"].pow(2).sum(0).sqrt()
         self.offset = a["b_D"] + (x_p @ a["W_skip"].T if "W_skip" in a else 0)
@@ -231,6 +235,11 @@ class Oracle:
         if s.row == "group_max":
             groups = torch.chunk(z, s["k"], dim=1)
             return torch.cat([g.clamp(min=0) * self._cut(first_of_row(g, 1)) for g in groups], 1)
+        if s.row == "adaptive_k":
+            k = s["least"] + (s["most"] - s["least"]) * self._shares().detach()
+            self.margin = min(self.margin, float(((k % 1) - 0.5).abs().min()))
+            cuts = [self._cut(first_of_row(z[i : i + 1], round(float(k[i])))) for i in range(len(z))]
+            return z.clamp(min=0) * torch.cat(cuts)
         if s.row == "feature_choice" and self.training:
             mask, margin = first_of_row(z.T, max(1, int(s["k"] * len(z) / z.shape[1] + 1e-6)))
             return z.clamp(min=0) * self._cut((mask.T, margin))
@@ -239,6 +248,11 @@ class Oracle:
         if self.training:
             return z.clamp(min=0) * self._cut(first_of_batch(z, int(s["k"] * z.shape[0] + 1e-6)))
         return z.clamp(min=0) * (z > a["threshold"].clamp(min=0))
+
+    def _shares(self) -> Tensor:
+        """What the probe says of each row, z a constant."""
+        c = self.z.detach() @ self.arrays["probe"] / self.z.shape[1] ** 0.5
+        return 1 / (1 + (-c).exp())
 
     def _with_own(self, budget: int) -> Tensor:
         """Each latent's strongest row, the strongest latents first, then the strongest of the rest."""
@@ -282,6 +296,12 @@ class Oracle:
         elif s.row == "anthropic_jan25":
             total = total + s["sparsity"] * (s["scale"] * self.code * self.norms).tanh().sum() / rows
             total = total + s["lift"] * ((self.theta - self.z).clamp(min=0) * self.norms).sum() / rows
+        elif s.row == "t_sae":
+            total = total + s["contrast"] * self._contrast()
+        elif s.row == "adaptive_k":
+            square = self.error.detach().pow(2).sum(1)
+            wanted = square / (square + square.mean()).clamp(min=1e-30)
+            total = total + s["complexity"] * (self._shares() - wanted).pow(2).mean()
         elif s.row == "lista":
             total = total + s["l1"] * (self.code * self._sizes()).sum() / rows
         elif s.row == "gemma_scope_2":
@@ -345,6 +365,8 @@ class Oracle:
             return self._by_rate() / rows
         if self.spec.row == "gemma_scope_2":
             return self._nested() / len(self.spec["fractions"])
+        if self.spec.row == "t_sae":
+            return (self._nested((self.spec["share"],)) + self.error.pow(2).sum() / rows) / 2
         if self.spec.row == "hier_topk":
             return self._every_k() / rows
         return self.error.pow(2).sum() / rows
@@ -387,13 +409,34 @@ class Oracle:
             inner = inner + own.detach()
         return total
 
-    def _nested(self) -> Tensor:
+    def _prefix(self, fraction: float) -> Tensor:
+        """A mask of the first latents of each run."""
+        mask = torch.zeros(self.z.shape[1], dtype=self.z.dtype)
+        for first, last in self.prefixes:
+            mask[first : first + max(1, round(fraction * (last - first)))] = 1
+        return mask
+
+    def _contrast(self) -> Tensor:
+        """Rows 2 i and 2 i + 1 are alike on the first latents, each against the other pairs, both ways."""
+        pairs = len(self.code) // 2
+        first = self.code * self._prefix(self.spec["share"])
+        cos = torch.zeros(pairs, pairs, dtype=self.z.dtype)
+        for i in range(pairs):
+            for j in range(pairs):
+                u, v = first[2 * i], first[2 * j + 1]
+                if bool((u != 0).any()) and bool((v != 0).any()):
+                    cos[i, j] = (u * v).sum() / ((u * u).sum() * (v * v).sum()).sqrt()
+        total = torch.zeros((), dtype=self.z.dtype)
+        for i in range(pairs):
+            total = total - (cos[i, i].exp() / cos[i].exp().sum()).log() / 2 / pairs
+            total = total - (cos[i, i].exp() / cos[:, i].exp().sum()).log() / 2 / pairs
+        return total
+
+    def _nested(self, fractions: Sequence[float] = ()) -> Tensor:
         """Every prefix reconstructs by itself."""
         total, a = torch.zeros((), dtype=self.z.dtype), self.arrays
-        for fraction in self.spec["fractions"]:
-            mask = torch.zeros(self.z.shape[1], dtype=self.z.dtype)
-            for first, last in self.prefixes:
-                mask[first : first + max(1, round(fraction * (last - first)))] = 1
+        for fraction in fractions or self.spec["fractions"]:
+            mask = self._prefix(fraction)
             error = self.at.x_r - self.offset - (self.code * mask) @ a["W_D"].T
             total = total + error.pow(2).sum() / max(len(error), 1)
         return total

@@ -50,6 +50,8 @@ TEXTS = {
     "feature_choice": "k={fraction}",
     "dense_branch": "k={fraction}, rank=2",
     "aen": "weight=0.5, ridge=0.3, power=0.7",
+    "t_sae": "k={fraction}, contrast=0.6, share=0.4",
+    "adaptive_k": "least=1, most={more}, complexity=0.7",
 }
 _OTHER_SPACE = ("transcoder", "skip_transcoder", "cross_layer")
 REFUSED = {(row, pairing) for row in ("aligned", "lista") for pairing in _OTHER_SPACE} | {("aligned", "weakly_causal")}
@@ -62,7 +64,7 @@ def text_of(row: str, pairing: str, n_q: int, share: float) -> str:
     k = max(1, round(share * n_q))
     groups = max(g for g in range(1, k + 1) if n_q % g == 0)
     name = row if pairing == "sae" or row in OWN else f"{row}_{pairing}"
-    return f"{name}({TEXTS[row].format(k=k, groups=groups, fraction=round(max(share * n_q, 0.3), 2))})"
+    return f"{name}({TEXTS[row].format(k=k, more=k + 1, groups=groups, fraction=round(max(share * n_q, 0.3), 2))})"
 
 
 def sizes_of(row: str, pairing: str, width: int, other: int) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -36,7 +36,10 @@ EPS = 1e-3
 """A gradient that vanishes is rounding, which Adam would bring to the size of a step: with a tied start, that of a
 latent which is alone in its rows. At 1e-4, weights changed by 1e-7 end 5e-4 apart where latents are resampled."""
 CONFIG = FitConfig(STEPS, BATCH, 1e-2, eps=EPS, log_every=1, dead_window=40, clip=1.0, threads=1)
-WHOLE = {"group_max", "mp", "lista", "archetypal", "min_fire", "feature_choice", "kron", "switch", "scale"}
+WHOLE = {
+    *("group_max", "mp", "lista", "archetypal", "min_fire", "feature_choice", "kron", "switch", "scale", "route"),
+    "adaptive_k",
+}
 """Methods that need all latents in one process."""
 SIZES = {"even": 32, "uneven": 29, "fewer than k": 12}
 SETTINGS = {"multi_topk": "k=2", "ortsae": "k=3, chunk=7", "gemma_scope_2": "l0=3"}
@@ -225,13 +228,12 @@ def test_a_mesh_that_is_not_there_is_one_error(mesh: str, why: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(WHOLE))
 def test_what_needs_all_latents_in_one_process_is_refused(name: str) -> None:
-    source = scene_source(WIDTH)
+    source = scene_source(WIDTH, p_widths=(5, 5)) if name == "route" else scene_source(WIDTH)
+    given = {"lista": "l1=0.1", "adaptive_k": "least=1"}.get(name, "k=2")
     config = replace(CONFIG, steps=1)
 
     def work(group: Group) -> None:
-        run = start_run(
-            method(f"{name}(l1=0.1)" if name == "lista" else f"{name}(k=2)"), source, 32, config, None, group
-        )
+        run = start_run(method(f"{name}({given})"), source, 32, config, None, group)
         run.model(source.take(torch.arange(8))[0])
 
     with pytest.raises(RefusedError, match=r"one process|several processes"):

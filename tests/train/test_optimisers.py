@@ -11,13 +11,13 @@ import torch
 from monosem.base.errors import ArgumentError, RefusedError
 from monosem.base.group import ALONE
 from monosem.methods import Method, method
-from monosem.methods.optimisers import OPTIMISERS, Muon, Optimiser, ScheduleFreeSign
+from monosem.methods.optimisers import OPTIMISERS, Adam8, Muon, Optimiser, ScheduleFreeSign
 from monosem.train.config import FitConfig
 from monosem.train.loop import Callback, fit, start_run
 from monosem.train.state import Run
 from tests.train.scenes import anchors, rows, scene_source
 
-TEXTS = ("adam(ema=0.8)", "muon(ema=0.8)", "schedule_free_sign", "muon(schedule=cosine(1.0, 0.1))")
+TEXTS = ("adam(ema=0.8)", "muon(ema=0.8)", "schedule_free_sign", "muon(schedule=cosine(1.0, 0.1))", "adam8(ema=0.8)")
 CONFIG = FitConfig(12, 16, 1e-2, log_every=3, checkpoint_every=4, dead_window=50, threads=1)
 RATES = (0.02, 0.05, 0.01, 0.03)
 
@@ -45,6 +45,26 @@ def test_muon_is_its_equation(shape: tuple[int, int]) -> None:
             s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
         moved = moved - lr * 0.2 * np.sqrt(max(shape)) * (u * s) @ vt
     torch.testing.assert_close(_walk(Muon(momentum=0.9), w, gradients)[0], torch.tensor(moved).float())
+
+
+def test_adam_of_a_byte_an_entry_is_adam_but_for_rounding() -> None:
+    """Against both moments in float64, rounded by the table of all bytes; and near Adam itself."""
+    w, gradients = rows(7, 5), rows(len(RATES), 7, 5, seed=1)
+    p, m, v = w.double(), torch.zeros(7, 5).double(), torch.zeros(7, 5).double()
+    signed = torch.tensor([np.sign(q) * (q / 127) ** 2 for q in range(-127, 128)])
+    upper = torch.tensor([(q / 255) ** 4 for q in range(256)])
+    for t, (g, lr) in enumerate(zip(gradients.double(), RATES, strict=True), 1):
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+        p = p - lr * (m / (1 - 0.9**t)) / ((v / (1 - 0.999**t)).sqrt() + 1e-8)
+        size, size_sq = m.abs().amax(1, keepdim=True), v.amax(1, keepdim=True)
+        root = (m / size).sign() * (m / size).abs().sqrt()
+        m = signed[(root[..., None] - signed.sign() * signed.abs().sqrt()).abs().argmin(-1)] * size
+        v = upper[((v / size_sq)[..., None] <= upper + 1e-6).int().argmax(-1)] * size_sq
+    found, state = _walk(Adam8(), w, gradients)
+    torch.testing.assert_close(found, p.float(), rtol=1e-4, atol=1e-5)
+    assert state["exp_avg"].element_size() == state["exp_avg_sq"].element_size() == 1
+    plain, _ = _walk(method("topk(k=2)").optimiser, w, gradients)
+    assert float((found - plain).abs().max()) < 0.1 * float((plain - w).abs().max())
 
 
 def test_vectors_go_by_adam_under_muon() -> None:

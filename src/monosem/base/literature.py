@@ -231,6 +231,39 @@ XU_2025 = Citation(
     "2511.05745",
     people="Xu, Zhen and Tan, Zhen and Wang, Song and Xu, Kaidi and Chen, Tianlong",
 )
+BHALLA_2025 = Citation(
+    "bhalla2025",
+    "Bhalla et al.",
+    "Temporal sparse autoencoders: leveraging the sequential nature of language for interpretability",
+    2025,
+    "2511.05541",
+    people="Bhalla, Usha and Oesterling, Alex and Verdun, Claudio Mayrink and Lakkaraju, Himabindu and "
+    "Calmon, Flavio P.",
+)
+YAO_2025 = Citation(
+    "yao2025",
+    "Yao and Du",
+    "AdaptiveK sparse autoencoders: dynamic sparsity allocation for interpretable LLM representations",
+    2025,
+    "2508.17320",
+    people="Yao, Yifei and Du, Mengnan",
+)
+SHI_2025 = Citation(
+    "shi2025",
+    "Shi et al.",
+    "Route sparse autoencoder to interpret large language models",
+    2025,
+    "2503.08200",
+    people="Shi, Wei and Li, Sihang and Liang, Tao and Wan, Mingyang and Ma, Guojun and Wang, Xiang and He, Xiangnan",
+)
+LEVINSON_2026 = Citation(
+    "levinson2026",
+    "Levinson",
+    "MetaSAEs: joint training with a decomposability penalty produces more atomic sparse autoencoder latents",
+    2026,
+    "2604.03436",
+    people="Levinson, Matthew",
+)
 CHANIN_2026 = Citation("chanin2026", "Chanin et al.", "SynthSAEBench", 2026, "2602.14687")
 DENG_2026 = Citation(
     "deng2026",

@@ -22,6 +22,7 @@ from monosem.base.files import read_json
 from monosem.base.seeds import philox
 from monosem.base.spec import digest
 from monosem.bench.world import BLOCK, FeatureLaw, SparseFeatures, Truth
+from monosem.core.pairs import FreshRows
 
 FLOOR = 2.2
 """Free features whose threshold lies above this many standard deviations are drawn by gaps, the others one by one."""
@@ -332,7 +333,7 @@ def _tail(a: Float[np.ndarray, " cells"]) -> Float[np.ndarray, " cells"]:
 class SynthSource:
     """An endless stream of a world's rows for `fit`, with its truth: x = sum_i z_i d_i + b, without noise.
 
-    Row r of a stream is a function of (seed, stream, r); `held_out` and `calibration` rows are never trained on. While
+    Row r of a stream is a function of (seed, stream, r); `held_out` and `fresh` rows are never trained on. While
     a step runs, another thread draws the next block of training rows.
 
     Example:
@@ -387,9 +388,14 @@ class SynthSource:
         """Rows of the evaluation stream."""
         return self._rows("eval", torch.arange(start, start + rows))
 
-    def calibration(self, rows: int) -> Float[Tensor, "rows width"]:
+    @cached_property
+    def fresh(self) -> FreshRows:
         """Rows of a third stream, for thresholds."""
-        return self._rows("calibrate", torch.arange(rows)).sources[0]
+
+        def take(index: Tensor) -> tuple[Tensor, Tensor]:
+            return (x := self._rows("calibrate", index).sources[0]), x
+
+        return FreshRows(take, self.p_widths, self.r_widths)
 
     def _rows(self, stream: str, index: Int[Tensor, " batch"]) -> Truth:
         check(

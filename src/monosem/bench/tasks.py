@@ -17,11 +17,13 @@ from monosem.bench.fitted import fitted_world
 from monosem.bench.laws import Hierarchy
 from monosem.bench.world import Independent, Truth, World, WorldSpec
 from monosem.bench.worlds import grid_text, world_spec
+from monosem.core.pairs import FreshRows
 
 SIDES: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] = MappingProxyType(
     {"sae": ((0,), (0,)), "transcoder": ((0,), (1,)), "crosscoder": ((0, 1), (0, 1))}
 )
 """Pairings of a task: which sources of the world are read and which are written."""
+_FAR = 2**32
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,10 @@ class Task:
 
 
 class TaskSource:
-    """A task's rows for training: `take(index) -> (x_p, x_r)`, and its truth for scoring."""
+    """A task's rows for training: `take(index) -> (x_p, x_r)`, and its truth for scoring.
+
+    `fresh`: an endless source of rows of the same law that neither training nor scores see.
+    """
 
     def __init__(self, task: Task) -> None:
         self.task, self.world = task, World(task.world)
@@ -135,6 +140,15 @@ class TaskSource:
     def held_out(self, rows: int, *, start: int = 0) -> Truth:
         """Evaluation rows, from a stream that training never sees; only the sources in use."""
         return self.world.held_out(rows, start=start, sources=self._needed)
+
+    @cached_property
+    def fresh(self) -> FreshRows:
+        """Rows from far out in the stream of evaluation."""
+
+        def take(index: Tensor) -> tuple[Tensor, Tensor]:
+            return self.pair(self.held_out(len(index), start=_FAR + int(index[0])))
+
+        return FreshRows(take, self.p_widths, self.r_widths)
 
     def pair(self, truth: Truth) -> tuple[Float[Tensor, "batch n_p"], Float[Tensor, "batch n_r"]]:
         """(x_p, x_r) of rows that hold the sources in use."""

@@ -332,7 +332,7 @@ class World:
     def held_out(self, rows: int, *, start: int = 0, sources: Sequence[int] | None = None) -> Truth:
         """Rows start..start + rows - 1 of the evaluation stream, which training never sees."""
         first, last = start // BLOCK, (start + rows - 1) // BLOCK
-        drawn = _concatenate([self._draw("features/eval", b) for b in range(first, last + 1)], self.spec.n)
+        drawn = _concatenate([self._block("features/eval", b) for b in range(first, last + 1)], self.spec.n)
         index = torch.arange(start, start + rows)
         return self._truth(drawn.take(index - first * BLOCK), "features/eval", index, sources)
 

@@ -341,4 +341,7 @@ def _answer(result: "Result", fed: Fed, folder: Path, waited: float | None) -> A
     if scores["fvu"] > 1:
         say(f"FVU {scores['fvu']:.3g}: the mean of the rows is nearer; lower --lr, or train longer", "yellow")
     rows = "rows that it never saw" if fed.held_out else "rows that it was trained on"
+    if (settled := result.about.get("settled")) is not None:
+        facts["settled"] = settled
+        shown["L0"] += f"; {settled['l0']:g} asked for, thresholds settled on {settled['rows']:,} {settled['of']}"
     return Answer(facts, values_table(shown, f"trained; scores on {count:,} {rows}"), fed.follow)

@@ -3,13 +3,14 @@
 from monosem.base.registry import Registry
 from monosem.core.activation import Activation, At, Context
 from monosem.core.elementwise import Binary, Gated, JumpReLU, ReLU
-from monosem.core.ranked import AbsTopK, BatchTopK, GroupMax, Threshold, TopK
+from monosem.core.ranked import AbsTopK, AdaptiveK, BatchTopK, GroupMax, Threshold, TopK
 from monosem.core.shared_out import FeatureChoice, MinFire
 
 __all__ = [
     "ACTIVATIONS",
     "AbsTopK",
     "Activation",
+    "AdaptiveK",
     "At",
     "BatchTopK",
     "Binary",
@@ -35,3 +36,4 @@ ACTIVATIONS.add("group_max", GroupMax)
 ACTIVATIONS.add("binary", Binary)
 ACTIVATIONS.add("min_fire", MinFire)
 ACTIVATIONS.add("feature_choice", FeatureChoice)
+ACTIVATIONS.add("adaptive_k", AdaptiveK)

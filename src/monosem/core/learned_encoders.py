@@ -177,3 +177,37 @@ class Routed(_Whole, Affine):
             apart = product - product.mean(2, keepdim=True)
             z = z + (view.own["scale"][:, None] * apart).flatten(1)
         return z * (p * chosen).repeat_interleave(z.shape[1] // self.experts, dim=1)
+
+
+@ENCODERS.register("route")
+@dataclass(frozen=True)
+class Route(Encoder):
+    """A router chooses for each row the one source that is read, by weights that all sources share.
+
+    Equation: p = softmax(router sum_s x^s), s' its largest; z = W p_s' (x - b_in)^s' + b_E, W = sum_s W_E^s, over
+        sources x^s of one width. Which source is read is a constant.
+    Source: Shi et al. 2025 (RouteSAE). Difference: all sources are reconstructed, not p x^s' alone.
+    """
+
+    def refuse(self, layout: Layout) -> str | None:
+        """Sources of one width, and latents that may read any."""
+        several = len(layout.p_widths) > 1 and len(set(layout.p_widths)) == 1
+        if not several:
+            return f"it chooses among sources of one width, and the data have widths {layout.p_widths}"
+        return None if len(layout.encoder) == 1 else "a latent of this pairing may read its block alone"
+
+    def parameters(self, layout: Layout) -> dict[str, Tensor]:
+        """The router."""
+        return {"router": torch.zeros(len(layout.p_widths), layout.p_widths[0])}
+
+    def start(self, own: dict[str, Tensor], seed: int) -> None:
+        """Draw it."""
+        _draw(own, seed, "router")
+
+    def pre_activations(self, x: Float[Tensor, "batch n_p"], view: View) -> Float[Tensor, "batch n_q"]:
+        """By plain autograd."""
+        router = view.own["router"]
+        sources = (x - view.b_in).view(len(x), *router.shape)
+        p, chosen = (x.view_as(sources).sum(1) @ router.T).softmax(1).max(1)
+        read = p[:, None] * sources[torch.arange(len(x), device=x.device), chosen]
+        return read @ view.W_E.dense().view(-1, *router.shape).sum(1).T + view.b_E

@@ -1,6 +1,7 @@
 """Pairings: what is read and what is written, and which latents may meet which columns."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Protocol, runtime_checkable
@@ -178,7 +179,10 @@ PAIRINGS.add("weakly_causal", WeaklyCausal())
 
 @runtime_checkable
 class Source(Protocol):
-    """Where training rows come from. `rows` None means an endless stream: row r exists for every r >= 0."""
+    """Where training rows come from. `rows` None means an endless stream: row r exists for every r >= 0.
+
+    A source may have a further attribute `fresh`: a source of rows of its kind that training never sees, or None.
+    """
 
     @property
     def p_widths(self) -> tuple[int, ...]:
@@ -203,6 +207,20 @@ class Source(Protocol):
     def take(self, index: Int[Tensor, " batch"]) -> tuple[Float[Tensor, "batch n_p"], Float[Tensor, "batch n_r"]]:
         """Rows by number: (x_p, x_r), float32."""
         ...
+
+
+@dataclass(frozen=True, eq=False)
+class FreshRows:
+    """Endless rows of the law of a source that training never sees, as a source of their own: what `source.fresh` is.
+
+    `take`: rows by number; the numbers of a call follow each other.
+    """
+
+    take: Callable[[Tensor], tuple[Tensor, Tensor]]
+    p_widths: tuple[int, ...]
+    r_widths: tuple[int, ...]
+    rows: int | None = None
+    digest: str = "fresh"
 
 
 @dataclass(frozen=True, eq=False)

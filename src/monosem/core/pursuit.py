@@ -1,5 +1,6 @@
 """Encoders that search: the code comes from what earlier latents leave over, not from one map."""
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -69,9 +70,12 @@ class MatchingPursuit(Encoder):
 class Lista(Encoder):
     """Unrolled iterative thresholding: the code moves by what the encoder reads of its own remainder, `steps` times.
 
-    Equation: z_0 = W_E (x - b_in) + b_E; z_t+1 = sigma(z_t) + W_E (x - b_in - W_D sigma(z_t)) + b_E; z = z_steps. With
-        W_E = rate W_D^T, b_E = -threshold and sigma = relu each step is one of ISTA. Gradients run through every step.
-    Source: Gregor and LeCun 2010 (LISTA). Difference: the coupled form, whose second matrix is -W_E W_D.
+    Equation: z_0 = r_0 (W_E (x - b_in) + b_E); z_t+1 = sigma(z_t) + r_t+1 (W_E (x - b_in - W_D sigma(z_t)) + b_E);
+        z = z_steps, log r [steps + 1] learned. With W_E = W_D^T, b_E = -l1 and sigma = relu each step is one of ISTA.
+        r starts at 1 / (1 + sqrt(n_q / n_r))^2, near the longest step with which random unit columns converge.
+        Gradients run through every step.
+    Source: Gregor and LeCun 2010 (LISTA). Differences: the coupled form, whose second matrix is -r W_E W_D; r beside
+        W_E, whose entries would otherwise be smaller than one step of Adam.
     """
 
     steps: int = 2
@@ -83,12 +87,17 @@ class Lista(Encoder):
         """It reads the remainder of x_p."""
         return compares_x_p(layout)
 
+    def parameters(self, layout: Layout) -> dict[str, Tensor]:
+        """The logarithms of the steps."""
+        return {"log_rate": torch.full((self.steps + 1,), -2 * math.log(1 + (layout.n_q / layout.n_r) ** 0.5))}
+
     def pre_activations(self, x: Float[Tensor, "batch n_p"], view: View) -> Float[Tensor, "batch n_q"]:
         """One decode and one encode per step."""
         centred, encoder, decoder = x - view.b_in, list(view.W_E.weights), list(view.W_D.weights)
-        z = read_every(centred, view.b_E, view.W_E.blocks, encoder)
-        for _ in range(self.steps):
+        first, *rates = view.own["log_rate"].exp()
+        z: Tensor = first * read_every(centred, view.b_E, view.W_E.blocks, encoder)
+        for rate in rates:
             code = view.sigma(z)
             left = centred - write(DenseCode(code), x.shape[1], view.W_D.blocks, decoder, plain=True)
-            z = code + read_every(left, view.b_E, view.W_E.blocks, encoder)
+            z = code + rate * read_every(left, view.b_E, view.W_E.blocks, encoder)
         return z

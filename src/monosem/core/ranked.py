@@ -177,3 +177,39 @@ class GroupMax(Activation):
     def rule(self, at: At, context: Context, rows: int) -> Rule:
         """The largest score of each group."""
         return selection.TopK(1, groups=self.k)
+
+
+@dataclass(frozen=True)
+class AdaptiveK(Activation):
+    """The k largest pre-activations of each row, through ReLU, with a k that a linear probe gives the row.
+
+    Equation: k = least + (most - least) share rounded, share = 1 / (1 + exp(-<probe, z> / sqrt(n_q))); z is affine in
+        x_p, and so is the probe. No gradient runs through k: the term `complexity` teaches the probe.
+    Source: Yao and Du 2025 (AdaptiveK).
+    """
+
+    least: int = 16
+    most: int = 64
+    homogeneous: ClassVar[bool] = False
+    pattern_kind: ClassVar[str] = "ranked"
+    vanishes: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        rises = 1 <= self.least < self.most
+        check(rises, f"least={self.least}, most={self.most}; a row has at least one latent, and least is below most")
+
+    def parameters(self, n_q: int) -> dict[str, Tensor]:
+        """The probe, 0 at first: every row has the k halfway."""
+        return {"probe": torch.zeros(n_q)}
+
+    def rule(self, at: At, context: Context, rows: int) -> Rule:
+        """As many of each row as its k says."""
+        return selection.Custom(lambda z: self._choose(z, at("probe")))
+
+    def _choose(self, z: Float[Tensor, "batch n_q"], probe: Tensor) -> Tensor:
+        share = ((z * probe).sum(1, keepdim=True) / z.shape[1] ** 0.5).sigmoid()
+        k = (self.least + (self.most - self.least) * share).round()
+        order = z.argsort(dim=1, descending=True, stable=True)
+        place = torch.empty_like(order).scatter_(1, order, torch.arange(z.shape[1], device=z.device).expand_as(order))
+        chosen: Tensor = (place < k) & (z > 0)
+        return chosen

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,15 @@ class FileSource:
         mask[self.held_out] = False
         self._leave(mask)
         return self.held_out.numel()
+
+    @property
+    def fresh(self) -> "FileSource | None":
+        """The rows that are held back, as training would see them; None where none are."""
+        if not self.held_out.numel():
+            return None
+        others = copy(self)
+        others._kept, others.rows, others.held_out = self.held_out, self.held_out.numel(), self.held_out[:0]
+        return others
 
     def _groups(self, place: Tensor) -> Tensor:
         """The number of each row's group, which is held back whole; here every row is one."""

@@ -1,7 +1,7 @@
 """A number of active latents that is asked for: a controller of a penalty's weight, and the last step to it."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -64,8 +64,9 @@ Weight = Schedule | ToL0
 _ROUNDS, _CLOSE, _STRIDE = 12, 0.002, 8.0
 """Where z answers a shift in its own way: how often thresholds are shifted at most, how near L0 is near enough, and how
 many times the shift that z itself asks for one round may go."""
-_FIRST, _ROOM = 1024, 4.0
-"""Every cell of so many rows is ranked; of later rows those alone that would be among so many times l0 of the first."""
+_FIRST, _ROOM, _FEW = 1024, 4.0, 2**15
+"""Every cell of so many rows is ranked; of later rows those alone that would be among so many times l0 of the first.
+And where thresholds are shifted several times, on how many rows all but the last shift are found."""
 
 
 def settle(model: SDL, l0: float, batches: Callable[[], Iterable[Tensor]]) -> None:
@@ -74,21 +75,43 @@ def settle(model: SDL, l0: float, batches: Callable[[], Iterable[Tensor]]) -> No
     A controller has brought L0 near; the falling learning rate moves it once more, and this takes back what is left.
     Equation: s = the (l0 rows)-th largest z - theta of all cells; theta <- max(theta + s, 0), and b_E takes what theta
         cannot, or all of s where there is no theta. An affine encoder is there after one shift; others are asked
-        again and follow the secant, or halve the bracket; the best shift stays. A ranked activation stays as it is.
+        again and follow the secant, or halve the bracket, on the first rows; the best shift stays, and one more along
+        the secant takes back what all rows show. A ranked activation stays as it is.
     """
     if model.activation.pattern_kind != "independent":
         return
-    step, excess = _excess(model, l0, batches())
-    if model.encoder_kind.affine and math.isfinite(step):
-        _shift(model, step)
+    if model.encoder_kind.affine:
+        step, _ = _excess(model, l0, batches())
+        if math.isfinite(step):
+            _shift(model, step)
         return
+    step, excess = _excess(model, l0, _first(batches()))
     seen = [(0.0, excess, step)]
     while abs(seen[-1][1]) >= _CLOSE and math.isfinite(seen[-1][2]) and len(seen) < _ROUNDS:
         to = _next(seen)
         _shift(model, to - seen[-1][0])
-        step, excess = _excess(model, l0, batches())
+        step, excess = _excess(model, l0, _first(batches()))
         seen.append((to, excess, step))
     _shift(model, min(seen, key=lambda at: abs(at[1]))[0] - seen[-1][0])
+    _shift(model, -_excess(model, l0, batches())[1] / _slope(seen))
+
+
+def _slope(seen: Sequence[tuple[float, float, float]]) -> float:
+    """How log L0 falls with the shift, near what is asked for: by the two nearest shifts, or as z itself says."""
+    (at, excess, step), *others = sorted(seen, key=lambda one: abs(one[1]))
+    slope = (excess - others[0][1]) / (at - others[0][0]) if others and at != others[0][0] else 0.0
+    own = -excess / step if step and math.isfinite(step) else 0.0
+    return slope if slope < 0 else own if own < 0 else -math.inf
+
+
+def _first(batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Batches of _FEW rows in all, or the first batch."""
+    rows = 0
+    for x_p in batches:
+        if rows >= _FEW:
+            return
+        yield x_p
+        rows += len(x_p)
 
 
 def _next(seen: Sequence[tuple[float, float, float]]) -> float:

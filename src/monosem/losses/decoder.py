@@ -7,9 +7,12 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import cosine_similarity, normalize
 
 from monosem.base.errors import check
 from monosem.base.seeds import torch_generator
+from monosem.core.model import SDL
+from monosem.losses.fidelity import prefix_level
 from monosem.losses.objective import TERMS, State, Step, Term
 
 
@@ -50,6 +53,56 @@ class Ortho(Term):
             if chunk.numel() > 1:
                 total = total + _nearest(unit[chunk]).clamp(min=0).pow(2).sum()
         return total / n_q
+
+
+@TERMS.register("meta")
+@dataclass(frozen=True)
+class Meta(Term):
+    """Columns of W_D that a second, smaller dictionary makes of few of its atoms are pushed off what it makes of them.
+
+    Equation: w_j the columns over their norms, A of `share` n_q unit atoms, w_hat_j = sum of c_ja a over the `active`
+        atoms of largest c_ja = max(<a, w_j>, 0); value = mean over j of cos(w_j, w_hat_j)^2, w_hat a constant. After
+        it A learns to make them: a <- unit(a + rate sum_j c_ja (w_j - w_hat_j) / sum_j c_ja^2).
+    Cost: `chunk` columns, drawn at each step, times all atoms; the gradient of W_D is dense.
+    Source: Levinson 2026 (MetaSAE). Difference: the second dictionary is tied and has steps of its own, without Adam;
+        the abstract's penalty, whose equation was not read.
+    """
+
+    share: float = 0.25
+    active: int = 4
+    rate: float = 0.1
+    chunk: int = 8192
+    name: ClassVar[str] = "meta"
+
+    def __post_init__(self) -> None:
+        check(0 < self.share < 1, f"share={self.share}; it is a share of the latents, between 0 and 1")
+        for name in ("active", "chunk"):
+            check(getattr(self, name) >= 1, f"{name}={getattr(self, name)}; it must be at least 1")
+        check(0 < self.rate <= 1, f"rate={self.rate}; a step needs 0 < rate <= 1")
+
+    def init_state(self, model: SDL) -> State:
+        """Random atoms, as many as latents of level 0; the others are not used."""
+        n_q, n_r = model.layout.n_q, model.layout.n_r
+        atoms = torch.randn(n_q, n_r, generator=torch_generator(0, "meta", n_q))
+        level = prefix_level(model.layout, (self.share, 1.0))
+        return {name: x.to(model.b_E.device) for name, x in (("atoms", normalize(atoms)), ("level", level))}
+
+    def apply(self, step: Step, state: State) -> Tensor:
+        """Mean over columns; every process computes all of it."""
+        rows = _decoder_rows(step)
+        everyone, mine = step.group.place(state["atoms"])
+        used = step.group.gather(state["level"]) == 0
+        order = torch.randperm(len(rows), generator=torch_generator(0, "meta", step.context.step))
+        w, atoms = normalize(rows[order[: self.chunk].to(rows.device)]), everyone[used].to(rows)
+        with torch.no_grad():
+            most = (w @ atoms.T).relu().topk(min(self.active, len(atoms)))
+            code = w.new_zeros(len(w), len(atoms)).scatter_(1, most.indices, most.values)
+            made = code @ atoms
+            if step.context.training:
+                better = code.T @ (w - made) / code.square().sum(0).clamp(min=1e-12)[:, None]
+                everyone[used] = normalize(atoms + self.rate * better).to(everyone)
+                state["atoms"].copy_(everyone[mine])
+        return cosine_similarity(w, made).square().mean()
 
 
 def _nearest(unit: Float[Tensor, "latents n_r"]) -> Float[Tensor, " latents"]:

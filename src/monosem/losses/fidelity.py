@@ -62,7 +62,7 @@ class Reconstruction(Term):
         return squares * _unit(step.x_r, self.reduction)
 
 
-def _prefix_level(layout: Layout, fractions: tuple[float, ...]) -> Int[Tensor, " n_q"]:
+def prefix_level(layout: Layout, fractions: tuple[float, ...]) -> Int[Tensor, " n_q"]:
     """For each latent the first prefix that holds it; prefixes are taken within each block of W_D's latents.
 
     One block (SAE, transcoder, crosscoder): the first fraction * n_q latents. A cross-layer transcoder: the
@@ -110,7 +110,7 @@ class Matryoshka(Term):
 
     def init_state(self, model: SDL) -> State:
         """Each latent's level; by rate also its firing rate, the run that it belongs to, and the levels of a run."""
-        level = _prefix_level(model.layout, self.fractions).to(model.b_E.device)
+        level = prefix_level(model.layout, self.fractions).to(model.b_E.device)
         if self.order == "index":
             return {"level": level}
         runs = torch.zeros_like(level)

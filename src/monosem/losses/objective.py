@@ -138,6 +138,8 @@ class Term(ABC):
     name: ClassVar[str] = "term"
     whole: ClassVar[bool] = False
     """Whether it asks for all of x_r by itself: a method has one such term, and another takes its place."""
+    pairs: ClassVar[bool] = False
+    """Whether it compares neighbours: rows are then drawn two by two, as they follow each other in the source."""
 
     def refuse(self, activation: Activation, layout: Layout) -> str | None:
         """Why this term cannot go with an activation and a layout; None if it can."""
@@ -222,6 +224,11 @@ class Objective:
     def asked_l0(self) -> float | None:
         """The number of active latents of a row that the first term asks for that does."""
         return next((l0 for term in self.terms if (l0 := term.asked_l0()) is not None), None)
+
+    @property
+    def pairs(self) -> bool:
+        """Whether a term compares neighbours."""
+        return any(term.pairs for term in self.terms)
 
     def init_state(self, model: SDL) -> dict[str, State]:
         """Every term's state, by label."""

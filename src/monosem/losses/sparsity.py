@@ -8,8 +8,9 @@ from torch import Tensor
 
 from monosem.base.errors import check
 from monosem.base.schedule import Schedule, at_step
+from monosem.base.selection import Every, Request
 from monosem.base.sparse import Code
-from monosem.core.activations import Activation, Binary, Gated, ReLU
+from monosem.core.activations import Activation, AdaptiveK, Binary, Context, Gated, ReLU
 from monosem.core.model import SDL
 from monosem.core.pairs import Layout
 from monosem.losses.objective import TERMS, State, Step, Term
@@ -206,3 +207,33 @@ class ElasticNet(Term):
         count = step.group.sum(torch.ones_like(weight).sum())
         weight = (weight * count / step.group.sum(weight.sum())).to(now.dtype)
         return step.group.sum((now * weight).sum() / rows) + self.ridge * step.mean(size.square(), step.code)
+
+
+@TERMS.register("complexity")
+@dataclass(frozen=True)
+class Complexity(Term):
+    """The probe of adaptive_k learns how badly a row is explained.
+
+    Equation: y_b = |e_b|^2 / (|e_b|^2 + mean |e|^2), a constant; value = mean over rows of (share_b - y_b)^2 with the
+        share of AdaptiveK, z a constant in it. A row of the usual error has y = 1/2.
+    Source: Yao and Du 2025. Difference: their probe learns ratings of texts by a language model, which rows have not.
+    """
+
+    name: ClassVar[str] = "complexity"
+
+    def refuse(self, activation: Activation, layout: Layout) -> str | None:
+        """Needs a probe."""
+        return None if isinstance(activation, AdaptiveK) else "it has no probe to teach; use adaptive_k"
+
+    def requests(self, layout: Layout, context: Context) -> tuple[Request, ...]:
+        """Every cell: the probe reads all of z."""
+        return (Every(),)
+
+    def apply(self, step: Step, state: State) -> Tensor:
+        """Mean over rows."""
+        z = step.extra[Every()].values.detach()
+        n_q = step.group.sum(torch.ones_like(z[0]).sum())
+        share = (step.group.sum((z * step.model.act["probe"]).sum(1)) / n_q.sqrt()).sigmoid()
+        error = step.error.square().sum(1)
+        wanted = error / (error + error.mean()).clamp(min=1e-30)
+        return (share - wanted).square().mean()

@@ -10,6 +10,7 @@ from monosem.base.literature import (
     ANTHROPIC_2025,
     AYONRINDE_2024,
     BALAGANSKY_2025,
+    BHALLA_2025,
     BRICKEN_2023,
     BRZOZOWSKI_2026,
     BUSSMANN_2024,
@@ -26,21 +27,25 @@ from monosem.base.literature import (
     KASSEM_2026,
     KORZNIKOV_2025,
     KUROCHKIN_2025,
+    LEVINSON_2026,
     MCDOUGALL_2025,
     MUDIDE_2024,
     RAJAMANOHARAN_2024A,
     RAJAMANOHARAN_2024B,
     SAELENS_2024,
+    SHI_2025,
     SPARSIFY_2024,
     TANG_2025,
     WANG_2025,
     XU_2025,
+    YAO_2025,
     Citation,
 )
 from monosem.base.registry import Registry
 from monosem.base.schedule import Ramp
 from monosem.core.activations import (
     AbsTopK,
+    AdaptiveK,
     BatchTopK,
     Binary,
     FeatureChoice,
@@ -56,17 +61,18 @@ from monosem.core.computed import Archetypal
 from monosem.core.constraints import SkipRank, UnitNorm
 from monosem.core.dictionaries import Tied
 from monosem.core.init import Init
-from monosem.core.learned_encoders import Kronecker, Routed
+from monosem.core.learned_encoders import Kronecker, Route, Routed
 from monosem.core.pairs import SAE, Crosscoder
 from monosem.core.pursuit import Lista, MatchingPursuit
+from monosem.losses.contrast import Contrast
 from monosem.losses.control import Weight
-from monosem.losses.decoder import Ortho
+from monosem.losses.decoder import Meta, Ortho
 from monosem.losses.every_k import EveryK
 from monosem.losses.fidelity import Delta, GatedAux, Matryoshka, MultiK, Reconstruction
 from monosem.losses.frequency import Frequency
 from monosem.losses.objective import Term
 from monosem.losses.revival import AuxK, PreActivation
-from monosem.losses.sparsity import L0, L1, ElasticNet, Lp, Tanh
+from monosem.losses.sparsity import L0, L1, Complexity, ElasticNet, Lp, Tanh
 from monosem.methods.method import Method
 
 
@@ -220,7 +226,7 @@ def _mp(k: int = 32) -> Method:
 
 @_row("ReLU after unrolled steps of iterative thresholding, with an L1 penalty", GREGOR_2010)
 def _lista(l1: Weight = 0.8, steps: int = 2) -> Method:
-    return Method(ReLU(), (Reconstruction(), L1(l1)), init=Init("ista"), encoder=Lista(steps))
+    return Method(ReLU(), (Reconstruction(), L1(l1)), encoder=Lista(steps))
 
 
 @_row("TopK whose decoder columns lie in the convex hull of centroids of the data", FEL_2025)
@@ -290,3 +296,24 @@ def _scale(k: int = 32, experts: int = 8, active: int = 2, aux: float = 1 / 32) 
 @_row("ReLU with an adaptive elastic net: absolute values weighed by how small a latent is, and squares", CHAUDHRY_2026)
 def _aen(weight: Weight = 0.8, ridge: float = 0.1, power: float = 0.5) -> Method:
     return Method(ReLU(), (Reconstruction(), ElasticNet(weight, ridge, power)))
+
+
+@_row("Matryoshka BatchTopK whose first latents are alike on neighbouring rows, such as tokens of a text", BHALLA_2025)
+def _t_sae(k: float = 32, contrast: Weight = 0.1, share: float = 0.2, aux: float = 1 / 32) -> Method:
+    nested = Matryoshka(fractions=(share, 1.0), weights=(0.5, 0.5))
+    return Method(BatchTopK(k), (nested, Contrast(contrast, share), *_revived(aux)))
+
+
+@_row("BatchTopK whose decoder columns are pushed off what a second, smaller dictionary makes of them", LEVINSON_2026)
+def _meta_sae(k: float = 32, meta: Weight = 0.25, share: float = 0.25, active: int = 4, aux: float = 1 / 32) -> Method:
+    return Method(BatchTopK(k), (Reconstruction(), Meta(meta, share, active), *_revived(aux)))
+
+
+@_row("the k largest latents of each row, k between two numbers by a linear probe of the row", YAO_2025)
+def _adaptive_k(least: int = 16, most: int = 64, complexity: Weight = 1.0, aux: float = 1 / 32) -> Method:
+    return Method(AdaptiveK(least, most), (Reconstruction(), Complexity(complexity), *_revived(aux)))
+
+
+@_row("TopK crosscoder that reads one source of each row, which a router chooses", SHI_2025)
+def _route(k: int = 32, aux: float = 1 / 32) -> Method:
+    return Method(TopK(k), (Reconstruction(), *_revived(aux)), Crosscoder(), encoder=Route())

@@ -45,6 +45,7 @@ def competition(activation: Activation, n_q: int, threshold: float = 0.0) -> _Co
     name = type(activation).__name__
     reasons = {
         "TopK": "a ranking by decoder norm makes the region depend on W_D; use rank_by_norm=False",
+        "AdaptiveK": "the k of a row is a function of z, so that its regions are not convex; use TopK",
         "FeatureChoice": "its thresholds differ by latent and are learned from rows; use JumpReLU",
         "AbsTopK": "its pieces are not convex (|z_1| >= |z_2| holds at z_1 = 2 and -2 but not at 0); use TopK",
         "Binary": "it breaks eq 10 (a latent is 1, not z), so that L~ is constant on a region; use JumpReLU",

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,24 +49,32 @@ from monosem.base.seeds import key
 class Order:
     """Which rows a step sees: a pure function of the step, so that a run has no data cursor to save.
 
-    A fixed set of rows is visited by one keyed permutation per epoch, without gaps between epochs; a stream
-    is read forward from an offset that the seed decides.
+    A fixed set of rows is visited by one keyed permutation per epoch, without gaps between epochs; with `pairs` the
+    rows 2 i and 2 i + 1 stay together, and an odd last row is left out. A stream is read forward from an offset that
+    the seed decides.
     """
 
-    def __init__(self, rows: int | None, batch_size: int, seed: int) -> None:
-        self.rows, self.batch_size, self.seed = rows, batch_size, seed
+    def __init__(self, rows: int | None, batch_size: int, seed: int, pairs: bool = False) -> None:
+        self.rows, self.batch_size, self.seed, self.pairs = rows, batch_size, seed, pairs
+        if pairs and rows is not None:
+            self.rows = rows - rows % 2
         self._epoch, self._permutation = -1, torch.empty(0, dtype=torch.int64)
 
     def _of_epoch(self, epoch: int) -> Int[Tensor, " rows"]:
         if epoch != self._epoch:
             assert self.rows is not None
-            self._permutation = torch.randperm(self.rows, generator=torch_generator(self.seed, "order", epoch))
+            generator = torch_generator(self.seed, "order", epoch)
+            order = torch.randperm(self.rows // (1 + self.pairs), generator=generator)
+            self._permutation = torch.stack([2 * order, 2 * order + 1], 1).flatten() if self.pairs else order
             self._epoch = epoch
         return self._permutation
 
     def index(self, step: int) -> Int[Tensor, " batch"]:
         """The rows of one step."""
-        start, stop = step * self.batch_size, (step + 1) * self.batch_size
+        return self.span(step * self.batch_size, (step + 1) * self.batch_size)
+
+    def span(self, start: int, stop: int) -> Int[Tensor, " rows"]:
+        """The rows from one place of the order to another."""
         if self.rows is None:
             offset = key(self.seed, "stream") % 2**20 * 2**36
             return torch.arange(offset + start, offset + stop)
@@ -81,8 +90,8 @@ class Order:
 Callback = Callable[[Run, dict[str, float]], None]
 CALIBRATION_BATCHES, CALIBRATION_ROWS = 64, 16384
 """How many batches, and at most how many rows, what inference reads is calibrated on."""
-L0_ROWS = 131072
-"""At most how many rows active latents are counted on: a mean over so many is known to half a per cent."""
+L0_ROWS, UNSEEN_ROWS = 2**18, 2**14
+"""At most how many rows active latents are counted on, and how many that no step has drawn are enough for that."""
 
 
 def parts_of(
@@ -183,24 +192,43 @@ def resample(
     run.tracker.since[dead] = 0
 
 
-def calibrate(run: Run, config: FitConfig, source: Source) -> None:
+def calibrate(run: Run, config: FitConfig, source: Source) -> dict[str, Any]:
     """Set what inference reads by the finished weights, and the number of active latents that the method asks for.
 
-    On rows of the training: a sample of a fixed set, the last of a stream; CALIBRATION_BATCHES batches and
-    CALIBRATION_ROWS rows at most.
+    The former on rows of the training: a sample of a fixed set, the last of a stream; CALIBRATION_BATCHES batches and
+    CALIBRATION_ROWS rows at most. The latter on rows that training never saw, wherever there are any (`_unseen`).
+    Returns what a record says of the latter; {} where no number is asked for.
     """
     seen, batch = config.steps * config.batch_size, config.batch_size
     number = max(min(CALIBRATION_BATCHES * batch, CALIBRATION_ROWS, source.rows or seen) // batch, 1) * batch
     number = min(number, source.rows or number)
     index = Order(source.rows, number, config.seed).index(0 if source.rows else max(seen // number - 1, 0))
 
-    def batches() -> Iterator[Tensor]:
+    def batches(source: Source, index: Tensor) -> Iterator[Tensor]:
         return (rows_of(source, part, run.model.b_E.device)[0] for part in torch.split(index, batch))
 
-    run.model.calibrate(batches())
-    if run.objective.asked_l0 is not None:
-        index = Order(source.rows, min(L0_ROWS, source.rows or seen), config.seed).index(0)
-        settle(run.model, run.objective.asked_l0, batches)
+    run.model.calibrate(batches(source, index))
+    asked = run.objective.asked_l0
+    if asked is None:
+        return {}
+    others, index, which = _unseen(source, seen, Order(source.rows, 1, config.seed, run.objective.pairs))
+    settle(run.model, asked, partial(batches, others, index))
+    return {"settled": {"l0": asked, "rows": len(index), "of": which}}
+
+
+def _unseen(source: Source, seen: int, order: Order) -> tuple[Source, Tensor, str]:
+    """(source, rows, which they are) to count active latents on, where the steps have drawn `seen` rows in an order.
+
+    A run on a fixed set of rows fits them: on others more latents are active. So these are rows beside those of the
+    training, or rows that no step has drawn, or else all. Of a law, eight rows for each that was drawn are enough.
+    """
+    fresh: Source | None = getattr(source, "fresh", None)
+    if fresh is not None:
+        return fresh, torch.arange(min(L0_ROWS, fresh.rows or 8 * seen)), "rows beside those of the training"
+    rest = seen if order.rows is None else order.rows - seen
+    if order.rows is None or rest >= UNSEEN_ROWS:
+        return source, order.span(seen, seen + min(L0_ROWS, rest)), "rows that no step drew"
+    return source, order.span(0, min(L0_ROWS, order.rows)), "rows of the training"
 
 
 def _device(config: FitConfig, group: Group) -> torch.device:
@@ -231,6 +259,9 @@ def start_run(
     sample = rows_of(source, Order(source.rows, sample_size, config.seed).index(0))
     model, objective = method.build(n_q, source.p_widths, source.r_widths, sample, config.seed, anchors)
     fixed = [name for name in ("encoder", "decoder") if not all(p.requires_grad for p in getattr(model, name).weights)]
+    whole = source.rows is not None and source.rows > 1
+    text = "contrast compares rows that follow each other, which a stream mixes; train on a file, a store or a tensor"
+    check(whole or not objective.pairs, text, RefusedError)
     resampled = method.resample is not None
     check(not (resampled and fixed), f"resampling draws {fixed} anew, but they are fixed; drop one", RefusedError)
     if start is not None:
@@ -257,12 +288,13 @@ def _constraints(method: Method, run: Run, source: Source, n_q: int, anchors: An
     return tuple(constraint.of_latents(first, last) for constraint in method.constraints_of(layout, anchors))
 
 
-def _batches(run: Run, source: Source, config: FitConfig) -> Iterator[tuple[Tensor, Tensor, Rows | None]]:
+def _batches(run: Run, source: Source, config: FitConfig) -> Iterator[tuple[Tensor, Tensor, Rows]]:
     """The rows of each step that is left, on the model's device, and where they come from."""
-    order, device = Order(source.rows, config.batch_size, config.seed), run.model.b_E.device
+    pairs, device = run.objective.pairs, run.model.b_E.device
+    order = Order(source.rows, config.batch_size, config.seed, pairs)
     while run.step < config.steps:
         index = order.index(run.step)
-        yield *rows_of(source, index, device), source.where(index) if isinstance(source, LocatedSource) else None
+        yield *rows_of(source, index, device), source.where(index) if isinstance(source, LocatedSource) else Rows(index)
 
 
 @contextmanager
@@ -364,8 +396,8 @@ def fit(
                     advance(run.step, entry, config.batch_size)
                 folder.save(run, config)
             run.finish(constraints)
-            calibrate(run, config, source)
+            settled = calibrate(run, config, source)
             model = _finished(run.model, source)
-            about = about_run(method, source, n_q, config, anchors, run.identity, warm)
+            about = about_run(method, source, n_q, config, anchors, run.identity, warm) | settled
             folder.finish(model, about)
     return Result(model, folder.entries, time.perf_counter() - started, run.identity, about)

@@ -26,7 +26,7 @@ SPECIAL = {"multi_topk": "k=2", "gemma_scope_2": "l0=3", "lista": "l1=0.1"}
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_trains_as_on_the_cpu(name: str) -> None:
-    source = scene_source(6, p_widths=(3, 3)) if name in ("delta_crosscoder", "dfc") else scene_source(6)
+    source = scene_source(6, p_widths=(3, 3)) if name in ("delta_crosscoder", "dfc", "route") else scene_source(6)
     plan = method(f"{name}({SPECIAL.get(name, 'k=2' if 'k' in METHODS[name].defaults else '')})")
     config = FitConfig(2, 5, 1e-3, log_every=1, clip=1.0, threads=1, dead_window=5)
     with served(SETTINGS["interpret"]):
