@@ -1,5 +1,6 @@
 """Tiny networks with random weights for tests of splicing and steering."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,6 +31,19 @@ def llama(layers: int = 3, seed: int = 0) -> Any:
         initializer_range=0.4,
     )
     return transformers.LlamaForCausalLM(config).eval()
+
+
+def save_llama(folder: Path) -> Any:
+    """The same, in a folder, with the least that transformers reads as a tokenizer: of <0> <1> ..."""
+    network = llama()
+    network.save_pretrained(folder)
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({f"<{n}>": n for n in range(VOCABULARY)}, unk_token="<0>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(folder)
+    return network
 
 
 def ids(batch: int = 3, length: int = LENGTH, seed: int = 0) -> Tensor:

@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from monosem.core.io import load_model
+from monosem.data.store import open_store
+from tests.networks.llamas import save_llama
 from tests.train.victims import contents
 
 pytestmark = pytest.mark.slow
@@ -27,6 +29,46 @@ def _start(out: Path, size: int, steps: int) -> "subprocess.Popen[str]":
         started = f"-m torch.distributed.run --standalone --max-restarts 3 --nproc-per-node {size}".split()
         command = [*started, *command, "--mesh", f"latents={size}"]
     return subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def _on_network(folder: Path, command: str, size: int, more: str = "") -> str:
+    """A command on a small network and texts, in some processes."""
+    if not (folder / "llama").exists():
+        save_llama(folder / "llama")
+        texts = [" ".join(f"<{(7 * n + i) % 40}>" for i in range(9 + n % 5)) for n in range(60)]
+        (folder / "texts.txt").write_text("\n".join(texts))
+    words = f"-m monosem {command} --network {folder}/llama --text {folder}/texts.txt --length 16 {more}".split()
+    if size > 1:
+        words = f"-m torch.distributed.run --standalone --nproc-per-node {size}".split() + words
+    return _finish(subprocess.Popen([sys.executable, *words], stdout=-1, stderr=-1, text=True))
+
+
+def test_a_network_in_several_processes(tmp_path: Path) -> None:
+    """Whole in each, or split over them: the store to the byte, or to rounding; and training on it as it runs."""
+    read = "--read model.layers.1:out --batch-tokens 64"
+    for size, more in ((1, ""), (2, "--mesh rows=2"), (2, "--mesh rows=2 --device-map tp")):
+        out = tmp_path / f"{size}{more[-2:]}"
+        _on_network(tmp_path, f"harvest {read} --shard-rows 100 --out {out}", size, more)
+    one, two, split = (open_store(tmp_path / name) for name in ("1", "2=2", "2tp"))
+    assert (two.folder / "manifest.json").read_bytes() == (one.folder / "manifest.json").read_bytes()
+    two.verify()
+    index = torch.arange(one.rows)
+    rows = [store.table(store.sites[0]).take(index) for store in (one, two, split)]
+    assert torch.equal(rows[1], rows[0])
+    torch.testing.assert_close(rows[2], rows[0], rtol=1e-3, atol=1e-3)
+    train = (
+        f"train {read} --method topk(k=2) --n-q 24 --steps 20 --batch-size 16 --buffer 128 --held-out 20 --threads 1"
+    )
+    said = [
+        _on_network(tmp_path, f"{train} --out {tmp_path}/run{number}", size, more)
+        for number, (size, more) in enumerate(
+            ((1, ""), (2, "--mesh latents=2"), (2, "--mesh latents=2 --device-map tp"))
+        )
+    ]
+    assert all("FVU" in text for text in said)
+    wanted = load_model(tmp_path / "run0").W_D
+    for number in (1, 2):
+        torch.testing.assert_close(load_model(tmp_path / f"run{number}").W_D, wanted, rtol=0, atol=1e-3)
 
 
 def _finish(process: "subprocess.Popen[str]") -> str:

@@ -71,7 +71,10 @@ class DeviceOptions:
         str, _network("Type of the network's weights: auto (its file's), float32, bfloat16 or float16.", more=True)
     ] = "auto"
     device_map: Annotated[
-        str | None, _network("Split the network over all devices: auto or balanced; then no --device.", more=True)
+        str | None,
+        _network(
+            "Split the network over all devices, auto or balanced, or, with --mesh, over the processes: tp.", more=True
+        ),
     ] = None
     download: Annotated[
         bool, _network("Fetch OWNER/NAME from the hub where its cache has none.", "--download", more=True)

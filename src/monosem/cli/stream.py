@@ -24,13 +24,17 @@ CANDIDATES = 4096
 
 @dataclass(frozen=True)
 class Fed:
-    """What a training is fed: its source, what is kept beside the model, and raw rows to score on, some at a time."""
+    """What a training is fed: its source, what is kept beside the model, and raw rows to score on, some at a time.
+
+    `together`: all processes have to read the rows to score on.
+    """
 
     source: "Source"
     notes: "RunNotes"
     scored: Callable[[], "Iterable[tuple[Tensor, Tensor]]"]
     held_out: bool
     follow: str
+    together: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +50,10 @@ class StreamOptions:
     texts: TextOptions
     network_device: Annotated[str | None, _live("Device that runs it. [default: that of --device]", more=True)] = None
     dtype: Annotated[str, _live("Type of its weights: auto, float32, bfloat16 or float16.", more=True)] = "auto"
-    device_map: Annotated[str | None, _live("Split it over all devices: auto or balanced.", more=True)] = None
+    device_map: Annotated[
+        str | None,
+        _live("Split it over all devices, auto or balanced, or, with --mesh, over the processes: tp.", more=True),
+    ] = None
     download: Annotated[
         bool, _live("Fetch OWNER/NAME from the hub where its cache has none.", "--download", more=True)
     ] = False
@@ -116,7 +123,8 @@ def open_stream(
         return _passed(source, batches, keep, (str(rows.read), rows.write), max(held_out, 1024))
 
     notes = RunNotes(None if anchors is None else load_anchors(anchors))
-    return Fed(source, notes, scored, bool(aside), _evaluation(o, rows, folder))
+    split = source.producer.runner.split
+    return Fed(source, notes, scored, bool(aside), _evaluation(o, rows, folder), split)
 
 
 def _evaluation(o: StreamOptions, rows: RowsOptions, folder: Path) -> str:

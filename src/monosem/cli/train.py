@@ -176,6 +176,8 @@ def _train(o: _TrainOptions, first: bool, group: "Processes") -> Answer | None:
         source.close()
         _say_left_out(*source.left_out, o.norm_limit)
     if not first:
+        for _ in fed.scored() if fed.together else ():
+            pass
         return None
     result = _whole(result, folder)
     fed.notes.keep(folder)

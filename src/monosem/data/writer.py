@@ -34,6 +34,7 @@ class Writer:
     it is filled. What is refused changes nothing.
     Of P processes each writes every P-th shard, with a note beside it (shards/.00003.json); the first makes one
     manifest of the notes when all have closed. Whatever number of processes began a store, any number goes on.
+    `together`: all processes have all rows, and the first writes them.
     Raises: CheckpointError when the folder holds another store, or one begun on another machine; OutputError when it
         cannot be written, or another process writes there.
     """
@@ -45,8 +46,11 @@ class Writer:
         vocabulary: Sequence[str] | None = None,
         allow_other_machine: bool = False,
         group: Group = ALONE,
+        together: bool = False,
     ) -> None:
         self.folder, self.each, self.group = folder, int(header["shard_rows"]), group
+        self._every, self._turn = (1, 0) if together else (group.size, group.rank)
+        self._writes = group.rank == self._turn
         check(self.each >= 1, f"shard_rows={self.each}; a shard has at least one row")
         self.manifest: dict[str, Any] = {
             "format": FORMAT,
@@ -143,7 +147,7 @@ class Writer:
         """Of rows [first, first + rows) of the store, which lie in which shard of this process: (those that are there,
         those to write)."""
         numbers = range(first // self.each, -(-(first + rows) // self.each))
-        bounds = [(n, n * self.each - first) for n in numbers if n % self.group.size == self.group.rank]
+        bounds = [(n, n * self.each - first) for n in numbers if n % self._every == self._turn]
         parts = [(n, slice(max(0, start), min(rows, start + self.each))) for n, start in bounds]
         missing = [part for part in parts if part[0] not in self._shards and not self.complete]
         return [part for part in parts if part[0] in self._shards], missing
@@ -156,6 +160,8 @@ class Writer:
     def append(self, number: int, xs: Sequence[np.ndarray], columns: Mapping[str, np.ndarray]) -> None:
         """Add rows to a shard, the same until it is full: one array per site, in the files' type, and one per column
         (with int8, scales too)."""
+        if not self._writes:
+            return
         arrays, rows = {f"x{i}": x for i, x in enumerate(xs)} | dict(columns), len(columns["token"])
         if not self._open:
             self._begin()

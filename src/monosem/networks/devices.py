@@ -1,4 +1,4 @@
-"""Where a network takes its inputs, also when its layers lie on several devices or are off-loaded."""
+"""Where a network takes its inputs, also when it lies on several devices or in several processes, or is off-loaded."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -35,6 +35,16 @@ def _embedding(model: nn.Module) -> nn.Module | None:
     except NotImplementedError:
         return None
     return embedding if isinstance(embedding, nn.Module) else None
+
+
+def is_split(model: nn.Module) -> bool:
+    """Whether parameters lie in parts in several processes, as tensor parallelism leaves them."""
+    return any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor, which may lie in parts in several processes; all of them call this."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def moved(inputs: _Inputs, device: torch.device) -> _Inputs:

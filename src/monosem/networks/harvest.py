@@ -14,11 +14,11 @@ from jaxtyping import Float, Int8
 from torch import Tensor, nn
 
 from monosem.base.errors import CheckpointError, DataError, ShapeError, check
-from monosem.base.group import ALONE, Group
+from monosem.base.group import ALONE, Group, agreed
 from monosem.data.batches import Batch, Pool, TokenFilter, number_documents
 from monosem.data.store import Store, open_store
 from monosem.data.writer import STORED, Writer
-from monosem.networks.devices import input_device, moved
+from monosem.networks.devices import input_device, is_split, moved, whole
 from monosem.networks.sites import Site, capture, find_sites
 
 SHARD_ROWS = 65536
@@ -45,10 +45,27 @@ class Runner:
         check(bool(models), "no model is given; pass a module, or several by name")
         return Runner(models, find_sites(models, sites), pool, stop)
 
-    def check_evaluating(self) -> None:
-        """Raises: ArgumentError when a model is in training mode."""
+    def evaluating(self) -> "Runner":
+        """Itself. Raises: ArgumentError when a model is in training mode."""
         training = [model for model in self.models.values() if model.training]
         check(not training, "the model is in training mode (dropout acts); call model.eval() first")
+        return self
+
+    @property
+    def split(self) -> bool:
+        """Whether a model lies in several processes, which then run every batch together."""
+        return any(is_split(model) for model in self.models.values())
+
+    def check_together(self, outputs: Mapping[Site, Tensor], group: Group) -> None:
+        """Raises: ArgumentError for a split model without its group; DataError where processes see other numbers."""
+        if not self.split:
+            return
+        alone = "the network is split over several processes; give the group of them, as train.open_mesh makes it"
+        check(group.size > 1, alone)
+        total = hashlib.sha256()
+        for x in outputs.values():
+            total.update(x.to("cpu", torch.float32).contiguous().numpy().data)
+        agreed(group, total.hexdigest(), "a site inside what is split; choose the input or output of a block")
 
     def raw(self, batch: Batch) -> dict[Site, Tensor]:
         """What each site gives for a batch; heads of tokens side by side, the channels of pictures last."""
@@ -134,7 +151,7 @@ def harvest(
     forward pass at the last site. `about` is written to the manifest as it is.
     Called again after a kill, it skips what is stored (comparing tokens and places) and ends with the same bytes.
     `group`: the processes that harvest, each with the network and the same batches. Each runs the batches of every P-th
-    shard; the store has the bytes of one process's.
+    shard (all of them run all where the network is split over them); the store has the bytes of one process's.
 
     Raises: ArgumentError for a site that is not there; DataError for numbers that are not finite in `dtype`;
         CheckpointError when `out` holds another harvest, or the batches are not those it was begun with.
@@ -147,13 +164,13 @@ def harvest(
     """
     check(dtype in STORED, f"dtype={dtype!r}; known: {', '.join(STORED)}")
     check(rows is None or rows >= 1, f"rows={rows}; it must be at least 1, or None")
-    runner = Runner.of(module, sites, pool, stop)
-    runner.check_evaluating()
+    runner = Runner.of(module, sites, pool, stop).evaluating()
     stream = number_documents(batches, keep)
     first = next(stream, None)
     if first is None:
         raise DataError("no batches to harvest; give at least one")
     time, widths = runner.shape(probe := runner.raw(first), first)
+    runner.check_together(probe, group)
     header = {
         "sites": [
             {"name": str(s), "model": s.model, "module": s.module, "side": s.side, "width": w}
@@ -167,7 +184,7 @@ def harvest(
         "labels": None if labels is None else list(labels),
         "about": dict(about or {}),
     }
-    writer = Writer(Path(out), header, vocabulary, allow_other_machine, group)
+    writer = Writer(Path(out), header, vocabulary, allow_other_machine, group, runner.split)
     try:
         work = chain([(first, probe)], zip(stream, repeat(None), strict=False))
         total = _fill(runner, writer, work, time, rows or sys.maxsize, progress)
@@ -293,7 +310,7 @@ def fingerprint(model: nn.Module) -> dict[str, Any]:
     """
     total = hashlib.sha256(type(model).__name__.encode())
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        flat = tensor.detach().reshape(-1)
+        flat = whole(tensor.detach()).reshape(-1)
         step = max(1, flat.numel() // SAMPLED)
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         if tensor.device.type != "meta":

@@ -36,7 +36,8 @@ class LiveSource(StreamSource):
     a `cursor` file; others are read again up to that place, without running the network.
     `about` describes the batches, for the run's identity; the first batch is part of it in any case.
     `group`: the processes that train on the stream, each with the network and the same batches. Each runs every P-th
-    batch and sends its rows to the others, so that no batch runs twice and all see the rows that one process would.
+    batch and sends its rows to the others, so that no batch runs twice and all see the rows that one process would. A
+    network that is split over them runs every batch in all, as rows are taken.
     `module`, `keep`, `pool`, `stop`: as for `harvest`. Others: as for StreamSource.
     """
 
@@ -60,13 +61,11 @@ class LiveSource(StreamSource):
         about: Any = None,
         group: Group = ALONE,
     ) -> None:
-        runner = Runner.of(module, read if write is None else f"{read}; {write}", pool, stop)
-        runner.check_evaluating()
-        self.producer = _Network(runner, batches, keep, seed, about)
-        agreed(group, self.producer.digest, "give every process the same network and the same batches")
+        runner = Runner.of(module, read if write is None else f"{read}; {write}", pool, stop).evaluating()
+        self.producer = _Network(runner, batches, keep, seed, about, group)
         if self.producer.rows is not None:
             buffer = min(buffer, self.producer.rows)
-        self.producer.share(group, dtype, buffer // 4)
+        self.producer.share(dtype, buffer // 4)
         options: dict[str, Any] = {
             "buffer": buffer,
             "seed": seed,
@@ -98,8 +97,10 @@ class _Pass(NamedTuple):
 class _Network:
     """Rows of a network, batch after batch; of several processes each runs every P-th of them."""
 
-    def __init__(self, runner: Runner, batches: Batches, keep: TokenFilter | None, seed: int, about: Any) -> None:
-        self.runner, self.keep, self.seed = runner, keep, seed
+    def __init__(
+        self, runner: Runner, batches: Batches, keep: TokenFilter | None, seed: int, about: Any, group: Group
+    ) -> None:
+        self.runner, self.keep, self.seed, self.group = runner, keep, seed, group
         self._batches, self._begun = batches, False
         self._once = not callable(batches) and iter(batches) is batches
         items = self._items(0)
@@ -110,7 +111,8 @@ class _Network:
         if self._once:
             self._batches = chain([first], batches)  # type: ignore[arg-type]
         batch = next(number_documents([first], keep))
-        self.time, self.widths = runner.shape(runner.raw(batch), batch)
+        self.time, self.widths = runner.shape(outputs := runner.raw(batch), batch)
+        runner.check_together(outputs, group)
         self._first = batch.count(self.time, runner.pool)
         self.rows = self._counted(batches) if isinstance(batches, Sequence) else None
         self.digest = digest(
@@ -124,6 +126,8 @@ class _Network:
                 "seed": seed,
             }
         )
+
+        agreed(group, self.digest, "give every process the same network and the same batches")
 
     def _counted(self, batches: Sequence[Any]) -> int:
         """Rows of a list of batches."""
@@ -140,10 +144,9 @@ class _Network:
         order = torch.randperm(len(batches), generator=torch_generator(self.seed, "live/batches", epoch))
         return (batches[number] for number in order.tolist())
 
-    def share(self, group: Group, dtype: torch.dtype, room: int) -> None:
-        """Run a share of the batches, at most `room` rows ahead over all processes; rows are sent in `dtype`."""
-        self.group, self._dtype = group, dtype
-        self._ahead = max(1, room // max(1, group.size * self._first))
+    def share(self, dtype: torch.dtype, room: int) -> None:
+        """Of several processes, run at most `room` rows ahead over all of them; rows are sent in `dtype`."""
+        self._dtype, self._ahead = dtype, max(1, room // max(1, self.group.size * self._first))
 
     def pieces(self, state: Any, drop: int) -> Iterator[Piece]:
         """Epoch after epoch; batches that are left out whole are not run."""
@@ -152,7 +155,7 @@ class _Network:
             check(not self._begun, again, DataError)
             self._begun = True
         passes = self._passes(state, drop)
-        alone = self.group.size == 1
+        alone = self.group.size == 1 or self.runner.split
         for one, xs in ((one, self.runner.rows(one.batch)[0]) for one in passes) if alone else self._shared(passes):
             time = self.time if one.batch.keep is None else one.batch.keep.shape[1]
             columns = one.batch.columns(time, self.runner.pool)[1]

@@ -77,7 +77,8 @@ def open_network(
     `download` fetches such a one when it is not there. A folder with one .gguf file is read from that. Models whose
     config names a language model have their head.
     `device`: where the network runs. `device_map`: split it over several devices instead, as accelerate does: "auto",
-    "balanced", or a mapping from modules to devices. `dtype`: of the weights.
+    "balanced", or a mapping from modules to devices; "tp": over the processes of torchrun, by transformers' own tensor
+    parallelism. `dtype`: of the weights.
     Raises: DataError for what is neither a folder nor a name; CheckpointError for a folder that transformers refuses;
         ArgumentError for a device that is not there, or one beside a map.
     """
@@ -90,7 +91,7 @@ def open_network(
 
     files, causal = _files(folder)
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False, **files}
-    laid = {} if device_map is None else {"device_map": device_map if isinstance(device_map, str) else dict(device_map)}
+    laid = {} if device_map is None else _laid(device_map)
     try:
         with quiet():
             kind = AutoModelForCausalLM if causal else AutoModel
@@ -100,6 +101,17 @@ def open_network(
         why = shortened(" ".join(str(error).split()), 300)
         raise CheckpointError(f"{folder} cannot be read by transformers ({type(error).__name__}: {why})") from None
     return (model if laid else model.to(place)).eval(), tokenizer
+
+
+def _laid(device_map: str | Mapping[str, Any]) -> dict[str, Any]:
+    """How a network is laid out, as transformers is told. Raises: ArgumentError for "tp" in a process alone."""
+    if device_map != "tp":
+        return {"device_map": device_map if isinstance(device_map, str) else dict(device_map)}
+    from transformers.distributed import DistributedConfig
+
+    several = torch.distributed.is_available() and torch.distributed.is_initialized()
+    check(several, "device_map='tp' needs the processes of torchrun; open the network inside train.open_mesh (--mesh)")
+    return {"distributed_config": DistributedConfig(tp_plan="auto", tp_size=torch.distributed.get_world_size())}
 
 
 def _files(folder: Path) -> tuple[dict[str, str], bool]:
