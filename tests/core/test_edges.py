@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from monosem.base.blocks import Block
+from monosem.base.errors import ArgumentError
 from monosem.base.group import ALONE
 from monosem.base.selection import Above, Every
 from monosem.base.sparse import Positions, SparseCode
@@ -11,7 +12,7 @@ from monosem.core.activations import JumpReLU
 from monosem.core.constraints import _share_latents
 from monosem.core.learned_encoders import Mlp
 from monosem.core.pairs import Layout
-from monosem.core.shards import edges, over_shards, rows_within
+from monosem.core.shards import Share, column_edges, edges, over_shards, region
 from monosem.core.units import Units
 from monosem.kernels.ops import Selection
 from monosem.losses.fidelity import Delta
@@ -23,15 +24,29 @@ def test_latents_are_cut_in_order_and_every_row_goes_to_one_process() -> None:
     assert edges(3, 3) == [0, 1, 2, 3]
     one = (Block(0, 12, 0, 4),)
     whole = Layout(12, (4,), (4,), one, one)
-    assert rows_within(whole, "b_E", 3, 7) == range(3, 7)
+    assert region(whole, "b_E", Share(3, 7)) == (range(3, 7),)
+    assert region(whole, "model.b_D", Share(3, 7)) == (range(4),)
+    assert region(whole, "adam.b_in.exp_avg", Share(3, 7)) == ()
     blocks = (Block(0, 4, 0, 2), Block(4, 12, 2, 5))
     private = Layout(12, (4,), (5,), one, blocks)
     name = "decoder.1"
-    assert [rows_within(private, name, *span) for span in ((0, 3), (2, 6), (5, 12))] == [
+    assert [region(private, name, Share(*span))[0] for span in ((0, 3), (2, 6), (5, 12))] == [
         range(0),
         range(2),
         range(1, 8),
     ]
+    assert region(private, name, Share(0, 4, (1, 4))) == (range(8), range(2))
+    assert region(private, "b_D", Share(0, 4, (1, 4))) == (range(1, 4),)
+    assert region(private, "encoder.0", Share(0, 4, (1, 4))) == (range(4), range(4))
+
+
+def test_columns_are_cut_where_each_process_has_as_many_weights() -> None:
+    blocks = (Block(0, 4, 0, 9), Block(4, 8, 3, 9), Block(8, 12, 6, 9))
+    layers = Layout(12, (3, 3, 3), (3, 3, 3), blocks, blocks)
+    assert column_edges(layers, 2) == [0, 6, 9]  # 3 x 4 + 3 x 8 weights, and 3 x 12
+    assert column_edges(layers, 3) == [0, 5, 7, 9]
+    with pytest.raises(ArgumentError, match="n_r=9"):
+        column_edges(layers, 10)
 
 
 def test_two_of_three_blocks_that_share_latents_are_enough() -> None:

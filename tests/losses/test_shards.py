@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import ClassVar
 
 import pytest
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from monosem.anchors.directions import Anchors
 from monosem.anchors.term import Anchoring, AnchorPenalty
-from monosem.base.group import ALONE, Group
+from monosem.base.group import ALONE, Axis, Group
 from monosem.base.sparse import DenseCode
 from monosem.core.activations import Context
 from monosem.core.model import Forward
@@ -38,15 +37,23 @@ class Worked:
 
     value: Tensor
     state: State
-    of_latents: dict[str, Tensor]
+    own: dict[str, Tensor]
     of_all: dict[str, Tensor]
 
 
-def combinations() -> list[tuple[str, str, str]]:
-    """Every term with every activation that it goes with, pairings in turn."""
-    turns, pairs = 0, ("sae", "cross_layer", "crosscoder", "skip_transcoder")
-    found = []
+PAIRS: dict[Axis, tuple[str, ...]] = {
+    "latents": ("sae", "cross_layer", "crosscoder", "skip_transcoder"),
+    "targets": ("cross_layer", "skip_transcoder"),
+}
+"""By targets nothing may be tied."""
+
+
+def combinations(by: Axis) -> list[tuple[str, str, str]]:
+    """Every term with every activation that it goes with, pairings in turn; by targets, no term of whole columns."""
+    turns, pairs, found = 0, PAIRS[by], []
     for term in all_terms().items():
+        if by == "targets" and term[1].whole_columns:
+            continue
         for activation in REGISTERED_ACTIVATIONS:
             sigma = REGISTERED_ACTIVATIONS[activation]
             fitting = [pair for pair in pairs if reason(sigma, term[1], pair) is None]
@@ -71,46 +78,51 @@ def work(
     model = copy.deepcopy(run.model)
     cut(model, first, last, group)
     code, cells = _sliced(whole.code, first, last), _sliced(whole.cells, first, last)
-    own = term.requests(model.layout, CONTEXT)
-    extra = {mine: _sliced(whole.extra[r], first, last) for mine, r in zip(own, requests, strict=True)}
+    extra = {request: _sliced(whole.extra[request], first, last) for request in requests}
     out = Forward(model, x[0], code, cells, dict(extra), True)
-    step = Step(model, *x, out, dead[first:last], CONTEXT)
+    step = Step(model, x[0], x[1][:, list(model.columns)], out, dead[first:last], CONTEXT)
     state = {name: v[first:last].clone() if v.ndim else v.clone() for name, v in term.init_state(run.model).items()}
     value = term.apply(step, state)
     if value.requires_grad:
         value.backward()
     parts = {"code": code, "cells": cells, **{f"extra {i}": c for i, c in enumerate(extra.values())}}
-    of_latents = {name: part.values.grad for name, part in parts.items()}
-    gradients = {name: None if g is None else g.T for name, g in of_latents.items()}
-    gradients |= {name: p.grad for name, p in model.act.items()} | {"b_E": model.b_E.grad}
+    own = {name: _gradient(part.values).T for name, part in parts.items()}
+    own |= {name: _gradient(p) for name, p in model.act.items()} | {"b_E": _gradient(model.b_E)}
+    own["decoder"] = torch.zeros(model.decoder.n_q, model.layout.n_r, dtype=torch.float64)
     for block, weight in zip(model.decoder.blocks, model.decoder.weights, strict=True):
-        if weight.grad is not None:
-            dense = torch.zeros(model.n_q, model.layout.n_r, dtype=weight.dtype)
-            dense[block.latents, block.columns] = weight.grad
-            gradients[f"decoder {block.left}"] = dense
-    everyone = {"b_D": model.b_D.grad, "W_skip": None if model.W_skip is None else model.W_skip.grad}
+        own["decoder"][block.latents, block.columns] += _gradient(weight)
+    written = {name: _gradient(p) for name, p in (("b_D", model.b_D), ("W_skip", model.W_skip)) if p is not None}
+    by_targets = group.by == "targets"
     return Worked(
         value.detach(),
         {name: v for name, v in state.items() if not v.ndim},
-        {name: g for name, g in gradients.items() if g is not None},
-        {name: g for name, g in everyone.items() if g is not None},
+        own | (written if by_targets else {}),
+        {} if by_targets else written,
     )
 
 
-def agree(run: Trial, size: int, part: Callable[[Group, tuple[int, ...]], Worked]) -> None:
-    """Every process has the one's value, state and shared gradients; their own, below each other, are the one's."""
+def _gradient(of: Tensor) -> Tensor:
+    return torch.zeros_like(of) if of.grad is None else of.grad
+
+
+def agree(run: Trial, size: int, part: Callable[[Group, tuple[int, ...]], Worked], by: Axis = "latents") -> None:
+    """Every process has the one's value, state and shared gradients; their own, side by side, are the one's."""
     one = part(ALONE, EDGES[1])
-    several = together(size, lambda group: part(group, EDGES[size]))
+
+    def of_several(group: Group) -> Worked:
+        group.by = by
+        return part(group, EDGES[size])
+
+    several = together(size, of_several)
     near = {"rtol": 1e-9, "atol": 1e-12}
     for worked in several:
         torch.testing.assert_close(worked.value, one.value, **near)
         torch.testing.assert_close(worked.state, one.state, **near)
-        torch.testing.assert_close(worked.of_all, one.of_all, **near)
-    for name, wanted in one.of_latents.items():
-        spans = list(pairwise(EDGES[size]))
-        zeros = [torch.zeros((last - first, *wanted.shape[1:]), dtype=wanted.dtype) for first, last in spans]
-        parts = [worked.of_latents.get(name, zero) for worked, zero in zip(several, zeros, strict=True)]
-        torch.testing.assert_close(torch.cat(parts), wanted, **near, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(worked.of_all, {name: one.of_all[name] for name in worked.of_all}, **near)
+    everything = one.own | one.of_all
+    for name in several[0].own:
+        joined = torch.cat([worked.own[name] for worked in several], int(by == "targets" and name == "decoder"))
+        torch.testing.assert_close(joined, everything[name], **near, msg=lambda m, name=name: f"{name}: {m}")
 
 
 def _trial(activation: str, pair: str) -> tuple[Trial, tuple[Tensor, Tensor]]:
@@ -122,17 +134,21 @@ def _trial(activation: str, pair: str) -> tuple[Trial, tuple[Tensor, Tensor]]:
 
 
 @pytest.mark.parametrize(
-    ("term", "activation", "pair", "size"), in_turn((*c, size) for c in combinations() for size in (2, 4)), ids=str
+    ("by", "term", "activation", "pair", "size"),
+    in_turn((by, *c, size) for by in PAIRS for c in combinations(by) for size in (2, 4)),
+    ids=str,
 )
-def test_a_term_over_shards_is_the_term(term: str, activation: str, pair: str, size: int) -> None:
+def test_a_term_over_shards_is_the_term(by: Axis, term: str, activation: str, pair: str, size: int) -> None:
     run, x = _trial(activation, pair)
     for dead in DEAD.values():
         chosen = all_terms()[term]
-        agree(run, size, lambda group, edges, chosen=chosen, dead=dead: work(run, chosen, x, dead, group, edges))
+        agree(run, size, lambda group, edges, chosen=chosen, dead=dead: work(run, chosen, x, dead, group, edges), by)
 
 
 def test_every_registered_term_is_tried() -> None:
-    assert {term for term, _, _ in combinations()} >= set(TERMS)
+    assert {term for term, _, _ in combinations("latents")} >= set(TERMS)
+    by_targets = {term for term, _, _ in combinations("targets")}
+    assert by_targets >= {name for name, term in TERMS.items() if not term.whole_columns}
     assert set(REGISTERED_TERMS) == set(TERMS)
 
 

@@ -6,6 +6,7 @@ import torch
 
 from monosem.anchors.directions import Anchors
 from monosem.anchors.term import Anchoring
+from monosem.base.group import Axis
 from monosem.base.schedule import Ramp
 from monosem.bench.tasks import TaskSource, task
 from monosem.core.activations import JumpReLU, TopK
@@ -53,6 +54,7 @@ class Scene:
         default_factory=lambda: FitConfig(STEPS, 16, 1e-2, log_every=2, checkpoint_every=2, dead_window=50, threads=1)
     )
     anchors: Anchors | None = None
+    by: Axis = "latents"
 
 
 def _named(text: str, **changes: object) -> Method:

@@ -26,12 +26,11 @@ T = TypeVar("T")
 
 @dataclass
 class Seen:
-    """What one process saw of a run; latents are numbered as in the whole."""
+    """What one process saw of a run; latents are numbered as in the whole; "first" is of step 1."""
 
     cells: list[Tensor] = field(default_factory=list)
     since: list[Tensor] = field(default_factory=list)
-    first: dict[str, Tensor] = field(default_factory=dict)
-    weights: dict[str, Tensor] = field(default_factory=dict)
+    own: dict[str, Tensor] = field(default_factory=dict)
     everyones: dict[str, Tensor] = field(default_factory=dict)
     log: list[dict[str, float]] = field(default_factory=list)
     sent: list[float] = field(default_factory=list)
@@ -52,8 +51,12 @@ def _split(model: SDL, of: Callable[[Tensor], Tensor | None]) -> tuple[dict[str,
     own = {"encoder": _by_latent(model.encoder, of), "decoder": _by_latent(model.decoder, of)}
     vectors = {"b_E": model.b_E, **dict(model.act.items())}
     shared = {"b_D": model.b_D, "b_in": model._b_in, "W_skip": model.W_skip}
-    own |= {name: v.detach().clone() for name, p in vectors.items() if (v := of(p)) is not None}
-    return own, {n: v.detach().clone() for n, p in shared.items() if p is not None and (v := of(p)) is not None}
+    by_column = {n: shared.pop(n) for n in ("b_D", "W_skip")} if model.group.by == "targets" else {}
+    own, common = (
+        before | {n: v.detach().clone() for n, p in some.items() if p is not None and (v := of(p)) is not None}
+        for before, some in ((own, vectors | by_column), ({}, shared))
+    )
+    return own, common
 
 
 class _Sent:
@@ -91,18 +94,19 @@ def watched(scene: Scene, size: int, out: Path | None = None) -> Seen:
         seen.log.append(dict(entry))
         if run.step == 1:
             state = run.optimiser.state
-            own, shared = _split(run.model, lambda p: state[p]["exp_avg"] if p in state else None)
-            seen.first, seen.everyones = own, {f"first {name}": v for name, v in shared.items()}
+            own, shared = _split(run.model, lambda p: state[p].get("exp_avg") if p in state else None)
+            seen.own, seen.everyones = ({f"first {name}": v for name, v in some.items()} for some in (own, shared))
 
     observed = SDL.observe
     with pytest.MonkeyPatch.context() as patch:
         sent = _Sent(patch)
         patch.setattr(SDL, "observe", observe)
-        mesh = None if size == 1 else f"latents={size}"
+        mesh = None if size == 1 else f"{scene.by}={size}"
         result = fit(
             scene.method, scene.source, scene.n_q, scene.config, scene.anchors, callbacks=[after], mesh=mesh, out=out
         )
-    seen.weights, shared = _split(result.model, lambda p: p)
+    own, shared = _split(result.model, lambda p: p)
+    seen.own |= own
     seen.everyones |= shared | result.model.activation_state()
     return seen
 

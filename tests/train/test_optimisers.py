@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from monosem.base.errors import ArgumentError, RefusedError
-from monosem.base.group import ALONE
+from monosem.base.group import Group
 from monosem.methods import Method, method
-from monosem.methods.optimisers import OPTIMISERS, Adam8, Muon, Optimiser, ScheduleFreeSign
+from monosem.methods.optimisers import OPTIMISERS, Adam8, Muon, Optimiser, ScheduleFreeSign, orthogonal
 from monosem.train.config import FitConfig
 from monosem.train.loop import Callback, fit, start_run
 from monosem.train.state import Run
+from tests.group import together
 from tests.train.scenes import anchors, rows, scene_source
 
 TEXTS = ("adam(ema=0.8)", "muon(ema=0.8)", "schedule_free_sign", "muon(schedule=cosine(1.0, 0.1))", "adam8(ema=0.8)")
@@ -173,11 +174,21 @@ def test_what_cannot_be_is_refused() -> None:
         method("topk(k=2) | - adam")
 
 
-def test_several_processes_take_adam_alone() -> None:
-    two = type("Two", (type(ALONE),), {"size": 2})()
-    for text in TEXTS[:3]:
-        with pytest.raises(RefusedError, match="cannot go with a mesh"):
-            start_run(method(f"topk(k=2) | {text}"), scene_source(), 32, CONFIG, group=two)
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("shape", [(30, 8), (8, 30)])
+def test_rows_in_several_processes_are_made_orthogonal_together(shape: tuple[int, int], size: int) -> None:
+    u = rows(*shape).double()
+    parts = together(size, lambda group: orthogonal(u.tensor_split(size)[group.rank], group))
+    torch.testing.assert_close(torch.cat(parts), orthogonal(u), rtol=1e-9, atol=1e-12)
+
+
+def test_muon_needs_whole_columns() -> None:
+    def work(group: Group) -> None:
+        group.by = "targets"
+        start_run(method("topk(k=2) | muon"), scene_source(), 32, CONFIG, group=group)
+
+    with pytest.raises(RefusedError, match="every two latents; share by latents"):
+        together(2, work)
 
 
 def test_an_optimiser_of_ones_own_stands_in_a_text() -> None:
@@ -196,5 +207,7 @@ def test_an_optimiser_of_ones_own_stands_in_a_text() -> None:
         assert method(made.spec) == made
         result = fit(made, scene_source(), 32, CONFIG)
         torch.testing.assert_close(result.model.W_D.norm(dim=0), torch.ones(32))
+        with pytest.raises(RefusedError, match="cannot go with a mesh"):
+            together(2, lambda group: start_run(made, scene_source(), 32, CONFIG, group=group))
     finally:
         del OPTIMISERS._items["descent"]

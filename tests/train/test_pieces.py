@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from monosem.base.errors import CheckpointError
-from monosem.base.group import Group
+from monosem.base.group import ALONE, Axis, Group
 from monosem.core.io import load_model
 from monosem.core.model import SDL, Forward
+from monosem.methods import method
 from monosem.train.loop import fit
 from monosem.train.result import Result
 from tests.group import together
@@ -31,12 +32,14 @@ def _threads_for_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _scene(name: str, steps: int = 24) -> Scene:
-    made = SCENES[name]()
+    made = SCENES[name]() if name in SCENES else Scene(method(f"topk(k=2) | {name}"))
     return replace(made, config=replace(made.config, steps=steps, eps=1e-4, log_every=6, checkpoint_every=6))
 
 
-def _train(scene: Scene, size: int, out: Path, anywhere: bool = True) -> list[Result]:
+def _train(scene: Scene, size: int, out: Path, anywhere: bool = True, by: Axis = "latents") -> list[Result]:
     def one(group: Group) -> Result:
+        if group is not ALONE:
+            group.by = by
         return fit(
             scene.method, scene.source, scene.n_q, scene.config, scene.anchors,
             out=out, allow_other_machine=anywhere, mesh=group,
@@ -45,20 +48,41 @@ def _train(scene: Scene, size: int, out: Path, anywhere: bool = True) -> list[Re
     return together(size, one)
 
 
-@pytest.mark.parametrize("name", SCENES)
-def test_any_number_of_processes_goes_on(name: str, tmp_path: Path) -> None:
+STEPPED = ("adam(ema=0.8)", "muon", "schedule_free_sign")
+AXES: dict[str, tuple[Axis, ...]] = {
+    "latents": ("latents",) * 4,
+    "targets": ("targets",) * 4,
+    "both": ("latents", "targets", "latents", "targets"),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "axes"),
+    [
+        *((name, "latents") for name in SCENES),
+        ("ghosts", "targets"),
+        ("ghosts", "both"),
+        ("jumprelu", "both"),
+        *((text, "latents") for text in STEPPED),
+    ],
+)
+def test_any_number_of_processes_goes_on(name: str, axes: str, tmp_path: Path) -> None:
     """2, 4, 1 and 3 of them, a quarter of the run each, end where one would have."""
     several, one = tmp_path / "several", tmp_path / "one"
-    for steps, size in ((6, 2), (12, 4), (18, 1), (24, 3)):
+    for (steps, size), by in zip(((6, 2), (12, 4), (18, 1), (24, 3)), AXES[axes], strict=True):
         scene = _scene(name, steps)
-        part = _train(scene, size, several)
+        part = _train(scene, size, several, by=by)
         _train(scene, 1, one)
         assert part[0].log[-1]["step"] == steps
     ours, theirs = load_model(several), load_model(one)
     assert ours.layout == theirs.layout
     for (label, mine), (_, wanted) in zip(ours.named_parameters(), theirs.named_parameters(), strict=True):
         torch.testing.assert_close(
-            mine, wanted, rtol=0, atol=1e-4 * float(wanted.detach().abs().max().clamp(min=1e-2)), msg=label
+            mine,
+            wanted,
+            rtol=0,
+            atol=1e-4 * float(wanted.detach().abs().max().clamp(min=1e-2)),
+            msg=lambda text, label=label: f"{label}: {text}",
         )
     names = sorted(path.name for path in several.iterdir())
     pieces = [f"checkpoint-24-{rank}-of-3.safetensors" for rank in range(3)]

@@ -96,6 +96,7 @@ class AnchorPenalty(Term):
     slots: Tensor = field(kw_only=True)
     plan: Anchoring = field(kw_only=True)
     name: ClassVar[str] = "anchoring"
+    whole_columns: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check(self.slots.numel() == self.anchors.k, f"{self.slots.numel()} slots for {self.anchors.k} anchors")
@@ -135,6 +136,7 @@ class AnchorSlots(Constraint):
     slots: Int[Tensor, " k"]
     plan: Anchoring
     name: ClassVar[str] = "anchor_slots"
+    whole_columns: ClassVar[bool] = True
 
     def of_latents(self, first: int, last: int) -> "AnchorSlots":
         """The anchors of slots that lie there."""

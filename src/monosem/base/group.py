@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -11,9 +11,15 @@ from torch import Tensor
 from monosem.base import errors
 from monosem.base.errors import DataError, MonosemError, check
 
+Axis = Literal["latents", "targets", "rows"]
+"""What processes share: a model, or the rows that a network gives."""
+
 
 class Group(ABC):
     """Processes that hold disjoint latents of one model and see the same rows.
+
+    `by`: "latents", each has its latents' columns of W_D whole; "targets", each has some coordinates of x_r, and those
+    of every latent's column.
 
     Every process calls the same operations in the same order, with tensors of the same shape (`parts`, `gather` and
     `place` alone let the first dimension differ), and every one gets the same result. A number that is not linear in
@@ -22,6 +28,7 @@ class Group(ABC):
 
     rank: int
     size: int
+    by: Axis = "latents"
 
     def sum(self, x: Tensor) -> Tensor:
         """x summed over the processes, in one order, the same for every process.
@@ -34,6 +41,10 @@ class Group(ABC):
     def shared(self, x: Tensor) -> Tensor:
         """x, which every process has alike; its gradient is the sum of what the processes' latents ask of it."""
         return _Shared.apply(self, x)  # type: ignore[no-any-return, no-untyped-call]
+
+    def joined(self, x: Tensor) -> Tensor:
+        """`gather`, with a gradient: for each process's x the sum of what all of them ask of it."""
+        return _Joined.apply(self, x)  # type: ignore[no-any-return, no-untyped-call]
 
     @abstractmethod
     def total(self, x: Tensor) -> Tensor:
@@ -117,6 +128,18 @@ class _Shared(torch.autograd.Function):
         return None, ctx.group.total(gradients[0])
 
 
+class _Joined(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, group: Group, x: Tensor) -> Tensor:
+        everyone, ctx.mine = group.place(x)
+        ctx.group = group
+        return everyone
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
+        return None, ctx.group.total(gradients[0])[ctx.mine]
+
+
 class _Alone(Group):
     """One process: every operation returns its argument."""
 
@@ -126,6 +149,9 @@ class _Alone(Group):
         return x
 
     def shared(self, x: Tensor) -> Tensor:
+        return x
+
+    def joined(self, x: Tensor) -> Tensor:
         return x
 
     def total(self, x: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import json
 import math
 import struct
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,7 +48,7 @@ _UNSEALED = "0" * 64
 
 
 def open_file(path: Path, shapes: Mapping[str, tuple[tuple[int, ...], dtype]], metadata: Mapping[str, str]) -> None:
-    """A safetensors file whose numbers are still to come (`write_rows`, by several processes), and then its `seal`."""
+    """A safetensors file whose numbers are still to come (`write_part`, by several processes), and then its `seal`."""
     header: dict[str, Any] = {"__metadata__": {**metadata, "sha256": _UNSEALED}}
     end = 0
     for name, (shape, kind) in shapes.items():
@@ -61,16 +61,26 @@ def open_file(path: Path, shapes: Mapping[str, tuple[tuple[int, ...], dtype]], m
         file.truncate(8 + len(text) + end)
 
 
-def write_rows(path: Path, name: str, first: int, rows: Tensor) -> None:
-    """Rows of a tensor, from the row `first`, into a file of `open_file`; PIECE bytes at once."""
-    with path.open("rb+") as file:
+def write_part(path: Path, name: str, first: Sequence[int], part: Tensor) -> None:
+    """Part of a tensor, from the entry `first` on, into a file of `open_file`; PIECE bytes at once.
+
+    Without a buffer, which would write again what others have written between two rows.
+    """
+    with path.open("rb") as file:
         (size,) = struct.unpack("<Q", file.read(8))
         about = json.loads(file.read(size))[name]
-        width = math.prod(about["shape"][1:]) * rows.element_size()
-        file.seek(8 + size + about["data_offsets"][0] + first * width)
-        rows = rows.detach()
-        for part in split(rows, max(1, PIECE // max(width, 1))) if rows.ndim else (rows,):
-            file.write(part.cpu().contiguous().reshape(-1).view(uint8).numpy().data)
+    row, column = (*first, 0, 0)[:2]
+    width = math.prod(about["shape"][1:]) * part.element_size()
+    own = math.prod(part.shape[1:]) * part.element_size()
+    many = max(1, PIECE // max(own, 1)) if own == width else 1
+    at = 8 + size + about["data_offsets"][0] + row * width + column * part.element_size()
+    with path.open("rb+", buffering=0) as raw:
+        for rows in split(part.detach(), many) if part.ndim else (part.detach(),):
+            left = rows.cpu().contiguous().reshape(-1).view(uint8).numpy().data
+            raw.seek(at)
+            while left:  # a disk that fills up takes less than it is given
+                left = left[raw.write(left) :]
+            at += many * width
 
 
 def _named(kind: dtype) -> str:

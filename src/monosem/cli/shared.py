@@ -14,7 +14,7 @@ from monosem.cli.console import check_device, err, fail
 from monosem.cli.options import opt
 
 if TYPE_CHECKING:
-    from monosem.base.group import Group
+    from monosem.base.group import Axis, Group
     from monosem.core.pairs import Pairing
     from monosem.data.source import FileSource
     from monosem.interop import Loaded
@@ -150,7 +150,7 @@ class TextOptions:
 
 
 @contextmanager
-def shared(mesh: str | None, device: str, what: str = "latents") -> "Iterator[Group]":
+def shared(mesh: str | None, device: str, what: "Axis" = "latents") -> "Iterator[Group]":
     """The processes of torchrun that share a run's latents, or a harvest's rows; this one alone without a mesh."""
     from monosem.base.group import ALONE
 

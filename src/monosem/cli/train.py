@@ -121,7 +121,7 @@ class _TrainOptions:
     hard: Annotated[bool, _anchor("Freeze anchored latents.", "--hard", more=True)] = False
 
     mesh: Annotated[
-        str | None, _several("Share the latents among the processes of torchrun, as latents=4.", more=True)
+        str | None, _several("Share the model among the processes of torchrun, as latents=4, or targets=4.", more=True)
     ] = None
     other_machine: Annotated[
         bool,

@@ -24,6 +24,7 @@ class Aligned(Constraint):
     """
 
     name: ClassVar[str] = "aligned"
+    whole_columns: ClassVar[bool] = True
 
     @torch.no_grad()
     def start(self, model: SDL) -> None:

@@ -23,15 +23,19 @@ class BlockMap(nn.Module):
         """Tensors that the weights are computed from, by name; none where the weights are parameters."""
         return {}
 
-    def part(self, first: int, last: int) -> "BlockMap":
-        """The rows of latents [first, last), numbered from 0."""
-        spans = [(max(b.first, first), min(b.last, last), b) for b in self.blocks]
-        inside = [(a, z, b, w) for (a, z, b), w in zip(spans, self.weights, strict=True) if a < z]
+    def part(self, latents: range, columns: range) -> "BlockMap":
+        """The rows of some latents on some columns, both numbered from 0 there."""
+        blocks, weights = [], []
+        for block, weight in zip(self.blocks, self.weights, strict=True):
+            inside = block.within(latents, columns)
+            if inside is not None:
+                at = inside.seen_from(block.first, block.left)
+                own = weight.detach()[at.latents, at.columns].contiguous().clone()
+                weights.append(nn.Parameter(own, weight.requires_grad))
+                blocks.append(inside.seen_from(latents.start, columns.start))
         with torch.device("meta"):
-            blocks = [Block(a - first, z - first, b.left, b.right) for a, z, b, _ in inside]
-            part = BlockMap(blocks, last - first, self.width)
-        rows = ((w.detach()[a - b.first : z - b.first].clone(), w.requires_grad) for a, z, b, w in inside)
-        part.weights = nn.ParameterList(nn.Parameter(*own) for own in rows)
+            part = BlockMap(blocks, len(latents), len(columns))
+        part.weights = nn.ParameterList(weights)
         return part
 
     @property

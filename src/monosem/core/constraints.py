@@ -20,6 +20,8 @@ class Constraint:
     """What every constraint shares; each step does nothing unless said otherwise."""
 
     name: ClassVar[str] = "free"
+    whole_columns: ClassVar[bool] = False
+    """Whether it needs all of a column of W_D in one process."""
 
     def of_latents(self, first: int, last: int) -> "Constraint":
         """What holds a model of the latents [first, last), numbered from 0."""
@@ -75,7 +77,8 @@ class UnitNorm(Constraint):
     @torch.no_grad()
     def project_gradient(self, model: SDL) -> None:
         """Remove each gradient's component along its column."""
-        if self.per == "latent" and len(model.decoder.blocks) == 1:
+        total = model.targets.total
+        if self._in_one_weight(model):
             weight = model.decoder.weights[0]
             if weight.is_leaf and weight.grad is not None:
                 along = torch.linalg.vecdot(weight.grad, weight) / torch.linalg.vecdot(weight, weight).clamp(min=1e-30)
@@ -84,12 +87,12 @@ class UnitNorm(Constraint):
         if not all(weight.is_leaf for weight in model.decoder.weights):
             return  # computed columns: what their parameters gain along them is taken back after the step
         for columns in self._groups(model):
-            dot = model.b_E.new_zeros(model.n_q)
+            dot = model.b_E.new_zeros(model.decoder.n_q)
             parts = list(self._parts(model, columns))
             for block, weight, inside in parts:
                 if weight.grad is not None:
                     dot[block.latents] += torch.linalg.vecdot(weight.grad[:, inside], weight[:, inside])
-            dot /= model.decoder.squared_norms(columns).clamp(min=1e-30)
+            dot = total(dot) / total(model.decoder.squared_norms(columns)).clamp(min=1e-30)
             for block, weight, inside in parts:
                 if weight.grad is not None:
                     weight.grad[:, inside] -= dot[block.latents, None] * weight[:, inside]
@@ -100,15 +103,17 @@ class UnitNorm(Constraint):
         if not any(parameter.requires_grad for parameter in model.decoder.parameters()):
             return
         if self.per == "latent":
-            model.decoder.scale_rows(1.0 / model.decoder_norm().clamp(min=1e-15))  # a zero column stays one
+            model.decoder.scale_rows(1.0 / model.column_norms().clamp(min=1e-15))  # a zero column stays one
             return
         for columns in self._groups(model):
-            norms = model.decoder.squared_norms(columns).clamp(min=1e-30).sqrt()
+            norms = model.targets.total(model.decoder.squared_norms(columns)).clamp(min=1e-30).sqrt()
             for block, weight, inside in self._parts(model, columns):
                 weight[:, inside] /= norms[block.latents, None]
 
     def row_pieces(self, model: SDL) -> dict[int, tuple[int, ...]] | None:
-        """The whole row, or the columns of each target source, where no latent's lie in several weights."""
+        """The whole row, or the columns of each target source, where a latent's lie in one weight of one process."""
+        if model.targets.size > 1:
+            return None
         bounds: dict[int, list[int]] = {}
         for columns in self._groups(model):
             parts = list(self._parts(model, columns))
@@ -118,6 +123,9 @@ class UnitNorm(Constraint):
                 if weight.requires_grad:
                     bounds.setdefault(id(weight), [inside.start]).append(inside.stop)
         return {weight: tuple(cuts) for weight, cuts in bounds.items()}
+
+    def _in_one_weight(self, model: SDL) -> bool:
+        return self.per == "latent" and len(model.decoder.blocks) == 1 and model.targets.size == 1
 
     def _groups(self, model: SDL) -> tuple[slice, ...]:
         return (slice(0, model.layout.n_r),) if self.per == "latent" else model.layout.r_slices
@@ -140,6 +148,7 @@ class Tied(Constraint):
     """W_D = W_E^T: one parameter, used twice. Needs the same blocks on both sides."""
 
     name: ClassVar[str] = "tied"
+    whole_columns: ClassVar[bool] = True
 
     def start(self, model: SDL) -> None:
         """Let the encoder use the decoder's parameters."""
@@ -182,6 +191,7 @@ class SkipRank(Constraint):
 
     rank: int = 24
     name: ClassVar[str] = "skip_rank"
+    whole_columns: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check(self.rank >= 1, f"rank={self.rank}; it must be at least 1")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Literal
 
 import torch
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from monosem.base.card import card
 from monosem.base.errors import ArgumentError, DataError, RefusedError, ShapeError, check
-from monosem.base.group import ALONE
+from monosem.base.group import ALONE, Group
 from monosem.base.guard import shown
+from monosem.base.once import Once
 from monosem.base.selection import Request
 from monosem.base.sparse import Code, DenseCode, SparseCode, spread, with_leading
 from monosem.core.activations import Activation, At, Context
@@ -21,6 +22,7 @@ from monosem.core.dictionaries import Dictionary, Free
 from monosem.core.encoders import Affine, Encoder, fitting
 from monosem.core.encoding import encode, laid, scores
 from monosem.core.pairs import Layout, check_finite
+from monosem.core.shards import of_all
 from monosem.kernels.ops import write
 
 PreBias = Literal["none", "free", "tied"]
@@ -49,7 +51,7 @@ class Forward:
     extra: dict[Request, Code]
     graph: bool
 
-    @cached_property
+    @Once
     def x_r_hat(self) -> Float[Tensor, "*batch n_r"]:
         """The reconstruction, differentiable if the pass was; read it before the weights move."""
         with torch.set_grad_enabled(self.graph):
@@ -65,7 +67,8 @@ class SDL(nn.Module):
     `path`: "auto" carries sparse codes where that is cheaper; "reference" is plain dense autograd. `selection`: "bf16"
     lets a bfloat16 product propose and exact float32 values decide, proven row by row (docs/adr/0010); `fell_back` is
     the last batch's share of rows that were computed in full instead. `group`: the processes that share the latents of
-    the `whole` layout, of which it then has those from `first` (core.shards); what it decodes is of all.
+    the `whole` layout, of which it then has those from `first` (core.shards); what it decodes is of all of them, on the
+    `columns` of x_r that it has: all, unless the group shares by targets.
     Source: Tang et al. 2025, 2.3; biases and W_skip are practice, absent from the paper.
     """
 
@@ -87,7 +90,7 @@ class SDL(nn.Module):
         self.encoder_kind, self.dictionary = fitting(encoder, layout), dictionary
         self.selection: Selection = "fp32"
         self.fell_back: float | Tensor = 0.0
-        self.group, self.whole, self.first = ALONE, layout, 0
+        self.group, self.whole, self.first, self.columns = ALONE, layout, 0, range(layout.n_r)
         self.encoder = BlockMap(layout.encoder, n_q, layout.n_p)
         self.decoder = dictionary.decoder(layout, self.encoder)
         self.b_E = nn.Parameter(torch.zeros(n_q))
@@ -147,14 +150,31 @@ class SDL(nn.Module):
         """Whether codes are dense and gradients autograd's: on the reference path, or where the kinds ask for it."""
         return self.path == "reference" or not (self.encoder_kind.affine and self.dictionary.free)
 
+    @property
+    def targets(self) -> Group:
+        """The processes that share the coordinates of x_r: what is summed over these is summed over them."""
+        return self.group if self.group.by == "targets" else ALONE
+
+    def column_norms(self) -> Float[Tensor, " latents"]:
+        """||W_D[:, j]|| over all targets, of every latent of which W_D has something here; 0 at a zero column."""
+        if self.targets.size == 1:
+            return self.decoder.norms()
+        return self.targets.sum(self.decoder.squared_norms()).clamp(min=1e-30).sqrt()
+
     def decoder_norm(self) -> Float[Tensor, " n_q"]:
         """||W_D[:, j]|| over all targets; differentiable (0 at a zero column)."""
-        return self.decoder.norms()
+        return self._own(self.column_norms())
 
     def source_norms(self) -> Float[Tensor, "m n_q"]:
         """||W_D[:, j]|| within each target source."""
         squares = [self.decoder.squared_norms(columns) for columns in self.layout.r_slices]
-        return torch.stack(squares).clamp(min=1e-30).sqrt()
+        return self._own(self.targets.sum(torch.stack(squares)).clamp(min=1e-30).sqrt())
+
+    def _own(self, of_decoder: Float[Tensor, "*m latents"]) -> Float[Tensor, "*m n_q"]:
+        """Of numbers for the latents of W_D here, those of the latents that are encoded here."""
+        if self.targets.size == 1:
+            return of_decoder
+        return self.targets.shared(of_decoder)[..., self.first : self.first + self.n_q]
 
     def activation_state(self) -> dict[str, Tensor]:
         """The activation's buffers by name."""
@@ -243,12 +263,25 @@ class SDL(nn.Module):
         return self.forward(x_p).code
 
     def write(self, code: Code, weights: Sequence[Tensor] | None = None) -> Float[Tensor, "batch n_r"]:
-        """W_D x_q, without bias or skip; with other decoder weights where given. Raises: ShapeError."""
-        same = code.n_q == self.n_q
+        """W_D x_q, without bias or skip; with other decoder weights where given. Raises: ShapeError.
+
+        Over this process's latents, still to be `summed` over the others'; by targets over all latents, of a code of
+        this process's or of `whole_code`.
+        """
+        same = code.n_q in (self.n_q, self.decoder.n_q)
         check(
             same, f"the code has n_q={code.n_q} latents, the model {self.n_q}; decode codes of this model", ShapeError
         )
+        code = code if code.n_q == self.decoder.n_q else self.whole_code(code)
         return write(code, self.layout.n_r, self.layout.decoder, weights or list(self.decoder.weights), self.plain)
+
+    def whole_code(self, code: Code) -> Code:
+        """By targets the code of all latents, alike in every process; else the code."""
+        return of_all(code, self)
+
+    def summed(self, written: Tensor) -> Tensor:
+        """What the latents of all processes write, from what `write` gives."""
+        return self.group.sum(written) if self.targets.size == 1 else written
 
     def decode(
         self, code: Code | Float[Tensor, "*batch n_q"], x_p: Float[Tensor, "*rows n_p"] | None = None
@@ -269,7 +302,7 @@ class SDL(nn.Module):
         return spread(code, self._decode(code, x_p))
 
     def _decode(self, code: Code, x_p: Float[Tensor, "batch n_p"] | None) -> Float[Tensor, "batch n_r"]:
-        return self.group.sum(self.write(code)).add_(self.offset(x_p))  # in place: one array less to fetch
+        return self.summed(self.write(code)).add_(self.offset(x_p))  # in place: one array less to fetch
 
     def offset(self, x_p: Float[Tensor, "batch n_p"] | None = None) -> Tensor:
         """b_D + W_skip x_p: what the reconstruction is without any latent; [n_r] or [batch, n_r]."""

@@ -3,7 +3,8 @@
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,7 +14,7 @@ from monosem.base.blocks import Block
 from monosem.base.errors import RefusedError, check
 from monosem.base.group import Group
 from monosem.base.selection import Above, Custom, Request, Rule, TopK
-from monosem.base.sparse import Positions, SparseCode
+from monosem.base.sparse import Code, DenseCode, Positions, SparseCode
 from monosem.core.pairs import Layout
 from monosem.kernels.ops import Mask, Score, Selection, carried, kth, subset, top_index
 
@@ -32,31 +33,78 @@ def edges(n_q: int, size: int) -> list[int]:
     return [n_q * rank // size for rank in range(size + 1)]
 
 
+class Share(NamedTuple):
+    """What one of several processes has: the latents [first, last), and of W_D their columns.
+
+    With `columns` it has these coordinates of x_r, and of W_D those of every latent's column.
+    """
+
+    first: int
+    last: int
+    columns: tuple[int, int] | None = None
+
+
+def share_of(model: "SDL") -> Share:
+    """What a model has of the whole."""
+    columns = (model.columns.start, model.columns.stop) if model.targets.size > 1 else None
+    return Share(model.first, model.first + model.n_q, columns)
+
+
+def column_edges(layout: Layout, size: int) -> list[int]:
+    """Where the coordinates of x_r of each of `size` processes begin, and where the last ones end.
+
+    Each has as many weights of W_D, to a column: a late target of a cross-layer transcoder has more than an early one.
+    """
+    weights = torch.zeros(layout.n_r, dtype=torch.float64)
+    for block in layout.decoder:
+        weights[block.columns] += block.last - block.first
+    upto = weights.cumsum(0)
+    inner = [int(torch.searchsorted(upto, float(upto[-1]) * rank / size)) + 1 for rank in range(1, size)]
+    cuts = [0, *inner, layout.n_r]
+    rises = all(left < right for left, right in pairwise(cuts))
+    check(rises, f"n_r={layout.n_r} coordinates do not reach for {size} processes; start fewer")
+    return cuts
+
+
 def cut(model: "SDL", first: int, last: int, group: Group) -> None:
     """Leave a model, in place, the latents [first, last), numbered from 0: what this process of a group has.
 
-    Raises: RefusedError for an encoder or a dictionary that is more than rows of its own for each latent.
+    Where the group shares by targets, W_D, b_D and W_skip keep their columns of x_r, of all latents.
+    Raises: RefusedError for an encoder or a dictionary that is more than rows of its own for each latent; by targets
+        for one weight, or one bias, on both sides.
     """
     rows = model.encoder_kind.affine and model.dictionary.free
     what = f"{type(model.encoder_kind).__name__} and {type(model.dictionary).__name__}"
     check(rows, f"only an affine encoder and a free dictionary lie in several processes, not {what}", RefusedError)
     tied = model.encoder.weights is model.decoder.weights
-    model.decoder = model.decoder.part(first, last)
-    model.encoder = model.encoder.part(first, last)
+    model.group, model.first, own = group, first, range(first, last)
+    if model.targets.size > 1:
+        both = "what is tied is read by latents and written by targets"
+        check(not tied and model.pre_bias != "tied", f"{both}; share by latents, or untie it", RefusedError)
+        model.columns = range(*column_edges(model.layout, group.size)[group.rank :][:2])
+    model.decoder = model.decoder.part(own if model.targets.size == 1 else range(model.n_q), model.columns)
+    model.encoder = model.encoder.part(own, range(model.layout.n_p))
     if tied:
         model.encoder.weights = model.decoder.weights
+    left, right = model.columns.start, model.columns.stop
+    widths = tuple(max(0, min(part.stop, right) - max(part.start, left)) for part in model.layout.r_slices)
     blocks, columns = model.encoder.blocks, model.decoder.blocks
-    model.layout = replace(model.layout, n_q=last - first, encoder=blocks, decoder=columns)
+    model.layout = replace(model.layout, n_q=last - first, r_widths=widths, encoder=blocks, decoder=columns)
 
-    def mine(vector: nn.Parameter) -> nn.Parameter:
-        return nn.Parameter(vector.detach()[first:last].clone(), vector.requires_grad)
+    def mine(vector: nn.Parameter, at: range = own) -> nn.Parameter:
+        return nn.Parameter(vector.detach()[at.start : at.stop].clone(), vector.requires_grad)
 
     model.b_E = mine(model.b_E)
     model.act = nn.ParameterDict({name: mine(vector) for name, vector in model.act.items()})
-    model.group, model.first = group, first
+    if model.targets.size > 1:
+        model.b_D = mine(model.b_D, model.columns)
+        model.W_skip = None if model.W_skip is None else mine(model.W_skip, model.columns)
 
 
 _BLOCK = re.compile(r"(?:.*\.)?(encoder|decoder)\.(\d+)(?:\..*)?")
+_BY_COLUMNS = re.compile(r"(?:(?:model|adam)\.)?(b_D|W_skip)(\..*)?")
+_COMMON = re.compile(r"(?:(?:model|adam)\.)?(b_in|state|encoder\.[a-z]\w*|decoder\.[a-z]\w*)(\..*)?")
+"""Tensors with a row for each coordinate of x_r, and those without a row for each latent."""
 
 
 def whole_name(model: "SDL", name: str) -> str:
@@ -64,21 +112,54 @@ def whole_name(model: "SDL", name: str) -> str:
     match = _BLOCK.fullmatch(name)
     if match is None:
         return name
-    here = [i for i, b in enumerate(getattr(model.whole, match[1])) if _inside(b, model.first, model.first + model.n_q)]
-    return f"{match[1]}.{here[int(match[2])]}"
+    side, share = match[1], share_of(model)
+    here = [i for i, _ in enumerate(getattr(model.whole, side)) if all(region(model.whole, f"{side}.{i}", share))]
+    return f"{side}.{here[int(match[2])]}"
 
 
-def rows_within(whole: Layout, name: str, first: int, last: int) -> range:
-    """Which rows of a tensor of the whole model, one that has a row for each latent, the latents [first, last) have."""
-    match = _BLOCK.fullmatch(name)
+Region = tuple[range, ...]
+"""The rows of a tensor, and of a block the columns."""
+
+
+def region(whole: Layout, name: str, share: Share) -> Region:
+    """Which part of a tensor of the whole model a share has; () of one that all processes have alike."""
+    match, latents, columns = _BLOCK.fullmatch(name), range(share.first, share.last), range(whole.n_r)
+    if share.columns is not None:
+        columns = range(*share.columns)
     if match is None:
-        return range(first, last)
-    block = getattr(whole, match[1])[int(match[2])]
-    return range(max(first, block.first) - block.first, max(min(last, block.last), block.first) - block.first)
+        return (columns,) if _BY_COLUMNS.fullmatch(name) else () if _COMMON.fullmatch(name) else (latents,)
+    block: Block = getattr(whole, match[1])[int(match[2])]
+    if match[1] == "encoder":
+        columns = range(whole.n_p)
+    elif share.columns is not None:
+        latents = range(whole.n_q)
+    inside = block.within(latents, columns)
+    if inside is None:
+        return range(0), range(0)
+    at = inside.seen_from(block.first, block.left)
+    return range(at.first, at.last), range(at.left, at.right)
 
 
-def _inside(block: Block, first: int, last: int) -> bool:
-    return max(block.first, first) < min(block.last, last)
+def of_all(code: Code, model: "SDL") -> Code:
+    """The code of all latents that W_D here writes, from each process's own.
+
+    Sparse where all of them are: of each cell its latent and its value go to the others, 8 bytes, and their gradients
+    of the value come back.
+    """
+    group = model.targets
+    if group.size == 1:
+        return code
+    if bool(group.any(torch.tensor([not code.is_sparse]))):
+        values = code.values if isinstance(code, DenseCode) else replace(code, leading=None).to_dense()
+        return DenseCode(group.joined(values.T.contiguous()).T)
+    assert isinstance(code, SparseCode)
+    at = code.at
+    counts = torch.stack(group.parts(at.crow.diff().int())).long()
+    row = torch.arange(at.batch, device=at.col.device).repeat(group.size).repeat_interleave(counts.flatten())
+    order = row.argsort(stable=True)  # row by row, and there by latents
+    latents, values = group.gather((at.col + model.first).int()).long(), group.joined(code.values)
+    crow = torch.cat([at.crow[:1], counts.sum(0).cumsum(0)])
+    return SparseCode(Positions(crow, latents[order], model.whole.n_q), values[order])
 
 
 def over_shards(chosen: Selection, asked: Sequence[Rule | Request], score: Score | None, group: Group) -> Selection:

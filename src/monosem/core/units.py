@@ -95,9 +95,9 @@ class Units:
         self._refuse(model)
         model = model if in_place else copy.deepcopy(model)
         model = _with_bias(model) if self.p_mean.any() and model.pre_bias == "none" else model
-        device = model.b_E.device
+        device, own = model.b_E.device, slice(model.columns.start, model.columns.stop)
         p_mean, p_scale, r_mean, r_scale = (
-            v.to(device, torch.float64) for v in (self.p_mean, self.p_scale, self.r_mean, self.r_scale)
+            v.to(device, torch.float64) for v in (self.p_mean, self.p_scale, self.r_mean[own], self.r_scale[own])
         )
         with torch.no_grad():
             shift = torch.zeros_like(r_mean)

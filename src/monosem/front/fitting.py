@@ -58,9 +58,9 @@ def fit(
     seed=1. `normalise` trains on centred rows of mean norm sqrt(width) and folds that into the weights, so that the
     model takes raw rows; None does so for all rows but those of a source, which is taken as it is. With `out`, a
     folder, a killed run goes on where it stopped. `progress` None: a bar in a notebook. `mesh`: "latents=P" shares
-    the latents among P processes of torchrun, which select the cells that one would; or a DeviceMesh with that
-    dimension. `start`: a trained model, a result of `fit`, or a file of any known format, with whose function the run
-    begins.
+    the latents among P processes of torchrun, which select the cells that one would, "targets=P" also the columns of
+    x_r; or a DeviceMesh with that dimension. `start`: a trained model, a result of `fit`, or a file of any known
+    format, with whose function the run begins.
 
     Raises: ArgumentError, DataError or RefusedError, one line with the remedy, for what cannot be trained.
     Example:

@@ -38,6 +38,7 @@ class Ortho(Term):
 
     chunk: int = 8192
     name: ClassVar[str] = "ortho"
+    whole_columns: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check(self.chunk >= 2, f"chunk={self.chunk}; a chunk holds at least two latents")
@@ -73,6 +74,7 @@ class Meta(Term):
     rate: float = 0.1
     chunk: int = 8192
     name: ClassVar[str] = "meta"
+    whole_columns: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check(0 < self.share < 1, f"share={self.share}; it is a share of the latents, between 0 and 1")

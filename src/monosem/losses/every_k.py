@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from monosem.base.group import ALONE, Group
 from monosem.base.sparse import Code, DenseCode, Positions, SparseCode
 from monosem.core.activations import Activation, TopK
 from monosem.core.pairs import Layout
@@ -38,17 +39,18 @@ class EveryK(Term):
         activation = step.model.activation
         assert isinstance(activation, TopK)
         k = round(activation.k_at(step.context))
-        groups = step.group.sum(_by_place(step, k))
+        groups = step.model.summed(_by_place(step, k))
         target = step.x_r - step.model.offset(step.x_p)
         total, error = nested_squares(target, groups, (1 / k,) * k)
         step.know(error)
-        return total / max(step.code.batch, 1)
+        return step.over(total) / max(step.code.batch, 1)
 
 
 def _by_place(step: Step, k: int) -> Tensor:
     """What the latent at each place of a row's order writes: [batch, k, n_r]."""
-    code = step.code
-    if isinstance(code, SparseCode) and step.group.size == 1:
+    code = step.model.whole_code(step.code)
+    group = ALONE if code.n_q == step.model.whole.n_q else step.group
+    if isinstance(code, SparseCode) and group.size == 1:
         place = _place_of_cells(code.at, code.values.detach().abs())
         row = code.at.row * k + place
         order = row.argsort()
@@ -57,7 +59,7 @@ def _by_place(step: Step, k: int) -> Tensor:
         one_each = SparseCode(Positions(crow, code.at.col[order], code.n_q), code.values[order])
         return step.model.write(one_each).view(code.batch, k, -1)
     values = code.to_dense()
-    place = _place_of_latents(step, values.detach().abs())
+    place = _place_of_latents(group, values.detach().abs())
     parts: list[Code] = [DenseCode(values * (place == j)) for j in range(k)]
     return torch.stack([step.model.write(part) for part in parts], 1)
 
@@ -71,9 +73,8 @@ def _place_of_cells(at: Positions, size: Tensor) -> Int[Tensor, " nnz"]:
     return place
 
 
-def _place_of_latents(step: Step, size: Tensor) -> Int[Tensor, "batch latents"]:
+def _place_of_latents(group: Group, size: Tensor) -> Int[Tensor, "batch latents"]:
     """The same for a dense code, among the latents of all processes."""
-    group = step.group
     rows, mine = group.place(size.T.contiguous())
     everyone = rows.T
     order = everyone.argsort(dim=1, descending=True, stable=True)

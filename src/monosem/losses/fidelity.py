@@ -12,6 +12,7 @@ from torch.nn.functional import mse_loss
 
 from monosem.base import selection
 from monosem.base.errors import check
+from monosem.base.group import ALONE, Group
 from monosem.base.selection import Request
 from monosem.base.sparse import Code, SparseCode
 from monosem.base.spec import TACIT
@@ -24,21 +25,25 @@ from monosem.losses.objective import TERMS, State, Step, Term
 Reduction = Literal["sum", "mean", "fvu"]
 
 
-def distance(error: Float[Tensor, "batch n_r"], target: Float[Tensor, "batch n_r"], reduction: Reduction) -> Tensor:
-    """The squared error of a batch, in one of three units.
+def distance(
+    error: Float[Tensor, "batch n_r"], target: Float[Tensor, "batch n_r"], reduction: Reduction, over: Group = ALONE
+) -> Tensor:
+    """The squared error of a batch, in one of three units; `over`: the processes that have the other columns.
 
     Equation: sum = mean over rows of ||e||^2; mean = sum / n_r;
         fvu = sum over rows of ||e||^2 / sum over rows of ||y - mean y||^2 (a ratio of sums; 0 / 0 is 0).
     """
-    return error.pow(2).sum() * _unit(target, reduction)
+    return over.sum(error.pow(2).sum()) * _unit(target, reduction, over)
 
 
-def _unit(target: Float[Tensor, "batch n_r"], reduction: Reduction) -> float | Tensor:
+def _unit(target: Float[Tensor, "batch n_r"], reduction: Reduction, over: Group) -> float | Tensor:
     """What a sum of squared errors is multiplied with."""
     if reduction == "fvu":
-        spread = (target - target.mean(0)).pow(2).sum()
+        spread = over.total((target - target.mean(0)).pow(2).sum())
         return torch.where(spread > 0, 1 / spread.clamp(min=1e-30), torch.zeros_like(spread))
     rows, width = target.shape
+    if reduction == "mean" and over.size > 1:
+        width = int(over.total(torch.tensor(width)))
     return 1 / max(rows, 1) / (width if reduction == "mean" else 1)
 
 
@@ -59,7 +64,7 @@ class Reconstruction(Term):
     def apply(self, step: Step, state: State) -> Tensor:
         """The squared error in the chosen units."""
         squares = mse_loss(step.x_r_hat, step.x_r, reduction="sum")  # `distance` of the residual, in fewer passes
-        return squares * _unit(step.x_r, self.reduction)
+        return step.over(squares) * _unit(step.x_r, self.reduction, step.model.targets)
 
 
 def prefix_level(layout: Layout, fractions: tuple[float, ...]) -> Int[Tensor, " n_q"]:
@@ -141,21 +146,22 @@ class Matryoshka(Term):
         if self.order == "rate" and step.context.training:
             self._reorder(step, state)
         target = step.x_r - step.model.offset(step.x_p)
-        groups = step.group.sum(self._write_groups(step, state["level"]))
-        unit = _unit(step.x_r, self.reduction)
+        groups = step.model.summed(self._write_groups(step, state["level"]))
+        unit = _unit(step.x_r, self.reduction, step.model.targets)
         if not self.detach_inner:
             total, error = nested_squares(target, groups, weights)
             step.know(error)
-            return total * unit
+            return step.over(total) * unit
         earlier = groups.detach() if self.detach_inner else groups
         inner = earlier.cumsum(1) - earlier
         errors = target[:, None] - inner - groups
         step.know(errors[:, -1])
-        return (errors.pow(2).sum((0, 2)) * errors.new_tensor(weights)).sum() * unit
+        return step.over((errors.pow(2).sum((0, 2)) * errors.new_tensor(weights)).sum()) * unit
 
     def _write_groups(self, step: Step, level: Int[Tensor, " n_q"]) -> Float[Tensor, "batch levels n_r"]:
         """What each group of latents writes."""
-        model, code, levels = step.model, step.code, len(self.fractions)
+        model, levels = step.model, len(self.fractions)
+        code, level = model.whole_code(step.code), model.targets.gather(level)
         if isinstance(code, SparseCode):  # one decode: each (row, level) is a row of its own
             at, order = code.at.split_rows(level, levels)
             return model.write(SparseCode(at, code.values[order])).view(code.batch, levels, -1)
@@ -230,9 +236,9 @@ class MultiK(Term):
     def apply(self, step: Step, state: State) -> Tensor:
         """One decode per k."""
         total, offset = torch.zeros_like(step.x_r[0, 0]), step.model.offset(step.x_p)
-        for request, weight in zip(self.requests(step.model.layout, step.context), self.weights, strict=True):
+        for request, weight in zip(self.requests(step.model.whole, step.context), self.weights, strict=True):
             x_r_hat = offset + step.write(step.activate(step.extra[request]))
-            total = total + weight * distance(step.x_r - x_r_hat, step.x_r, self.reduction)
+            total = total + weight * distance(step.x_r - x_r_hat, step.x_r, self.reduction, step.model.targets)
         return total
 
 
@@ -260,7 +266,8 @@ class GatedAux(Term):
         offset = step.model.offset(step.x_p)
         if self.detach_decoder:
             weights, offset = [w.detach() for w in weights], offset.detach()
-        return distance(step.x_r - offset - step.write(gate, weights), step.x_r, self.reduction)
+        error = step.x_r - offset - step.write(gate, weights)
+        return distance(error, step.x_r, self.reduction, step.model.targets)
 
 
 @TERMS.register("delta")
@@ -274,6 +281,7 @@ class Delta(Term):
     """
 
     name: ClassVar[str] = "delta"
+    whole_columns: ClassVar[bool] = True
 
     def refuse(self, activation: Activation, layout: Layout) -> str | None:
         """Needs several target sources of one width."""

@@ -2,9 +2,9 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,6 +13,7 @@ from torch import Tensor
 from monosem.base.errors import RefusedError, check
 from monosem.base.group import Group
 from monosem.base.guard import guard_fields
+from monosem.base.once import Once
 from monosem.base.registry import Registry
 from monosem.base.schedule import at_step
 from monosem.base.selection import Request
@@ -23,22 +24,6 @@ from monosem.core.pairs import Layout, Rows
 from monosem.losses.control import ToL0, Weight
 
 State = dict[str, Tensor]
-T = TypeVar("T")
-
-
-class _Once(Generic[T]):
-    """A property that is computed once per instance, as functools.cached_property without a lock.
-
-    Python 3.11 has one lock for all instances: a thread that waits in a sum for the others would keep them out.
-    """
-
-    def __init__(self, make: Callable[[Any], T]) -> None:
-        self.make, self.__doc__ = make, make.__doc__
-
-    def __get__(self, instance: Any, owner: Any = None) -> T:
-        value = self.make(instance)
-        instance.__dict__[self.make.__name__] = value
-        return value
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +32,8 @@ class Step:
 
     `rows`: where the rows come from, if their source knows. Where several processes share the model's latents,
     `model`, `dead`, `code`, `cells` and `extra` are of this process's latents, while rows, `x_r_hat`, `error` and
-    every value that a term returns are of all.
+    every value that a term returns are of all. Where they share by targets, `x_r`, `x_r_hat` and `error` have this
+    process's columns.
     """
 
     model: SDL
@@ -78,12 +64,12 @@ class Step:
         """z of what terms requested."""
         return self.out.extra
 
-    @_Once
+    @Once
     def x_r_hat(self) -> Float[Tensor, "batch n_r"]:
         """The reconstruction, differentiable."""
         return self.write(self.code).add_(self.model.offset(self.x_p))
 
-    @_Once
+    @Once
     def error(self) -> Float[Tensor, "batch n_r"]:
         """e as a constant; a term that comes by it on its own way hands it in with `know`."""
         return self.residual.detach()
@@ -92,12 +78,12 @@ class Step:
         """e, from a term that needed no decode of the whole code to get it."""
         self.__dict__.setdefault("error", error.detach())
 
-    @_Once
+    @Once
     def residual(self) -> Float[Tensor, "batch n_r"]:
         """e = x_r - x_r_hat."""
         return self.x_r - self.x_r_hat
 
-    @_Once
+    @Once
     def norms(self) -> Float[Tensor, " n_q"]:
         """Decoder norms over all targets."""
         return self.model.decoder_norm()
@@ -109,7 +95,11 @@ class Step:
 
     def write(self, code: Code, weights: Sequence[Tensor] | None = None) -> Float[Tensor, "batch n_r"]:
         """W_D x_q over all latents, without bias or skip; with other decoder weights where given."""
-        return self.group.sum(self.model.write(code, weights))
+        return self.model.summed(self.model.write(code, weights))
+
+    def over(self, x: Tensor) -> Tensor:
+        """What was summed over the columns of x_r here, over all of them."""
+        return self.model.targets.sum(x)
 
     def activate(self, cells: Code) -> Code:
         """sigma's value on pre-activations that a request brought."""
@@ -128,7 +118,8 @@ class Term(ABC):
     """One summand of the objective, times its weight: a number, a schedule over the run, or a controller (ToL0).
 
     A value is of all latents: what `apply` sums over latents goes through `step.mean` or `step.group.sum`, what it
-    decodes through `step.write`, before anything that is not linear; tests/losses/test_shards.py tries every term.
+    decodes through `step.write`, what it sums over columns through `step.over`, before anything that is not linear;
+    tests/losses/test_shards.py tries every term.
 
     A term that keeps state (p-annealing, say) returns it from `init_state` and changes it in `apply`;
     it is saved with the run.
@@ -140,6 +131,8 @@ class Term(ABC):
     """Whether it asks for all of x_r by itself: a method has one such term, and another takes its place."""
     pairs: ClassVar[bool] = False
     """Whether it compares neighbours: rows are then drawn two by two, as they follow each other in the source."""
+    whole_columns: ClassVar[bool] = False
+    """Whether it needs all of a column of W_D in one process."""
 
     def refuse(self, activation: Activation, layout: Layout) -> str | None:
         """Why this term cannot go with an activation and a layout; None if it can."""

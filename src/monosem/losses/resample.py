@@ -53,19 +53,22 @@ class Resample:
             return
         was_training = model.training
         model.eval()
-        loss = (x_r - model(x_p).x_r_hat).pow(2).sum(1).double()
+        loss = model.targets.total((x_r - model(x_p).x_r_hat).pow(2).sum(1)).double()
         model.train(was_training)
         chance = loss.pow(2) if bool((loss > 0).any()) else torch.ones_like(loss)
-        drawn = torch.multinomial(chance.cpu(), int(everyone.sum()), replacement=True, generator=generator)
+        every = torch.multinomial(chance.cpu(), int(everyone.sum()), replacement=True, generator=generator).to(
+            x_p.device
+        )
         before = int(everyone[: mine.start].sum())
         latents = dead.nonzero().squeeze(1)
-        drawn = drawn[before : before + latents.numel()].to(x_p.device)
-        target, centred = x_r[drawn] - model.b_D, x_p[drawn] - model.b_in
-        target = target / target.norm(dim=1, keepdim=True).clamp(min=1e-12)
+        drawn = every[before : before + latents.numel()]
+        written, rows = (latents, drawn) if model.targets.size == 1 else (everyone.nonzero().squeeze(1), every)
+        target, centred = x_r[rows] - model.b_D, x_p[drawn] - model.b_in
+        size = model.targets.total(target.norm(dim=1, keepdim=True).square()).sqrt()
         source = centred / centred.norm(dim=1, keepdim=True).clamp(min=1e-12)
         norms = model.group.gather(model.encoder.squared_norms().sqrt())
         alive = norms[~everyone].mean() if bool((~everyone).any()) else norms.new_ones(())
-        model.decoder.set_rows(latents, target)
+        model.decoder.set_rows(written, target / size.clamp(min=1e-12))
         model.encoder.set_rows(latents, source * alive * self.encoder_scale)
         model.b_E[latents] = 0.0
         model.activation.reset(latents, model.encoder.along_rows(latents, centred), dict(model.act.items()))

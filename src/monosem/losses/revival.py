@@ -47,19 +47,20 @@ class AuxK(Term):
         dead = step.count_dead
         if dead == 0:
             return zero
-        (request,) = self.requests(step.model.layout, step.context)
+        whole = step.model.whole
+        (request,) = self.requests(whole, step.context)
         cells = step.extra[request]
         signed = step.model.activation.pattern_kind == "signed"
         e_hat = step.write(cells.with_values(cells.values.relu() if self.relu and not signed else cells.values))
         e = step.error if self.detach else step.residual
-        total = (e - e_hat).pow(2).sum()
+        total = step.over((e - e_hat).pow(2).sum())
         if self.over != "none":
             base = e.detach() if self.over == "residual" else step.x_r
-            spread = (base - base.mean(0)).pow(2).sum()
+            spread = step.over((base - base.mean(0)).pow(2).sum())
             value = torch.where(spread > 0, total / spread.clamp(min=1e-30), zero)
         else:
-            value = total / e.shape[0] / (e.shape[1] if self.reduction == "mean" else 1)
-        return value * min(dead / max(step.model.layout.n_r // 2, 1), 1.0) if self.scale_by_dead else value
+            value = total / e.shape[0] / (whole.n_r if self.reduction == "mean" else 1)
+        return value * min(dead / max(whole.n_r // 2, 1), 1.0) if self.scale_by_dead else value
 
 
 AUXK_PUBLISHED: dict[str, AuxK] = {
@@ -100,9 +101,9 @@ class GhostGrads(Term):
         most = step.group.max(exponent.detach().amax(1, keepdim=True))  # exp overflows; the factor takes it out again
         ghost = step.write(z.with_values((exponent - most).exp()))
         e = step.error
-        factor = e.norm(dim=1, keepdim=True) / (2 * ghost.norm(dim=1, keepdim=True)).clamp(min=1e-12)
-        loss: Tensor = (e - ghost * factor.detach()).pow(2).sum(1).mean()
-        return loss * (e.pow(2).sum(1).mean() / loss.clamp(min=1e-12)).detach()
+        size, ghost_size = (step.over(v.detach().norm(dim=1, keepdim=True).square()).sqrt() for v in (e, ghost))
+        loss = step.over((e - ghost * (size / (2 * ghost_size).clamp(min=1e-12))).pow(2).sum(1).mean())
+        return loss * (step.over(e.pow(2).sum(1).mean()) / loss.clamp(min=1e-12)).detach()
 
 
 @TERMS.register("pre_activation")

@@ -234,6 +234,6 @@ class Complexity(Term):
         z = step.extra[Every()].values.detach()
         n_q = step.group.sum(torch.ones_like(z[0]).sum())
         share = (step.group.sum((z * step.model.act["probe"]).sum(1)) / n_q.sqrt()).sigmoid()
-        error = step.error.square().sum(1)
+        error = step.over(step.error.square().sum(1))
         wanted = error / (error + error.mean()).clamp(min=1e-30)
         return (share - wanted).square().mean()

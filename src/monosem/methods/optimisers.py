@@ -7,15 +7,17 @@ the finished model then has the running mean of the weights in place of the last
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from monosem.base.errors import check
+from monosem.base.errors import RefusedError, check
+from monosem.base.group import ALONE, Group
 from monosem.base.registry import Registry
 from monosem.base.schedule import Course, WarmupDecay
+from monosem.core.model import SDL
 
 Betas = tuple[float, float]
 
@@ -33,6 +35,8 @@ class Optimiser(ABC):
     ema: float = 0.0
     points: ClassVar[tuple[str, ...]] = ()
     """Parts of its state that are weights too: constraints hold them, and a latent drawn anew starts there anew."""
+    by_entry: ClassVar[bool] = False
+    """Whether every entry steps by its own gradients alone, so that processes may share a weight."""
 
     def __post_init__(self) -> None:
         check(0 <= self.ema < 1, f"ema={self.ema}; a running mean needs 0 <= ema < 1, 0 being none")
@@ -43,6 +47,14 @@ class Optimiser(ABC):
     def over(self, parameters: Sequence[Tensor], lr: float, betas: Betas, eps: float) -> torch.optim.Optimizer:
         """The optimiser of these parameters. What its state calls `average` is what the finished model has."""
 
+    def over_shards(
+        self, model: SDL, parameters: Sequence[Tensor], lr: float, betas: Betas, eps: float
+    ) -> torch.optim.Optimizer:
+        """The same where a model has its share of the whole. Raises: RefusedError for one that needs whole matrices."""
+        why = "it may ask for whole matrices, of which a process has its share; set by_entry where it does not"
+        check(self.by_entry, f"{type(self).__name__} cannot go with a mesh: {why}, or take adam", RefusedError)
+        return self.over(parameters, lr, betas, eps)
+
 
 OPTIMISERS: Registry[type[Optimiser]] = Registry("optimiser")
 
@@ -50,7 +62,9 @@ OPTIMISERS: Registry[type[Optimiser]] = Registry("optimiser")
 @OPTIMISERS.register("adam")
 @dataclass(frozen=True)
 class Adam(Optimiser):
-    """Adam, with the configuration's betas and eps; the one that the fused step and several processes know."""
+    """Adam, with the configuration's betas and eps; the one that the fused step knows."""
+
+    by_entry: ClassVar[bool] = True
 
     def over(self, parameters: Sequence[Tensor], lr: float, betas: Betas, eps: float) -> torch.optim.Optimizer:
         """Torch's own."""
@@ -64,7 +78,8 @@ class Muon(Optimiser):
 
     Equation: m <- momentum m + g; W <- W - lr 0.2 sqrt(max(rows, columns)) O, O near U V^T of g + momentum m = U S V^T,
         by five Newton-Schulz steps X <- a X + (b X X^T + c (X X^T)^2) X from X = u / ||u||. The factor gives O
-        the root mean square of a step of Adam, so that a rate for Adam serves.
+        the root mean square of a step of Adam, so that a rate for Adam serves. Of a matrix whose rows lie in several
+        processes X^T X is a sum over these, and X <- X (a + b X^T X + c (X^T X)^2) is the same step.
     Source: Jordan et al. 2024, Muon: an optimizer for hidden layers; the factor: Liu et al. 2025, arXiv 2502.16982.
         Difference: all in float32.
     """
@@ -77,7 +92,26 @@ class Muon(Optimiser):
 
     def over(self, parameters: Sequence[Tensor], lr: float, betas: Betas, eps: float) -> torch.optim.Optimizer:
         """One optimiser for both kinds of parameters."""
-        return _Muon(parameters, lr, betas, eps, self.momentum)
+        matrices = [Matrix(p, p.shape[0]) for p in parameters if p.ndim == 2]
+        return _Muon(parameters, lr, betas, eps, self.momentum, matrices)
+
+    def over_shards(
+        self, model: SDL, parameters: Sequence[Tensor], lr: float, betas: Betas, eps: float
+    ) -> torch.optim.Optimizer:
+        """Every process takes part in every block, with no rows where it has none."""
+        why = "W W^T of columns that lie in several processes has a number for every two latents"
+        check(model.targets.size == 1, f"muon cannot go with mesh='targets=...': {why}; share by latents", RefusedError)
+        mine = {id(p) for p in parameters}
+        matrices = [Matrix(p, p.shape[0]) for p in (model.W_skip,) if p is not None and id(p) in mine]
+        sides = [(model.whole.encoder, model.encoder), (model.whole.decoder, model.decoder)]
+        for blocks, side in sides[: 1 if model.encoder.weights is model.decoder.weights else 2]:
+            weights = iter(side.weights)
+            for block in blocks:
+                inside = block.within(range(model.first, model.first + model.n_q), range(block.left, block.right))
+                own: Tensor = model.b_E.new_zeros(0, block.shape[1]) if inside is None else next(weights)
+                if inside is None or id(own) in mine:
+                    matrices.append(Matrix(own, block.shape[0], model.group))
+        return _Muon(parameters, lr, betas, eps, self.momentum, matrices)
 
 
 @OPTIMISERS.register("schedule_free_sign")
@@ -93,6 +127,7 @@ class ScheduleFreeSign(Optimiser):
     schedule: Course | None = WarmupDecay(0.05, 0.0)  # noqa: RUF009 (frozen)
     beta: float = 0.95
     points: ClassVar[tuple[str, ...]] = ("z", "average")
+    by_entry: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -150,22 +185,33 @@ def _written(m: Tensor, v: Tensor) -> dict[str, Tensor]:
     return bytes_of | {"size": size, "size_sq": size_sq}
 
 
+class Matrix(NamedTuple):
+    """Rows of a matrix, how many it has in all, and the processes that have them."""
+
+    own: Tensor
+    rows: int
+    group: Group = ALONE
+
+
 class _Muon(torch.optim.Adam):
-    def __init__(self, parameters: Sequence[Tensor], lr: float, betas: Betas, eps: float, momentum: float) -> None:
+    def __init__(
+        self, parameters: Sequence[Tensor], lr: float, betas: Betas, eps: float, momentum: float, matrices: list[Matrix]
+    ) -> None:
         super().__init__(parameters, lr=lr, betas=betas, eps=eps, fused=True)
-        self.momentum = momentum
+        self.momentum, self.matrices = momentum, matrices
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.ndim != 2 or p.grad is None:
-                    continue
-                m = self.state[p].setdefault("exp_avg", torch.zeros_like(p))
-                m.mul_(self.momentum).add_(p.grad)
-                move = orthogonal(p.grad + self.momentum * m)
-                p.sub_(move, alpha=group["lr"] * 0.2 * max(p.shape) ** 0.5)
-                p.grad = None
+        lr = self.param_groups[0]["lr"]
+        for p, rows, group in self.matrices:
+            if not bool(group.any(torch.tensor([p.grad is not None]))):
+                continue
+            g = torch.zeros_like(p) if p.grad is None else p.grad
+            m = self.state[p].setdefault("exp_avg", torch.zeros_like(p))
+            m.mul_(self.momentum).add_(g)
+            move = orthogonal(g + self.momentum * m, group)
+            p.sub_(move, alpha=lr * 0.2 * max(rows, p.shape[1]) ** 0.5)
+            p.grad = None
         super().step()
 
 
@@ -190,12 +236,12 @@ class _ScheduleFreeSign(torch.optim.Optimizer):
                 p.copy_(torch.lerp(state["z"], state["average"], self.beta))
 
 
-def orthogonal(u: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
-    """Near U V^T of u = U S V^T; rows that are 0 stay 0. Equation: as in `Muon`."""
-    wide = u.shape[0] <= u.shape[1]
-    x = (u if wide else u.T) / (u.norm() + 1e-7)
+def orthogonal(u: Float[Tensor, "rows columns"], group: Group = ALONE) -> Float[Tensor, "rows columns"]:
+    """Near U V^T of u = U S V^T, whose other rows the group has; rows that are 0 stay 0. Equation: as in `Muon`."""
+    wide = u.shape[0] <= u.shape[1] and group.size == 1
+    x = (u if wide else u.T) / (group.total(u.norm().square()).sqrt() + 1e-7)
     for _ in range(5):
-        gram = x @ x.T
+        gram = group.total(x @ x.T)
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
     made: Tensor = x if wide else x.T
     return made

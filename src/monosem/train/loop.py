@@ -30,7 +30,6 @@ from monosem.losses.objective import Loss, State, Step
 from monosem.losses.resample import Resample
 from monosem.methods import Method
 from monosem.methods import method as read_method
-from monosem.methods.optimisers import Adam
 from monosem.train.config import FitConfig
 from monosem.train.folder import RunFolder
 from monosem.train.progress import progress_bar
@@ -122,7 +121,7 @@ def train_step(run: Run, update: Update, x_p: Tensor, x_r: Tensor, rows: Rows | 
     dead = run.tracker.dead
     run.optimiser.zero_grad(set_to_none=True)
     with update.collecting() as ledger:
-        out = model(x_p, objective.requests(model.layout, context), dead, context)
+        out = model(x_p, objective.requests(model.whole, context), dead, context)
         step = Step(model, x_p, x_r, out, dead, context, rows)
         loss = objective(step, run.terms)
         torch.autograd.backward(loss.total)
@@ -138,7 +137,7 @@ def train_step(run: Run, update: Update, x_p: Tensor, x_r: Tensor, rows: Rows | 
 def _log_entry(run: Run, config: FitConfig, step: Step, loss: Loss) -> dict[str, float]:
     """What is logged of a step: the loss that was trained, part by part."""
     with torch.no_grad():
-        fvu = float(distance(loss.error, step.x_r, "fvu"))
+        fvu = float(distance(loss.error, step.x_r, "fvu", run.model.targets))
     return {
         "step": run.step,
         "loss": float(loss.total.detach()),
@@ -164,13 +163,19 @@ def check_loss(run: Run, config: FitConfig, loss: Loss) -> None:
     check(math.isfinite(total), lower, DataError)
 
 
-def rows_of(source: Source, index: Tensor, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
-    """Rows by number, the one way by which they enter training. Raises: DataError unless all are finite."""
+def rows_of(source: Source, index: Tensor, model: SDL | None = None) -> tuple[Tensor, Tensor]:
+    """Rows by number, the one way by which they enter training; as a model has them: its columns, on its device.
+
+    Raises: DataError unless all are finite.
+    """
     x_p, x_r = source.take(index)
     check_finite("x_p", x_p, index)
     if x_r is not x_p:
         check_finite("x_r", x_r, index)
-    return (x_p, x_r) if device is None else (x_p.to(device), x_r.to(device))
+    if model is None:
+        return x_p, x_r
+    own = x_r if len(model.columns) == x_r.shape[1] else x_r[:, model.columns.start : model.columns.stop]
+    return x_p.to(model.b_E.device), own.to(model.b_E.device)
 
 
 def resample(
@@ -181,7 +186,7 @@ def resample(
         return
     generator = torch_generator(config.seed, "resample", run.step)
     order = Order(source.rows, plan.rows if source.rows is None else min(plan.rows, source.rows), config.seed)
-    x_p, x_r = rows_of(source, order.index(run.step // plan.every), run.model.b_E.device)
+    x_p, x_r = rows_of(source, order.index(run.step // plan.every), run.model)
     dead = run.tracker.dead
     for constraint in constraints:
         dead[constraint.fixed_latents(run.model)] = False
@@ -205,7 +210,7 @@ def calibrate(run: Run, config: FitConfig, source: Source) -> dict[str, Any]:
     index = Order(source.rows, number, config.seed).index(0 if source.rows else max(seen // number - 1, 0))
 
     def batches(source: Source, index: Tensor) -> Iterator[Tensor]:
-        return (rows_of(source, part, run.model.b_E.device)[0] for part in torch.split(index, batch))
+        return (rows_of(source, part, run.model)[0] for part in torch.split(index, batch))
 
     run.model.calibrate(batches(source, index))
     asked = run.objective.asked_l0
@@ -272,10 +277,8 @@ def start_run(
     if group.size > 1:
         from monosem.train.mesh import share
 
-        shared = type(method.optimiser) is Adam and method.optimiser.ema == 0
-        why = "a checkpoint in pieces holds Adam's moments alone, and muon needs whole matrices"
-        check(shared, f"{method.optimiser} cannot go with a mesh: {why}; take adam without ema", RefusedError)
-        objective, terms = share(model, objective, group, _device(config, group))
+        constraints = method.constraints_of(model.layout, anchors)
+        objective, terms = share(model, objective, constraints, group, _device(config, group))
     model.to(_device(config, group)).train()
     rule = method.optimiser
     return Run.start(model, objective, config.lr, config.betas, config.eps, config.window, terms=terms, rule=rule)
@@ -290,11 +293,13 @@ def _constraints(method: Method, run: Run, source: Source, n_q: int, anchors: An
 
 def _batches(run: Run, source: Source, config: FitConfig) -> Iterator[tuple[Tensor, Tensor, Rows]]:
     """The rows of each step that is left, on the model's device, and where they come from."""
-    pairs, device = run.objective.pairs, run.model.b_E.device
-    order = Order(source.rows, config.batch_size, config.seed, pairs)
+    order = Order(source.rows, config.batch_size, config.seed, run.objective.pairs)
     while run.step < config.steps:
         index = order.index(run.step)
-        yield *rows_of(source, index, device), source.where(index) if isinstance(source, LocatedSource) else Rows(index)
+        yield (
+            *rows_of(source, index, run.model),
+            source.where(index) if isinstance(source, LocatedSource) else Rows(index),
+        )
 
 
 @contextmanager
@@ -355,7 +360,8 @@ def fit(
     and kind of activation are the method's. A run that is called again takes the same one.
     `mesh`: "latents=P" shares the latents among P processes that torchrun started, or a DeviceMesh with that
     dimension does; the cells selected are those of one process. Every process calls `fit` alike and sees all rows and
-    all callbacks; its result's model has its own latents (`model.group`), and what that decodes is of all.
+    all callbacks; its result's model has its own latents (`model.group`), and what that decodes is of all. "targets=P"
+    shares the columns of x_r as well, of which a model then decodes its own: for cross-layer transcoders.
 
     Raises: RefusedError for a combination that the mathematics forbids; DataError for rows, or a loss, that are not
         finite; CheckpointError when `out` holds another run, or more steps of this one.

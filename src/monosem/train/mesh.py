@@ -4,7 +4,7 @@ A run of one process does not import it.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -16,12 +16,14 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.rendezvous import rendezvous
 
 from monosem.base.errors import RefusedError, check
-from monosem.base.group import ALONE, Group
+from monosem.base.group import ALONE, Axis, Group
 from monosem.base.guard import shown
+from monosem.core.constraints import Constraint
 from monosem.core.model import SDL
 from monosem.core.shards import cut, edges
-from monosem.losses.objective import Objective
+from monosem.losses.objective import Objective, Term
 
+_AXES: dict[Axis, tuple[Axis, ...]] = {"latents": ("latents", "targets"), "rows": ("rows",)}
 PATIENCE = timedelta(minutes=30)
 """How long a process waits for the others before it gives up."""
 
@@ -29,8 +31,8 @@ PATIENCE = timedelta(minutes=30)
 class Processes(Group):
     """The processes of one process group of torch.distributed; of None, all of them."""
 
-    def __init__(self, processes: dist.ProcessGroup | None = None) -> None:
-        self._processes = processes
+    def __init__(self, processes: dist.ProcessGroup | None = None, by: Axis = "latents") -> None:
+        self._processes, self.by = processes, by
         self.rank, self.size = dist.get_rank(processes), dist.get_world_size(processes)
         on_gpus = dist.get_backend(processes) == "nccl"
         self._at = torch.device("cuda", torch.cuda.current_device()) if on_gpus else None
@@ -67,18 +69,28 @@ class Processes(Group):
         return [part.to(x.device) for part in everyone]
 
 
-def _size(mesh: str, shares: str) -> int:
-    """P of "latents=P"."""
+def _axis(mesh: str, shares: Axis) -> tuple[Axis, int]:
+    """(axis, P) of "latents=P"."""
     name, _, number = mesh.partition("=")
-    right = name.strip() == shares and number.strip().isdigit() and int(number) > 0
-    check(right, f"mesh={mesh!r}; write {shares}=P, P the number of processes that share the {shares}")
-    return int(number)
+    axis = next((axis for axis in _AXES[shares] if axis == name.strip()), None)
+    right = number.strip().isdigit() and int(number) > 0
+    known = " or ".join(f"{axis}=P" for axis in _AXES[shares])
+    check(axis is not None and right, f"mesh={mesh!r}; write {known}, P the number of processes")
+    assert axis is not None
+    return axis, int(number)
 
 
 def share(
-    model: SDL, objective: Objective, group: Group, device: torch.device
+    model: SDL, objective: Objective, constraints: Sequence[Constraint], group: Group, device: torch.device
 ) -> tuple[Objective, dict[str, dict[str, Tensor]]]:
-    """Leave a fresh model this process's latents: their objective and the states of its terms, on the device."""
+    """Leave a fresh model this process's latents: their objective and the states of its terms, on the device.
+
+    Raises: RefusedError for what needs whole columns of W_D, where targets are shared.
+    """
+    parts: Sequence[Term | Constraint] = (*objective.terms, *constraints)
+    for part in parts if group.by == "targets" else ():
+        why = f"{part.name} needs all of a column of W_D in one process, and mesh='targets=...' cuts columns"
+        check(not part.whole_columns, f"{why}; leave it out, or share by latents", RefusedError)
     first, last = edges(model.n_q, group.size)[group.rank :][:2]
     whole = objective.init_state(model)
     states = {
@@ -90,22 +102,24 @@ def share(
 
 
 @contextmanager
-def open_mesh(mesh: str | DeviceMesh, device: str = "cpu", shares: str = "latents") -> Iterator[Group]:
-    """The group over which a run's latents lie: "latents=P" under torchrun, or the dimension `latents` of a DeviceMesh.
+def open_mesh(mesh: str | DeviceMesh, device: str = "cpu", shares: Axis = "latents") -> Iterator[Group]:
+    """The group over which a run lies: of "latents=P" or "targets=P" under torchrun, or of a DeviceMesh's dimension.
 
     `shares`: what the processes share, `latents` or `rows`. With NCCL, "cuda" then means this process's own GPU.
     Raises: ArgumentError where there are not P processes; RefusedError for a mesh with other dimensions.
     """
     if isinstance(mesh, str):
-        with _launched(_size(mesh, shares), mesh, device) as group:
+        with _launched(*_axis(mesh, shares), device) as group:
             yield group
         return
     check(isinstance(mesh, DeviceMesh), f"mesh={shown(mesh)}; write latents=P, or give a DeviceMesh")
     names = mesh.mesh_dim_names or ()
-    other = [name for name, size in zip(names, mesh.shape, strict=False) if name != shares and size > 1]
-    fits = shares in names and not other
-    check(fits, f"mesh has the dimensions {names or mesh.shape}; only `{shares}` is shared here", RefusedError)
-    yield Processes(mesh.get_group(shares))
+    wide = [name for name, size in zip(names, mesh.shape, strict=False) if size > 1]
+    axis = next((axis for axis in _AXES[shares] if axis in (wide or names)), shares)
+    fits = axis in names and wide in ([], [axis])
+    known = " or ".join(_AXES[shares])
+    check(fits, f"mesh has the dimensions {names or mesh.shape}; only `{known}` is shared here", RefusedError)
+    yield Processes(mesh.get_group(axis), axis)
 
 
 def _anew(store: Store) -> Store:
@@ -118,7 +132,7 @@ def _anew(store: Store) -> Store:
 
 
 @contextmanager
-def _launched(size: int, mesh: str, device: str) -> Iterator[Group]:
+def _launched(by: Axis, size: int, device: str) -> Iterator[Group]:
     """The processes that torchrun started; a process group that is there already is used, and stays."""
     if size == 1:
         yield ALONE
@@ -126,9 +140,9 @@ def _launched(size: int, mesh: str, device: str) -> Iterator[Group]:
     already = dist.is_initialized()
     have = dist.get_world_size() if already else int(os.environ.get("WORLD_SIZE", "1"))
     start = f"torchrun --standalone --nproc-per-node {size}"
-    check(have == size, f"{mesh=}, but there are {have} processes; start them by `{start} ...`")
+    check(have == size, f"mesh='{by}={size}', but there are {have} processes; start them by `{start} ...`")
     if already:
-        yield Processes()
+        yield Processes(by=by)
         return
     store, rank, _ = next(rendezvous("env://", timeout=PATIENCE))
     backend = "nccl" if device.startswith("cuda") else "gloo"
@@ -136,7 +150,7 @@ def _launched(size: int, mesh: str, device: str) -> Iterator[Group]:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group(backend, timeout=PATIENCE, store=_anew(store), rank=rank, world_size=size)
     try:
-        yield Processes()
+        yield Processes(by=by)
         dist.barrier()  # none closes its connections while another still reads from them
     finally:
         dist.destroy_process_group()

@@ -1,15 +1,16 @@
-"""A checkpoint in pieces: each process writes its latents to a file of its own, and then one of them names all files.
+"""A checkpoint in pieces: each process writes its share to a file of its own, and then one of them names all files.
 
-`checkpoint.json` is written last and names every piece with its latents and its checksum: a piece that is missing, or
+`checkpoint.json` is written last and names every piece with its share and its checksum: a piece that is missing, or
 is of another step, is an error. Whatever number of processes wrote them, any number reads them.
 """
 
 import dataclasses
 import hashlib
+import math
 import os
-import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import torch
 from safetensors import SafetensorError
@@ -19,11 +20,11 @@ from monosem.base.errors import CheckpointError, check
 from monosem.base.files import json_bytes, read_json, write_atomic, write_together
 from monosem.base.group import in_step
 from monosem.base.schema import Count, Matches, Sha256, Size, read
-from monosem.base.tensors import open_file, read_tensors, seal, sealed, tensor_writer, write_rows
+from monosem.base.tensors import open_file, read_tensors, seal, sealed, tensor_writer, write_part
 from monosem.core.io import FORMAT as MODEL
 from monosem.core.io import config_bytes, model_tensors
 from monosem.core.model import SDL
-from monosem.core.shards import rows_within, whole_name
+from monosem.core.shards import Region, Share, region, share_of, whole_name
 
 FORMAT = "monosem.run/2"
 ABOUT = frozenset(["identity", "parts", "step", "log", "machine"])
@@ -38,6 +39,11 @@ class _Entry:
     first: Count
     last: Size
     sha256: Sha256
+    columns: tuple[Count, Size] | None = None
+
+    @property
+    def share(self) -> Share:
+        return Share(self.first, self.last, self.columns)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +57,8 @@ class _Manifest:
     pieces: list[_Entry]
 
 
-class _Piece(NamedTuple):
-    """The tensors of the latents [first, last), named as in the whole model."""
-
-    first: int
-    last: int
-    tensors: dict[str, Tensor]
+Piece = tuple[Share, dict[str, Tensor]]
+"""What a file of a checkpoint is of, and its tensors, named as in the whole model."""
 
 
 def newest(folder: Path) -> Path | None:
@@ -75,27 +77,41 @@ def _manifest(path: Path) -> _Manifest:
     return manifest
 
 
-def read_pieces(model: SDL, path: Path) -> tuple[dict[str, str], list[_Piece]]:
-    """(what a checkpoint says, those of its pieces that have some of a model's latents).
+def read_pieces(model: SDL, path: Path) -> tuple[dict[str, str], Iterator[Piece]]:
+    """(what a checkpoint says, those of its pieces that have something of a model, each read when it is asked for).
 
     Raises: CheckpointError, naming the file, where one is missing, damaged, or of another checkpoint.
     """
-    n_q = model.whole.n_q
     if path.name == ONE:
         about, tensors = read_tensors(path, FORMAT, ABOUT, REMEDY)
-        return about, [_Piece(0, n_q, tensors)]
-    manifest, last = _manifest(path), 0
+        return about, iter([(Share(0, model.whole.n_q), tensors)])
+    manifest = _manifest(path)
+    _check_shares(model, manifest, path)
+    own = share_of(model)
+    wanted = [e for e in manifest.pieces if e.share == own] or [e for e in manifest.pieces if _meet(e.share, own)]
+    about = dataclasses.asdict(manifest)
+    del about["pieces"]
+    return about, ((e.share, _read(path.parent / e.file, e.sha256)) for e in wanted)
+
+
+def _check_shares(model: SDL, manifest: _Manifest, path: Path) -> None:
+    """Raises: CheckpointError where the pieces do not make the whole."""
+    last, right, n_r = 0, 0, model.whole.n_r
     for entry in manifest.pieces:
         there = (path.parent / entry.file).is_file()
         check(there, f"{path} names {entry.file}, which is missing; restore it, or {REMEDY}", CheckpointError)
         check(entry.first == last < entry.last, f"{path} has no piece from latent {last} on; {REMEDY}", CheckpointError)
-        last = entry.last
+        left, end = entry.columns or (right, n_r if entry is manifest.pieces[-1] else right)
+        check(left == right <= end, f"{path} has no piece from column {right} on; {REMEDY}", CheckpointError)
+        last, right = entry.last, end
+    n_q = model.whole.n_q
     check(last == n_q, f"{path} is of {last} latents, this run has n_q={n_q}; choose another folder", CheckpointError)
-    own = range(model.first, model.first + model.n_q)
-    wanted = [e for e in manifest.pieces if max(e.first, own.start) < min(e.last, own.stop)]
-    about = dataclasses.asdict(manifest)
-    del about["pieces"]
-    return about, [_Piece(e.first, e.last, _read(path.parent / e.file, e.sha256)) for e in wanted]
+    check(right == n_r, f"{path} is of {right} columns, this run has n_r={n_r}; choose another folder", CheckpointError)
+
+
+def _meet(one: Share, other: Share) -> bool:
+    across = one.columns is not None or other.columns is not None  # then something of every latent is here
+    return across or max(one.first, other.first) < min(one.last, other.last)
 
 
 def _read(path: Path, sha256: str) -> dict[str, Tensor]:
@@ -105,50 +121,54 @@ def _read(path: Path, sha256: str) -> dict[str, Tensor]:
     return tensors
 
 
-_COMMON = re.compile(r"(model|adam)\.(b_D|b_in|W_skip|state|encoder\.[a-z]\w*|decoder\.[a-z]\w*)(\..*)?")
-"""Tensors without a row for each latent."""
-
-
-def _of_latents(name: str, tensor: Tensor) -> bool:
-    return tensor.ndim > 0 and not _COMMON.fullmatch(name)
-
-
-def own_rows(model: SDL, pieces: list[_Piece], path: Path) -> dict[str, Tensor]:
-    """The tensors of a model's own latents, out of pieces; what all have in common from the first."""
-    first, last = model.first, model.first + model.n_q
-    if [(piece.first, piece.last) for piece in pieces] == [(first, last)]:
-        return pieces[0].tensors
-    tensors: dict[str, Tensor] = {}
-    for name, tensor in {name: t for piece in reversed(pieces) for name, t in piece.tensors.items()}.items():
-        if not _of_latents(name, tensor):
-            tensors[name] = tensor
-            continue
-        wanted, parts = rows_within(model.whole, name, first, last), []
-        for piece in pieces:
-            have = rows_within(model.whole, name, piece.first, piece.last)
-            both = range(max(have.start, wanted.start), min(have.stop, wanted.stop))
-            if both:
-                whole = name in piece.tensors and piece.tensors[name].shape[0] == len(have)
-                lacks = f"{path}: the piece of latents {piece.first} to {piece.last} lacks {name}; {REMEDY}"
-                check(whole, lacks, CheckpointError)
-                parts.append(piece.tensors[name][both.start - have.start : both.stop - have.start])
-        if parts:
-            tensors[name] = torch.cat(parts)
+def own_part(model: SDL, pieces: Iterable[Piece], path: Path) -> dict[str, Tensor]:
+    """The tensors of a model's own share, out of pieces; what all have in common from the first."""
+    own, tensors, lacks = share_of(model), {}, {}  # type: Share, dict[str, Tensor], dict[str, int]
+    for share, piece in pieces:
+        if share == own:
+            return piece
+        for name, tensor in piece.items():
+            wanted, have = (region(model.whole, name, each)[: tensor.ndim] for each in (own, share))
+            if not wanted:
+                tensors.setdefault(name, tensor)
+            elif all(wanted):
+                if name not in tensors:
+                    shape = [len(r) for r in wanted]
+                    tensors[name], lacks[name] = tensor.new_empty(*shape, *tensor.shape[len(shape) :]), math.prod(shape)
+                fits = list(tensor.shape[: len(have)]) == [len(r) for r in have]
+                check(fits, f"{path}: {name} of a piece has shape {tuple(tensor.shape)}; {REMEDY}", CheckpointError)
+                lacks[name] -= _take(tensors[name], wanted, tensor, have)
+    short = [name for name, cells in lacks.items() if cells > 0]
+    check(not short, f"{path}: no piece has all of {', '.join(short)}; {REMEDY}", CheckpointError)
     return tensors
+
+
+def _take(to: Tensor, wanted: Region, tensor: Tensor, have: Region) -> int:
+    """Copy what two parts of one tensor have in common; how many entries that are."""
+    both = [range(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(wanted, have, strict=True)]
+    into, out = (
+        tuple(slice(r.start - at.start, r.stop - at.start) for r, at in zip(both, part, strict=True))
+        for part in (wanted, have)
+    )
+    if all(both):
+        to[into] = tensor[out]
+    return math.prod(len(r) for r in both)
 
 
 def save_pieces(model: SDL, step: int, tensors: dict[str, Tensor], about: dict[str, str], folder: Path) -> None:
     """Write each process's piece, then the manifest; older checkpoints go after that."""
     group = model.group
     names = [f"checkpoint-{step}-{rank}-of-{group.size}.safetensors" for rank in range(group.size)]
-    spans = group.gather(torch.tensor([[model.first, model.first + model.n_q]])).tolist()
+    share = share_of(model)
+    shares = group.gather(torch.tensor([[share.first, share.last, *(share.columns or (-1, -1))]])).tolist()
     with in_step(group):
         write_atomic(folder / names[group.rank], tensor_writer(tensors, about))
     with in_step(group):
         if group.rank == 0:
             entries = [
                 {"file": name, "first": first, "last": last, "sha256": sealed(folder / name)}
-                for name, (first, last) in zip(names, spans, strict=True)
+                | ({} if share.columns is None else {"columns": columns})
+                for name, (first, last, *columns) in zip(names, shares, strict=True)
             ]
             write_atomic(folder / SEVERAL, json_bytes(about | {"pieces": entries}))
             (folder / ONE).unlink(missing_ok=True)
@@ -177,11 +197,9 @@ def save_whole(model: SDL, folder: Path, metadata: dict[str, object]) -> None:
             open_file(part, _shapes(model, tensors), about)
     with in_step(group):
         for name, tensor in tensors.items():
-            if _of_latents(f"model.{name}", tensor):
-                first = rows_within(model.whole, name, model.first, model.first + model.n_q).start
-                write_rows(part, name, first, tensor)
-            elif group.rank == 0:
-                write_rows(part, name, 0, tensor)
+            at = region(model.whole, name, share_of(model))[: tensor.ndim]
+            if at or group.rank == 0:
+                write_part(part, name, [r.start for r in at], tensor)
     with in_step(group):
         if group.rank == 0:
             try:
@@ -196,10 +214,10 @@ def save_whole(model: SDL, folder: Path, metadata: dict[str, object]) -> None:
 def _shapes(model: SDL, tensors: dict[str, Tensor]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     """(shape, type) of the whole model's tensors."""
     whole, kind = model.whole, model.b_E.dtype
-    shapes = {name: (tuple(t.shape), t.dtype) for name, t in tensors.items() if not _of_latents(f"model.{name}", t)}
+    every, shapes = Share(0, whole.n_q), {}
     for name, tensor in tensors.items():
-        if name not in shapes:
-            shapes[name] = ((whole.n_q, *tensor.shape[1:]), tensor.dtype)
+        at = region(whole, name, every)[: tensor.ndim]
+        shapes[name] = ((*(len(r) for r in at), *tensor.shape[len(at) :]), tensor.dtype)
     for side in ("encoder", "decoder"):
         shapes |= {f"{side}.{i}": (block.shape, kind) for i, block in enumerate(getattr(whole, side))}
     return shapes

@@ -23,7 +23,7 @@ from monosem.core.shards import whole_name
 from monosem.kernels.ops import build_name, used
 from monosem.losses.objective import Objective, State
 from monosem.methods.optimisers import Adam, Optimiser
-from monosem.train.pieces import FORMAT, own_rows, read_pieces
+from monosem.train.pieces import FORMAT, own_part, read_pieces
 
 
 @dataclass(eq=False)
@@ -85,7 +85,8 @@ class Run:
     ) -> "Run":
         """A run at step 0; `terms`: their states, where they are not to be made of the model."""
         parameters = [p for p in model.parameters() if p.requires_grad]
-        optimiser = rule.over(parameters, lr, betas, eps)
+        given = (parameters, lr, betas, eps)
+        optimiser = rule.over(*given) if model.group.size == 1 else rule.over_shards(model, *given)
         since = torch.zeros(model.n_q, dtype=torch.int64, device=model.b_E.device)
         terms = objective.init_state(model) if terms is None else terms
         return Run(model, objective, optimiser, terms, DeadTracker(since, window), identity, rule=rule)
@@ -95,17 +96,17 @@ class Run:
 
         Moments become 0, and what is a mean of weights, or a point beside them, becomes the weights.
         """
+        encoder, decoder = self.model.encoder, self.model.decoder
         rows = {
-            id(w): block
-            for side in (self.model.encoder, self.model.decoder)
+            id(w): of_side[block.latents]
+            for side, of_side in ((decoder, self.model.targets.gather(latents)), (encoder, latents))
             for block, w in zip(side.blocks, side.weights, strict=True)
         }
         per_latent = {id(vector) for vector in (self.model.b_E, *self.model.act.values())}
         for parameter, state in self.optimiser.state.items():
-            block = rows.get(id(parameter))
-            if block is None and id(parameter) not in per_latent:
+            chosen = rows.get(id(parameter), latents if id(parameter) in per_latent else None)
+            if chosen is None:
                 continue
-            chosen = latents if block is None else latents[block.latents]
             for name in state.keys() & {"exp_avg", "exp_avg_sq"}:
                 state[name][chosen] = 0.0
             for name in state.keys() & {"average", *self.rule.points}:
@@ -176,7 +177,8 @@ def run_tensors(run: Run) -> dict[str, Tensor]:
     """What is saved of a run, under the names of the whole model."""
     tensors = {f"model.{whole_name(run.model, name)}": t for name, t in model_tensors(run.model).items()}
     for name, parameter in _trained(run):  # one that never had a gradient has no moments
-        tensors |= {f"adam.{name}.{own}": value for own, value in run.optimiser.state.get(parameter, {}).items()}
+        state = run.optimiser.state.get(parameter, {})
+        tensors |= {f"adam.{name}.{own}": value for own, value in state.items() if own != "moved"}  # the moments say it
     for label, state in run.terms.items():
         tensors |= {f"term.{label}.{name}": value for name, value in state.items()}
     tensors["dead.since"] = run.tracker.since
@@ -186,7 +188,8 @@ def run_tensors(run: Run) -> dict[str, Tensor]:
 def _conditions(run: Run) -> dict[str, str]:
     """Under what conditions a run computes its bits: processor or GPU, threads, versions, kernels, processes."""
     model = run.model
-    return machine() | {"kernels": build_name(), "processes": str(model.group.size)} | gpu(model.b_E.device)
+    processes = str(model.group.size) + (" by targets" if model.targets.size > 1 else "")
+    return machine() | {"kernels": build_name(), "processes": processes} | gpu(model.b_E.device)
 
 
 def about_checkpoint(run: Run, log: str) -> dict[str, str]:
@@ -220,7 +223,7 @@ def load_run(run: Run, path: Path, allow_other_machine: bool = False) -> str | N
         _check_same_run(run, path, metadata)
         if not allow_other_machine:
             _check_conditions(run, path, metadata)
-        tensors = own_rows(run.model, pieces, path)
+        tensors = own_part(run.model, pieces, path)
         step = int(metadata["step"])
         _restore(run, tensors, str(path))
     except (LookupError, ValueError, RuntimeError, AttributeError, TypeError) as error:

@@ -107,7 +107,8 @@ class Update:
         """
         model = self.run.model
         others = [p.grad for p in model.parameters() if p.grad is not None]
-        everyones = {id(p.grad) for p in (model.b_D, model._b_in, model.W_skip) if p is not None}
+        by_column = (model.b_D, model.W_skip) if model.targets.size == 1 else ()
+        everyones = {id(p.grad) for p in (*by_column, model._b_in) if p is not None}
         counted = [g for g in others if model.group.rank == 0 or id(g) not in everyones]
         nothing = torch.zeros((), dtype=torch.float64, device=model.b_E.device)
         squares = sum((g.double().pow(2).sum() for g in counted), nothing) + sum(step.squared_norm() for step in steps)
