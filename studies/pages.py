@@ -17,6 +17,7 @@ from studies import (
     discovery,
     field,
     finetuned,
+    fitted,
     lenses,
     live,
     network,
@@ -37,8 +38,8 @@ from studies.paper import anchoring_page, docs
 from studies.theory import claims, search, walls
 
 _BOTH = (
-    absorption, board, classical, discovery, field, finetuned, lenses, live, network, probing, real_absorption,
-    recovery, revival, sample_law, search, synthsae, target_l0, tuning,
+    absorption, board, classical, discovery, field, finetuned, fitted, lenses, live, network, probing,
+    real_absorption, recovery, revival, sample_law, search, synthsae, target_l0, tuning,
 )  # fmt: skip
 _BY_NAME = {module.__name__.rpartition(".")[2]: module for module in _BOTH}
 PAGES: Mapping[str, Callable[[], None]] = {

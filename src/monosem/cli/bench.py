@@ -169,6 +169,8 @@ def bench(o: _BenchOptions) -> Answer:
 
 def _fit(o: _BenchOptions) -> Answer:
     """Fit a task to rows and say how well it resembles them."""
+    import torch
+
     from monosem.anchors.directions import load_anchors
     from monosem.bench.fitted import fit_world, resemblance
     from monosem.data.source import open_rows
@@ -179,18 +181,20 @@ def _fit(o: _BenchOptions) -> Answer:
         fail("a task is fitted to rows as a dictionary codes them; give --data ROWS and --dictionary MODEL")
     x, path = open_rows(o.data).sample(20_000)[0], o.out_folder / "task.safetensors"
     x = x[ordinary_rows(x)]
-    anchors = o.dictionary.suffix == ".safetensors"
-    D = load_anchors(o.dictionary).r if anchors else load(o.dictionary).W_D.detach()
-    with err().status(f"fitting {path}"):
-        spec = fit_world(x, D, path)
-        far = resemblance(spec, x)
+    with err().status(f"fitting {path}"), torch.no_grad():
+        if o.dictionary.suffix == ".safetensors":
+            spec = fit_world(x, load_anchors(o.dictionary).r, path)
+        else:
+            model = load(o.dictionary)
+            spec = fit_world(x, model.W_D, path, codes=model.encode(x).to_dense())
+    far = resemblance(spec, x)
     say(f"run it: monosem bench --task fitted:{path} --methods topk --plain", "dim")
     shown = (
         f"{path}  {spec.n} features in {spec.widths[0]} dimensions, {spec.rows:,} rows\n"
-        f"nearest row is of its own sample: drawn ones {far['fitted']:.3f}, Gaussian ones {far['gaussian']:.3f}, "
+        f"a classifier tells from new real rows: drawn ones {far['fitted']:.3f}, Gaussian ones {far['gaussian']:.3f}, "
         f"other real ones {far['itself']:.3f}; .5 is alike, 1 apart"
     )
-    return Answer({"task": f"fitted:{path}", "n": spec.n, "nearest_own": far}, shown)
+    return Answer({"task": f"fitted:{path}", "n": spec.n, "told_apart": far}, shown)
 
 
 def _export(o: _BenchOptions) -> Answer:
