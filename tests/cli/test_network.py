@@ -4,6 +4,7 @@ import importlib
 import json
 import re
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from monosem.core.io import save_model
 from monosem.core.model import SDL
 from monosem.data.batches import TokenFilter
+from monosem.data.store import open_store
 from monosem.data.texts import text_batches
 from monosem.networks.models import open_network
 from monosem.networks.network import network_scores
@@ -75,7 +77,7 @@ def test_evaluate_knows_where_a_model_of_a_store_belongs(made: Path) -> None:
     assert shown["fvu"] == pytest.approx(wanted["fvu"], rel=1e-5)
     assert shown["effects"][0]["kl"] == pytest.approx(wanted["effects"][0]["kl"], rel=1e-4)
     table = call("evaluate", made / "sae", "--text", made / "x.txt").stdout
-    for word in ("FVU", "KL spliced", "recovered", f"{wanted['fvu']:.4f}", f"{wanted['effects'][0]['ce']['zero']:.4f}"):
+    for word in ("FVU", "vs mean", "recovered", f"{wanted['fvu']:.4f}", f"{wanted['effects'][0]['ce']['zero']:.4f}"):
         assert word in table
 
 
@@ -189,8 +191,12 @@ def test_latents_are_explained_where_and_as_asked(made: Path, monkeypatch: pytes
     seen: list[Any] = []
     module = importlib.import_module("monosem.inspect.explain")  # the package's attribute is the function
     monkeypatch.setattr(module, "explain", lambda model, *_, **__: seen.append(model.b_E) or [])
+    totals: list[int] = []  # of the bar: rows, as what it is told
+    bar = importlib.import_module("monosem.cli.explain")
+    monkeypatch.setattr(bar, "rate_bar", lambda total: totals.append(total) or nullcontext(print))
     for options in (("--dtype", "bfloat16"), ("--device", "meta")):
         assert call("explain", made / "sae", "--judge", "true", *options).exit_code == 0
+    assert totals == 2 * [open_store(made / "acts").rows]
     assert (seen[0].dtype, seen[1].device.type) == (torch.bfloat16, "meta")
     ran = call("explain", made / "sae", "--judge", "true", "--dtype", "int4")
     assert (ran.exit_code, "--dtype int4 is no type of weights; choose auto, float64" in ran.stderr) == (2, True)

@@ -180,13 +180,14 @@ def _network_table(scores: "NetworkScores", title: str) -> RenderableType:
     code = Sheet(title, ("tokens", "FVU", "L0", "dead", "cosine"))
     values = (f"{scores.fvu:.4f}", f"{scores.l0:.1f}", f"{scores.dead:.2%}", f"{scores.cosine:.4f}")
     code.add(f"{scores.tokens:,}", *values)
-    heads = ("CE clean", "spliced", "zero", "mean", "KL spliced", "recovered", "vs mean")
-    losses = Sheet("", ("replaced", *heads))
+    heads = ("clean", "spliced", "zero", "mean", "KL", "vs zero", "vs mean")
+    title = f"cross-entropy and KL, nats per prediction over {scores.predictions:,}"
+    losses = Sheet(title, ("replaced", *heads))
     for effect in scores.effects:
         ce = [f"{effect.ce[name]:.4f}" for name in ("clean", "spliced", "zero", "mean")]
         shares = [_share(effect.recovered(name)) for name in ("zero", "mean")]
         losses.add(", ".join(effect.sites), *ce, f"{effect.kl['spliced']:.4f}", *shares)
-    note = f"nats per prediction over {scores.predictions:,}; recovered = (zero - spliced) / (zero - clean)"
+    note = "vs zero, vs mean: loss recovered, as (zero - spliced) / (zero - clean)"
     return Group(code, losses, note)
 
 

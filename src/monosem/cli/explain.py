@@ -60,7 +60,7 @@ def explain(o: _ExplainOptions) -> Answer:
     judge: Judge = answers if o.judge is None else command_judge(o.judge)
     n_q = loaded.model.n_q
     latents = list(range(min(20, n_q))) if o.latents is None else _numbers(o.latents, n_q)
-    with rate_bar(len(latents)) as progress:
+    with rate_bar(rows.count) as progress:
         done = run(
             loaded.model,
             rows,

@@ -25,13 +25,18 @@ COLUMNS = (
 )
 """Columns of the second table: title, metric, digits."""
 _GAP = 2
+_LEAST = 14
+"""To how few places the first column is folded, so that all others fit."""
 
 Cell = str | Text
 
 
 @dataclass
 class Sheet:
-    """A table that no terminal cuts: columns that do not fit follow below, after the first `keys` columns again."""
+    """A table that no terminal cuts: where columns do not fit, the first is folded, or else they follow below.
+
+    There the first `keys` columns come again.
+    """
 
     title: str
     heads: Sequence[str]
@@ -67,6 +72,9 @@ class Sheet:
             max(cell_len(str(cell)) for cell in (head, *(cells[column] for cells, _ in self.rows))) + _GAP
             for column, head in enumerate(self.heads)
         ]
+        spare = width - sum(wide[1:])
+        if spare >= _LEAST:
+            wide[0] = min(wide[0], spare)
         keys = list(range(self.keys))
         sets, left = [list(keys)], width - sum(wide[: self.keys])
         for column in range(self.keys, len(self.heads)):

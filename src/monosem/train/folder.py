@@ -55,6 +55,7 @@ class RunFolder:
         checkpoint, log, digest = newest(path), self._log(path), None
         if checkpoint is not None:
             digest = load_run(self._run, checkpoint, self._anywhere)
+            give_back()
         self.entries = _read_log(log, self._run.step)
         agrees = digest in (None, hashlib.sha256(self._lines()).hexdigest())
         name = "" if checkpoint is None else checkpoint.name
