@@ -45,7 +45,7 @@ def test_list_names_everything_there_is() -> None:
     from monosem.core.pairs import PAIRINGS
     from monosem.losses.objective import TERMS
 
-    shown = call("list").stdout
+    shown = " ".join(call("list").stdout.split())
     for name in (*METHODS, *PAIRINGS, *ACTIVATIONS, *TERMS, *TASKS):
         assert name in shown
     for recipe in METHODS.values():

@@ -35,3 +35,11 @@ def test_what_it_prints_can_be_written(kind: str, entry: object) -> None:
     texts = {"methods": call, "activations": call, "terms": f"relu + {call}", "schedules": f"relu + l1({call})"}
     texts["pairings"] = f"relu @ {call}"
     assert method(texts.get(kind, f"relu | {call}")).spec
+
+
+def test_it_prints_what_a_text_takes() -> None:
+    texts = {entry.name: entry.text for kind, entry in ENTRIES if kind != "methods"}
+    assert texts["l1"] == "l1(weight=1.0, norm='decoder'|'none'|'sources', on='code'|'gate')"
+    assert texts["pre_bias"] == "pre_bias(kind='none'|'free'|'tied')"
+    assert "schedule=warmup_decay(warmup=0.05" in texts["schedule_free_sign"]
+    assert "ks=(128,)" in texts["multi_k"]

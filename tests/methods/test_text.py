@@ -171,6 +171,7 @@ def test_a_part_that_head_and_edit_say_is_the_edits() -> None:
         ("relu + l1(0.1, 'none', 'code', 7)", "l1 takes 3 arguments, 4 are given"),
         ("relu + l1(nrm='none')", "nrm is unknown; did you mean 'norm'"),
         ("relu + l1(rmp(0.0, 1.0))", "unknown schedule 'rmp'; did you mean 'ramp'"),
+        ("relu + l1(norm=none)", "unknown schedule 'none'; a word stands in quotes"),
         ("jumprelux", "did you mean 'jumprelu'"),
         ("topk(k=True)", "k=True, it must be int"),
         ("topk(k=os.system('x'))", "cannot read"),

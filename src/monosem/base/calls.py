@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from monosem.base.errors import ArgumentError
+from monosem.base.errors import ArgumentError, UnknownNameError
 from monosem.base.registry import Registry
 
 T = TypeVar("T")
@@ -188,6 +188,9 @@ def construct(make: Any, given: Mapping[str, Any], values: Registry[Any], what: 
 def resolved(value: Any, values: Registry[Any]) -> Any:
     """A value with every call in it built."""
     if isinstance(value, Call):
+        if not (value.positional or value.named or value.name in values):
+            hint = near(value.name, list(values)) or f"; known: {', '.join(values)}"
+            raise UnknownNameError(f"unknown {values.kind} {value.name!r}; a word stands in quotes{hint}")
         return build(value, values, values)
     return tuple(resolved(item, values) for item in value) if isinstance(value, tuple) else value
 

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Group, RenderableType
@@ -99,8 +99,7 @@ def list_(o: _ListOptions) -> Answer:
 
 def registered() -> dict[str, list[Entry]]:
     """The catalogue as the registries have it."""
-    makers = {"methods": _methods, "pairings": _pairings, "activations": _activations, "terms": _terms}
-    makers |= {"tasks": _tasks, "worlds": _worlds}
+    makers = {"methods": _methods, "pairings": _pairings, "tasks": _tasks, "worlds": _worlds}
     return {name: list(makers[name]() if name in makers else _parts(name)) for name in LISTS}
 
 
@@ -128,35 +127,24 @@ def _entry(name: str, what: str, arguments: str = "", source: str = "") -> Entry
 
 
 def _methods() -> Iterable[Entry]:
-    from monosem.methods import METHODS
+    from monosem.methods import METHODS, method
+    from monosem.methods.catalogue import catalogue as parts
+    from monosem.methods.spelling import made_of
 
-    for name, recipe in METHODS.items():
-        yield _entry(name, recipe.summary, _arguments(recipe.defaults), recipe.citation.short)
+    for entry in parts()["methods"]:
+        text = f"{entry.text} = {made_of(method(entry.name))}"
+        yield _entry(entry.name, entry.summary, text, METHODS[entry.name].citation.short)
 
 
 def _pairings() -> Iterable[Entry]:
-    from monosem.core.pairs import PAIRINGS
     from monosem.methods import recipe_of
+    from monosem.methods.catalogue import catalogue as parts
 
-    for name, pairing in PAIRINGS.items():
-        example = "topk" if name == "sae" else f"topk_{name}"
+    for entry in parts()["pairings"]:
+        example = "topk" if entry.name == "sae" else f"topk_{entry.name}"
         citation = recipe_of(example)[1]
-        yield _entry(name, _sentence(type(pairing)), f"as in {example}", citation.short if citation else "")
-
-
-def _activations() -> Iterable[Entry]:
-    from monosem.core.activations import ACTIVATIONS
-
-    for name, kind in ACTIVATIONS.items():
-        yield _entry(name, _sentence(kind), _arguments(_fields(kind)))
-
-
-def _terms() -> Iterable[Entry]:
-    from monosem.losses import fidelity, revival, sparsity  # noqa: F401 (they register their terms)
-    from monosem.losses.objective import TERMS
-
-    for name, kind in TERMS.items():
-        yield _entry(name, _sentence(kind), _arguments(_fields(kind)))
+        text = f"{entry.text}, {entry.where}, or as in {example}"
+        yield _entry(entry.name, entry.summary, text, citation.short if citation else "")
 
 
 def _parts(kind: str) -> Iterable[Entry]:
@@ -181,28 +169,9 @@ def _tasks() -> Iterable[Entry]:
 
 def _worlds() -> Iterable[Entry]:
     from monosem.bench.worlds import PARTS
+    from monosem.methods.catalogue import entry_of
 
     for registry in PARTS:
         for name, kind in registry.items():
-            yield _entry(name, f"{registry.kind}: {_sentence(kind)}", _arguments(_fields(kind)))
-
-
-def _sentence(kind: type) -> str:
-    """The first sentence of a docstring, on one line, without its closing point."""
-    words = " ".join((kind.__doc__ or "").strip().partition("\n\n")[0].split())
-    return words.partition(". ")[0].removesuffix(".")
-
-
-def _fields(kind: Any) -> dict[str, Any]:
-    return {
-        f.name: f.default if f.default is not dataclasses.MISSING else "..." for f in dataclasses.fields(kind) if f.init
-    }
-
-
-def _arguments(defaults: dict[str, Any]) -> str:
-    def text(value: Any) -> str:
-        if isinstance(value, float):
-            return f"{value:.4g}"
-        return f"({', '.join(map(text, value))})" if isinstance(value, tuple) else str(value)
-
-    return ", ".join(f"{name}={text(value)}" for name, value in defaults.items())
+            entry = entry_of(name, kind)
+            yield _entry(name, f"{registry.kind}: {entry.summary}", entry.text)

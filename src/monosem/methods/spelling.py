@@ -7,6 +7,7 @@ from typing import Any
 from monosem.base.calls import Call, Edit, Section, arguments, call_of, plain, read, spoken
 from monosem.base.registry import Registry
 from monosem.base.schedule import SCHEDULES
+from monosem.core.activations import ACTIVATIONS
 from monosem.core.constraints import CONSTRAINTS
 from monosem.core.pairs import PAIRINGS, Pairing
 from monosem.losses.objective import TERMS
@@ -100,6 +101,24 @@ def name_of(text: str) -> str:
     """
     head, edits = read(text)
     return head.name + "".join(f"{_sign(edit)}{edit.call.name}" for edit in edits)
+
+
+def made_of(method: Method) -> str:
+    """What a method is made of by name: activation, terms and, after |, parts that are not the usual ones.
+
+    Example:
+        >>> from monosem.core.activations import TopK
+        >>> made_of(Method(TopK(4), constraints=()))
+        'topk + reconstruction | - unit_norm'
+    """
+    usual = Method(method.activation)
+    sigma = call_of(method.activation, ACTIVATIONS, SCHEDULES).name
+    kinds = [(getattr(method, part), getattr(usual, part), registry) for part, registry in KINDS.items()]
+    parts = [call_of(mine, registry, SCHEDULES).name for mine, its, registry in kinds if mine != its]
+    parts += [each.name for each in method.constraints if each not in usual.constraints]
+    parts += [f"- {each.name}" for each in usual.constraints if each not in method.constraints]
+    terms = " + ".join([sigma, *(term.name for term in method.terms)])
+    return terms + " | " * bool(parts) + " + ".join(parts).replace("+ - ", "- ")
 
 
 def shortened(head: Call, edits: Sequence[Edit], usual: dict[str, Any], others: Sequence[Call]) -> str:
