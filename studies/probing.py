@@ -27,7 +27,7 @@ SETS = ("digits", "newsgroups")
 SEEDS, COUNTS = range(3), (1, 4, 16)
 METHODS = ("topk(k=8)", "batch_topk(k=8)", "matryoshka(k=8)", "abs_topk(k=8)", "jumprelu", "relu_l1")
 REFERENCES = ("coordinates", "untrained")
-N_Q, STEPS, TEXTS = 512, 1500, 4000
+N_Q, STEPS, TEXTS = 512, 600, 4000
 
 
 def main(words: Sequence[str] = ()) -> None:

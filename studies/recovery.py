@@ -183,7 +183,8 @@ def _table(record: Mapping[str, Any], group: str) -> str:
     if not every:
         return "Not run yet."
     rows += [_row(name, runs) for name, runs in every.items()]
-    return f"{table(rows, numbers=True)}\n\n{_verdict(every)}\n\nOne thread; {provenance([record])}."
+    from_where = provenance([record, *record.get("older", [])])
+    return f"{table(rows, numbers=True)}\n\n{_verdict(every)}\n\nOne thread; {from_where}."
 
 
 def _row(name: str, runs: Sequence[Mapping[str, Any]]) -> Sequence[object]:
@@ -236,7 +237,8 @@ def _reliability(record: Mapping[str, Any]) -> str:
 
 def _evidence_table(record: Mapping[str, Any]) -> str:
     """How many atoms the rows identify, and by what, and how many of these are right; each world once."""
-    once = {(run["text"], run["seed"]): run["results"] for run in record["runs"].values()}
+    tested = [run for run in record["runs"].values() if "by" in run["results"]["ksvd"]]  # older runs were not
+    once = {(run["text"], run["seed"]): run["results"] for run in tested}
     rows: list[Sequence[object]] = [("evidence", *(f"{LABELS[c]}: {v}" for c in _TESTED for v in ("atoms", "right")))]
     for by in ("solo", "flats", "open"):
         cells: list[object] = []
