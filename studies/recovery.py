@@ -13,7 +13,7 @@ Settings of discovery were chosen on seeds below 100. One thread.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from statistics import mean
@@ -241,15 +241,15 @@ def _evidence_table(record: Mapping[str, Any]) -> str:
     once = {(run["text"], run["seed"]): run["results"] for run in tested}
     rows: list[Sequence[object]] = [("evidence", *(f"{LABELS[c]}: {v}" for c in _TESTED for v in ("atoms", "right")))]
     for by in ("solo", "flats", "open"):
-        cells: list[object] = []
-        for c in _TESTED:
-            pairs = [
-                pair for results in once.values() for pair in zip(results[c]["by"], results[c]["right"], strict=True)
-            ]
-            right = [r for b, r in pairs if b == by]
-            cells += [len(right), f"{mean(right):.3f}" if right else "-"]
-        rows.append((by, *cells))
+        right = [[r for b, r in _judged(once.values(), c) if b == by] for c in _TESTED]
+        rows.append((by, *(cell for some in right for cell in (len(some), f"{mean(some):.3f}" if some else "-"))))
     return f"{table(rows, numbers=True)}\n\n{len(once)} worlds."
+
+
+def _judged(every: Iterable[Mapping[str, Any]], contender: str) -> Iterator[tuple[str, int]]:
+    """(evidence, whether it is right) of every atom."""
+    for results in every:
+        yield from zip(results[contender]["by"], results[contender]["right"], strict=True)
 
 
 def _figure(record: Mapping[str, Any]) -> Figure:
