@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.libraries import PEERS, Reads, Rows
-from benchmarks.quality import METHODS
+from benchmarks.quality import LR, METHODS
 from benchmarks.sizes import SIZES, Size
 from monosem import FitConfig
 from monosem.base import DenseCode
@@ -80,9 +80,8 @@ class FileRows(Rows):
 
 
 def _ours(size: Size, x: Tensor, asked: dict[str, Any], scorer: Scorer) -> None:
-    """Our `fit`, with its defaults."""
-    lr = FitConfig().lr * asked["factor"]
-    config = FitConfig(scorer.steps, size.batch, lr=lr, seed=asked["seed"], log_every=scorer.every)
+    """Our `fit`, from the start and at the rate that are ours for real rows."""
+    config = FitConfig(scorer.steps, size.batch, lr=LR * asked["factor"], seed=asked["seed"], log_every=scorer.every)
 
     def see(run: Any, entry: dict[str, float]) -> None:
         if 1 < run.step < scorer.steps:
