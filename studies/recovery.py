@@ -239,17 +239,16 @@ def _evidence_table(record: Mapping[str, Any]) -> str:
     """How many atoms the rows identify, and by what, and how many of these are right; each world once."""
     tested = [run for run in record["runs"].values() if "by" in run["results"]["ksvd"]]  # older runs were not
     once = {(run["text"], run["seed"]): run["results"] for run in tested}
-    rows: list[Sequence[object]] = [("evidence", *(f"{LABELS[c]}: {v}" for c in _TESTED for v in ("atoms", "right")))]
-    for by in ("solo", "flats", "open"):
-        right = [[r for b, r in _judged(once.values(), c) if b == by] for c in _TESTED]
-        rows.append((by, *(cell for some in right for cell in (len(some), f"{mean(some):.3f}" if some else "-"))))
-    return f"{table(rows, numbers=True)}\n\n{len(once)} worlds."
+    head = ("evidence", *(f"{LABELS[c]}: {v}" for c in _TESTED for v in ("atoms", "right")))
+    rows = [(by, *sum((_judged(once.values(), c, by) for c in _TESTED), ())) for by in ("solo", "flats", "open")]
+    return f"{table([head, *rows], numbers=True)}\n\n{len(once)} worlds."
 
 
-def _judged(every: Iterable[Mapping[str, Any]], contender: str) -> Iterator[tuple[str, int]]:
-    """(evidence, whether it is right) of every atom."""
-    for results in every:
-        yield from zip(results[contender]["by"], results[contender]["right"], strict=True)
+def _judged(every: Iterable[Mapping[str, Any]], contender: str, by: str) -> tuple[object, ...]:
+    """How many atoms have an evidence, and which share of them is right."""
+    own = [results[contender] for results in every]
+    right = [r for one in own for b, r in zip(one["by"], one["right"], strict=True) if b == by]
+    return len(right), f"{mean(right):.3f}" if right else "-"
 
 
 def _figure(record: Mapping[str, Any]) -> Figure:
