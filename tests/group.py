@@ -1,8 +1,9 @@
 """Groups of threads in this process, in step with each other: what processes on several machines would do."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -31,8 +32,13 @@ class _Meeting:
 class ThreadGroup(Group):
     """One thread of several. Raises: threading.BrokenBarrierError where the threads do not do the same."""
 
-    def __init__(self, rank: int, size: int, meeting: _Meeting) -> None:
-        self.rank, self.size, self._meeting = rank, size, meeting
+    def __init__(self, rank: int, size: int, meeting: _Meeting, apart: _Meeting | None = None) -> None:
+        self.rank, self.size, self._meeting, self._apart = rank, size, meeting, apart
+
+    @contextmanager
+    def apart(self) -> Iterator[Group]:
+        assert self._apart is not None
+        yield ThreadGroup(self.rank, self.size, self._apart)
 
     def total(self, x: Tensor) -> Tensor:
         first, *others = self._meeting.exchange(self.rank, x)
@@ -55,13 +61,14 @@ def together(size: int, work: Callable[[Group], T]) -> list[T]:
     """What `work` returns in each process of a group, in the order of ranks."""
     if size == 1:
         return [work(ALONE)]
-    meeting = _Meeting(size)
+    meeting, apart = _Meeting(size), _Meeting(size)
 
     def one(rank: int) -> T:
         try:
-            return work(ThreadGroup(rank, size, meeting))
+            return work(ThreadGroup(rank, size, meeting, apart))
         except BaseException:
-            meeting.barrier.abort()  # the others must not wait for this one
+            for each in (meeting, apart):
+                each.barrier.abort()  # the others must not wait for this one
             raise
 
     with ThreadPoolExecutor(size) as pool:

@@ -1,8 +1,13 @@
 """Processes that share a run, one of which is killed at random moments: started again, the run ends with its bits."""
 
+import faulthandler
+import itertools
 import os
 import random
+import signal
 import time
+from contextlib import suppress
+from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -11,57 +16,111 @@ import torch
 import torch.distributed as dist
 
 from monosem.train.loop import fit
+from monosem.train.state import Run
 from tests.train.scenes import SCENES
 from tests.train.victims import CONTEXT, contents
 
 pytestmark = pytest.mark.slow
 
-KILLS = int(os.environ.get("MONOSEM_KILLS", "2"))
-"""How many, for each scene and number of processes."""
+KILLS, SEED = (
+    int(os.environ.get(name, given)) for name, given in (("MONOSEM_KILLS", "2"), ("MONOSEM_KILLS_SEED", "0"))
+)
+"""How many, for each scene and number of processes; and which moments."""
+PATIENCE = 120.0
+"""Seconds after which processes that should have ended hang: they then say where, and the test fails."""
 
 
-def _rank(rank: int, size: int, meet: Path, scene: str, folder: Path) -> None:
+def _rank(rank: int, size: int, meet: Path, scene: str, folder: Path, gate: Connection) -> None:
     torch.set_num_threads(1)
+    faulthandler.register(signal.SIGUSR1)
     dist.init_process_group("gloo", f"file://{meet}", rank=rank, world_size=size)
-    made = SCENES[scene]()
-    fit(made.method, made.source, made.n_q, made.config, made.anchors, out=folder, mesh=f"latents={size}")
+    made, steps = SCENES[scene](), itertools.count()
+
+    def trains(run: Run, entry: dict[str, float]) -> None:
+        if next(steps) == 0:
+            gate.send(None)
+
+    fit(
+        made.method, made.source, made.n_q, made.config, made.anchors,
+        out=folder, mesh=f"latents={size}", callbacks=[trains],
+    )  # fmt: skip
     dist.barrier()
     dist.destroy_process_group()
 
 
-def _start(size: int, scene: str, folder: Path) -> list[ForkServerProcess]:
-    meet = folder.with_name(f"meet-{time.monotonic_ns()}")
-    processes = [CONTEXT.Process(target=_rank, args=(rank, size, meet, scene, folder)) for rank in range(size)]
-    for process in processes:
-        process.start()
-    return processes
+class _Several:
+    """Processes that share a run."""
+
+    def __init__(self, size: int, scene: str, folder: Path) -> None:
+        meet = folder.with_name(f"meet-{time.monotonic_ns()}")
+        pipes = [CONTEXT.Pipe(duplex=False) for _ in range(size)]
+        self.gates = [ours for ours, _ in pipes]
+        self.processes: list[ForkServerProcess] = []
+        for rank, (_, gate) in enumerate(pipes):
+            process = CONTEXT.Process(target=_rank, args=(rank, size, meet, scene, folder, gate))
+            process.start()
+            gate.close()
+            self.processes.append(process)
+
+    def train(self) -> None:
+        """Until all of them train, or have nothing to train any more."""
+        for gate in self.gates:
+            if not gate.poll(PATIENCE):
+                self._hang("before they train")
+            with suppress(EOFError):
+                gate.recv()
+
+    def end(self, when: str) -> list[int | None]:
+        """Their exit codes, when they have ended by themselves."""
+        limit = time.monotonic() + PATIENCE
+        for process in self.processes:
+            process.join(max(0.0, limit - time.monotonic()))
+            if process.exitcode is None:
+                self._hang(when)
+        for gate in self.gates:
+            gate.close()
+        return [process.exitcode for process in self.processes]
+
+    def _hang(self, when: str) -> None:
+        """Let them say where they are, and fail."""
+        alive = [process for process in self.processes if process.is_alive()]
+        for process in alive:
+            os.kill(process.pid or 0, signal.SIGUSR1)
+        time.sleep(1)
+        for process in alive:
+            process.kill()
+        pytest.fail(f"{len(alive)} of {len(self.processes)} processes hang {when}")
 
 
-def _finish(size: int, scene: str, folder: Path) -> float:
-    """Run to the end; how long that took."""
-    began, processes = time.monotonic(), _start(size, scene, folder)
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0] * size
-    return time.monotonic() - began
+def _finish(size: int, scene: str, folder: Path) -> tuple[float, float]:
+    """Run to the end; how long it took to the first step, and from there."""
+    began = time.monotonic()
+    several = _Several(size, scene, folder)
+    several.train()
+    met = time.monotonic()
+    assert several.end("at the end") == [0] * size
+    return met - began, time.monotonic() - met
 
 
 @pytest.mark.parametrize(("scene", "size"), [("batch_topk", 2)])
 def test_processes_that_are_killed_change_no_bit(scene: str, size: int, tmp_path: Path) -> None:
-    """One process is killed; the others end then, as torchrun has it, and all start again where the run is not over."""
-    whole, again, chance = tmp_path / "whole", tmp_path / "again", random.Random(f"{scene} {size}")
-    seconds, kills = _finish(size, scene, whole), 0
+    """One is killed; the others, if they train, end by themselves or are killed, as torchrun does; all start again."""
+    whole, again, chance = tmp_path / "whole", tmp_path / "again", random.Random(f"{scene} {size} {SEED}")
+    (before, after), kills = _finish(size, scene, whole), 0
+    wanted = contents(whole)
     while kills < KILLS:
-        processes = _start(size, scene, again)
-        time.sleep(chance.uniform(0.0, seconds))
-        victim = chance.choice(processes)
-        kills += victim.is_alive()
+        several, trains = _Several(size, scene, again), chance.random() < 0.7
+        if trains:
+            several.train()
+        time.sleep(chance.uniform(0.0, after if trains else before))
+        victim = chance.choice(several.processes)
         victim.kill()
-        for process in processes:
+        for process in several.processes if chance.random() < 0.5 or not trains else ():
             process.kill()
-            process.join()
+        kills += -signal.SIGKILL in several.end("after one was killed")
         if (again / "model.safetensors").exists() and kills < KILLS:  # it was over: once more from the start
-            assert contents(again).keys() >= contents(whole).keys()
+            _finish(size, scene, again)
+            assert contents(again) == wanted
             again = tmp_path / f"again-{kills}-{time.monotonic_ns()}"
     _finish(size, scene, again)
-    assert contents(again) == contents(whole)
+    assert contents(again) == wanted

@@ -4,21 +4,27 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
 
-from monosem.base.errors import CheckpointError
+from monosem.base.errors import CheckpointError, OutputError
+from monosem.base.files import Write
 from monosem.base.group import ALONE, Axis, Group
 from monosem.core.io import load_model
 from monosem.core.model import SDL, Forward
 from monosem.methods import method
-from monosem.train.loop import fit
+from monosem.train import pieces
+from monosem.train.loop import Callback, fit
+from monosem.train.pieces import newest
 from monosem.train.result import Result
+from monosem.train.state import Run
 from tests.group import together
 from tests.train.scenes import SCENES, Scene
 from tests.train.several import Seen, in_processes, watched
@@ -36,13 +42,15 @@ def _scene(name: str, steps: int = 24) -> Scene:
     return replace(made, config=replace(made.config, steps=steps, eps=1e-4, log_every=6, checkpoint_every=6))
 
 
-def _train(scene: Scene, size: int, out: Path, anywhere: bool = True, by: Axis = "latents") -> list[Result]:
+def _train(
+    scene: Scene, size: int, out: Path, anywhere: bool = True, by: Axis = "latents", callbacks: Sequence[Callback] = ()
+) -> list[Result]:
     def one(group: Group) -> Result:
         if group is not ALONE:
             group.by = by
         return fit(
             scene.method, scene.source, scene.n_q, scene.config, scene.anchors,
-            out=out, allow_other_machine=anywhere, mesh=group,
+            out=out, allow_other_machine=anywhere, mesh=group, callbacks=callbacks,
         )  # fmt: skip
 
     return together(size, one)
@@ -85,8 +93,8 @@ def test_any_number_of_processes_goes_on(name: str, axes: str, tmp_path: Path) -
             msg=lambda text, label=label: f"{label}: {text}",
         )
     names = sorted(path.name for path in several.iterdir())
-    pieces = [f"checkpoint-24-{rank}-of-3.safetensors" for rank in range(3)]
-    assert names == sorted([*pieces, "checkpoint.json", "config.json", "log.jsonl", "model.safetensors"])
+    files = [f"checkpoint-24-{rank}-of-3.safetensors" for rank in range(3)]
+    assert names == sorted([*files, "checkpoint.json", "config.json", "log.jsonl", "model.safetensors"])
 
 
 def test_one_process_reads_what_several_wrote_to_the_bit(tmp_path: Path) -> None:
@@ -162,6 +170,69 @@ def test_a_piece_that_is_not_whole_is_named(damage: object, size: int, tmp_path:
     with pytest.raises(CheckpointError, match=DAMAGE[damage]):  # type: ignore[index]
         _train(_scene("tied", 12), size, tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+class _Stop(Exception):
+    """A run that ends early."""
+
+
+def _until(stop: int, passed: Event | None = None) -> Callback:
+    def see(run: Run, entry: dict[str, float]) -> None:
+        if run.step == 8 and passed is not None:
+            passed.set()
+        if run.step == stop:
+            raise _Stop
+
+    return see
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_training_goes_on_while_a_checkpoint_is_written(
+    size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that takes the checkpoint of step 6 when step 8 is over; what it then gets is of step 6."""
+    made = _scene("batch_topk", 12)
+    scene = replace(made, config=replace(made.config, log_every=1))
+    with pytest.raises(_Stop):
+        _train(scene, size, tmp_path / "plain", callbacks=[_until(10)])
+    passed, write, at_once, most = Event(), pieces.write_atomic, 0, 0
+
+    def slow(path: Path, what: Write) -> Path:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        assert passed.wait(60), "training waits for the disk"
+        at_once -= 1
+        return write(path, what)
+
+    monkeypatch.setattr(pieces, "write_atomic", slow)
+    with pytest.raises(_Stop):
+        _train(scene, size, tmp_path / "slow", callbacks=[_until(10, passed)])
+    assert most == size
+    assert contents(tmp_path / "slow") == contents(tmp_path / "plain")
+    _train(scene, size, tmp_path / "slow")
+    _train(scene, size, tmp_path / "plain")
+    assert contents(tmp_path / "slow") == contents(tmp_path / "plain")
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_what_a_writer_meets_reaches_the_caller(size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In every process; the checkpoint before is there, and the run goes on from it."""
+    scene = _scene("tied", 18)
+    _train(scene, size, tmp_path / "whole")
+    write = pieces.write_atomic
+
+    def full(path: Path, what: Write) -> Path:
+        if "checkpoint-12-1" in path.name or (size == 1 and newest(path.parent) is not None):
+            raise OutputError(f"{path} cannot be written (No space left on device)")
+        return write(path, what)
+
+    monkeypatch.setattr(pieces, "write_atomic", full)
+    with pytest.raises(OutputError, match="No space left"):
+        _train(scene, size, tmp_path / "again")
+    monkeypatch.setattr(pieces, "write_atomic", write)
+    _train(scene, size, tmp_path / "again")
+    assert contents(tmp_path / "again") == contents(tmp_path / "whole")
 
 
 def _killed(out: Path, death: tuple[int, int] | None, rank: int, size: int) -> Seen:

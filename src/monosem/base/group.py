@@ -72,6 +72,11 @@ class Group(ABC):
         first = sum(part.shape[0] for part in parts[: self.rank])
         return torch.cat(parts), slice(first, first + x.shape[0])
 
+    @contextmanager
+    def apart(self) -> Iterator["Group"]:
+        """The same processes for another thread, whose operations do not wait for those of this one."""
+        yield self
+
     def __deepcopy__(self, memo: object) -> "Group":
         return self  # a copy of a model lies in the same processes
 

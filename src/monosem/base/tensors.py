@@ -37,9 +37,11 @@ def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str
     return total.hexdigest()
 
 
-def tensor_writer(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Callable[[Path], None]:
-    """What writes tensors to a safetensors file, with their checksum in its metadata."""
-    plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+def tensor_writer(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], copied: bool = False
+) -> Callable[[Path], None]:
+    """What writes tensors to a safetensors file, with their checksum in its metadata; unless `copied`, of a copy."""
+    plain = {name: t if copied else t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     whole = {**metadata, "sha256": _checksum(plain, metadata)}
     return lambda part: save_file(plain, str(part), whole)
 

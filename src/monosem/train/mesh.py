@@ -37,6 +37,19 @@ class Processes(Group):
         on_gpus = dist.get_backend(processes) == "nccl"
         self._at = torch.device("cuda", torch.cuda.current_device()) if on_gpus else None
 
+    @contextmanager
+    def apart(self) -> Iterator[Group]:
+        """By gloo: a thread that writes has nothing on a GPU."""
+        ranks = dist.get_process_group_ranks(self._processes)
+        some = len(ranks) < dist.get_world_size()  # the others do not take part
+        own = dist.new_group(ranks, PATIENCE, "gloo", use_local_synchronization=some)
+        try:
+            yield Processes(own, self.by)
+            dist.barrier(own)  # as in `_launched`
+        finally:
+            if not some:  # another of some would have its name, and meet the addresses that it has left
+                dist.destroy_process_group(own)
+
     def _reduced(self, x: Tensor, how: dist.ReduceOp.RedOpType) -> Tensor:
         y = x.detach().to(self._at, copy=True, memory_format=torch.contiguous_format)
         dist.all_reduce(y, how, self._processes)

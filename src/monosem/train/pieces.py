@@ -18,7 +18,7 @@ from torch import Tensor
 
 from monosem.base.errors import CheckpointError, check
 from monosem.base.files import json_bytes, read_json, write_atomic, write_together
-from monosem.base.group import in_step
+from monosem.base.group import Group, in_step
 from monosem.base.schema import Count, Matches, Sha256, Size, read
 from monosem.base.tensors import open_file, read_tensors, seal, sealed, tensor_writer, write_part
 from monosem.core.io import FORMAT as MODEL
@@ -155,14 +155,21 @@ def _take(to: Tensor, wanted: Region, tensor: Tensor, have: Region) -> int:
     return math.prod(len(r) for r in both)
 
 
-def save_pieces(model: SDL, step: int, tensors: dict[str, Tensor], about: dict[str, str], folder: Path) -> None:
+def save_run(group: Group, share: Share, tensors: dict[str, Tensor], about: dict[str, str], folder: Path) -> None:
+    """Write a checkpoint of tensors that nothing changes any more; a kill at any moment leaves the last whole one."""
+    if group.size > 1:
+        _save_pieces(group, share, tensors, about, folder)
+        return
+    write_atomic(folder / ONE, tensor_writer(tensors, about, copied=True))
+    _drop_pieces(folder)
+
+
+def _save_pieces(group: Group, share: Share, tensors: dict[str, Tensor], about: dict[str, str], folder: Path) -> None:
     """Write each process's piece, then the manifest; older checkpoints go after that."""
-    group = model.group
-    names = [f"checkpoint-{step}-{rank}-of-{group.size}.safetensors" for rank in range(group.size)]
-    share = share_of(model)
+    names = [f"checkpoint-{about['step']}-{rank}-of-{group.size}.safetensors" for rank in range(group.size)]
     shares = group.gather(torch.tensor([[share.first, share.last, *(share.columns or (-1, -1))]])).tolist()
     with in_step(group):
-        write_atomic(folder / names[group.rank], tensor_writer(tensors, about))
+        write_atomic(folder / names[group.rank], tensor_writer(tensors, about, copied=True))
     with in_step(group):
         if group.rank == 0:
             entries = [
@@ -172,10 +179,10 @@ def save_pieces(model: SDL, step: int, tensors: dict[str, Tensor], about: dict[s
             ]
             write_atomic(folder / SEVERAL, json_bytes(about | {"pieces": entries}))
             (folder / ONE).unlink(missing_ok=True)
-            drop_pieces(folder, but=names)
+            _drop_pieces(folder, but=names)
 
 
-def drop_pieces(folder: Path, but: list[str] | None = None) -> None:
+def _drop_pieces(folder: Path, but: list[str] | None = None) -> None:
     """Remove pieces, and their manifest, but for those of one checkpoint."""
     if but is None:
         (folder / SEVERAL).unlink(missing_ok=True)

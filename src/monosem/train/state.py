@@ -12,10 +12,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from monosem.base.errors import CheckpointError, shortened
-from monosem.base.files import write_atomic
 from monosem.base.machine import gpu, machine
 from monosem.base.sparse import Code, SparseCode
-from monosem.base.tensors import tensor_writer
 from monosem.core.constraints import Constraint
 from monosem.core.io import live_tensors, model_tensors, set_model_tensors
 from monosem.core.model import SDL
@@ -176,9 +174,10 @@ def _trained(run: Run) -> list[tuple[str, Tensor]]:
 def run_tensors(run: Run) -> dict[str, Tensor]:
     """What is saved of a run, under the names of the whole model."""
     tensors = {f"model.{whole_name(run.model, name)}": t for name, t in model_tensors(run.model).items()}
+    columns = run.model.targets.size > 1  # which rows moved is then known of these alone, and said by the moments
     for name, parameter in _trained(run):  # one that never had a gradient has no moments
         state = run.optimiser.state.get(parameter, {})
-        tensors |= {f"adam.{name}.{own}": value for own, value in state.items() if own != "moved"}  # the moments say it
+        tensors |= {f"adam.{name}.{own}": value for own, value in state.items() if not (columns and own == "moved")}
     for label, state in run.terms.items():
         tensors |= {f"term.{label}.{name}": value for name, value in state.items()}
     tensors["dead.since"] = run.tracker.since
@@ -193,7 +192,7 @@ def _conditions(run: Run) -> dict[str, str]:
 
 
 def about_checkpoint(run: Run, log: str) -> dict[str, str]:
-    """What a checkpoint says of its run."""
+    """What a checkpoint says of its run; `log`: a checksum of what was logged up to here."""
     return {
         "format": FORMAT,
         "identity": run.identity,
@@ -202,14 +201,6 @@ def about_checkpoint(run: Run, log: str) -> dict[str, str]:
         "log": log,
         "machine": json.dumps(_conditions(run), sort_keys=True),
     }
-
-
-def save_run(run: Run, path: Path, log: str) -> None:
-    """Write a run to one file, atomically: a kill at any moment leaves the last whole checkpoint.
-
-    `log` is a checksum of what was logged up to here.
-    """
-    write_atomic(path, tensor_writer(run_tensors(run), about_checkpoint(run, log)))
 
 
 def load_run(run: Run, path: Path, allow_other_machine: bool = False) -> str | None:
