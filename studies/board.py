@@ -162,7 +162,8 @@ def page() -> None:
         cells = {name: _by_method(record) for name, record in records.items()}
         absent = [name for name in TASKS if name not in cells] + ["the cost of a step"] * (costs is None)
         left = f"Not run yet: {', '.join(absent)}. " if absent else ""
-        made = f"{left}{sum(map(len, cells.values()))} cells; one thread; {provenance(records.values())}."
+        made = f"{left}{sum(map(len, cells.values()))} cells; one thread; {provenance(records.values())}. LISTA ran "
+        made += "before its steps were parameters beside W_E."
         price = {} if costs is None else {key.split("/")[0]: run["products"] for key, run in costs["runs"].items()}
         write_figure(FIGURE, _figure(cells), "Share of true features that each method holds, world by world")
         shown = "![Share of features held, by method and world](figures/board.svg)"

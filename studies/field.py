@@ -67,7 +67,7 @@ LINES: tuple[Line, ...] = (
     Line("aligned training", "2605.18629", "aligned(k=4)"),
     Line("adaptive elastic net", "2605.05341", "aen"),
     Line("MetaSAE", "2604.03436", "meta_sae(k=2)"),
-    Line("masked regularisation", "2604.06495", reason="tokens are replaced before rows exist: no part of a method"),
+    Line("masked regularisation", "2604.06495", reason="`monosem harvest --mask 0.1`: it acts before rows exist"),
     Line("dense low-rank branch", "2606.14040", "dense_branch(k=2, rank=4)"),
     Line("mean-centring", "2605.31518", "topk(k=4) | init(b_D='mean') + pre_bias('tied')"),
     Line("active-subspace start", "2508.16929", "subspace(k=4)"),

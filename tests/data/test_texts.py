@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from monosem.base.errors import ArgumentError, CheckpointError, DataError
-from monosem.data.batches import Batch, TokenFilter
+from monosem.data.batches import Batch, TokenFilter, masked
+from monosem.data.store import open_store
 from monosem.data.texts import Document, pieces, read_documents, text_batches
 from monosem.networks.models import open_network
 from tests.cli.calls import call
@@ -76,6 +77,28 @@ def test_batches_are_of_like_lengths_and_always_the_same() -> None:
 
 
 @pytest.mark.usefixtures("as_in_production")
+def test_a_share_of_the_tokens_is_replaced() -> None:
+    texts = ["a b c d e f g h i j"] * 60 + ["a b"] * 7
+    keep, plain = TokenFilter(drop=(0, 1)), list(text_batches(_tokenizer(), texts, tokens=64, keep=TokenFilter((0, 1))))
+    made = list(masked(text_batches(_tokenizer(), texts, tokens=64, keep=keep), 0.3, WORDS.index("j")))
+    count = changed = 0
+    for before, after in zip(plain, made, strict=True):
+        assert torch.equal(after.inputs["input_ids"], after.token)
+        assert torch.equal(after.inputs["attention_mask"], before.inputs["attention_mask"])
+        differs = before.token != after.token
+        assert not bool((differs & ~before.keep).any())
+        assert set(after.token[differs].tolist()) <= {WORDS.index("j")}
+        count, changed = (
+            count + int((before.keep & (before.token != WORDS.index("j"))).sum()),
+            changed + int(differs.sum()),
+        )
+    assert changed / count == pytest.approx(0.3, abs=0.06)
+    again = list(masked(text_batches(_tokenizer(), texts, tokens=64, keep=keep), 0.3, WORDS.index("j")))
+    assert all(torch.equal(a.token, b.token) for a, b in zip(made, again, strict=True))
+    with pytest.raises(DataError, match="no tokens to replace"):
+        list(masked([torch.ones(2, 3)], 0.1, 0))
+
+
 def test_texts_that_are_none() -> None:
     with pytest.raises(ArgumentError, match="text 1 is no text"):
         list(text_batches(_tokenizer(), ["a", 5]))  # type: ignore[list-item]
@@ -187,6 +210,10 @@ def test_the_command_from_texts_to_a_model(folder: Path, tmp_path: Path) -> None
     rows = 6 * sum(len(text.split()) for text in TEXTS)
     assert f"{rows:,} rows of model.layers.0.mlp:in (8), model.layers.1.mlp:in (8)" in ran.stdout
     assert call(*harvest).stdout == ran.stdout
+    assert call(*harvest[:-1], tmp_path / "broken", "--mask", 0.4).exit_code == 0
+    plain, broken = (open_store(tmp_path / name) for name in ("acts", "broken"))
+    assert broken.manifest["about"]["mask"] == 0.4
+    assert 0.2 < np.mean(plain.tokens[:] != broken.tokens[:]) < 0.6
     train = ["train", "--data", tmp_path / "acts", "--n-q", 16, "--steps", 5, "--batch-size", 16]
     sites = ["--read", "**.1.mlp:in", "--write", "**.1.mlp:out"]
     done = call(

@@ -12,7 +12,7 @@ from monosem.base.errors import ArgumentError, RefusedError
 from monosem.core.activations import Context, ReLU
 from monosem.core.model import SDL
 from monosem.core.pairs import TensorSource
-from monosem.losses.control import ToL0, settle
+from monosem.losses.control import ToL0, _next, settle
 from monosem.losses.fidelity import Reconstruction
 from monosem.losses.sparsity import L1
 from monosem.methods import method
@@ -104,6 +104,20 @@ def test_an_encoder_that_answers_a_shift_in_its_own_way_is_asked_again(text: str
     model, x = model_of(text, 5.0)
     settle(model, 5.0, lambda: [x])
     assert model(x).code.count() / len(x) == pytest.approx(5.0, rel=5e-3)
+
+
+@pytest.mark.parametrize("start", [0.0, -1.0, 0.7])
+def test_a_search_passes_where_l0_rises_with_the_thresholds(start: float) -> None:
+    """As of some LISTA models: smaller early codes leave more over, and more latents answer it."""
+
+    def excess(shift: float) -> float:
+        return 0.1 + 2 * shift if -0.05 < shift < 0.05 else 0.2 - 1.5 * (shift - 0.05) if shift > 0 else -shift - 0.05
+
+    seen = [(start, excess(start), math.copysign(0.006, excess(start)))]
+    while abs(seen[-1][1]) >= 0.002 and len(seen) < 20:
+        to = _next(seen)
+        seen.append((to, excess(to), math.copysign(0.006, excess(to))))
+    assert abs(seen[-1][1]) < 0.002
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,7 @@ class _HarvestOptions:
     ] = None
     special: Annotated[bool, opt("Keep special tokens as rows.", "--special", panel="Text", more=True)] = False
     first: Annotated[int, opt("Tokens to skip at the start of a window.", panel="Text", more=True)] = 0
+    mask: Annotated[float, opt("Share of tokens that a special one replaces.", panel="Text", more=True)] = 0.0
     pool: Annotated[str, _stored("One row per document, by mean, first or last; or none.")] = "none"
     store_dtype: Annotated[str, _stored("Type that rows are stored in: float32, float16, bfloat16 or int8.")] = (
         "float32"
@@ -171,7 +172,7 @@ def _stored_rows(o: _HarvestOptions, models: dict[str, Any], tokenizer: Any, pro
         shard_rows=o.shard_rows,
         labels=names,
         vocabulary=pieces(tokenizer),
-        about=about | {"batch": o.batch_tokens, "drop": list(drop), "first": o.first},
+        about=about | {"batch": o.batch_tokens, "drop": list(drop), "first": o.first} | _masking(o),
         progress=progress,
         group=group,
     )
@@ -179,7 +180,7 @@ def _stored_rows(o: _HarvestOptions, models: dict[str, Any], tokenizer: Any, pro
 
 def _batches(o: _HarvestOptions, tokenizer: Any, drop: tuple[int, ...]) -> "tuple[Iterator[Batch], list[str] | None]":
     """Batches of the texts' tokens, and the names of their classes where they have labels."""
-    from monosem.data.batches import TokenFilter
+    from monosem.data.batches import TokenFilter, masked
     from monosem.data.texts import read_documents, sampled, text_batches
 
     documents = list(read_documents(o.text, o.texts.each, o.texts.text_key, o.labels_key))  # type: ignore[arg-type]
@@ -192,7 +193,14 @@ def _batches(o: _HarvestOptions, tokenizer: Any, drop: tuple[int, ...]) -> "tupl
         codes = [names.index(str(document.label)) for document in documents]
     keep, words, length = TokenFilter(drop, o.first), (document.text for document in documents), o.texts.length
     options: dict[str, Any] = {"length": length, "tokens": o.batch_tokens, "together": together}
-    return text_batches(tokenizer, words, keep=keep, labels=codes, **options), names
+    batches = text_batches(tokenizer, words, keep=keep, labels=codes, **options)
+    special = next((one for one in (tokenizer.mask_token_id, tokenizer.eos_token_id) if one is not None), 0)
+    return (masked(batches, o.mask, special) if o.mask else batches), names
+
+
+def _masking(o: _HarvestOptions) -> dict[str, float]:
+    """What a store says of replaced tokens, where there are any."""
+    return {"mask": o.mask} if o.mask else {}
 
 
 def _models(given: list[str], on: DeviceOptions) -> tuple[dict[str, Any], Any]:

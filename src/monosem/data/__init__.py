@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from monosem.core.pairs import TensorSource as TensorSource
     from monosem.data.batches import Batch as Batch
     from monosem.data.batches import TokenFilter as TokenFilter
+    from monosem.data.batches import masked as masked
     from monosem.data.class_means import class_anchors as class_anchors
     from monosem.data.mixed import mixed as mixed
     from monosem.data.source import FileSource as FileSource

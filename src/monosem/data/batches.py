@@ -1,7 +1,7 @@
 """Batches: what a module is called with, and which of its rows are kept, with their provenance."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -9,6 +9,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from monosem.base.errors import DataError, ShapeError, check
+from monosem.base.seeds import torch_generator
 
 Pool = Literal["none", "mean", "first", "last"]
 
@@ -143,3 +144,21 @@ def number_documents(batches: Iterable[Any], keep: TokenFilter | None = None, fi
         batch = _as_batch(raw, first, keep)
         first = max(first, int(batch.document.max()) + 1)
         yield batch
+
+
+def masked(batches: Iterable[Any], share: float, token: int, seed: int = 0) -> Iterator[Batch]:
+    """Batches in which a share of the kept tokens is `token`, a special one, drawn anew for each batch by the seed.
+
+    What the network reads is broken up, so that tokens which usually stand together do not always do. Rows of the
+    tokens in question stay, as rows of `token`.
+    Source: masked regularisation (arXiv 2604.06495, 2026), which draws anew for each pass over the texts.
+    Raises: DataError for batches without tokens.
+    """
+    check(0 <= share <= 1, f"share={share}; it is a share of the tokens, 0 to 1")
+    for number, batch in enumerate(number_documents(batches)):
+        if batch.token is None or batch.keep is None:
+            raise DataError("batches hold no tokens to replace; give token numbers or a tokenizer's mappings")
+        drawn = torch.rand(batch.token.shape, generator=torch_generator(seed, "masked", number)) < share
+        ids = batch.token.masked_fill(drawn & batch.keep, token)
+        inputs = dict(batch.inputs) | {"input_ids": ids} if isinstance(batch.inputs, Mapping) else ids
+        yield replace(batch, inputs=inputs, token=ids)

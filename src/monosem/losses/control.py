@@ -61,7 +61,7 @@ class ToL0:
 Weight = Schedule | ToL0
 
 
-_ROUNDS, _CLOSE, _STRIDE = 12, 0.002, 8.0
+_ROUNDS, _CLOSE, _STRIDE = 20, 0.002, 8.0
 """Where z answers a shift in its own way: how often thresholds are shifted at most, how near L0 is near enough, and how
 many times the shift that z itself asks for one round may go."""
 _FIRST, _ROOM, _FEW = 1024, 4.0, 2**15
@@ -75,8 +75,8 @@ def settle(model: SDL, l0: float, batches: Callable[[], Iterable[Tensor]]) -> No
     A controller has brought L0 near; the falling learning rate moves it once more, and this takes back what is left.
     Equation: s = the (l0 rows)-th largest z - theta of all cells; theta <- max(theta + s, 0), and b_E takes what theta
         cannot, or all of s where there is no theta. An affine encoder is there after one shift; others are asked
-        again and follow the secant, or halve the bracket, on the first rows; the best shift stays, and one more along
-        the secant takes back what all rows show. A ranked activation stays as it is.
+        again, on the first rows (`_next`); the best shift stays, and one more along the secant takes back what all
+        rows show. A ranked activation stays as it is.
     """
     if model.activation.pattern_kind != "independent":
         return
@@ -93,15 +93,15 @@ def settle(model: SDL, l0: float, batches: Callable[[], Iterable[Tensor]]) -> No
         step, excess = _excess(model, l0, _first(batches()))
         seen.append((to, excess, step))
     _shift(model, min(seen, key=lambda at: abs(at[1]))[0] - seen[-1][0])
-    _shift(model, -_excess(model, l0, batches())[1] / _slope(seen))
+    if (slope := _slope(seen)) < 0:
+        _shift(model, -_excess(model, l0, batches())[1] / slope)
 
 
 def _slope(seen: Sequence[tuple[float, float, float]]) -> float:
     """How log L0 falls with the shift, near what is asked for: by the two nearest shifts, or as z itself says."""
     (at, excess, step), *others = sorted(seen, key=lambda one: abs(one[1]))
     slope = (excess - others[0][1]) / (at - others[0][0]) if others and at != others[0][0] else 0.0
-    own = -excess / step if step and math.isfinite(step) else 0.0
-    return slope if slope < 0 else own if own < 0 else -math.inf
+    return slope if slope < 0 or abs(excess) >= _CLOSE or not step else -excess / step
 
 
 def _first(batches: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -115,14 +115,28 @@ def _first(batches: Iterable[Tensor]) -> Iterator[Tensor]:
 
 
 def _next(seen: Sequence[tuple[float, float, float]]) -> float:
-    """The shift to try after those that were: (shift, log of L0 over what is asked, what z itself then asks for)."""
+    """The shift to try after those that were: (shift, log of L0 over what is asked, what z itself then asks for).
+
+    Along the secant where L0 falls, else further up or down; inside the bracket once there is one. High thresholds
+    leave no latent and low ones all, whatever lies between.
+    """
+    at, move = seen[-1][0], _move(seen)
+    below = [place for place, more, _ in seen if more < 0]
+    above = [place for place, more, _ in seen if more > 0 and place < max(below, default=-math.inf)]
+    if not above:
+        return at + move
+    low, high = max(above), min(place for place in below if place > max(above))
+    return at + move if low < at + move < high else (low + high) / 2
+
+
+def _move(seen: Sequence[tuple[float, float, float]]) -> float:
+    """From the last shift on: as z asks at first, along the secant where L0 fell, else further than before."""
     at, excess, step = seen[-1]
-    if len(seen) > 1 and at != seen[-2][0]:
-        slope = (excess - seen[-2][1]) / (at - seen[-2][0])
-        step = max(-_STRIDE * abs(step), min(_STRIDE * abs(step), -excess / slope)) if slope < 0 else step
-    low = max((place for place, more, _ in seen if more > 0), default=-math.inf)
-    high = min((place for place, more, _ in seen if more < 0), default=math.inf)
-    return at + step if not low < high < math.inf or low < at + step < high else (low + high) / 2
+    run, fall = (at - seen[-2][0], seen[-2][1] - excess) if len(seen) > 1 else (0.0, 0.0)
+    if run == 0:
+        return math.copysign(step, excess)
+    far = _STRIDE * max(abs(run), abs(step))
+    return max(-far, min(far, excess * run / fall)) if run * fall > 0 else math.copysign(far, excess)
 
 
 @torch.no_grad()
