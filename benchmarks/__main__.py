@@ -218,6 +218,26 @@ def harvest(
 
 
 @app.command()
+def live(
+    pairs: Annotated[int, typer.Option(help="Turns of each, interleaved.")] = 30,
+    sizes: Annotated[str, typer.Option(help="Among small, paper, separated by commas.")] = "small,paper",
+    waits: Annotated[
+        str, typer.Option(help="The network's wait for a batch, in steps, separated by commas.")
+    ] = "0.5,0.9",
+    record: Record = RECORDS / "live.json",
+) -> None:
+    """Compare a step on rows of a network that is a wait with one on the same rows from a store, interleaved."""
+    from benchmarks.live import run
+    from benchmarks.sizes import SIZES
+
+    _positive(pairs=pairs)
+    shares = [float(word) for word in waits.split(",") if word.replace(".", "", 1).isdigit()]
+    if len(shares) < len(waits.split(",")):
+        fail(f"--waits {waits!r}; give shares of a step, separated by commas, as 0.5,0.9")
+    _stored(record, run([SIZES[name] for name in _among("--sizes", sizes, SIZES)], shares, pairs, _plain), [])
+
+
+@app.command()
 def containers(
     rows: Annotated[int, typer.Option(help="Rows that are stored.")] = 400_000,
     width: Annotated[int, typer.Option(help="Numbers in a row.")] = 576,

@@ -228,6 +228,7 @@ def _sweep(runs: Mapping[str, Any]) -> str:
 def write_pages(records: Path, root: Path) -> None:
     """The speed part of BENCHMARKS.md, its figure, and the page of phases, from records alone."""
     from benchmarks.figure import speed_figure
+    from benchmarks.live import write_page
     from benchmarks.phases import page
     from benchmarks.quality_page import write_quality
     from monosem.report import write_figure
@@ -239,4 +240,5 @@ def write_pages(records: Path, root: Path) -> None:
     fill(root / "BENCHMARKS.md", {"speed": f"## Speed on a CPU\n\n{speed_page(speed, figure)}"})
     note = "<!-- Generated from benchmarks/records/phases.json by `python -m benchmarks pages`; do not edit. -->\n\n"
     write_quality(records, root)
+    write_page(read_json(records / "live.json"), root / "docs" / "harvest.md")
     write_atomic(root / "docs" / "speed_phases.md", (note + page(read_json(records / "phases.json"))).encode())

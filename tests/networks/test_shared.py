@@ -50,6 +50,20 @@ def test_all_see_the_rows_of_one_process_and_no_batch_runs_twice(kind: str, size
         assert len(set(ran)) == len(ran)
 
 
+def test_an_iterator_ends_in_the_middle_of_a_round() -> None:
+    """Five batches of 65 rows: the last of three processes has none in the last round."""
+
+    def work(group: Group) -> Tensor:
+        live = stream(group, [], iter(masked_batches()), buffer=16)
+        rows = rows_of(live, [(first, first + 5) for first in range(0, 65, 5)])
+        with pytest.raises(DataError, match="the stream ends after 65 rows, training asks for row 66"):
+            live.take(torch.arange(65, 67))
+        return rows
+
+    (wanted,) = together(1, work)
+    assert all(torch.equal(rows, wanted) for rows in together(3, work))
+
+
 @pytest.mark.parametrize("limit", [None, 1.1])
 def test_a_stream_goes_on_with_another_number_of_processes(limit: float | None, tmp_path: Path) -> None:
     """2, 4, 1 and 3 in turn on one cursor file, each somewhat back: as one that was never stopped."""

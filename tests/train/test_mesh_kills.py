@@ -2,11 +2,13 @@
 
 import faulthandler
 import itertools
+import json
 import os
 import random
 import signal
 import time
 from contextlib import suppress
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -15,9 +17,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from monosem.base.group import ALONE
+from monosem.methods import method
 from monosem.train.loop import fit
+from monosem.train.mesh import Processes
 from monosem.train.state import Run
-from tests.train.scenes import SCENES
+from tests.networks.shared import bytes_of, stored, stream, watched_network
+from tests.train.scenes import SCENES, Scene
 from tests.train.victims import CONTEXT, contents
 
 pytestmark = pytest.mark.slow
@@ -30,11 +36,31 @@ PATIENCE = 120.0
 """Seconds after which processes that should have ended hang: they then say where, and the test fails."""
 
 
+def _network(folder: Path) -> Scene:
+    """Rows of a network that runs as the run goes on, from the cursor beside the run's folder."""
+    live = stream(Processes(), [], normalise=True, cursor=folder.with_suffix(".json"))
+    made = Scene(method("topk_transcoder(k=3)"), live)
+    return replace(made, config=replace(made.config, sample_rows=30))
+
+
+def _store(rank: int, size: int, meet: Path, dies: bool, folder: Path) -> None:
+    """A share of a store; the last process dies in the middle, where it is to."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{meet}", rank=rank, world_size=size)
+    ran: list[tuple[int, ...]] = []
+    network = watched_network(ran)
+    if dies and rank == size - 1:
+        network.register_forward_pre_hook(lambda *_: os.kill(os.getpid(), signal.SIGKILL) if len(ran) > 4 else None)
+    stored(Processes(), folder, network)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
 def _rank(rank: int, size: int, meet: Path, scene: str, folder: Path, gate: Connection) -> None:
     torch.set_num_threads(1)
     faulthandler.register(signal.SIGUSR1)
     dist.init_process_group("gloo", f"file://{meet}", rank=rank, world_size=size)
-    made, steps = SCENES[scene](), itertools.count()
+    made, steps = _network(folder) if scene == "a network" else SCENES[scene](), itertools.count()
 
     def trains(run: Run, entry: dict[str, float]) -> None:
         if next(steps) == 0:
@@ -102,7 +128,25 @@ def _finish(size: int, scene: str, folder: Path) -> tuple[float, float]:
     return met - began, time.monotonic() - met
 
 
-@pytest.mark.parametrize(("scene", "size"), [("batch_topk", 2)])
+def test_a_store_goes_on_after_a_process_is_killed(tmp_path: Path) -> None:
+    folder, whole = tmp_path / "several", tmp_path / "one"
+    for size, dies in ((2, True), (3, False)):
+        meet = tmp_path / f"meet-{size}"
+        processes = [CONTEXT.Process(target=_store, args=(rank, size, meet, dies, folder)) for rank in range(size)]
+        for process in processes:
+            process.start()
+        processes[-1].join(PATIENCE)
+        if dies:
+            processes[0].kill()
+            assert not json.loads((folder / "manifest.json").read_text())["complete"]
+        for process in processes:
+            process.join(PATIENCE)
+        assert processes[-1].exitcode == (-signal.SIGKILL if dies else 0)
+    stored(ALONE, whole)
+    assert bytes_of(folder) == bytes_of(whole)
+
+
+@pytest.mark.parametrize(("scene", "size"), [("batch_topk", 2), ("a network", 2)])
 def test_processes_that_are_killed_change_no_bit(scene: str, size: int, tmp_path: Path) -> None:
     """One is killed; the others, if they train, end by themselves or are killed, as torchrun does; all start again."""
     whole, again, chance = tmp_path / "whole", tmp_path / "again", random.Random(f"{scene} {size} {SEED}")

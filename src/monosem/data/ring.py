@@ -200,7 +200,7 @@ class Ring:
         self.end: int | None = None  # how many rows there are, when that is known
         self.error: BaseException | None = None
         self.stopped = False
-        self._free = deque(range(self.slots))
+        self._free = deque([torch.arange(self.slots)])  # places, some at a time
         self._slot = torch.empty(3 * self.slots, dtype=torch.int64)  # of row n, at n modulo its length
 
     def take(self, reader: int, first: int, last: int) -> tuple[list[Tensor], Tensor]:
@@ -218,8 +218,11 @@ class Ring:
             check(stop <= block * self.size + size, self._ended(last), DataError)
             numbers = block * self.size + self._order(block, size)[begin : begin + stop - first]
             slot = self._slot[numbers % self._slot.numel()]
-            parts.append(([x[slot.to(x.device)] for x in self.rows], self.columns[slot]))
+            xs = [x.index_select(0, slot.to(x.device)) for x in self.rows]
+            parts.append((xs, self.columns.index_select(0, slot)))
             first = stop
+        if len(parts) == 1:
+            return parts[0]
         columns = torch.cat([part for _, part in parts])
         return [torch.cat(list(site)) for site in zip(*(xs for xs, _ in parts), strict=True)], columns
 
@@ -254,7 +257,7 @@ class Ring:
             stop = min(oldest, (block + 1) * self.size)
             size = self.size if self.end is None else min(self.size, self.end - block * self.size)
             numbers = block * self.size + self._order(block, size)[begin : begin + stop - self.freed]
-            self._free.extend(self._slot[numbers % self._slot.numel()].tolist())
+            self._free.append(self._slot[numbers % self._slot.numel()])
             self.freed = stop
             self.changed.notify_all()
 
@@ -313,8 +316,11 @@ class Ring:
     def _put(self, piece: Piece, done: int) -> int:
         """Take in what there is room for, of a piece whose first `done` rows have arrived; how many have then."""
         with self.changed:
-            number = min(piece.xs[0].shape[0] - done, len(self._free))
-            slot = torch.tensor([self._free.popleft() for _ in range(number)])
+            free, number = self._free.popleft(), piece.xs[0].shape[0] - done
+            slot, rest = free[:number], free[number:]
+            if rest.numel():
+                self._free.appendleft(rest)
+        number = slot.numel()
         part = slice(done, done + number)
         for kept, x in zip(self.rows, piece.xs, strict=True):
             kept.index_copy_(0, slot.to(kept.device), x[part].to(kept))

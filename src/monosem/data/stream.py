@@ -130,9 +130,9 @@ class StreamSource:
             raise ArgumentError("a stream gives rows that follow each other; ask for row numbers without gaps")
         xs, columns = self._ring.take(self._number, first % SPAN, first % SPAN + rows)
         self._seen = (first, rows, columns)
-        x_p = torch.cat([xs[i].float() for i in self._read], 1)
+        x_p = _together([xs[i].float() for i in self._read])
         same = self._read == self._write
-        return x_p, x_p if same else torch.cat([xs[i].float() for i in self._write], 1), columns
+        return x_p, x_p if same else _together([xs[i].float() for i in self._write]), columns
 
     def _measured(self) -> Units:
         """Units of the first block; those of an earlier call where its cursors are known."""
@@ -147,3 +147,8 @@ class StreamSource:
     def close(self) -> None:
         """Read no more: other views of the same rows no longer wait for this one, the last one ends the producer."""
         self._ring.leave(self._number)
+
+
+def _together(xs: Sequence[Tensor]) -> Tensor:
+    """Sources side by side; one alone is not copied."""
+    return xs[0] if len(xs) == 1 else torch.cat(list(xs), 1)

@@ -156,9 +156,9 @@ class _Network:
             self._begun = True
         passes = self._passes(state, drop)
         alone = self.group.size == 1 or self.runner.split
-        for one, xs in ((one, self.runner.rows(one.batch)[0]) for one in passes) if alone else self._shared(passes):
-            time = self.time if one.batch.keep is None else one.batch.keep.shape[1]
-            columns = one.batch.columns(time, self.runner.pool)[1]
+        for one, xs, columns in (
+            ((one, *self.runner.rows(one.batch)) for one in passes) if alone else self._shared(passes)
+        ):
             where = torch.stack([columns[name] for name in ("token", "document", "position")], 1)
             yield Piece([x[one.drop :] for x in xs], where[one.drop :], one.state, one.drop)
 
@@ -180,7 +180,7 @@ class _Network:
             check(ran > 0 or place is not None, "the batches hold no row that is kept; loosen the filter", DataError)
             epoch, place = epoch + 1, None
 
-    def _shared(self, passes: Iterator[_Pass]) -> Iterator[tuple[_Pass, Sequence[Tensor]]]:
+    def _shared(self, passes: Iterator[_Pass]) -> Iterator[tuple[_Pass, Sequence[Tensor], dict[str, Tensor]]]:
         """Round by round, a batch for each process, which has run its own by then; all get the rows of all."""
         rounds = _ahead(self._own(passes), self._ahead)
         while True:
@@ -190,10 +190,12 @@ class _Network:
                 return
             parts = self.group.parts(rows.view(torch.uint8))
             for rank, (one, part) in enumerate(zip(batches, parts, strict=False)):
-                wanted = one.batch.count(self.time, self.runner.pool)
+                time = self.time if one.batch.keep is None else one.batch.keep.shape[1]
+                columns = one.batch.columns(time, self.runner.pool)[1]
+                wanted = len(columns["token"])
                 same = f"process {rank} gave {part.shape[0]} rows for a batch of {wanted}; give all the same batches"
                 check(part.shape[0] == wanted, same, DataError)
-                yield one, torch.split(part.view(self._dtype), list(self.widths), 1)
+                yield one, torch.split(part.view(self._dtype), list(self.widths), 1), columns
 
     def _own(self, passes: Iterator[_Pass]) -> Iterator[tuple[list[_Pass], Tensor]]:
         """(the batches of a round, the rows of this process's own, all sites side by side)."""
