@@ -1,7 +1,6 @@
 """Processes that share a run, one of which is killed at random moments: started again, the run ends with its bits."""
 
 import faulthandler
-import itertools
 import json
 import os
 import random
@@ -23,7 +22,7 @@ from monosem.train.loop import fit
 from monosem.train.mesh import Processes
 from monosem.train.state import Run
 from tests.networks.shared import bytes_of, stored, stream, watched_network
-from tests.train.scenes import SCENES, Scene
+from tests.train.scenes import SCENES, STEPS, Scene
 from tests.train.victims import CONTEXT, contents
 
 pytestmark = pytest.mark.slow
@@ -60,11 +59,10 @@ def _rank(rank: int, size: int, meet: Path, scene: str, folder: Path, gate: Conn
     torch.set_num_threads(1)
     faulthandler.register(signal.SIGUSR1)
     dist.init_process_group("gloo", f"file://{meet}", rank=rank, world_size=size)
-    made, steps = _network(folder) if scene == "a network" else SCENES[scene](), itertools.count()
+    made = _network(folder) if scene == "a network" else SCENES[scene]()
 
     def trains(run: Run, entry: dict[str, float]) -> None:
-        if next(steps) == 0:
-            gate.send(None)
+        gate.send(run.step)
 
     fit(
         made.method, made.source, made.n_q, made.config, made.anchors,
@@ -88,13 +86,15 @@ class _Several:
             gate.close()
             self.processes.append(process)
 
-    def train(self) -> None:
-        """Until all of them train, or have nothing to train any more."""
+    def train(self, until: int) -> None:
+        """Until all of them are at a step, or have nothing to train any more."""
         for gate in self.gates:
-            if not gate.poll(PATIENCE):
-                self._hang("before they train")
             with suppress(EOFError):
-                gate.recv()
+                step = 0
+                while step < until:
+                    if not gate.poll(PATIENCE):
+                        self._hang(f"after step {step}")
+                    step = gate.recv()
 
     def end(self, when: str) -> list[int | None]:
         """Their exit codes, when they have ended by themselves."""
@@ -119,13 +119,13 @@ class _Several:
 
 
 def _finish(size: int, scene: str, folder: Path) -> tuple[float, float]:
-    """Run to the end; how long it took to the first step, and from there."""
+    """Run to the end; how long it took to the first step, and from one logged step to the next."""
     began = time.monotonic()
     several = _Several(size, scene, folder)
-    several.train()
+    several.train(1)
     met = time.monotonic()
     assert several.end("at the end") == [0] * size
-    return met - began, time.monotonic() - met
+    return met - began, (time.monotonic() - met) / STEPS * 2
 
 
 def test_a_store_goes_on_after_a_process_is_killed(tmp_path: Path) -> None:
@@ -153,17 +153,19 @@ def test_processes_that_are_killed_change_no_bit(scene: str, size: int, tmp_path
     (before, after), kills = _finish(size, scene, whole), 0
     wanted = contents(whole)
     while kills < KILLS:
-        several, trains = _Several(size, scene, again), chance.random() < 0.7
+        several, trains = _Several(size, scene, again), chance.random() < 0.8
         if trains:
-            several.train()
+            several.train(chance.randrange(1, STEPS))
         time.sleep(chance.uniform(0.0, after if trains else before))
         victim = chance.choice(several.processes)
         victim.kill()
         for process in several.processes if chance.random() < 0.5 or not trains else ():
             process.kill()
-        kills += -signal.SIGKILL in several.end("after one was killed")
+        codes = several.end("after one was killed")
+        kills += -signal.SIGKILL in codes
         if (again / "model.safetensors").exists() and kills < KILLS:  # it was over: once more from the start
-            _finish(size, scene, again)
+            if any(codes):
+                _finish(size, scene, again)
             assert contents(again) == wanted
             again = tmp_path / f"again-{kills}-{time.monotonic_ns()}"
     _finish(size, scene, again)

@@ -23,7 +23,7 @@ from monosem.core.model import SDL
 from monosem.core.shards import Share, share_of
 from monosem.kernels.ops import give_back
 from monosem.train.config import FitConfig
-from monosem.train.pieces import newest, save_run, save_whole
+from monosem.train.pieces import drop_older, newest, save_run, save_whole
 from monosem.train.state import Run, about_checkpoint, load_run, run_tensors
 
 
@@ -79,6 +79,7 @@ class RunFolder:
         log = self._log(path)
         for stale in (*path.glob(".*.part"), *path.glob(".tmp??????")):  # a kill inside a write
             stale.unlink()
+        drop_older(path)
         if not log.is_file() or log.read_bytes() != self._lines():
             write_atomic(log, self._lines())
 

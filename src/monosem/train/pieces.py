@@ -182,6 +182,16 @@ def _save_pieces(group: Group, share: Share, tensors: dict[str, Tensor], about: 
             _drop_pieces(folder, but=names)
 
 
+def drop_older(folder: Path) -> None:
+    """Remove what the newest checkpoint takes the place of, where a kill has left it, and pieces of none."""
+    path = newest(folder)
+    if path is None or path.name == ONE:
+        _drop_pieces(folder)
+        return
+    (folder / ONE).unlink(missing_ok=True)
+    _drop_pieces(folder, but=[entry.file for entry in _manifest(path).pieces])
+
+
 def _drop_pieces(folder: Path, but: list[str] | None = None) -> None:
     """Remove pieces, and their manifest, but for those of one checkpoint."""
     if but is None:
