@@ -1,11 +1,14 @@
 """Does training that ends in the network close the gap in cross-entropy? SAE and transcoder of stories15M, three arms.
 
-    python -m studies stories                    # draws the stories and harvests their rows, if that is not done
-    python -m studies finetuned                  # every arm that the record lacks
+    python -m studies finetuned                  # every arm that the record lacks, on the committed stories
+
+    monosem sample --network stories15m --dtype bfloat16 --seed 1 --documents 896 --out more.jsonl
+    python -m studies finetuned --more more.jsonl --record finetuned/more --activation batch_topk --share 0.2 \\
+        --steps 1200 --beta2 0.99 --tokens 384 --arms kl30,plain
 
 `plain` trains on the rows alone; the others add `in_network` over the last `--share` of the same steps, one batch of
-training text a step. All arms see the same rows in the same order and are scored on the stories kept from training.
-The gap is the cross-entropy with the reconstruction in place less that without.
+training text a step. All arms see the same rows in the same order and are scored on the last of the committed stories,
+which are kept from training. The gap is the cross-entropy with the reconstruction in place less that without.
 """
 
 import time
@@ -16,9 +19,9 @@ from typing import Any
 
 import torch
 
-from monosem import FitConfig, StoreSource, fit, method, network_scores, open_network, text_batches
+from monosem import FitConfig, StoreSource, fit, harvest, method, network_scores, open_network, text_batches
 from monosem.bench import environment
-from monosem.data import TokenFilter
+from monosem.data import TokenFilter, is_store
 from monosem.networks import in_network
 from monosem.report import fill, table
 from studies.network import PAIRING_TITLES, PAIRINGS, drawn_texts, special
@@ -29,26 +32,34 @@ NAME, PAGE = "finetuned", Path("docs/network.md")
 ARMS: Mapping[str, tuple[str, float]] = {
     "plain": ("", 0.0),
     "kl": ("kl", 1.0),
+    "kl30": ("kl", 0.3),
     "kl10": ("kl", 0.1),
     "ce10": ("ce", 0.1),
 }
 """What is added, and its weight beside the squared error of equal value."""
-STEPS = {"sae": 1500, "transcoder": 4500}
-TITLES = {"plain": "rows alone", "kl": "KL, weight 1", "kl10": "KL, weight .1", "ce10": "cross-entropy, weight .1"}
+LONGER = {"sae": 1, "transcoder": 3}
+"""How many times --steps each takes."""
+TITLES = {"plain": "rows alone", "ce10": "cross-entropy, weight .1"}
+TITLES |= {"kl": "KL, weight 1", "kl30": "KL, weight .3", "kl10": "KL, weight .1"}
 
 
 def main(words: Sequence[str] = ()) -> None:
     """Train and score what the record lacks."""
     parser = Options(NAME, layer=3, n_q=4096, k=32, batch=1024, lr=3e-3, beta2=0.999, share=0.05, seeds=1, threads=1)
-    parser.number("--stories", 1088, "how many the network draws")
-    parser.number("--scored", 40, "stories kept from training")
-    parser.path("--text", None, "stories that the network has drawn, .jsonl")
-    parser.path("--store", "runs/stories/acts", "the harvested rows")
-    parser.add_argument("--only", default=",".join(STEPS), help="of sae, transcoder")
+    parser.number("--steps", 1500, "of the SAE; a transcoder takes three times as many")
+    parser.number("--scored", 40, "stories kept from training, the last ones")
+    parser.number("--tokens", 1024, "of a batch that is spliced")
+    parser.path("--text", "studies/assets/stories.jsonl", "stories that the network has drawn")
+    parser.path("--more", None, "more of them, all to train on")
+    parser.path("--store", None, "the harvested rows [default: runs/RECORD/acts]")
+    parser.add_argument("--record", default=NAME, help="its name")
+    parser.add_argument("--activation", default="topk", help="topk or batch_topk")
+    parser.add_argument("--only", default=",".join(LONGER), help="of sae, transcoder")
+    parser.add_argument("--arms", default="plain,kl,kl10,ce10", help=f"of {', '.join(ARMS)}")
     options = parser.parse_args(words)
     torch.set_num_threads(options.threads)
     about = {"command": f"python -m studies {NAME}", "options": _facts(options), "env": environment()}
-    run_missing(NAME, about, _runs(options))
+    run_missing(options.record, about, _runs(options))
 
 
 def _facts(options: Any) -> dict[str, Any]:
@@ -57,41 +68,51 @@ def _facts(options: Any) -> dict[str, Any]:
 
 def _runs(options: Any) -> Iterator[tuple[str, Callable[[], Any]]]:
     network, tokenizer = open_network("stories15m")
-    texts = drawn_texts(options.text, network, tokenizer, options.stories)
+    texts = drawn_texts(options.text, network, tokenizer, 0)
+    more = drawn_texts(options.more, network, tokenizer, 0) if options.more else []
+    kept, texts = texts[-options.scored :], texts[: -options.scored] + more
     keep = TokenFilter(special(tokenizer))
-    training = list(text_batches(tokenizer, texts[: -options.scored], tokens=options.batch, keep=keep))
-    scored = list(text_batches(tokenizer, texts[-options.scored :], tokens=2048, keep=keep))
+    training = list(text_batches(tokenizer, texts, tokens=options.tokens, keep=keep))
+    scored = list(text_batches(tokenizer, kept, tokens=2048, keep=keep))
+    store = options.store or Path("runs") / options.record / "acts"
+    if not is_store(store):
+        layer = f"model.layers.{options.layer}"
+        harvest(network, f"{layer}.mlp:in,out; {layer}:out", text_batches(tokenizer, texts, keep=keep), store)
     for seed in range(options.seeds):
         for name in options.only.split(","):
-            for arm in ARMS:
+            for arm in options.arms.split(","):
 
                 def run(name: str = name, arm: str = arm, seed: int = seed) -> dict[str, Any]:
-                    return _run(options, network, training, scored, name, arm, seed)
+                    return _run(options, store, network, training, scored, name, arm, seed)
 
                 yield f"{name}/{arm}/{seed}", run
 
 
 def _run(
-    options: Any, network: Any, training: list[Any], scored: list[Any], name: str, arm: str, seed: int
+    options: Any, store: Path, network: Any, training: list[Any], scored: list[Any], name: str, arm: str, seed: int
 ) -> dict[str, Any]:
     """One training, scored on the network."""
     layer = f"model.layers.{options.layer}"
     text, read, write = (part and part.format(k=options.k, layer=layer) for part in PAIRINGS[name])
-    source, began = StoreSource(options.store, read, write), time.process_time()
-    chosen = method(str(text))
+    source, began = StoreSource(store, read, write), time.process_time()
+    chosen = method(str(text).replace("topk", options.activation))
     against, weight = ARMS[arm]
     if against:
         more: dict[str, Any] = {"to": write, "units": source.units, "begin": 1 - options.share, "seed": seed}
         term = in_network(network, str(read), training, against=against, weight=weight, **more)  # type: ignore[arg-type]
         chosen = replace(chosen, terms=(*chosen.terms, term))
     betas = (0.9, options.beta2)
-    config = FitConfig(steps=STEPS[name], batch_size=options.batch, lr=options.lr, betas=betas, seed=seed)
+    config = FitConfig(
+        steps=LONGER[name] * options.steps, batch_size=options.batch, lr=options.lr, betas=betas, seed=seed
+    )
     result = fit(chosen, source, options.n_q, config)
     seconds, scores = time.process_time() - began, network_scores(network, result.model, str(read), scored, write)
     whole = scores.effects[-1]
     return {
         "fvu": scores.fvu,
         "l0": scores.l0,
+        "dead": scores.dead,
+        "rows": source.rows,
         "clean": whole.ce["clean"],
         "spliced": whole.ce["spliced"],
         "recovered": whole.recovered("zero"),
@@ -100,9 +121,10 @@ def _run(
 
 
 def page() -> None:
-    """Fill the table of docs/network.md."""
-    record = stored(NAME)
-    fill(PAGE, {"finetuned": "Not run yet." if record is None else _table(record)})
+    """Fill the tables of docs/network.md."""
+    for name in (NAME, f"{NAME}/more"):
+        record = stored(name)
+        fill(PAGE, {name.replace("/", "-"): "Not run yet." if record is None else _table(record)})
 
 
 def _table(record: dict[str, Any]) -> str:
@@ -112,9 +134,9 @@ def _table(record: dict[str, Any]) -> str:
     ]
     for key, run in record["runs"].items():
         name, arm, seed = key.split("/")
-        plain, gap = record["runs"][f"{name}/plain/{seed}"], run["spliced"] - run["clean"]
+        plain, gap = record["runs"].get(f"{name}/plain/{seed}", run), run["spliced"] - run["clean"]
         closed = 1 - gap / (plain["spliced"] - plain["clean"])
-        share = "" if arm == "plain" else f"{closed:.0%}"
+        share = "" if plain is run else f"{closed:.0%}"
         numbers = f"{run['fvu']:.3f}", f"{gap:.3f}", share, f"{run['recovered']:.3f}", f"{run['seconds']:.0f}"
         rows.append((PAIRING_TITLES[name], TITLES[arm], *numbers))
     return table(rows)
