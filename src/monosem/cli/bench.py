@@ -107,10 +107,10 @@ class _BenchOptions:
         opt("Steps between checkpoints, kept with the dictionary below OUT/runs. [default: none is kept]", more=True),
     ] = None
     data: Annotated[
-        Path | None, opt("fit: rows that the task is to resemble, as `monosem train` takes them.", panel="Fit")
+        Path | None, opt("Rows that the fitted task is to resemble, as `monosem train` takes them.", panel="Fit")
     ] = None
     dictionary: Annotated[
-        Path | None, opt("fit: dictionary that codes them, of any known format, or anchors.", panel="Fit")
+        Path | None, opt("Dictionary that codes the rows of --data, of any known format, or anchors.", panel="Fit")
     ] = None
     index: Annotated[
         str | None,
