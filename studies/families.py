@@ -1,7 +1,7 @@
 """Do anchors help, family by family of worlds? Paired tests over worlds, corrected for their number.
 
 python -m studies families           TopK, plain and anchored, worlds 5 to 9 of four families, into runs/families
-python -m studies pack runs/families studies/records/bench-worlds.jsonl.gz
+python -m studies pack runs/families studies/records/bench-families.jsonl.gz
 
 A family is a task and a method. Worlds 0 to 4, and lrb/mini-hard, are records of `monosem bench`.
 """
@@ -18,6 +18,7 @@ from studies.stored import packed
 
 PAGE, OUT = Path("docs/anchoring.md"), Path("runs/families")
 TASKS = ("lrb/cone", "lrb/clusters", "lrb/blocks", "lrb/network")
+RECORDS = ("bench-worlds", "bench-families", "bench-mini-hard")
 METHOD, STEPS, WORLDS = "topk(k=3, aux=0.03125)", 1000, 10
 
 
@@ -29,7 +30,7 @@ def main(words: Sequence[str] = ()) -> None:
 
 def page() -> None:
     """Fill the page."""
-    records = [*read_records(packed("bench-worlds")), *read_records(packed("bench-mini-hard"))]
+    records = [record for name in RECORDS if packed(name).exists() for record in read_records(packed(name))]
     gains = [
         (section.task, line.label, line.gain(line.anchored[0]), line.plain)
         for section in sections(records)

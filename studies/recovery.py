@@ -183,7 +183,7 @@ def _table(record: Mapping[str, Any], group: str) -> str:
     if not every:
         return "Not run yet."
     rows += [_row(name, runs) for name, runs in every.items()]
-    from_where = provenance([record, *record.get("older", [])])
+    from_where = provenance([record, *(record.get("older", []) if group != "unseen" else [])])
     return f"{table(rows, numbers=True)}\n\n{_verdict(every)}\n\nOne thread; {from_where}."
 
 
