@@ -6,13 +6,14 @@ python -m studies pack runs/families studies/records/bench-families.jsonl.gz
 A family is a task and a method. Worlds 0 to 4, and lrb/mini-hard, are records of `monosem bench`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from statistics import mean
 
 from scipy.special import stdtr, stdtrit
 
 from monosem.bench import plan, read_records, run_jobs
-from monosem.report import Interval, fill, sections, table
+from monosem.report import HEADLINE, Interval, Section, fill, sections, table
 from studies.page import provenance
 from studies.stored import packed
 
@@ -30,26 +31,25 @@ def main(words: Sequence[str] = ()) -> None:
 
 def page() -> None:
     """Fill the page."""
-    records = [record for name in RECORDS if packed(name).exists() for record in read_records(packed(name))]
-    gains = [
-        (section.task, line.label, line.gain(line.anchored[0]), line.plain)
-        for section in sections(records)
-        for line in section.lines
-        if line.anchored
-    ]
-    tested = [
-        (task, label, gain, plain) for task, label, gain, plain in gains if gain is not None and plain is not None
-    ]
-    chances = holm([p_value(gain) for _, _, gain, _ in tested])
+    records = [record for name in RECORDS for record in read_records(packed(name))]
+    tested = list(_gains(sections(records)))
+    chances = holm([p_value(gain) for _, _, _, gain in tested])
     rows: list[Sequence[object]] = [("task", "method", "worlds", "plain, %", "gain, points", "p", "p, Holm")]
-    for (task, label, gain, plain), (p, corrected) in zip(tested, chances, strict=True):
-        score = plain.interval("decoder_cosine.M_GT@0.95")
-        start = "" if score is None else f"{100 * score.mean:.1f}"
-        size = Interval(100 * gain.mean, None if gain.half is None else 100 * gain.half, gain.n)
-        rows.append((f"`{task}`", label, gain.n, start, size.text(1, sign=True), f"{p:.4f}", f"{corrected:.4f}"))
+    for (task, label, plain, gain), (p, corrected) in zip(tested, chances, strict=True):
+        size = f"{100 * gain.mean:+.1f} ± {100 * (gain.half or 0.0):.1f}"
+        rows.append((f"`{task}`", label, gain.n, f"{100 * plain:.1f}", size, f"{p:.4f}", f"{corrected:.4f}"))
     sure = sum(corrected < 0.05 for _, corrected in chances)
     words = f"After correction {sure} of {len(chances)} differ from 0 (p < .05)."
     fill(PAGE, {"families": f"{table(rows, numbers=True)}\n\n{words} {provenance(records)}."})
+
+
+def _gains(every: Iterable[Section]) -> Iterator[tuple[str, str, float, Interval]]:
+    """(task, method, plain score, gain) of every line that has plain and anchored runs in the same worlds."""
+    for section in every:
+        for line in section.lines:
+            gain = line.gain(line.anchored[0]) if line.anchored else None
+            if gain is not None and line.plain is not None:
+                yield section.task, line.label, mean(line.plain.by_seed(HEADLINE).values()), gain
 
 
 def p_value(gain: Interval) -> float:
