@@ -45,7 +45,7 @@ def same_record(path: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_methods_name_says_its_pairing(name: str) -> None:
-    assert pairing_of(name) == ("crosscoder" if name in ("delta_crosscoder", "dfc") else "sae")
+    assert pairing_of(name) == ("crosscoder" if name in ("delta_crosscoder", "dfc", "route") else "sae")
     for form, pairing in (
         ("transcoder", "transcoder"),
         ("skip_transcoder", "transcoder"),

@@ -95,7 +95,7 @@ class Witness(Term):
 
 
 def test_a_step_knows_which_tokens_its_rows_are(store: Store) -> None:
-    """Rows of a store say their token, document and place; those of a tensor do not."""
+    """Rows of a store say their token, document and place; those of a tensor their numbers alone."""
     source = StoreSource(store, "layers.1:out")
     config = FitConfig(steps=3, batch_size=16, seed=4)
     method = Method(TopK(2), (Reconstruction(), Witness()))
@@ -116,7 +116,10 @@ def test_a_step_knows_which_tokens_its_rows_are(store: Store) -> None:
             assert column.tolist() == [int(stored[int(i)]) for i in index]
     Witness.seen.clear()
     fit(method, TensorSource(source.take(torch.arange(20))[0]), 12, config)
-    assert Witness.seen == [None] * 3
+    assert len(Witness.seen) == 3
+    for rows in Witness.seen:
+        assert rows is not None
+        assert (len(rows.index), rows.token, rows.document, rows.position) == (16, None, None, None)
 
 
 def test_sources_of_every_pairing(store: Store) -> None:

@@ -99,6 +99,7 @@ def test_a_share_of_the_tokens_is_replaced() -> None:
         list(masked([torch.ones(2, 3)], 0.1, 0))
 
 
+@pytest.mark.usefixtures("as_in_production")
 def test_texts_that_are_none() -> None:
     with pytest.raises(ArgumentError, match="text 1 is no text"):
         list(text_batches(_tokenizer(), ["a", 5]))  # type: ignore[list-item]

@@ -85,7 +85,7 @@ def gradients(
     twin = Trial(model, run.objective, state, run.pair)
     with pytest.MonkeyPatch.context() as patch:
         if dense_above is not None:
-            patch.setattr("monosem.kernels.density.DENSE_ABOVE", dense_above)
+            patch.setattr("monosem.kernels.density.DENSE_ABOVE", {"cpu": dense_above})
         loss = loss_of(twin, (x[0].to(dtype), x[1].to(dtype)), dead, context)
     loss.total.backward()
     return loss.total.detach(), {

@@ -136,6 +136,9 @@ def bench(o: _BenchOptions) -> Answer:
     from monosem.anchors.term import PRINTED
     from monosem.bench.run import plan
 
+    for option, value in (("--data", o.data), ("--dictionary", o.dictionary)):
+        if value is not None and o.action != "fit":
+            fail(f'{option} {value} belongs to "monosem bench fit"; write "fit", or leave it out')
     if o.action:
         return _fit(o) if o.action == "fit" else _export(o)
     plain, anchored = o.arms

@@ -284,7 +284,7 @@ def test_the_door_goes_this_way_for_what_lies_above_a_floor(rule: selection.Abov
     every = x @ weight.T + bias - 0.5
     with (
         patch("monosem.kernels.select.serves", lambda *tensors: True),
-        patch("monosem.kernels.density.DENSE_ABOVE", 0.5),
+        patch("monosem.kernels.density.DENSE_ABOVE", {DEVICE: 0.5, "cpu": 0.5}),
     ):
         chosen = ops.select(z, rules[0], rules[1:], low=low)
     assert chosen.z is None
