@@ -118,6 +118,11 @@ class _BenchOptions:
             "share OUT, each record is claimed by one of them, and none writes the report.", more=True),
     ] = None  # fmt: skip
 
+    def __post_init__(self) -> None:
+        for option, value in (("--data", self.data), ("--dictionary", self.dictionary)):
+            if value is not None and self.action != "fit":
+                fail(f'{option} {value} belongs to "monosem bench fit"; write "fit", or leave it out')
+
     @property
     def part(self) -> slice | None:
         """The runs that --index asks for."""
@@ -136,9 +141,6 @@ def bench(o: _BenchOptions) -> Answer:
     from monosem.anchors.term import PRINTED
     from monosem.bench.run import plan
 
-    for option, value in (("--data", o.data), ("--dictionary", o.dictionary)):
-        if value is not None and o.action != "fit":
-            fail(f'{option} {value} belongs to "monosem bench fit"; write "fit", or leave it out')
     if o.action:
         return _fit(o) if o.action == "fit" else _export(o)
     plain, anchored = o.arms
