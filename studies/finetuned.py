@@ -6,9 +6,15 @@
     python -m studies finetuned --more more.jsonl --record finetuned/more --activation batch_topk --share 0.2 \\
         --steps 1200 --beta2 0.99 --tokens 384 --arms kl30,plain
 
+    monosem sample --network stories15m --seed 0 --documents 1700 --out more.jsonl
+    python -m studies finetuned --more more.jsonl --record finetuned/after --activation batch_topk --beta2 0.99 \\
+        --tune 150 --arms plain,kl10
+
 `plain` trains on the rows alone; the others add `in_network` over the last `--share` of the same steps, one batch of
-training text a step. All arms see the same rows in the same order and are scored on the last of the committed stories,
-which are kept from training. The gap is the cross-entropy with the reconstruction in place less that without.
+training text a step. With `--tune` a finished model is the start of every arm, which takes that many more steps, at a
+third of the rate at first and none at last. All arms see the same rows in the same order and are scored on the last of
+the committed stories, which are kept from training. The gap is the cross-entropy with the reconstruction in place less
+that without.
 """
 
 import time
@@ -24,6 +30,7 @@ from monosem.bench import environment
 from monosem.data import TokenFilter, is_store
 from monosem.networks import in_network
 from monosem.report import fill, table
+from monosem.train import WarmupDecay
 from studies.network import PAIRING_TITLES, PAIRINGS, drawn_texts, special
 from studies.options import Options
 from studies.stored import run_missing, stored
@@ -47,6 +54,7 @@ def main(words: Sequence[str] = ()) -> None:
     """Train and score what the record lacks."""
     parser = Options(NAME, layer=3, n_q=4096, k=32, batch=1024, lr=3e-3, beta2=0.999, share=0.05, seeds=1, threads=1)
     parser.number("--steps", 1500, "of the SAE; a transcoder takes three times as many")
+    parser.number("--tune", 0, "more steps of every arm, from one finished model")
     parser.number("--scored", 40, "stories kept from training, the last ones")
     parser.number("--tokens", 1024, "of a batch that is spliced")
     parser.path("--text", "studies/assets/stories.jsonl", "stories that the network has drawn")
@@ -94,18 +102,21 @@ def _run(
     """One training, scored on the network."""
     layer = f"model.layers.{options.layer}"
     text, read, write = (part and part.format(k=options.k, layer=layer) for part in PAIRINGS[name])
-    source, began = StoreSource(store, read, write), time.process_time()
-    chosen = method(str(text).replace("topk", options.activation))
-    against, weight = ARMS[arm]
+    source = StoreSource(store, read, write)
+    plain = method(str(text).replace("topk", options.activation))
+    steps, betas = LONGER[name] * options.steps, (0.9, options.beta2)
+    config = FitConfig(steps=steps, batch_size=options.batch, lr=options.lr, betas=betas, seed=seed)
+    start = None
+    if options.tune:  # the folder holds the finished model, which the other arms read
+        start = fit(plain, source, options.n_q, config, out=Path("runs") / options.record / f"{name}-{seed}").model
+        config = replace(config, steps=options.tune, lr=options.lr / 3, schedule=WarmupDecay(0.05, 0.9), seed=seed + 1)
+    began, chosen, (against, weight) = time.process_time(), plain, ARMS[arm]
     if against:
-        more: dict[str, Any] = {"to": write, "units": source.units, "begin": 1 - options.share, "seed": seed}
+        begin = 0.0 if options.tune else 1 - options.share
+        more: dict[str, Any] = {"to": write, "units": source.units, "begin": begin, "seed": seed}
         term = in_network(network, str(read), training, against=against, weight=weight, **more)  # type: ignore[arg-type]
-        chosen = replace(chosen, terms=(*chosen.terms, term))
-    betas = (0.9, options.beta2)
-    config = FitConfig(
-        steps=LONGER[name] * options.steps, batch_size=options.batch, lr=options.lr, betas=betas, seed=seed
-    )
-    result = fit(chosen, source, options.n_q, config)
+        chosen = replace(plain, terms=(*plain.terms, term))
+    result = fit(chosen, source, options.n_q, config, start=start)
     seconds, scores = time.process_time() - began, network_scores(network, result.model, str(read), scored, write)
     whole = scores.effects[-1]
     return {
@@ -122,7 +133,7 @@ def _run(
 
 def page() -> None:
     """Fill the tables of docs/network.md."""
-    for name in (NAME, f"{NAME}/more"):
+    for name in (NAME, f"{NAME}/more", f"{NAME}/after"):
         record = stored(name)
         fill(PAGE, {name.replace("/", "-"): "Not run yet." if record is None else _table(record)})
 
