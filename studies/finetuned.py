@@ -6,7 +6,7 @@
     python -m studies finetuned --more more.jsonl --record finetuned/more --activation batch_topk --share 0.2 \\
         --steps 1200 --beta2 0.99 --tokens 384 --arms kl30,plain
 
-    monosem sample --network stories15m --seed 0 --documents 1700 --out more.jsonl
+    monosem sample --network stories15m --seed 1 --documents 2100 --out more.jsonl
     python -m studies finetuned --more more.jsonl --record finetuned/after --activation batch_topk --beta2 0.99 \\
         --tune 150 --arms plain,kl10
 
