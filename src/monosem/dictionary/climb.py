@@ -102,7 +102,7 @@ class Settings:
     """What discovery was tuned to, once, on worlds other than those reported; nothing here describes the data.
 
     Rows of up to `widest` dimensions are searched by a model, on at most `model_rows` rows: `short` passes from every
-    start, `passes` from the best, then `tries` of other moves. The rest is about climbing.
+    start, `passes` from the best, then `tries` and `skew_tries` of other moves. The rest is about climbing.
 
     `stages` are (rows, tolerance) of the searches, `last` the tolerances of the fits that follow, `finest` that of the
     codes from which rates are read; values below `faint` times an atom's root mean square do not count there. A stage
@@ -134,6 +134,7 @@ class Settings:
     short: int = 16
     passes: int = 20
     tries: int = 4
+    skew_tries: int = 6
 
 
 def climbed(

@@ -15,7 +15,7 @@ from monosem.base.sparse import Positions, SparseCode
 from monosem.dictionary.atoms import Progress
 from monosem.dictionary.climb import Settings, climbed
 from monosem.dictionary.coded import CodedRows, fit
-from monosem.dictionary.model_search import Plan, Rows, State, fitted, polished
+from monosem.dictionary.model_search import SKEW_MOVES, Plan, Rows, State, fitted, polished
 from monosem.dictionary.sparse_model import SparseModel, described, fit_background, gain, typical_length
 
 CONFIDENCE: tuple[tuple[float, float, str], ...] = (
@@ -118,6 +118,7 @@ def discover(
         state = fitted(rows, state.model, Plan(passes=s.short, shift=True), stream=5)
         tell(0.5, state)
     state = polished(rows, state, s.tries, shift, lambda state: tell(0.6, state))
+    state = polished(rows, state, s.skew_tries, shift, lambda state: tell(0.7, state), SKEW_MOVES)
     check(state.model.m > 1 and _events(state) >= s.least_events, _NOTHING, DataError)
     halves = [_half(x[part::2], state.model, seed, part, s) for part in (0, 1)]
     tell(0.95, state)

@@ -24,6 +24,10 @@ from monosem.dictionary.sparse_model import (
 
 MERGE = 0.97
 """Two atoms of a larger cosine become one."""
+MIRROR = 0.9
+"""Two atoms of a smaller cosine than minus this are both signs of one direction."""
+QUANTILES = (0.5, 0.1)
+"""Of the ratio of two atoms that fire together, for the direction that both may stand for."""
 MOST = 6
 """No more atoms than this many times d are tried."""
 
@@ -305,23 +309,83 @@ def _costly(rows: Rows, state: State, step: int) -> SparseModel | None:
     return extended(model, born, float(model.sizes.median()), rows.x.shape[0])
 
 
+def _mirrored(rows: Rows, state: State, step: int) -> SparseModel | None:
+    """Both signs of every direction, where a quarter of the atoms have their opposite: features have signs here."""
+    model = state.model
+    cosine = model.D.T @ model.D
+    paired = cosine.amin(1) < -MIRROR
+    kept = list[int]()
+    for j in state.code.sum_of((state.code.value > 0).float(), model.m).argsort(descending=True).tolist():
+        if not kept or float(cosine[kept, j].min()) >= -MIRROR:
+            kept.append(j)
+    done = bool(paired.all()) and 2 * len(kept) == model.m
+    if done or float(paired.float().mean()) < 0.25 or 2 * len(kept) > MOST * model.D.shape[0]:
+        return None
+    both = torch.tensor(kept).repeat(2)
+    D = model.D[:, both] * torch.tensor([1.0, -1.0]).repeat_interleave(len(kept))
+    return replace(model, D=D, rates=model.rates[both], sizes=model.sizes[both], noise=4 * model.noise)
+
+
+def _straightened(rows: Rows, state: State, step: int) -> SparseModel | None:
+    """New atoms from pairs of which the rarer fires in most of its rows with the other.
+
+    A feature d may be held as a skew atom w that another atom sets right: w = d - c d_j fits every row as well, at the
+    price of one atom more. Where feature j is silent, z_j / z_w is c: the median, or nearly the least where features
+    fire together. Both are tried.
+
+    Equation: w + sum over such j of quantile_q(z_j / z_w) d_j, normalised, over the rows in which both fire
+    """
+    model, z = state.model, state.code.dense(state.model.m)
+    on = (z > 0).float()
+    given = (on.T @ on) / on.sum(0).clamp(min=1.0)[:, None]
+    skew = ((given > 0.5) & (given >= given.T)).fill_diagonal_(False)
+    who = skew.any(1).nonzero().flatten()
+    if who.numel() == 0:
+        return None
+    by = who.repeat(len(QUANTILES))[: max(0, MOST * model.D.shape[0] - model.m)]
+    born = model.D[:, by].clone()
+    for column, w in enumerate(by.tolist()):
+        for j in skew[w].nonzero().flatten().tolist():
+            both = (z[:, w] > 0) & (z[:, j] > 0)
+            ratio = (z[both, j] / z[both, w]).quantile(QUANTILES[column // who.numel()])
+            born[:, column] += ratio * model.D[:, j]
+    return replace(
+        model,
+        D=torch.cat([model.D, torch.nn.functional.normalize(born, dim=0)], 1),
+        rates=torch.cat([model.rates, model.rates[by]]),
+        sizes=torch.cat([model.sizes, model.sizes[by]]),
+        noise=2 * model.noise,
+    )
+
+
 MOVES: tuple[Move, ...] = (composite, _costly, _reheat)
+SKEW_MOVES: tuple[Move, ...] = (_mirrored, _straightened)
+"""Moves for atoms that others set right; they come once all features are held, if only in company."""
 
 
-def polished(rows: Rows, state: State, tries: int, shift: bool, tell: Callable[[State], None] | None = None) -> State:
+def polished(
+    rows: Rows,
+    state: State,
+    tries: int,
+    shift: bool,
+    tell: Callable[[State], None] | None = None,
+    moves: tuple[Move, ...] = MOVES,
+) -> State:
     """Moves in turn, `tries` in all; ends early when a whole round of them brings nothing."""
     idle = 0
     for step in range(tries):
-        other = MOVES[step % len(MOVES)](rows, state, step // len(MOVES))
+        move = moves[step % len(moves)]
+        other = move(rows, state, step // len(moves))
         if other is not None:
-            breeding = 0.0 if MOVES[step % len(MOVES)] is not _costly else 0.3
-            there = fitted(rows, other, Plan(passes=13, breeding=breeding, shift=shift), stream=step + 10)
+            stream = step + (10 if moves is MOVES else 30)
+            breeding = 0.3 if move is _costly else 0.0
+            there = fitted(rows, other, Plan(passes=13, breeding=breeding, shift=shift), stream=stream)
             idle = 0 if there.score > state.score + 3 else idle + 1
             state = there if there.score > state.score else state
         else:
             idle += 1
         if tell is not None:
             tell(state)
-        if idle >= len(MOVES):
+        if idle >= len(moves):
             break
     return state
