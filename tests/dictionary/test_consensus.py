@@ -19,7 +19,7 @@ from monosem.dictionary.consensus import consensus, discover_often, levelled
 from monosem.dictionary.discover import Discovery
 from tests.cli.calls import call
 
-QUICK = Settings(starts=100, climb_rows=1500, stages=((1500, 0.2),), rounds=5, short=8, passes=8, tries=0)
+QUICK = Settings(starts=100, climb_rows=1500, stages=((1500, 0.2),), rounds=5, short=8, passes=8, tries=0, skew_tries=0)
 
 
 def random(*shape: int, seed: int) -> Tensor:

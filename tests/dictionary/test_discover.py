@@ -18,7 +18,9 @@ from monosem.dictionary.climb import Settings
 from monosem.dictionary.discover import Discovery, discover, ordinary_rows
 from tests.cli.calls import call
 
-QUICK = Settings(starts=150, climb_rows=1500, stages=((2000, 0.3), (3000, 0.1)), rounds=4, short=9, passes=10, tries=0)
+QUICK = Settings(
+    starts=150, climb_rows=1500, stages=((2000, 0.3), (3000, 0.1)), rounds=4, short=9, passes=10, tries=0, skew_tries=0
+)
 WORLD = World(WorldSpec(32, (28, 20), 0.35, Independent(0.95), rows=3000, seed=1))
 
 

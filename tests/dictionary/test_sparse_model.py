@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,11 +15,24 @@ from monosem.bench.world import World
 from monosem.bench.worlds import world_spec
 from monosem.dictionary.climb import Settings
 from monosem.dictionary.discover import Discovery, agreement, confidence_of, dense_factors, discover, mode
-from monosem.dictionary.model_search import Plan, Rows, composite, extended, fitted, pruned, scored, without
+from monosem.dictionary.model_search import (
+    SKEW_MOVES,
+    Plan,
+    Rows,
+    composite,
+    extended,
+    fitted,
+    mirrored,
+    polished,
+    pruned,
+    scored,
+    straightened,
+    without,
+)
 from monosem.dictionary.priced import priced_pursuit
 from monosem.dictionary.sparse_model import SparseModel, described, fit_background, gain
 
-QUICK = Settings(short=10, passes=12, tries=0)
+QUICK = Settings(short=10, passes=12, tries=0, skew_tries=0)
 
 
 def unit(d: int, m: int, seed: int = 0) -> Tensor:
@@ -121,6 +135,42 @@ def test_a_move_drops_mixtures(world: World) -> None:
     assert dropped is not None
     assert float((dropped.D.T @ mixed.D[:, -1]).max()) < 0.99
     assert dropped.m >= 22
+
+
+SIGNED = "world(n=16, d=14, rows=1500, signed=True) + independent(rate=0.06)"
+
+
+def test_a_skew_atom_and_what_sets_it_right_become_the_feature() -> None:
+    x, model = truth(world := World(world_spec(SIGNED, seed=1)))
+    both = torch.cat([model.D, -model.D], 1)
+    whole = scored(Rows(x, 0), described(both, x, passes=20))
+    skew = both.clone()
+    skew[:, 0] = torch.nn.functional.normalize(both[:, 0] - 0.6 * both[:, 1], dim=0)
+    state = scored(Rows(x, 0), replace(whole.model, D=skew))
+    assert state.score < whole.score - 100
+    straight = straightened(Rows(x, 0), state, 0)
+    assert straight is not None
+    assert float((skew.T @ both[:, 0]).max()) < 0.95 < 0.999 < float((straight.D.T @ both[:, 0]).max())
+    better = polished(Rows(x, 0), state, 4, False, None, SKEW_MOVES)
+    assert better.score > whole.score - 100
+    assert recall_precision(better.model.D, world.W[0])["recall"] == 1.0
+    assert straightened(Rows(x, 0), whole, 0) is None
+
+
+def test_signs_are_given_where_atoms_have_opposites() -> None:
+    x, model = truth(World(world_spec(SIGNED, seed=1)))
+    assert mirrored(Rows(x, 0), scored(Rows(x, 0), model), 0) is None
+    some = replace(
+        model,
+        D=torch.cat([model.D, -model.D[:, :4]], 1),
+        rates=torch.cat([model.rates, model.rates[:4]]),
+        sizes=torch.cat([model.sizes, model.sizes[:4]]),
+    )
+    both = mirrored(Rows(x, 0), scored(Rows(x, 0), some), 0)
+    assert both is not None
+    assert both.m == 32
+    assert float((both.D.T @ both.D).amin(1).max()) < -0.999
+    assert mirrored(Rows(x, 0), scored(Rows(x, 0), both), 0) is None
 
 
 def test_a_fit_cools_to_the_noise() -> None:

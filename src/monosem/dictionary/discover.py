@@ -21,9 +21,9 @@ from monosem.dictionary.sparse_model import SparseModel, described, fit_backgrou
 CONFIDENCE: tuple[tuple[float, float, str], ...] = (
     (0.98, 0.99, "reliable"),
     (0.95, 0.95, "probable"),
-    (0.90, 0.76, "doubtful"),
-    (0.80, 0.59, "doubtful"),
-    (-1.0, 0.42, "unlikely"),
+    (0.90, 0.88, "doubtful"),
+    (0.80, 0.62, "doubtful"),
+    (-1.0, 0.52, "unlikely"),
 )
 """(agreement from, share of atoms that were right in 54 small worlds of development, what it is called)."""
 OPPOSITE, LEAST = 0.8, 0.7

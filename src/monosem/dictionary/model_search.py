@@ -309,7 +309,7 @@ def _costly(rows: Rows, state: State, step: int) -> SparseModel | None:
     return extended(model, born, float(model.sizes.median()), rows.x.shape[0])
 
 
-def _mirrored(rows: Rows, state: State, step: int) -> SparseModel | None:
+def mirrored(rows: Rows, state: State, step: int) -> SparseModel | None:
     """Both signs of every direction, where a quarter of the atoms have their opposite: features have signs here."""
     model = state.model
     cosine = model.D.T @ model.D
@@ -326,7 +326,7 @@ def _mirrored(rows: Rows, state: State, step: int) -> SparseModel | None:
     return replace(model, D=D, rates=model.rates[both], sizes=model.sizes[both], noise=4 * model.noise)
 
 
-def _straightened(rows: Rows, state: State, step: int) -> SparseModel | None:
+def straightened(rows: Rows, state: State, step: int) -> SparseModel | None:
     """New atoms from pairs of which the rarer fires in most of its rows with the other.
 
     A feature d may be held as a skew atom w that another atom sets right: w = d - c d_j fits every row as well, at the
@@ -359,7 +359,7 @@ def _straightened(rows: Rows, state: State, step: int) -> SparseModel | None:
 
 
 MOVES: tuple[Move, ...] = (composite, _costly, _reheat)
-SKEW_MOVES: tuple[Move, ...] = (_mirrored, _straightened)
+SKEW_MOVES: tuple[Move, ...] = (mirrored, straightened)
 """Moves for atoms that others set right; they come once all features are held, if only in company."""
 
 
