@@ -1,6 +1,7 @@
 """The quality board as a page and a figure, from its records alone."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import isclose
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from benchmarks.quality import LR, METHODS, SEEDS
+from benchmarks.quality import FACTORS, LR, METHODS, SEEDS
 from benchmarks.report import PEER_NAMES
 from monosem.base import read_json, write_atomic
 from monosem.report import PALETTE, interval, panels, table, tidy, write_figure
@@ -30,8 +31,8 @@ out. *as good after*: our seconds until our mean FVU is at most the library's la
 that is. A library whose sparsity cannot be asked for ends elsewhere: ours is then trained once more at its L0.
 
 Ours is {topk}, {batch_topk} and {jumprelu}, at rate {lr}: starts and rate were chosen among thirteen, on rows of
-validation of stories15M; the others' settings, apart from the rate, are their defaults. A best rate of *x 3* is the
-edge of the grid: beyond it that library may do better. JumpReLU of others has a coefficient in place of an L0; where it
+validation of stories15M; the others' settings, apart from the rate, are their defaults. A best rate of *x 3* or
+*x 0.33* is the edge of the grid. JumpReLU of others has a coefficient in place of an L0; where it
 ends at another L0, the FVU compares nothing unless ours stands beside it at that L0. The figure leaves those out.
 
 `python -m benchmarks quality ROWS --peers .peers --record benchmarks/records/quality-NAME.json` completes a record.
@@ -108,6 +109,19 @@ def failed(record: Mapping[str, Any]) -> list[str]:
     return [f"- {_CASES[case]}, {NAMES[who]}: {error}" for (who, case), error in bad.items()]
 
 
+def beyond(record: Mapping[str, Any]) -> list[str]:
+    """What rates outside of the grid gave, where someone tried."""
+    tried = [
+        t
+        for t in record["trials"].values()
+        if not any(isclose(t["factor"], f, rel_tol=1e-3) for f in FACTORS) and "points" in t
+    ]
+    if not tried:
+        return []
+    said = [f"{_CASES[t['case']]}, {NAMES[t['who']]}, x {t['factor']:.2g}: {last([t], 'fvu')[0]:.4f}" for t in tried]
+    return [f"Rates beyond the grid, one seed each, FVU: {'; '.join(said)}."]
+
+
 def figure(records: Mapping[str, Mapping[str, Any]]) -> Figure:
     """FVU against processor seconds, a panel for each network and method; libraries near the L0 that was asked for."""
     shown = [(name, case) for name, record in records.items() for case in _CASES if _mine(record, case)]
@@ -148,6 +162,14 @@ def write_quality(records: Path, root: Path) -> None:
         env = record["env"]
         what = f"{record['train_rows']:,} rows of {record['n_p']} numbers"
         made = f"{env['cpu']}; torch {env['torch']}; commit {(env['commit'] or 'unknown')[:12]}"
-        parts += [f"## {name}\n", f"{what}. {made}.\n", table([heads, *rows(record)]), *failed(record), ""]
+        parts += [
+            f"## {name}\n",
+            f"{what}. {made}.\n",
+            table([heads, *rows(record)]),
+            "",
+            *beyond(record),
+            *failed(record),
+            "",
+        ]
     write_atomic(root / "docs" / "quality.md", "\n".join(parts).encode())
     write_figure(root / "docs/figures/quality.svg", figure(boards), "FVU against processor seconds, by library")

@@ -129,6 +129,7 @@ def _seeds(who: str, l0: float, fvu: float, seconds: float) -> list[dict[str, An
 def test_the_page_says_how_soon_ours_is_as_good(tmp_path: Path) -> None:
     trials = [*_seeds("monosem", 8, 0.1, 4.0), *_seeds("saelens", 8, 0.25, 20.0), *_seeds("sparsify", 8, 0.05, 9.0)]
     trials.append(vars(Trial("overcomplete", "topk", 1.0, 0, 8.0)) | {"error": "no such thing"})
+    trials.append(_seeds("saelens", 8, 0.2, 20.0)[0] | {"factor": 9.0, "seed": 0})
     shape = {"n_q": 32, "k": 8, "batch": 64, "tokens": 1024, "n_p": 8, "train_rows": 1024}
     record = {**shape, "trials": {str(i): t for i, t in enumerate(trials)}, "env": environment()}
     write_json(tmp_path / "quality-net.json", record)
@@ -139,6 +140,7 @@ def test_the_page_says_how_soon_ours_is_as_good(tmp_path: Path) -> None:
     assert f"| TopK | sae-lens | 1 | {same} | 8.0 | 0.00 | 20.0 | 3.0 s, 6.7 x |" in page
     assert "| 9.0 | never |" in page
     assert "- TopK, overcomplete: no such thing" in page
+    assert "Rates beyond the grid, one seed each, FVU: TopK, sae-lens, x 9: 0.2000." in page
     assert "net, TopK" in (tmp_path / "docs" / "figures" / "quality.svg").read_text()
 
 
