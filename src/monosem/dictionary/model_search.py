@@ -146,11 +146,15 @@ def without(model: SparseModel, keep: Bool[Tensor, " m"]) -> SparseModel:
 def extended(model: SparseModel, D: Float[Tensor, "d new"], size: float, rows: int) -> SparseModel:
     """A model with new atoms, each as rare as it is to be sure of."""
     new = D.shape[1]
+    return _joined(model, D, model.rates.new_full((new,), 8.0 / rows), model.sizes.new_full((new,), size))
+
+
+def _joined(model: SparseModel, D: Tensor, rates: Tensor, sizes: Tensor) -> SparseModel:
     return replace(
         model,
         D=torch.cat([model.D, D], 1),
-        rates=torch.cat([model.rates, model.rates.new_full((new,), 8.0 / rows)]),
-        sizes=torch.cat([model.sizes, model.sizes.new_full((new,), size)]),
+        rates=torch.cat([model.rates, rates]),
+        sizes=torch.cat([model.sizes, sizes]),
     )
 
 
@@ -349,13 +353,8 @@ def straightened(rows: Rows, state: State, step: int) -> SparseModel | None:
             both = (z[:, w] > 0) & (z[:, j] > 0)
             ratio = (z[both, j] / z[both, w]).quantile(QUANTILES[column // who.numel()])
             born[:, column] += ratio * model.D[:, j]
-    return replace(
-        model,
-        D=torch.cat([model.D, torch.nn.functional.normalize(born, dim=0)], 1),
-        rates=torch.cat([model.rates, model.rates[by]]),
-        sizes=torch.cat([model.sizes, model.sizes[by]]),
-        noise=2 * model.noise,
-    )
+    born = torch.nn.functional.normalize(born, dim=0)
+    return replace(_joined(model, born, model.rates[by], model.sizes[by]), noise=2 * model.noise)
 
 
 MOVES: tuple[Move, ...] = (composite, _costly, _reheat)
