@@ -148,7 +148,8 @@ def harvest(o: _HarvestOptions) -> Answer:
     shown = f"{store.rows:,} rows of {sites} in {o.out_folder}, {shards} shard{'s' * (shards != 1)}"
     site, width = store.sites[-1], store.widths[-1]
     read = RowsOptions(o.out_folder, read=site if len(store.sites) > 1 else None)
-    follow = train_command(read, width, o.out_folder.with_name(f"{o.out_folder.name}-sae"))
+    out = o.out_folder.with_name(f"{o.out_folder.name}-sae")
+    follow = train_command(read, width, out, "--lr 0.003", start=" | init(encoder_scale=0.3)")  # docs/quality.md
     return Answer(facts, shown, follow)
 
 

@@ -176,13 +176,11 @@ def need(option: str, value: object, other: str, given: object) -> None:
         fail(f"{option} {value} belongs to {other}, which is not given; leave it out, or give {other}")
 
 
-def train_command(rows: RowsOptions, width: int, out: Path, *more: str) -> str:
-    """The command that trains TopK with 8 latents a dimension on rows, ready to run; docs/quality.md has its start."""
-    k = max(1, min(32, width // 8))
-    same = rows.target is None and rows.write is None
-    method = f"topk(k={k}) | init(encoder_scale=0.3)" if same else f"topk_transcoder(k={k})"
-    words = ["monosem train", rows.written(), f'--method "{method}"', f"--n-q {8 * width}", "--lr 0.003", *more]
-    return " ".join([*words, quoted("--out", out)])
+def train_command(rows: RowsOptions, width: int, out: Path, *more: str, start: str = "") -> str:
+    """The command that trains TopK with 8 latents a dimension on rows, ready to run; `start` ends the method's text."""
+    name = "topk" if rows.target is None and rows.write is None else "topk_transcoder"
+    method = f'--method "{name}(k={max(1, min(32, width // 8))}){start}"'
+    return " ".join(["monosem train", rows.written(), method, f"--n-q {8 * width}", *more, quoted("--out", out)])
 
 
 def quoted(*words: object) -> str:
