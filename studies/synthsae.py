@@ -18,7 +18,7 @@ from monosem import SDL, FitConfig
 from monosem.activations import BatchTopK, Context, TopK
 from monosem.base import ArgumentError, check
 from monosem.bench import BLOCK, Scored, SynthSource, SynthSpec, environment, synth_scores
-from monosem.methods import Method
+from monosem.methods import Method, method
 from monosem.report import fill, table
 from monosem.terms import AUXK_PUBLISHED, AuxK, Init, Matryoshka, Reconstruction
 from monosem.train import WarmupDecay, fit
@@ -65,11 +65,10 @@ class Contender:
     lr: float = 3e-4
 
 
-def _stock(method: Method, about: str) -> Contender:
-    """The protocol's start and constraints: decoder columns of norm .1, free to grow; a tied bias."""
-    return Contender(
-        replace(method, constraints=(), pre_bias="tied", init=Init(decoder_norm=0.1, encoder_scale=0.1)), about
-    )
+def _stock(method: Method, about: str, norm: float = 0.1) -> Contender:
+    """The protocol's start and constraints: decoder columns of norm .1 (JumpReLU: .5), free to grow; a tied bias."""
+    init = Init(decoder_norm=norm, encoder_scale=norm)
+    return Contender(replace(method, constraints=(), pre_bias="tied", init=init), about)
 
 
 _NESTED = Matryoshka(fractions=(1 / 32, 1 / 8, 1 / 2, 1.0))
@@ -86,17 +85,27 @@ CONTENDERS: Mapping[str, Contender] = {
         Method(TopK(L0, rank_by_norm=True), (Reconstruction(), _AUX), spec=f"topk(k={L0})"),
         "TopK with everything else as for BatchTopK",
     ),
+    "jumprelu": _stock(
+        replace(method(f"jumprelu(l0=to_l0({L0}, start=1.0), theta=1.0, bandwidth=1.0)"), spec=f"jumprelu(l0={L0})"),
+        "JumpReLU with our target-L0 controller in place of the protocol's",
+        norm=0.5,
+    ),
+    "l1": _stock(
+        replace(method(f"relu_l1(l1=to_l0({L0}, start=2.0))"), spec=f"relu_l1(l0={L0})"),
+        "ReLU and L1 by decoder norm, with our target-L0 controller in place of the protocol's",
+    ),
     "ours": Contender(
         Method(
-            BatchTopK(L0, k_start=60, anneal=0.7),
-            (replace(_NESTED, detach_inner=True), AuxK()),
+            TopK(L0, k_start=60, anneal=0.7),
+            (Matryoshka(fractions=(1 / 16, 1 / 4, 1.0), detach_inner=True, order="rate"), AuxK()),
             pre_bias="tied",
             init=Init(b_D="mean"),
-            spec=f"matryoshka(k={L0})",
+            spec=f"ordered_matryoshka(k={L0})",
         ),
-        "unit columns, prefixes that learn from their own error alone, k from 60 down to 25, a rate that ends at 0",
+        "unit columns; TopK, k from 60 down to 25; three prefixes of the most frequent latents that learn from their "
+        "own error alone; rate 3e-3 that ends at 0. Chosen among 23 in a world of 2,048 features",
         decay=0.3,
-        lr=1e-3,
+        lr=3e-3,
     ),
 }
 """Each is trained in the same rows of the same worlds, 1024 a step, its gradient clipped at norm 1."""
