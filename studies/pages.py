@@ -22,6 +22,7 @@ from studies import (
     lenses,
     live,
     network,
+    phase,
     probing,
     real_absorption,
     real_pages,
@@ -39,7 +40,7 @@ from studies.paper import anchoring_page, docs
 from studies.theory import claims, search, walls
 
 _BOTH = (
-    absorption, board, classical, discovery, families, field, finetuned, fitted, lenses, live, network, probing,
+    absorption, board, classical, discovery, families, field, finetuned, fitted, lenses, live, network, phase, probing,
     real_absorption, recovery, revival, sample_law, search, synthsae, target_l0, tuning,
 )  # fmt: skip
 _BY_NAME = {module.__name__.rpartition(".")[2]: module for module in _BOTH}
