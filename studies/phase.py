@@ -15,14 +15,15 @@ from statistics import mean
 from typing import Any
 
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from torch import Tensor
 
 from monosem import Anchors, task
 from monosem.base import DataError, format_call, torch_generator
 from monosem.bench import TaskSource, environment, fit_config, oracle, recall_precision
-from monosem.dictionary import CLASSICAL, discover
-from monosem.dictionary.coding import nonnegative_lasso
+from monosem.dictionary import CLASSICAL, discover, nonnegative_lasso
 from monosem.methods import method
 from monosem.report import fill, table, write_figure
 from monosem.train import fit
@@ -50,6 +51,8 @@ LEARNERS = {
     "lasso": "lasso on the truth: F1",
     "chance": "chance",
 }
+RECALLED = ("topk", "anchored", "ksvd", "discover")
+"""The learners; all others know the truth, or nothing."""
 PENALTIES = (0.01, 0.03, 0.1, 0.3)
 """Of the lasso, over the largest inner product of a row and a direction."""
 FEASIBLE = 0.9
@@ -140,16 +143,19 @@ def _places() -> list[str]:
 
 
 def _counts(values: Values) -> str:
-    """In how many cells a learner holds nine tenths, and which cells only one of them holds."""
-    held = {name: {p for p, runs in values.items() if mean(run[name] for run in runs) >= FEASIBLE} for name in LEARNERS}
-    learners = [name for name in LEARNERS if name not in ("oracle", "lasso", "chance")]
+    """In how many cells a learner reaches nine tenths, and which cells only one of them reaches."""
+    reached = {name: _reached(values, name) for name in LEARNERS}
     rows: list[tuple[object, ...]] = [("learner", ".9 or more", "in no other learner's", "mean")]
-    for name in LEARNERS:
-        others = set[str]().union(*(held[one] for one in learners if one != name))
-        alone = len(held[name] - others) if name in learners else "-"
+    for name, label in LEARNERS.items():
+        others = set[str]().union(*(reached[one] for one in RECALLED if one != name))
+        alone = len(reached[name] - others) if name in RECALLED else "-"
         average = mean(run[name] for runs in values.values() for run in runs)
-        rows.append((LEARNERS[name], f"{len(held[name])} of {len(values)}", alone, f"{average:.2f}"))
+        rows.append((label, f"{len(reached[name])} of {len(values)}", alone, f"{average:.2f}"))
     return table(rows, numbers=True)
+
+
+def _reached(values: Values, name: str) -> set[str]:
+    return {place for place, runs in values.items() if mean(run[name] for run in runs) >= FEASIBLE}
 
 
 def _refused(values: Values) -> str:
@@ -167,23 +173,29 @@ def _figure(values: Values) -> Figure:
     names = [name for name in LEARNERS if name != "chance"]
     figure = Figure(figsize=(10.5, 4.2), layout="constrained")
     grid = figure.subplots(len(PLANES), len(names), squeeze=False)
-    for number, (across, up) in enumerate(PLANES):
-        for name, axes in zip(names, grid[number], strict=True):
-            shades = [[mean(run[name] for run in values[f"{number}/{x}/{y}"]) for x in across[2]] for y in up[2]]
-            picture = axes.imshow(shades, cmap="viridis", vmin=0, vmax=1, origin="lower", aspect="equal")
-            for j, i in product(range(len(up[2])), range(len(across[2]))):
-                colour = "black" if shades[j][i] > 0.6 else "white"
-                axes.text(i, j, f"{shades[j][i]:.2f}"[-3:] if shades[j][i] < 1 else "1", ha="center", va="center",
-                          color=colour, fontsize=6)  # fmt: skip
-            axes.set_xticks(range(len(across[2])), [_short(v) for v in across[2]], fontsize=6)
-            axes.set_yticks(range(len(up[2])), [_short(v) for v in up[2]], fontsize=6)
-            axes.tick_params(length=0)
-            axes.set_xlabel(across[1], fontsize=7)
-            if number == 0:
-                axes.set_title(LEARNERS[name], fontsize=8)
-        grid[number][0].set_ylabel(up[1], fontsize=7)
+    for (number, (across, up)), (column, name) in product(enumerate(PLANES), enumerate(names)):
+        axes = grid[number][column]
+        shades = [[mean(run[name] for run in values[f"{number}/{x}/{y}"]) for x in across[2]] for y in up[2]]
+        picture = _map(axes, shades)
+        axes.set_xticks(range(len(across[2])), [_short(v) for v in across[2]], fontsize=6)
+        axes.set_yticks(range(len(up[2])), [_short(v) for v in up[2]], fontsize=6)
+        axes.set_xlabel(across[1], fontsize=7)
+        axes.set_title(LEARNERS[name] if number == 0 else "", fontsize=8)
+        axes.set_ylabel(up[1] if column == 0 else "", fontsize=7)
     figure.colorbar(picture, ax=grid, shrink=0.6).ax.tick_params(labelsize=6)
     return figure
+
+
+def _map(axes: Axes, shades: list[list[float]]) -> AxesImage:
+    """Shades from 0 to 1 with their numbers, two decimals without the 0."""
+    picture = axes.imshow(shades, cmap="viridis", vmin=0, vmax=1, origin="lower", aspect="equal")
+    axes.tick_params(length=0)
+    for j, line in enumerate(shades):
+        for i, value in enumerate(line):
+            text = f"{value:.2f}"[-3:] if value < 0.995 else "1"
+            colour = "black" if value > 0.6 else "white"
+            axes.text(i, j, text, ha="center", va="center", color=colour, fontsize=6)
+    return picture
 
 
 def _short(value: Any) -> str:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from monosem.dictionary.classical import CLASSICAL as CLASSICAL
     from monosem.dictionary.climb import Settings as Settings
     from monosem.dictionary.coded import reconstruct as reconstruct
+    from monosem.dictionary.coding import nonnegative_lasso as nonnegative_lasso
     from monosem.dictionary.coding import nonnegative_omp as nonnegative_omp
     from monosem.dictionary.coding import stagewise_pursuit as stagewise_pursuit
     from monosem.dictionary.consensus import LEVELS as LEVELS
