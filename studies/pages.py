@@ -30,6 +30,7 @@ from studies import (
     results,
     revival,
     sample_law,
+    stability,
     steering,
     synthsae,
     target_l0,
@@ -41,7 +42,7 @@ from studies.theory import claims, search, walls
 
 _BOTH = (
     absorption, board, classical, discovery, families, field, finetuned, fitted, lenses, live, network, phase, probing,
-    real_absorption, recovery, revival, sample_law, search, synthsae, target_l0, tuning,
+    real_absorption, recovery, revival, sample_law, search, stability, synthsae, target_l0, tuning,
 )  # fmt: skip
 _BY_NAME = {module.__name__.rpartition(".")[2]: module for module in _BOTH}
 PAGES: Mapping[str, Callable[[], None]] = {
