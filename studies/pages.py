@@ -12,6 +12,7 @@ from monosem.cli.catalog import write_catalog
 from studies import (
     absorption,
     board,
+    board_rows,
     classical,
     commands,
     discovery,
@@ -41,8 +42,8 @@ from studies.paper import anchoring_page, docs
 from studies.theory import claims, search, walls
 
 _BOTH = (
-    absorption, board, classical, discovery, families, field, finetuned, fitted, lenses, live, network, phase, probing,
-    real_absorption, recovery, revival, sample_law, search, stability, synthsae, target_l0, tuning,
+    absorption, board, board_rows, classical, discovery, families, field, finetuned, fitted, lenses, live, network,
+    phase, probing, real_absorption, recovery, revival, sample_law, search, stability, synthsae, target_l0, tuning,
 )  # fmt: skip
 _BY_NAME = {module.__name__.rpartition(".")[2]: module for module in _BOTH}
 PAGES: Mapping[str, Callable[[], None]] = {
