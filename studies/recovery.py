@@ -5,7 +5,7 @@ python -m studies recovery calibrate     discovery alone on seeds 0 and 1 of all
 python -m studies recovery develop ...   the named cells or tasks on seed 0; nothing is stored
 
 Worlds are the cells of the grid, the bench's worlds like networks, and these again at a size that nothing was developed
-on. A seed is run in all of them before the next, but for that size, which has every fourth.
+on. A seed is run in all of them before the next, but for that size, which has one for every four of these.
 
 Contenders see the same training rows and nothing else, but for K-SVD and MOD, which are told the number of features
 and of active ones, and for plain TopK, which is told k. Recall and precision count each feature once, at |cos| > .95.
@@ -212,7 +212,7 @@ def _verdict(every: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     behind = [f"{name} ({best - recall:.2f})" for name, (recall, _, best) in means.items() if recall < best - 0.05]
     return (
         f"Where the best other reaches .9 ({len(possible)} of {len(every)} worlds), discovery's recall and precision "
-        f"are .95 or more in all but {len(below)}{': ' * bool(below)}{', '.join(below)}. Its recall is more than .05 "
+        f"are .95 or more in all{' but ' * bool(below)}{', '.join(below)}. Its recall is more than .05 "
         f"below the best other's in {', '.join(behind) or 'none'}."
     )
 
